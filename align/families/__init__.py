@@ -1,0 +1,33 @@
+"""Symmetry tables, one file per architecture. Supporting another one means adding a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from isthmus.align.families.gpt2 import gpt2
+from isthmus.checkpoint.errors import UnsupportedFamily
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from isthmus.align.symmetry import Family
+
+FAMILIES: dict[str, Callable[[PretrainedConfig], Family]] = {"gpt2": gpt2}
+
+
+def family(config: PretrainedConfig) -> Family:
+    """The symmetry table of a model with this configuration.
+
+    Raises UnsupportedFamily, with the list of the supported ones.
+    """
+    build = FAMILIES.get(config.model_type)
+    if build is None:
+        raise UnsupportedFamily(
+            f"models of type '{config.model_type}' are not supported for alignment or spectra; supported: "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    return build(config)
+
+
+__all__ = ["FAMILIES", "family", "gpt2"]

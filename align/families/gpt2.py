@@ -1,0 +1,80 @@
+"""GPT-2's symmetries (Radford et al. 2019; the transformers implementation, whose Conv1D stores [in, out])."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isthmus.align.symmetry import Attention, Axis, Family, Norm, Piece, Reader, Space
+from isthmus.checkpoint.errors import UnsupportedFamily
+
+if TYPE_CHECKING:
+    from transformers import GPT2Config
+
+
+def gpt2(config: GPT2Config) -> Family:
+    """The symmetry table of GPT-2: residual stream, MLP neurons, heads, and the inside of heads.
+
+    Raises UnsupportedFamily for a GPT-2 with cross-attention, which has weights the table does not cover.
+    """
+    if config.add_cross_attention:
+        raise UnsupportedFamily("a GPT-2 with cross-attention (add_cross_attention) is not supported")
+    width, heads = config.n_embd, config.n_head
+    hidden = config.n_inner or 4 * width
+    free, stream = Axis(), Axis(("residual",))
+
+    spaces = {"residual": Space("stream", width)}
+    pieces = {
+        "wte": Piece("transformer.wte.weight", (free, stream)),
+        "wpe": Piece("transformer.wpe.weight", (free, stream)),
+    }
+    norms, attentions, matrices = [], [], []
+    writers = [("wte", 1), ("wpe", 1)]
+    for layer in range(config.n_layer):
+        h, prefix = f"h.{layer}", f"transformer.h.{layer}"
+        spaces |= {
+            f"{h}.heads": Space("heads", heads),
+            f"{h}.qk": Space("inner", width // heads, heads),
+            f"{h}.ov": Space("inner", width // heads, heads),
+            f"{h}.mlp": Space("neurons", hidden),
+        }
+        query, output = Axis((f"{h}.heads", f"{h}.qk")), Axis((f"{h}.heads", f"{h}.ov"), dual=True)
+        key, value = Axis(query.spaces, dual=True), Axis(output.spaces)
+        neurons = Axis((f"{h}.mlp",))
+        for index, (name, axis) in enumerate((("q", query), ("k", key), ("v", value))):
+            span = index * width, (index + 1) * width
+            pieces[f"{h}.{name}"] = Piece(f"{prefix}.attn.c_attn.weight", (stream, axis), *span)
+            pieces[f"{h}.{name}.bias"] = Piece(f"{prefix}.attn.c_attn.bias", (axis,), *span)
+        pieces |= {
+            f"{h}.o": Piece(f"{prefix}.attn.c_proj.weight", (output, stream)),
+            f"{h}.o.bias": Piece(f"{prefix}.attn.c_proj.bias", (stream,)),
+            f"{h}.fc": Piece(f"{prefix}.mlp.c_fc.weight", (stream, neurons)),
+            f"{h}.fc.bias": Piece(f"{prefix}.mlp.c_fc.bias", (neurons,)),
+            f"{h}.proj": Piece(f"{prefix}.mlp.c_proj.weight", (neurons, stream)),
+            f"{h}.proj.bias": Piece(f"{prefix}.mlp.c_proj.bias", (stream,)),
+        }
+        for name, readers in (("ln_1", ("q", "k", "v")), ("ln_2", ("fc",))):
+            pieces[f"{h}.{name}"] = Piece(f"{prefix}.{name}.weight", (stream,))
+            pieces[f"{h}.{name}.bias"] = Piece(f"{prefix}.{name}.bias", (stream,))
+            reads = tuple(Reader(f"{h}.{reader}", 0, f"{h}.{reader}.bias") for reader in readers)
+            norms.append(Norm(f"{h}.{name}", f"{h}.{name}.bias", reads))
+        attentions.append(Attention(f"{h}.k.bias", f"{h}.v.bias", f"{h}.o", f"{h}.o.bias"))
+        writers += [(f"{h}.o", 1), (f"{h}.o.bias", 0), (f"{h}.proj", 1), (f"{h}.proj.bias", 0)]
+        matrices += [f"{h}.{name}" for name in ("q", "k", "v", "o", "fc", "proj")]
+
+    pieces |= {"ln_f": Piece("transformer.ln_f.weight", (stream,)), "ln_f.bias": Piece("transformer.ln_f.bias", (stream,))}
+    head = None if config.tie_word_embeddings else "lm_head"
+    if head is not None:
+        pieces[head] = Piece("lm_head.weight", (free, stream))
+    norms.append(Norm("ln_f", "ln_f.bias", (Reader("lm_head", 1, None),)))
+    return Family(
+        model_type="gpt2",
+        spaces=spaces,
+        pieces=pieces,
+        norms=tuple(norms),
+        attentions=tuple(attentions),
+        writers=tuple(writers),
+        embedding="wte",
+        positions="wpe",
+        head=head,
+        matrices=tuple(matrices),
+    )

@@ -1,0 +1,1 @@
+"""In and out: references, headers, lazy reading, checking, saving, cards."""

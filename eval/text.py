@@ -1,0 +1,214 @@
+"""Text in, token blocks out: files, directories, jsonl, or the Python standard library itself.
+
+The text of every label is cut into three disjoint parts. **fit** trains (bends, learned alignment), **select**
+chooses (t, alignment), **report** is what gets shown. No token serves two.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import re
+import sysconfig
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.errors import BadInput
+
+STDLIB_EXCLUDED = frozenset(
+    {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "ensurepip"}
+)
+HELD_OUT_MODULUS = 10
+TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".jsonl", ".py", ".tex", ".org", ""})
+
+_LABEL = re.compile(r"^([A-Za-z0-9_.-]+)=(.+)$", re.DOTALL)
+
+
+class Tokenizer(Protocol):
+    """What isthmus needs of a tokenizer: `transformers` tokenizers satisfy it."""
+
+    eos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A labelled collection of documents, read one by one when asked.
+
+    `readers` are functions without arguments, each giving one document or several.
+    """
+
+    label: str
+    origin: str
+    readers: Sequence[Callable[[], list[str]]] = field(repr=False)
+
+    def documents(self, seed: int = 0) -> Iterator[str]:
+        """All documents, in an order drawn from `seed`."""
+        order = list(range(len(self.readers)))
+        random.Random(seed).shuffle(order)
+        for index in order:
+            yield from (text for text in self.readers[index]() if text.strip())
+
+
+def corpus(spec: str) -> Corpus:
+    """A corpus from what `--data` takes: `[label=]source`.
+
+    `source` is a text file, a directory of them, a `.jsonl` file with a `text` field, or `stdlib:docs` (the
+    docstrings of the standard library) or `stdlib:code` (its source), either with `:heldout` for the
+    modules on which the embedded checkpoints were never trained, or `:train` for the others.
+
+    Raises BadInput when there is no such source or it holds no text.
+    """
+    match = _LABEL.match(spec)
+    label, source = (match.group(1), match.group(2)) if match and not Path(spec).exists() else (None, spec)
+    if source.startswith("stdlib:"):
+        _, kind, *rest = source.split(":")
+        part = rest[0] if rest else "all"
+        if kind not in ("docs", "code") or part not in ("all", "train", "heldout") or len(rest) > 1:
+            raise BadInput(
+                f"no built-in corpus '{source}': take stdlib:docs or stdlib:code, with :heldout or :train or neither"
+            )
+        return Corpus(label or kind, source, _stdlib_readers(kind, part))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in TEXT_SUFFIXES)
+        if not files:
+            raise BadInput(f"no text files in the directory '{path}': give .txt, .md, .rst, .py or .jsonl files")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise BadInput(f"no text at '{source}': give a file, a directory, stdlib:docs or stdlib:code")
+    return Corpus(label or path.stem, path.name, [lambda p=p: _read_file(p) for p in files])  # type: ignore[misc]
+
+
+def _read_file(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"'{path.name}' is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}): "
+            "convert it, for instance with iconv"
+        ) from None
+    except OSError as error:
+        raise BadInput(f"cannot read '{path.name}': {error.strerror}") from None
+    if path.suffix.lower() != ".jsonl":
+        return [text]
+    documents = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            documents.append(json.loads(line)["text"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise BadInput(f"line {number} of '{path.name}' is not a JSON object with a 'text' field") from None
+    return documents
+
+
+def held_out(module: str) -> bool:
+    """Whether a standard-library module (by its path below the library, with `/`) is kept out of training."""
+    return zlib.crc32(module.encode()) % HELD_OUT_MODULUS == 0
+
+
+@cache
+def _stdlib_files() -> tuple[tuple[str, Path], ...]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if not STDLIB_EXCLUDED.intersection(relative.parts) and not relative.parts[0].startswith("config-"):
+            found.append((relative.as_posix(), path))
+    return tuple(found)
+
+
+def _stdlib_readers(kind: str, part: str) -> list[Callable[[], list[str]]]:
+    read = _docstrings if kind == "docs" else _source
+    return [
+        lambda path=path: read(path)  # type: ignore[misc]
+        for module, path in _stdlib_files()
+        if part == "all" or held_out(module) == (part == "heldout")
+    ]
+
+
+def _source(path: Path) -> list[str]:
+    return [path.read_text(encoding="utf-8", errors="replace")]
+
+
+def _docstrings(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return []
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
+    return ["\n\n".join(text for text in found if text)]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The three parts of one label: token ids, each (blocks, context), int64."""
+
+    label: str
+    fit: Tensor
+    select: Tensor
+    report: Tensor
+
+
+def blocks(
+    source: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    context: int,
+    fit_tokens: int = 0,
+    select_tokens: int = 8192,
+    report_tokens: int = 8192,
+    seed: int = 0,
+) -> Blocks:
+    """Cut a corpus into fit, select and report blocks of `context` tokens each.
+
+    Documents are taken in an order drawn from `seed`, joined by the end-of-text token and tokenised until there is
+    enough; the blocks are then shuffled and dealt out, report first. When the text is shorter than what is
+    asked, each part is scaled down alike.
+
+    Raises BadInput when the text is empty, or too short for one block in every part that was asked for.
+    """
+    wanted = {"report": report_tokens, "select": select_tokens, "fit": fit_tokens}
+    counts = {part: -(-tokens // context) for part, tokens in wanted.items()}
+    needed = sum(counts.values())
+    ids: list[int] = []
+    empty = True
+    for text in source.documents(seed):
+        empty = False
+        ids.extend(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+        if len(ids) >= needed * context:
+            break
+    if empty:
+        raise BadInput(f"the text '{source.label}' ({source.origin}) is empty")
+    available = len(ids) // context
+    parts = sum(1 for count in counts.values() if count)
+    if available < parts:
+        raise BadInput(
+            f"the text '{source.label}' ({source.origin}) has {len(ids)} tokens, too short: {parts} disjoint parts of "
+            f"at least one block of {context} tokens are needed ({parts * context} tokens)"
+        )
+    if available < needed:
+        scaled = {part: max(1, count * available // needed) if count else 0 for part, count in counts.items()}
+        while sum(scaled.values()) > available:
+            scaled[max(scaled, key=lambda part: scaled[part])] -= 1
+        counts = scaled
+    table = torch.tensor(ids[: available * context], dtype=torch.int64).view(available, context)
+    shuffled = table[torch.randperm(available, generator=torch.Generator().manual_seed(seed))]
+    report, select, fit = shuffled[: sum(counts.values())].split([counts["report"], counts["select"], counts["fit"]])
+    return Blocks(source.label, fit=fit, select=select, report=report)

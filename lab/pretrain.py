@@ -1,0 +1,214 @@
+"""Pretraining of small GPT-2s on the standard library, with AdamW or Muon: how the embedded checkpoints were made.
+
+Muon orthogonalises the update of Q, K and V apart, though GPT-2 fuses them (Zhang et al. 2026, arXiv 2605.09991):
+the leaves that are trained are the pieces of the symmetry table, put together for every forward pass.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from isthmus.align.families import family
+from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.text import corpus
+
+if TYPE_CHECKING:
+    from transformers import GPT2Config, PreTrainedTokenizerBase
+
+    from isthmus.align.symmetry import State
+
+VOCABULARY = 1024
+END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained. Learning rates are peaks; the schedule is linear warm-up, then cosine to a tenth.
+
+    `optimizer` trains the matrices; embeddings, norms and biases always get AdamW at `adamw_lr`.
+    """
+
+    name: str
+    optimizer: Literal["adamw", "muon"]
+    seed: int
+    steps: int
+    base: str | None = None
+    data: tuple[str, ...] = ("stdlib:docs:train", "stdlib:code:train")
+    batch: int = 32
+    context: int = 128
+    adamw_lr: float = 4e-3
+    muon_lr: float = 2e-2
+    weight_decay: float = 0.1
+
+
+EMBEDDED = (
+    Recipe("adamw-1", "adamw", seed=1, steps=1800),
+    Recipe("muon-1", "muon", seed=2, steps=1800),
+    Recipe("adamw-2", "adamw", seed=3, steps=1800),
+    Recipe("muon-2", "muon", seed=4, steps=1800),
+    Recipe("docs", "adamw", 5, 300, base="adamw-1", data=("stdlib:docs:train",), adamw_lr=1e-3),
+    Recipe("code", "adamw", 6, 300, base="adamw-1", data=("stdlib:code:train",), adamw_lr=1e-3),
+)
+
+
+def small_config() -> GPT2Config:
+    """The embedded checkpoints' architecture: 4 layers, width 128, 4 heads, context 128, 0.94M parameters."""
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=128,
+        n_embd=128,
+        n_layer=4,
+        n_head=4,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of 1,024 tokens, trained on the text named."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (text for spec in specs for text in corpus(spec).documents())
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        model_max_length=128,
+    )
+
+
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:
+    """Endless batches (batch, context), int64: equal shares of every text, windows drawn from the recipe's seed."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    streams = []
+    for spec in recipe.data:
+        ids: list[int] = []
+        for text in corpus(spec).documents():
+            ids += [*tokenizer.encode(text, verbose=False), tokenizer.eos_token_id]
+        streams.append(torch.tensor(ids, dtype=torch.int16))
+    window = torch.arange(recipe.context)
+    while True:
+        rows = []
+        for index in range(recipe.batch):
+            stream = streams[index % len(streams)]
+            start = torch.randint(stream.numel() - recipe.context, (1,), generator=generator)
+            rows.append(stream[start + window].long())
+        yield torch.stack(rows)
+
+
+def pretrain(
+    recipe: Recipe,
+    config: GPT2Config,
+    tokenizer: PreTrainedTokenizerBase,
+    start: State | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> State:
+    """Train one GPT-2 from its seed, or from `start`, and return its state (float32, transformers' names)."""
+    from transformers import GPT2LMHeadModel
+
+    torch.manual_seed(recipe.seed)
+    model = GPT2LMHeadModel(config)
+    table = family(config)
+    state = start or {name: value for name, value in model.named_parameters()}
+    leaves = {name: piece.detach().clone().requires_grad_() for name, piece in table.split(state).items()}
+
+    matrices = [leaves[name] for name in table.matrices]
+    plain = [leaf for name, leaf in leaves.items() if name not in table.matrices and leaf.ndim == 1]
+    decayed = [leaf for name, leaf in leaves.items() if name not in table.matrices and leaf.ndim > 1]
+    decay = recipe.weight_decay
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = []
+    if recipe.optimizer == "muon":
+        optimizers.append(torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=decay, momentum=0.95))
+    else:
+        groups.append({"params": matrices, "weight_decay": decay})
+    optimizers.append(torch.optim.AdamW(groups, lr=recipe.adamw_lr, betas=(0.9, 0.95)))
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+
+    source = batches(recipe, tokenizer)
+    for step in range(recipe.steps):
+        factor = learning_rate_factor(step, recipe.steps)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            for group, lr in zip(optimizer.param_groups, peak, strict=True):
+                group["lr"] = lr * factor
+        ids = next(source)
+        logits = functional_call(model, table.join(leaves), (ids,), {"use_cache": False}).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(leaves.values(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        on_step(step, loss.item())
+    return {name: value.detach() for name, value in table.join(leaves).items()}
+
+
+def learning_rate_factor(step: int, steps: int, *, floor: float = 0.1, warmup: float = 0.05) -> float:
+    """Linear warm-up over a share of the steps, then cosine down to `floor`; 1 at the peak."""
+    warm = max(1, round(warmup * steps))
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, steps - warm)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_checkpoint(recipe: Recipe, directory: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Train one model of the embedded set (its base first, when that is missing) and save it below `directory`."""
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    config = small_config()
+    start = None
+    if recipe.base is not None:
+        base = directory / recipe.base
+        if not base.is_dir():
+            raise BadInput(f"'{recipe.name}' starts from '{recipe.base}', which is not there: train that one first")
+        start = dict(GPT2LMHeadModel.from_pretrained(base, dtype=torch.float32).named_parameters())
+    file = directory / "tokenizer"
+    if file.is_dir():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(file)
+    else:
+        tokenizer = train_tokenizer()
+        tokenizer.save_pretrained(file)
+    began = time.monotonic()
+    losses: list[float] = []
+
+    def follow(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % 50 == 0 or step == recipe.steps - 1:
+            recent = sum(losses[-50:]) / len(losses[-50:])
+            print(f"{recipe.name} step {step} loss {recent:.4f} {time.monotonic() - began:.0f}s", flush=True)
+
+    state = pretrain(recipe, config, tokenizer, start, follow)
+    model = GPT2LMHeadModel(config)
+    model.load_state_dict(state, strict=False)
+    model.tie_weights()
+    model.to(dtype).save_pretrained(directory / recipe.name)
+    tokenizer.save_pretrained(directory / recipe.name)
+    (directory / recipe.name / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
