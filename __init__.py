@@ -1,1 +1,74 @@
-"""isthmus."""
+"""isthmus: merge transformer checkpoints along low-loss paths.
+
+    import isthmus
+
+    result = isthmus.merge("./a", "./b", data=["stdlib:docs"])
+    result.save("./merged")
+
+Everything here is imported when it is first used; importing isthmus itself loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+_HOMES = {
+    "Checkpoint": "checkpoint.loading",
+    "load": "checkpoint.loading",
+    "check": "checkpoint.check",
+    "CheckResult": "checkpoint.check",
+    "IsthmusError": "checkpoint.errors",
+    "BadInput": "checkpoint.errors",
+    "ModelNotFound": "checkpoint.errors",
+    "CorruptCheckpoint": "checkpoint.errors",
+    "IncompatibleModels": "checkpoint.errors",
+    "UnsupportedFamily": "checkpoint.errors",
+    "AlignmentError": "checkpoint.errors",
+    "GateRefused": "checkpoint.errors",
+    "Alignment": "align.alignment",
+    "canonical": "align.canonical",
+    "family": "align.families",
+    "corpus": "eval.text",
+    "Gates": "merge.pipeline",
+    "Merge": "merge.pipeline",
+    "spectrum": "merge.spectra",
+    "LinearPath": "merge.path",
+}
+
+if TYPE_CHECKING:
+    from isthmus.align import align as align
+    from isthmus.align.alignment import Alignment
+    from isthmus.align.canonical import canonical
+    from isthmus.align.families import family
+    from isthmus.checkpoint.check import CheckResult, check
+    from isthmus.checkpoint.errors import (
+        AlignmentError,
+        BadInput,
+        CorruptCheckpoint,
+        GateRefused,
+        IncompatibleModels,
+        IsthmusError,
+        ModelNotFound,
+        UnsupportedFamily,
+    )
+    from isthmus.checkpoint.loading import Checkpoint, load
+    from isthmus.eval.text import corpus
+    from isthmus.merge import merge as merge
+    from isthmus.merge.path import LinearPath
+    from isthmus.merge.pipeline import Gates, Merge
+    from isthmus.merge.spectra import spectrum
+
+__all__ = [*_HOMES, "align", "merge"]  # noqa: PLE0604, RUF100
+
+
+def __getattr__(name: str) -> object:
+    if name in ("align", "merge"):
+        return importlib.import_module(f"isthmus.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"isthmus.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'isthmus' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,7 +15,7 @@ A dual axis transforms by the inverse transpose, so that inner products of a pri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -89,8 +89,8 @@ class Attention:
 class Family:
     """The symmetry table of one model: pieces, spaces, and where the gauge of its norms and biases sits.
 
-    `writers` are (piece, axis) pairs that add to the residual stream; `head` is the unembedding piece, which is
-    `None` while it is tied to `embedding`; `matrices` lists the pieces whose spectra are measured.
+    `writers` are (piece, axis) pairs that add to the residual stream; `head` is the unembedding, which is no piece
+    of its own while it is `tied` to `embedding`; `matrices` lists the pieces whose spectra are measured.
     """
 
     model_type: str
@@ -101,8 +101,24 @@ class Family:
     writers: tuple[tuple[str, int], ...]
     embedding: str
     positions: str
-    head: str | None
+    head: str
+    head_piece: Piece
+    tied: bool
     matrices: tuple[str, ...]
+
+    def untied(self) -> Family:
+        """The table of the same model with an unembedding of its own."""
+        return replace(self, pieces=self.pieces | {self.head: self.head_piece}, tied=False)
+
+    def inner_spaces(self) -> dict[str, tuple[str, ...]]:
+        """For every ``heads`` space, the ``inner`` spaces that act inside those heads."""
+        found: dict[str, tuple[str, ...]] = {}
+        for entry in self.pieces.values():
+            for axis in entry.axes:
+                if len(axis.spaces) == 2:
+                    outer, inner = axis.spaces
+                    found[outer] = tuple(dict.fromkeys((*found.get(outer, ()), inner)))
+        return found
 
     def split(self, state: Mapping[str, Tensor]) -> State:
         """Pieces of a state: views, one per entry of `pieces`."""
@@ -133,24 +149,25 @@ class Family:
 
 
 def act(tensor: Tensor, position: int, element: Tensor, *, dual: bool = False) -> Tensor:
-    """Act with one group element on one axis of a tensor; the element's dtype decides which action it is."""
+    """Act with one group element on one axis of a tensor; the element's dtype and shape say which action it is."""
     if element.dtype == torch.int64:
-        moved = tensor.unflatten(position, (element.numel(), -1))
-        return moved.index_select(position % tensor.ndim, element).flatten(position % tensor.ndim, position % tensor.ndim + 1)
+        blocks = tensor.unflatten(position, (element.numel(), -1))
+        return blocks.index_select(position, element).flatten(position, position + 1)
     matrix = torch.linalg.inv(element).mT if dual else element
     matrix = matrix.to(tensor.dtype)
     moved = tensor.movedim(position, -1)
     if element.ndim == 2:
         return (moved @ matrix).movedim(-1, position)
-    blocks, size = element.shape[0], element.shape[1]
-    result = torch.einsum("...hd,hde->...he", moved.unflatten(-1, (blocks, size)), matrix)
-    return result.flatten(-2).movedim(-1, position)
+    heads = moved.unflatten(-1, element.shape[:2])
+    return torch.einsum("...hd,hde->...he", heads, matrix).flatten(-2).movedim(-1, position)
 
 
-def act_on_piece(tensor: Tensor, piece: Piece, elements: Mapping[str, Tensor], *, skip: str | None = None) -> Tensor:
-    """Act on every axis of a piece with the elements that are given; `skip` leaves one space out."""
+def act_on_piece(
+    tensor: Tensor, piece: Piece, elements: Mapping[str, Tensor], *, skip: frozenset[str] = frozenset()
+) -> Tensor:
+    """Act on every axis of a piece with the elements that are given, but for the spaces in `skip`."""
     for position, axis in enumerate(piece.axes):
         for space in axis.spaces:
-            if space in elements and space != skip:
+            if space in elements and space not in skip:
                 tensor = act(tensor, position, elements[space], dual=axis.dual)
     return tensor

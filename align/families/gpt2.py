@@ -62,11 +62,8 @@ def gpt2(config: GPT2Config) -> Family:
         matrices += [f"{h}.{name}" for name in ("q", "k", "v", "o", "fc", "proj")]
 
     pieces |= {"ln_f": Piece("transformer.ln_f.weight", (stream,)), "ln_f.bias": Piece("transformer.ln_f.bias", (stream,))}
-    head = None if config.tie_word_embeddings else "lm_head"
-    if head is not None:
-        pieces[head] = Piece("lm_head.weight", (free, stream))
     norms.append(Norm("ln_f", "ln_f.bias", (Reader("lm_head", 1, None),)))
-    return Family(
+    tied = Family(
         model_type="gpt2",
         spaces=spaces,
         pieces=pieces,
@@ -75,6 +72,9 @@ def gpt2(config: GPT2Config) -> Family:
         writers=tuple(writers),
         embedding="wte",
         positions="wpe",
-        head=head,
+        head="lm_head",
+        head_piece=Piece("lm_head.weight", (free, stream)),
+        tied=True,
         matrices=tuple(matrices),
     )
+    return tied if config.tie_word_embeddings else tied.untied()

@@ -1,0 +1,151 @@
+"""An alignment: one group element per space, taking B to A. It applies, inverts, composes, saves and verifies itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from isthmus.align.canonical import canonical
+from isthmus.align.families import family
+from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+from isthmus.checkpoint.errors import AlignmentError, BadInput
+from isthmus.checkpoint.model import log_probs
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Method = Literal["none", "permutation", "orthogonal"]
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One group element per space (`isthmus.align.symmetry` says which tensors), taking B to A.
+
+    `score` is the objective of the matching that found it, 1 for an exact copy (`isthmus.align.matching`). Applying an
+    ``orthogonal`` alignment brings a state into canonical form first; ``permutation`` and ``none`` keep its form.
+    """
+
+    method: Method
+    elements: Elements
+    score: float
+
+    @property
+    def folds(self) -> bool:
+        """Whether it needs canonical states, whose unembedding is untied."""
+        return self.method == "orthogonal"
+
+    def config(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The configuration of an aligned model: untied where the canonical form unties."""
+        if not self.folds:
+            return config
+        return type(config).from_dict(config.to_dict() | {"tie_word_embeddings": False})
+
+    def reference(self, state: Mapping[str, Tensor], table: Family) -> State:
+        """A, in the form in which B will be comparable: canonical, or as it is."""
+        return canonical(state, table) if self.folds else dict(state)
+
+    def apply(self, state: Mapping[str, Tensor], table: Family) -> State:
+        """B, moved next to A: the same function, other weights."""
+        if self.folds:
+            return self._act(canonical(state, table), table.untied())
+        return self._act(state, table)
+
+    def apply_canonical(self, state: Mapping[str, Tensor], table: Family) -> State:
+        """As `apply`, for a state that is in canonical form already; `table` is the untied one."""
+        return self._act(state, table)
+
+    def _act(self, state: Mapping[str, Tensor], table: Family) -> State:
+        return table.join(
+            {name: act_on_piece(table.piece(state, name), entry, self.elements) for name, entry in table.pieces.items()}
+        )
+
+    def inverse(self, table: Family) -> Alignment:
+        """The alignment that takes A to B."""
+        elements = dict(self.elements)
+        outer = {inner: heads for heads, inners in table.inner_spaces().items() for inner in inners}
+        for space, element in self.elements.items():
+            if element.dtype == torch.int64:
+                elements[space] = element.argsort()
+            elif element.ndim == 2:
+                elements[space] = torch.linalg.inv(element)
+            else:
+                elements[space] = torch.linalg.inv(element)[self.elements[outer[space]].argsort()]
+        return Alignment(self.method, elements, self.score)
+
+    def compose(self, then: Alignment, table: Family) -> Alignment:
+        """This alignment followed by another: C to B, then B to A, is C to A.
+
+        Raises BadInput when the two are of different methods.
+        """
+        if self.method != then.method:
+            raise BadInput(f"cannot compose a {self.method} alignment with a {then.method} one")
+        elements: Elements = {}
+        outer = {inner: heads for heads, inners in table.inner_spaces().items() for inner in inners}
+        for space, element in self.elements.items():
+            following = then.elements[space]
+            if element.dtype == torch.int64:
+                elements[space] = element[following]
+            elif element.ndim == 2:
+                elements[space] = element @ following
+            else:
+                elements[space] = element[then.elements[outer[space]]] @ following
+        return Alignment(self.method, elements, then.score)
+
+    def save(self, path: str | Path) -> None:
+        """Write to one safetensors file."""
+        facts = {"method": self.method, "score": self.score}
+        tensors = {name: element.contiguous() for name, element in self.elements.items()}
+        save_file(tensors, path, metadata={"isthmus.alignment": json.dumps(facts)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Alignment:
+        """Read what `save` wrote. Raises BadInput for any other file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["isthmus.alignment"])
+                elements = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:
+            raise BadInput(f"'{Path(path).name}' is not an alignment saved by isthmus ({type(error).__name__})") from None
+        return cls(facts["method"], elements, facts["score"])
+
+    def verify(
+        self,
+        state: Mapping[str, Tensor],
+        aligned: Mapping[str, Tensor],
+        config: PretrainedConfig,
+        *,
+        tolerance: float = TOLERANCE,
+        seed: int = 0,
+    ) -> float:
+        """Largest absolute difference of log-probabilities between `state` and `aligned` on random token ids, in nats.
+
+        Raises AlignmentError when it exceeds `tolerance` (or is NaN), naming the space, hence the layer, that changes the function.
+        """
+        length = min(64, config.n_positions)
+        ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
+        expected = log_probs(state, config, ids)
+        error = (log_probs(aligned, self.config(config), ids) - expected).abs().max().item()
+        if error <= tolerance:
+            return error
+        table, base = family(config), self.reference(state, family(config))
+        culprit = "no single space: they only do together"
+        if not (log_probs(base, self.config(config), ids) - expected).abs().max().item() <= tolerance:
+            culprit = "the canonical form itself"
+        else:
+            for space, element in self.elements.items():
+                alone = Alignment(self.method, {space: element}, 0.0).apply(state, table)
+                if not (log_probs(alone, self.config(config), ids) - expected).abs().max().item() <= tolerance:
+                    culprit = f"the element of '{space}'"
+                    break
+        raise AlignmentError(
+            f"the alignment changes the model: log-probabilities differ by {error:.2g} (allowed {tolerance:.0e}); found in {culprit}"
+        )

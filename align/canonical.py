@@ -1,0 +1,74 @@
+"""The canonical form: a state with the gauge of its norms, biases and offsets fixed, function unchanged.
+
+Before rotations of the residual stream are symmetries at all, every LayerNorm's scale has to be 1. Each
+step below leaves the log-probabilities as they were (Ashkboos et al. 2024, arXiv 2401.15024, for the folding;
+Theus et al. 2025, arXiv 2506.22712, for its use in alignment):
+
+1. fold every norm's scale g and bias β into its readers: W ← diag(g) W, b ← b + β W; the unembedding has no bias, so
+   its norm keeps β / g;
+2. the mean over the residual axis is invisible to LayerNorm: subtract it from all that writes to the stream, and
+   from the input axis of all biased readers, whose input has none;
+3. the key bias adds one number to all scores of a query: set it to 0; attention weights sum to 1, so the value
+   bias moves through the output map into its bias;
+4. the mean of the position embedding moves into the token embedding;
+5. the mean unembedding row shifts all logits alike: subtract it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from isthmus.align.symmetry import Family, State
+from isthmus.checkpoint.errors import CorruptCheckpoint
+
+
+def canonical(state: Mapping[str, Tensor], table: Family) -> State:
+    """The canonical form of a state, float32, with an untied unembedding; the function is unchanged.
+
+    Computed in float64 and rounded once at the end of each step.
+
+    Raises CorruptCheckpoint when the final norm has a scale of exactly zero, which no rotation can carry.
+    """
+    pieces = table.split(state)
+    if table.tied:
+        table = table.untied()
+        pieces[table.head] = pieces[table.embedding]
+    pieces = {name: piece.double() if piece.ndim == 1 else piece for name, piece in pieces.items()}
+
+    for norm in table.norms:
+        scale, shift = pieces[norm.weight], pieces[norm.bias]
+        kept = torch.zeros_like(shift)
+        for reader in norm.readers:
+            weight = pieces[reader.weight].double().movedim(reader.axis, 0)
+            if reader.bias is None:
+                if (scale == 0).any():
+                    raise CorruptCheckpoint(
+                        f"'{table.pieces[norm.weight].parameter}' has a scale of zero, so the residual stream cannot be "
+                        "rotated: use the permutation alignment"
+                    )
+                kept = shift / scale
+                weight = weight * scale[:, None]
+                weight = weight - weight.mean(dim=1, keepdim=True)
+            else:
+                pieces[reader.bias] = pieces[reader.bias] + shift @ weight
+                weight = weight * scale[:, None]
+                weight = weight - weight.mean(dim=0, keepdim=True)
+            pieces[reader.weight] = weight.movedim(0, reader.axis).float()
+        pieces[norm.weight], pieces[norm.bias] = torch.ones_like(scale), kept
+
+    for attention in table.attentions:
+        pieces[attention.key_bias] = torch.zeros_like(pieces[attention.key_bias])
+        carried = pieces[attention.value_bias] @ pieces[attention.output].double()
+        pieces[attention.output_bias] = pieces[attention.output_bias] + carried
+        pieces[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
+
+    offset = pieces[table.positions].double().mean(dim=0)
+    pieces[table.positions] = pieces[table.positions].double() - offset
+    pieces[table.embedding] = pieces[table.embedding].double() + offset
+    for name, axis in table.writers:
+        written = pieces[name].double()
+        pieces[name] = (written - written.mean(dim=axis, keepdim=True)).float()
+    return table.join({name: piece.float() for name, piece in pieces.items()})

@@ -1,0 +1,209 @@
+"""Weight matching: coordinate descent over all spaces of a symmetry table.
+
+For canonical pieces A_p, B_p the elements g maximise Σ_p ⟨A_p, g·B_p⟩, one space at a time. With the others fixed the
+problem is linear in the element and has a closed form (Ainsworth et al. 2023, arXiv 2209.04836, for permutations; Theus et
+al. 2025, arXiv 2506.22712, for transformers):
+
+- permutations by the assignment problem on the similarity matrix;
+- rotations of the residual stream by orthogonal Procrustes on the complement of the all-ones vector, which stays fixed;
+- heads jointly with the rotations inside them: the similarity of two heads is the sum of the nuclear norms of their
+  QK and OV cross-products, which is what the best rotation inside them attains.
+
+Every step increases the objective, so it converges; to which optimum depends on the start. `match` compares several.
+Pieces keep their natural scale: weighing them all alike was measured to give higher barriers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Elements found, the objective they attain as a cosine in [-1, 1], and how many sweeps it took."""
+
+    elements: Elements
+    score: float
+    sweeps: int
+    start: str
+
+
+def assignment(similarity: Tensor) -> Tensor:
+    """The permutation p that maximises Σ_i similarity[p[i], i]; similarity (n, n), rows B, columns A."""
+    _, columns = linear_sum_assignment(similarity.T.double().numpy(), maximize=True)
+    return torch.from_numpy(columns).to(torch.int64)
+
+
+def procrustes(cross: Tensor) -> Tensor:
+    """The orthogonal Q that maximises tr(Qᵀ cross), batched over leading axes; cross = Bᵀ A, (..., n, n), float64."""
+    left, _, right = torch.linalg.svd(cross.double())
+    return left @ right
+
+
+def stream_rotation(cross: Tensor) -> Tensor:
+    """The orthogonal Q with Q·1 = 1 that maximises tr(Qᵀ cross); cross (n, n), float64.
+
+    Both sides are projected on the complement of 1, where Procrustes is solved; 1 maps to itself.
+    """
+    size = cross.shape[0]
+    ones = torch.full((size, size), 1.0 / size, dtype=torch.float64)
+    centre = torch.eye(size, dtype=torch.float64) - ones
+    centred = centre @ cross.double() @ centre
+    return procrustes(centred + ones * (1.0 + torch.linalg.matrix_norm(centred)))
+
+
+class _Problem:
+    """The pieces of A and B that carry information, and the linearised problem of each space."""
+
+    def __init__(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], table: Family, *, rotate: bool):
+        self.table, self.rotate = table, rotate
+        constant = {norm.weight for norm in table.norms}  # all ones in canonical form
+        self.names = [
+            name for name, entry in table.pieces.items() if name not in constant and any(axis.spaces for axis in entry.axes)
+        ]
+        self.a, self.b = a, b
+        self.total = sum((a[name].norm() * b[name].norm()).item() for name in self.names)
+        self.inner = table.inner_spaces()
+        self.stream = next(name for name, space in table.spaces.items() if space.kind == "stream")
+        # Pieces that only the stream acts on give the same cross-product whatever the other elements are.
+        self._stream_alone = {
+            name: self._term(name, position, self.b[name])
+            for name, position in table.occurrences(self.stream)
+            if name in self.names and all(set(axis.spaces) <= {self.stream} for axis in table.pieces[name].axes)
+        }
+
+    def _term(self, name: str, position: int, moved: Tensor) -> Tensor:
+        """Bᵀ A of one piece along one axis: (n, n), rows B, columns A."""
+        mine, other = (x.movedim(position, 0).reshape(x.shape[position], -1) for x in (self.a[name], moved))
+        return other @ mine.T
+
+    def cross(self, space: str, elements: Elements, acted_by: str | None = None) -> Tensor:
+        """Σ_p B'_pᵀ A_p along the axes of `space`, B' transformed by all other spaces: (n, n), rows B, columns A.
+
+        With `acted_by`, over the pieces on which that space acts, too.
+        """
+        skip = frozenset((space, *self.inner.get(space, ())))
+        wanted = {name for name, _ in self.table.occurrences(acted_by)} if acted_by else set(self.names)
+        terms = []
+        for name, position in self.table.occurrences(space):
+            if name not in self.names or name not in wanted:
+                continue
+            if space == self.stream and name in self._stream_alone:
+                terms.append(self._stream_alone[name])
+            else:
+                moved = act_on_piece(self.b[name], self.table.pieces[name], elements, skip=skip)
+                terms.append(self._term(name, position, moved))
+        return _sum(terms)
+
+    def starts(self) -> Elements:
+        """Elements of the stream to begin with, by name."""
+        alone = self._stream_alone
+        size = self.table.spaces[self.stream].size
+        return {
+            "all embeddings": self.solve_stream(_sum(list(alone.values()))),
+            "embedding": self.solve_stream(alone[self.table.embedding]),
+            "unembedding": self.solve_stream(alone[self.table.head]),
+            "identity": torch.eye(size, dtype=torch.float64) if self.rotate else torch.arange(size),
+        }
+
+    def solve_stream(self, cross: Tensor) -> Tensor:
+        """The residual stream, by Procrustes or by assignment."""
+        return stream_rotation(cross) if self.rotate else assignment(cross)
+
+    def solve_heads(self, space: str, elements: Elements) -> Elements:
+        """Heads by assignment and the inside of heads by rotation (or permutation), jointly optimal."""
+        count = self.table.spaces[space].size
+        crosses, values = {}, torch.zeros(count, count, dtype=torch.float64)
+        for inner in self.inner[space]:
+            full = self.cross(space, elements, acted_by=inner).double()
+            pairs = full.unflatten(0, (count, -1)).unflatten(2, (count, -1)).transpose(1, 2)
+            crosses[inner] = pairs  # (heads of B, heads of A, d, d)
+            if self.rotate:
+                values += torch.linalg.svdvals(pairs).sum(-1)
+            else:
+                values += (_permutation_matrices(pairs) * pairs).sum((-1, -2))
+        order = assignment(values)
+        solved: Elements = {space: order}
+        for inner, pairs in crosses.items():
+            chosen = pairs[order, torch.arange(count)]
+            solved[inner] = procrustes(chosen) if self.rotate else _permutation_matrices(chosen)
+        return solved
+
+    def solve_layers(self, elements: Elements) -> Elements:
+        """Neurons and heads of all layers given the stream: independent of each other, so two at a time."""
+
+        def solve(space: str) -> Elements:
+            if self.table.spaces[space].kind == "heads":
+                return self.solve_heads(space, elements)
+            return {space: assignment(self.cross(space, elements))}
+
+        solved = dict(elements)
+        jobs = [name for name, space in self.table.spaces.items() if space.kind in ("neurons", "heads")]
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            for found in pool.map(solve, jobs):
+                solved |= found
+        return solved
+
+    def objective(self, elements: Elements) -> float:
+        """Σ_p ⟨A_p, g·B_p⟩ over its upper bound Σ_p ‖A_p‖ ‖B_p‖: 1 for an exact copy."""
+        found = 0.0
+        for name in self.names:
+            moved = act_on_piece(self.b[name], self.table.pieces[name], elements)
+            found += (self.a[name] * moved).sum(dtype=torch.float64).item()
+        return found / self.total
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    total = terms[0].clone()
+    for term in terms[1:]:
+        total += term
+    return total
+
+
+def _permutation_matrices(crosses: Tensor) -> Tensor:
+    """The permutation matrix P of every (d, d) cross-product that maximises ⟨P, cross⟩; batched over leading axes."""
+    matrices = torch.zeros_like(crosses).flatten(0, -3)
+    for matrix, cross in zip(matrices, crosses.flatten(0, -3), strict=True):
+        matrix[assignment(cross), torch.arange(cross.shape[0])] = 1.0
+    return matrices.view_as(crosses)
+
+
+def match(
+    a: State,
+    b: State,
+    table: Family,
+    *,
+    rotate: bool = True,
+    sweeps: int = 50,
+    tolerance: float = 1e-4,
+    on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
+) -> Matching:
+    """The best elements found over several starts; `a`, `b` are canonical pieces, `rotate` allows rotations.
+
+    Starts: the residual stream from all weights that only the stream acts on, from the token embedding, from the unembedding, and from the
+    identity. Deterministic. A start ends when a sweep gains less than `tolerance` of the objective.
+    """
+    problem = _Problem(a, b, table, rotate=rotate)
+    best: Matching | None = None
+    for start, residual in problem.starts().items():
+        elements: Elements = {problem.stream: residual}
+        score, count = -float("inf"), 0
+        for count in range(1, sweeps + 1):
+            elements = problem.solve_layers(elements)
+            elements[problem.stream] = problem.solve_stream(problem.cross(problem.stream, elements))
+            previous, score = score, problem.objective(elements)
+            on_sweep(start, count, score)
+            if score - previous < tolerance:
+                break
+        if best is None or score > best.score:
+            best = Matching(elements, score, count, start)
+    assert best is not None
+    return best

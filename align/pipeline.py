@@ -1,0 +1,82 @@
+"""Two states in, a verified alignment out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from isthmus.align.alignment import Alignment, Method
+from isthmus.align.canonical import canonical
+from isthmus.align.families import FAMILIES, family
+from isthmus.align.matching import match
+from isthmus.checkpoint.loading import Checkpoint
+from isthmus.checkpoint.pair import open_pair
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from isthmus.align.symmetry import State
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The outcome: A in comparable form, B moved next to it, and how."""
+
+    a: State
+    b: State
+    config: PretrainedConfig
+    alignment: Alignment
+    max_log_prob_error: float
+
+
+def align_states(
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    method: Method = "orthogonal",
+    *,
+    seed: int = 0,
+    on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
+) -> Aligned:
+    """Align state B to state A, both of configuration `config`, and verify that B's function did not change.
+
+    ``permutation`` keeps both states' form and tied embeddings; ``orthogonal`` also rotates the residual stream and
+    the inside of heads, for which both are brought into canonical form (a plain model, with an untied unembedding).
+
+    Raises AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
+    """
+    table = family(config)
+    if method == "none":
+        return Aligned(dict(a), dict(b), config, Alignment("none", {}, 0.0), 0.0)
+    untied = table.untied()
+    rotate = method == "orthogonal"
+    canonical_a, canonical_b = canonical(a, table), canonical(b, table)
+    found = match(untied.split(canonical_a), untied.split(canonical_b), untied, rotate=rotate, on_sweep=on_sweep)
+    alignment = Alignment(method, found.elements, found.score)
+    if rotate:
+        moved = alignment.apply_canonical(canonical_b, untied)
+        reference = canonical_a
+    else:
+        moved, reference = alignment.apply(b, table), dict(a)
+    error = alignment.verify(b, moved, config, seed=seed)
+    return Aligned(reference, moved, alignment.config(config), alignment, error)
+
+
+def align_checkpoints(
+    a: str | Path | Checkpoint,
+    b: str | Path | Checkpoint,
+    method: Method = "orthogonal",
+    *,
+    seed: int = 0,
+    on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
+) -> Aligned:
+    """Align checkpoint B to checkpoint A (`align_states`), after checking that they fit.
+
+    Raises IncompatibleModels, before any weight is read, when they do not; and what `align_states` raises.
+    """
+    first, second = open_pair(a, b, families=FAMILIES)
+    return align_states(first.state, second.state, first.config, method, seed=seed, on_sweep=on_sweep)

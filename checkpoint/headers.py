@@ -1,0 +1,63 @@
+"""Names, shapes and dtypes of the tensors in a safetensors file, read from its header alone.
+
+The format: 8 bytes, little-endian, the length of a JSON header; the header maps names to dtype, shape and byte offsets;
+then the data. Everything the header claims is held against the file's size before it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from isthmus.checkpoint.errors import CorruptCheckpoint
+
+MAX_HEADER = 100 * 2**20
+ITEM_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of one tensor: the format's dtype name (F32, BF16, ...) and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_header(path: Path, model: str) -> dict[str, TensorInfo]:
+    """The header of a local safetensors file; `model` is the name used in messages.
+
+    Raises CorruptCheckpoint when the file is truncated or the header does not describe it.
+    """
+    where = f"'{path.name}' of '{model}'"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(MAX_HEADER, size - 8):
+            raise CorruptCheckpoint(f"{where} is truncated or not a safetensors file: fetch it again")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        infos = {name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+        sizes = {name: math.prod(info.shape) * ITEM_BITS[info.dtype] // 8 for name, info in infos.items()}
+        honest = all(entry["data_offsets"][1] - entry["data_offsets"][0] == sizes[name] for name, entry in header.items())
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise CorruptCheckpoint(f"the header of {where} is damaged: fetch the file again") from None
+    end = 0
+    for begin, stop in spans:
+        honest &= begin == end
+        end = stop
+    if not honest:
+        raise CorruptCheckpoint(f"the header of {where} contradicts itself: fetch the file again")
+    if end != size - 8 - length:
+        raise CorruptCheckpoint(
+            f"{where} is truncated: it holds {size - 8 - length} bytes of data where its header promises {end}: fetch it again"
+        )
+    return infos

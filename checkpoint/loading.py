@@ -1,0 +1,192 @@
+"""A checkpoint: configuration, weights that are read when they are asked for, tokenizer."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.headers import TensorInfo
+from isthmus.checkpoint.model import Schema, schema
+from isthmus.checkpoint.reference import parse_reference
+from isthmus.checkpoint.source import Source
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class LazyState(Mapping[str, Tensor]):
+    """A state on disk. Every look-up reads one tensor by memory map, checks it, and gives it in `dtype`.
+
+    A file is mapped only while one of its tensors is read, so that what was read and dropped takes no memory.
+    """
+
+    def __init__(self, entries: dict[str, tuple[Path, str]], model: str, dtype: torch.dtype | None = torch.float32):
+        self._entries, self._model, self.dtype = entries, model, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, stored = self._entries[name]
+        if path.suffix == ".safetensors":
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tensor = file.get_tensor(stored)
+            except (SafetensorError, OSError) as error:
+                raise CorruptCheckpoint(f"cannot read '{name}' of '{self._model}': {error}") from None
+        else:
+            tensor = _read_pickle(path, self._model)[stored]
+        if not torch.isfinite(tensor).all():
+            raise CorruptCheckpoint(f"'{name}' of '{self._model}' holds NaN or Inf: the model cannot be merged")
+        if tensor.ndim > 1 and not tensor.any():
+            raise CorruptCheckpoint(f"'{name}' of '{self._model}' is all zero: the checkpoint was never trained or is damaged")
+        return tensor if self.dtype is None else tensor.to(self.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def as_dtype(self, dtype: torch.dtype | None) -> LazyState:
+        """The same state, given in another dtype; None for the one on disk."""
+        return LazyState(self._entries, self._model, dtype)
+
+
+def _read_pickle(path: Path, model: str) -> dict[str, Tensor]:
+    try:
+        return torch.load(path, weights_only=True, mmap=True, map_location="cpu")  # type: ignore[no-any-return]
+    except pickle.UnpicklingError:
+        raise CorruptCheckpoint(
+            f"'{path.name}' of '{model}' holds more than weights, and was not executed: ask its author for safetensors"
+        ) from None
+    except Exception as error:
+        raise CorruptCheckpoint(f"'{path.name}' of '{model}' cannot be read ({type(error).__name__}): fetch it again") from None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model: `config`, `state` (read lazily, float32), `dtype` as stored, and its small files by name."""
+
+    name: str
+    reference: str | Path
+    revision: str | None
+    config: PretrainedConfig
+    state: Mapping[str, Tensor] = field(repr=False)
+    dtype: torch.dtype
+    files: dict[str, Path] = field(repr=False)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer. Raises BadInput when it has none."""
+        from transformers import AutoTokenizer
+
+        directory = self.files["config.json"].parent
+        try:
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)  # type: ignore[no-any-return]
+        except Exception:
+            raise BadInput(
+                f"'{self.name}' has no tokenizer that transformers can read: add its tokenizer files (tokenizer.json), "
+                "or merge without --data"
+            ) from None
+
+    def untied(self) -> Checkpoint:
+        """The same model with an unembedding of its own, for a merge with one that has it."""
+        names = schema(self.config)
+        if not names.tied:
+            return self
+        state = dict(self.state) | {target: self.state[source].clone() for target, source in names.tied.items()}
+        config = type(self.config).from_dict(self.config.to_dict() | {"tie_word_embeddings": False})
+        return replace(self, config=config, state=state)
+
+
+def read_config(source: Source) -> PretrainedConfig:
+    """The configuration, without running code from the repository.
+
+    Raises BadInput for a repository whose model is defined by its own code; CorruptCheckpoint for a broken file.
+    """
+    from transformers import CONFIG_MAPPING
+
+    content = source.json("config.json")
+    if "auto_map" in content:
+        raise BadInput(f"'{source.name}' is defined by code in its repository, which isthmus never runs")
+    kind = content.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise BadInput(f"'{source.name}' has the model type {kind!r}, which this version of transformers does not know")
+    if "quantization_config" in content:
+        raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
+    try:
+        return CONFIG_MAPPING[kind].from_dict(content)
+    except Exception as error:
+        raise CorruptCheckpoint(f"config.json of '{source.name}' is not valid: {error}") from None
+
+
+def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
+    """Stored name → (file, header entry) of all tensors; None for pickled weights on the Hub, which have no header."""
+    found: dict[str, tuple[str, TensorInfo]] = {}
+    for filename in source.weight_files():
+        if filename.endswith(".safetensors"):
+            infos = source.header(filename)
+        elif source.is_local(filename):
+            infos = {
+                name: TensorInfo(_DTYPE_NAMES.get(value.dtype, str(value.dtype)), tuple(value.shape))
+                for name, value in _read_pickle(source.path(filename), source.name).items()
+                if isinstance(value, Tensor)
+            }
+        else:
+            return None
+        found |= {name: (filename, info) for name, info in infos.items()}
+    return found
+
+
+def match_names(stored: Mapping[str, tuple[str, TensorInfo]], names: Schema, model: str) -> tuple[dict[str, str], list[str]]:
+    """Model name → stored name, and one sentence per missing, extra or misshapen tensor."""
+    found: dict[str, str] = {}
+    problems = []
+    for name_there, (_, info) in stored.items():
+        name = names.name(name_there)
+        if name is None:
+            continue
+        if name not in names.shapes:
+            problems.append(f"'{model}' has a tensor '{name_there}' that its configuration does not know")
+            continue
+        found[name] = name_there
+        if info.shape != names.shapes[name]:
+            problems.append(f"'{name_there}' of '{model}' has shape {list(info.shape)}; expected {list(names.shapes[name])}")
+        elif info.dtype not in DTYPES:
+            problems.append(f"'{name_there}' of '{model}' has dtype {info.dtype}; expected F32, F16 or BF16")
+    problems += [f"'{model}' lacks the tensor '{name}'" for name in names.shapes if name not in found]
+    return found, problems
+
+
+def load(reference: str | Path) -> Checkpoint:
+    """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
+
+    Headers and small files are read now, weights when they are looked up. Names are those of transformers, with the base
+    model's prefix; tied heads and stored masks are dropped.
+
+    Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
+    """
+    source = Source(parse_reference(reference))
+    config = read_config(source)
+    paths = {filename: source.path(filename) for filename in source.weight_files()}
+    stored = stored_tensors(source)
+    assert stored is not None, "pickled weights were fetched above"
+    names = schema(config)
+    found, problems = match_names(stored, names, source.name)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise CorruptCheckpoint(problems[0] + more)
+    dtypes = {stored[name][1].dtype for name in found.values()}
+    dtype = DTYPES[dtypes.pop()] if len(dtypes) == 1 else torch.float32
+    entries = {name: (paths[stored[found[name]][0]], found[name]) for name in names.shapes}
+    state = LazyState(entries, source.name)
+    return Checkpoint(source.name, reference, source.revision, config, state, dtype, source.small_files())

@@ -1,0 +1,72 @@
+"""The module of a configuration, without memory for weights: which tensors it expects, and calling it with a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+# Causal masks that GPT-2 files written before 2023 store as if they were weights.
+STORED_BUFFERS = (".attn.bias", ".attn.masked_bias")
+
+
+def empty_model(config: PretrainedConfig) -> nn.Module:
+    """The causal language model of a configuration, in evaluation mode, its weights on the meta device."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def with_tied(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state with every tied weight under both of its names, as a functional call needs it."""
+    full = {name: state[name] for name in state}
+    for target, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+        full.setdefault(target, full[source])
+    return full
+
+
+@torch.no_grad()
+def log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor) -> Tensor:
+    """Log-probabilities (batch, length, vocabulary), float32, of a state on token ids (batch, length)."""
+    model = empty_model(config)
+    logits = functional_call(model, with_tied(state, model), (ids,), {"use_cache": False}).logits
+    return logits.float().log_softmax(-1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The tensors of a model: shapes by name, tied names (target: source), the prefix of the base model."""
+
+    shapes: dict[str, tuple[int, ...]]
+    tied: dict[str, str]
+    prefix: str
+
+    def name(self, stored: str) -> str | None:
+        """The model's name for a tensor as stored in a file, with or without the base model's prefix.
+
+        None for what is not a weight of its own: a tied copy, a causal mask.
+        """
+        if stored.endswith(STORED_BUFFERS) or stored in self.tied:
+            return None
+        if stored not in self.shapes and f"{self.prefix}.{stored}" in self.shapes:
+            return f"{self.prefix}.{stored}"
+        return stored
+
+
+def schema(config: PretrainedConfig) -> Schema:
+    """The tensors that a model with this configuration is made of."""
+    model = empty_model(config)
+    tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+    return Schema(shapes, tied, getattr(model, "base_model_prefix", ""))

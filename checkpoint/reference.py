@@ -1,0 +1,55 @@
+"""What a user may write for a model: a directory, or a Hub id with an optional revision and subfolder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from isthmus.checkpoint.errors import BadInput
+
+_HUB_ID = re.compile(
+    r"^(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^:@\s]+))?(?::(?P<subfolder>[^@\s]+))?$"
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a model is: a directory on disk, or a repository on the Hub."""
+
+    directory: Path | None = None
+    repo_id: str | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How the model is named in messages, reports and cards: a directory by its last name only."""
+        if self.directory is not None:
+            return self.directory.resolve().name
+        name = str(self.repo_id)
+        if self.revision:
+            name += f"@{self.revision}"
+        return f"{name}:{self.subfolder}" if self.subfolder else name
+
+
+def parse_reference(text: str | Path) -> Reference:
+    """Read ``directory``, ``user/model``, ``user/model@revision`` or ``user/model:subfolder``.
+
+    What starts with ``.``, ``/`` or ``~``, or exists on disk, is a directory; no network call is made to find out.
+
+    Raises BadInput when it can be neither.
+    """
+    written = str(text)
+    path = Path(written).expanduser()
+    if isinstance(text, Path) or written.startswith((".", "/", "~")) or path.exists():
+        if path.is_file():
+            raise BadInput(f"'{path.name}' is a file: give the directory that holds the model's config.json")
+        return Reference(directory=path)
+    match = _HUB_ID.match(written)
+    if match is None or ".." in written:
+        raise BadInput(
+            f"'{written}' is neither a directory nor a Hub id: write './dir', 'user/model', 'user/model@revision' or "
+            "'user/model:subfolder'"
+        )
+    return Reference(repo_id=match["repo"], revision=match["revision"], subfolder=match["subfolder"])

@@ -1,0 +1,191 @@
+"""Saving: a directory appears whole under its name, or not at all.
+
+Everything is written into a hidden sibling, synced, and then moved into place by one rename; over an old output the two
+directories are exchanged in one step (Linux ``renameat2``), so that at any moment a reader, a crash or a kill finds
+either the old output or the new one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.errors import BadInput, IsthmusError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+SHARD_BYTES = 5 * 10**9
+SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def require_free(target: Path, *, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, before any work is done for it.
+
+    Raises BadInput when `target` is a file, a non-empty directory (unless `overwrite`), or its folder cannot be written.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise BadInput(f"the output directory '{target.name}' is not empty: choose another, or add --overwrite")
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(f"the folder '{parent.name}' cannot be written: choose another output")
+
+
+@contextmanager
+def atomic_directory(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A directory to write into, which becomes `target` when the block ends without an error, in one step.
+
+    Raises BadInput as `require_free` does; IsthmusError when the disk is full or the folder is read-only.
+    """
+    target = Path(target).absolute()
+    require_free(target, overwrite=overwrite)
+    with _plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        staging = target.parent / f".{target.name}.isthmus-{os.getpid()}"
+        staging.mkdir()
+        try:
+            yield staging
+            _sync(staging)
+            if target.exists():
+                _exchange(staging, target)
+            else:
+                staging.rename(target)
+            _sync_directory(target.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _plain_os_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+        reason = reasons.get(error.errno or 0, error.strerror or str(error))
+        raise IsthmusError(f"could not write '{target.name}': {reason}; nothing was changed") from None
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Staging directories of processes that were killed; those of living ones stay."""
+    for path in target.parent.glob(f".{target.name}.isthmus-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two directories in one step, or, where the system cannot, move the old one aside first."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        done = renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
+        if done == 0:
+            return
+        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    aside = old.with_name(f".{old.name}.isthmus-old")
+    shutil.rmtree(aside, ignore_errors=True)
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def save_weights(
+    directory: Path,
+    names: Mapping[str, tuple[int, ...]],
+    tensor: Callable[[str], Tensor],
+    dtype: torch.dtype,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write weights as safetensors, tensor by tensor: peak memory is one tensor.
+
+    `names` gives the shape of every tensor, `tensor` computes one. Above `shard_bytes` the weights go into several files with an
+    index, as transformers writes them.
+    """
+    item = torch.empty(0, dtype=dtype).element_size()
+    sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
+    shards: list[list[str]] = [[]]
+    for name in names:
+        if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > shard_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    files = ["model.safetensors"]
+    if len(shards) > 1:
+        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard},
+        }
+        write_json(directory / "model.safetensors.index.json", index)
+    for file, shard in zip(files, shards, strict=True):
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for name in shard:
+            span = [offset, offset + sizes[name]]
+            header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(names[name]), "data_offsets": span}
+            offset += sizes[name]
+        raw = json.dumps(header, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)
+        with (directory / file).open("wb") as out:
+            out.write(struct.pack("<Q", len(raw)) + raw)
+            for name in shard:
+                value = tensor(name).to(dtype).contiguous()
+                out.write(value.view(torch.uint8).numpy().data)
+
+
+def save_small_files(
+    directory: Path, config: PretrainedConfig, files: Mapping[str, Path], dtype: torch.dtype
+) -> None:
+    """Write the configuration, and carry over tokenizer and generation files unchanged."""
+    content = {**config.to_diff_dict(), "dtype": str(dtype).removeprefix("torch."), "architectures": config.architectures}
+    if not content["architectures"]:
+        from isthmus.checkpoint.model import empty_model
+
+        content["architectures"] = [type(empty_model(config)).__name__]
+    content.pop("_name_or_path", None)
+    write_json(directory / "config.json", content)
+    for name, path in files.items():
+        if name != "config.json":
+            shutil.copyfile(path, directory / name)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write JSON, indented, UTF-8, ending in a newline; NaN is refused."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,444 @@
+"""The command line: parse, call, print. People read stderr, programs read stdout or --json."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.merge.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Merge transformer checkpoints along low-loss paths."
+)
+lab = typer.Typer(no_args_is_help=True, help="The studies, and how the embedded checkpoints were made.")
+app.add_typer(lab, name="lab")
+
+
+class AlignChoice(str, Enum):
+    """What --align takes."""
+
+    auto = "auto"
+    none = "none"
+    permutation = "permutation"
+    orthogonal = "orthogonal"
+
+
+class MoveChoice(str, Enum):
+    """What --method of `align` takes."""
+
+    permutation = "permutation"
+    orthogonal = "orthogonal"
+
+
+class ObjectiveChoice(str, Enum):
+    """What --objective takes."""
+
+    mean = "mean"
+    worst = "worst"
+
+
+class DtypeChoice(str, Enum):
+    """What --dtype takes."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Model = Annotated[str, typer.Argument(help="A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The directory to write.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory that is not empty.")]
+Data = Annotated[Optional[list[str]], typer.Option("--data", help="Text: [label=] a file, a directory, a .jsonl, stdlib:docs or stdlib:code. Repeatable.", show_default=False)]  # noqa: UP045
+JsonFile = Annotated[Optional[str], typer.Option("--json", help="Write the result as JSON to this file, or - for stdout.", show_default=False)]  # noqa: UP045
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Tokens = Annotated[int, typer.Option("--tokens", min=1, help="Tokens of each text to select on, and as many to report on.")]
+Device = Annotated[str, typer.Option("--device", help="Where losses are measured: auto, cpu, cuda, cuda:1, ...")]
+
+
+@app.callback()
+def _isthmus(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("isthmus"))
+        raise typer.Exit
+
+
+@app.command()
+def check(
+    models: Annotated[list[str], typer.Argument(help="Two or more models.", show_default=False)],
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Can these models be merged? Headers and small files only, no weights are read."""
+    if len(models) < 2:
+        raise BadInput("check compares models: give at least two")
+    with _screen(quiet) as progress:
+        from isthmus.align.families import FAMILIES
+        from isthmus.checkpoint.check import check as run
+
+        progress.stage("checking")
+        result = run(*models, families=FAMILIES)
+    _emit(json_file, result.to_dict())
+    if not quiet:
+        colours = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
+        for finding in result.findings:
+            _say(f"[{colours[finding.kind]}]{finding.kind}[/]  {_escape(str(finding))}")
+        _say("[green]these can be merged[/]" if result.mergeable else "[red]these cannot be merged[/]")
+    if not result.mergeable:
+        raise typer.Exit(3)
+
+
+@app.command()
+def align(
+    a: Model,
+    b: Model,
+    output: Output,
+    method: Annotated[MoveChoice, typer.Option("--method", help="permutation keeps tied embeddings; orthogonal also rotates.")] = MoveChoice.orthogonal,
+    reference: Annotated[Optional[Path], typer.Option("--reference", help="Also write A, in the form that B was moved next to, to this directory.", show_default=False)] = None,  # noqa: UP045
+    dtype: Annotated[DtypeChoice, typer.Option("--dtype", help="What to save in; auto keeps B's.")] = DtypeChoice.auto,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Move B next to A; B's function does not change. Writes the moved B and alignment.safetensors.
+
+    An orthogonally aligned B is in canonical form: average it with the canonical form of A, which --reference writes.
+    """
+    with _screen(quiet) as progress:
+        from isthmus.merge.moved import align_and_save
+
+        report = align_and_save(a, b, output, method=method.value, reference=reference, dtype=_dtype(dtype), seed=seed, overwrite=overwrite, progress=progress)
+    _emit(json_file, report)
+    if not quiet:
+        _say(
+            f"aligned ({report['method']}) in {report['seconds']:.1f} s, score {report['score']:.3f}, log-probabilities within "
+            f"{report['max_log_prob_error']:.1e}; written to {_escape(str(output))}"
+        )
+
+
+@app.command()
+def merge(
+    a: Model,
+    b: Model,
+    output: Output,
+    data: Data = None,
+    align: Annotated[AlignChoice, typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text.")] = AlignChoice.auto,
+    path: Annotated[str, typer.Option("--path", help="The kind of path: linear.")] = "linear",
+    t: Annotated[str, typer.Option("--t", help="The merge point: auto, or a number from 0 (A) to 1 (B).")] = "auto",
+    objective: Annotated[ObjectiveChoice, typer.Option("--objective", help="What t minimises: the mean over texts, or the worst text's excess.")] = ObjectiveChoice.mean,
+    interior: Annotated[float, typer.Option("--interior", help="Keep t this far from both ends.")] = 0.1,
+    max_barrier: Annotated[Optional[float], typer.Option("--max-barrier", help="Refuse a higher barrier, in nats.", show_default=False)] = None,  # noqa: UP045
+    require_spectrum: Annotated[bool, typer.Option("--require-spectrum", help="Refuse a contracted or inflated spectrum.")] = False,
+    require_gain: Annotated[bool, typer.Option("--require-gain", help="Refuse a merge worse than the better endpoint.")] = False,
+    spectrum: Annotated[Optional[bool], typer.Option("--spectrum/--no-spectrum", help="Measure the spectrum. Default: yes, but for a plain average without --data.", show_default=False)] = None,  # noqa: UP045
+    max_excess: Annotated[float, typer.Option("--max-excess", help="Highest spectral excess, in nats, that is preserved or a transition.")] = 0.1,
+    same_kind: Annotated[float, typer.Option("--same-kind", help="Endpoints closer than this, in nats, share a kind of spectrum.")] = 0.2,
+    tokens: Tokens = 8192,
+    dtype: Annotated[DtypeChoice, typer.Option("--dtype", help="What to save in; auto keeps the endpoints' when they share one.")] = DtypeChoice.auto,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Merge two models: check, align, walk the path, choose its lowest point, measure, save."""
+    from isthmus.checkpoint.saving import require_free
+
+    if path != "linear":
+        raise BadInput(f"--path {path}: the only path is linear")
+    require_free(output, overwrite=overwrite)
+    with _screen(quiet) as progress:
+        from isthmus.merge.pipeline import Gates
+        from isthmus.merge.pipeline import merge as run
+
+        result = run(
+            a,
+            b,
+            data=data or (),
+            align=align.value,
+            t=_point(t),
+            objective=objective.value,
+            interior=interior,
+            gates=Gates(max_barrier, require_spectrum, require_gain),
+            tokens=tokens,
+            measure_spectrum=spectrum,
+            max_excess=max_excess,
+            same_kind=same_kind,
+            dtype=_dtype(dtype),
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+        progress.stage("saving")
+        result.save(output, overwrite=overwrite)
+    _emit(json_file, result.report)
+    if not quiet:
+        _print_merge(result.report)
+        _say(f"written to {_escape(str(output))}")
+
+
+@app.command()
+def spectrum(
+    models: Annotated[list[str], typer.Argument(help="One or more models.", show_default=False)],
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Spectra: stable ranks of every kind of matrix, and spectral distances between models."""
+    with _screen(quiet) as progress:
+        from isthmus.merge.spectra import compare_models
+
+        report = compare_models(models, progress)
+    _emit(json_file, report)
+    if not quiet:
+        _print_spectra(report)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")] = Path("isthmus-demo"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The main job on the embedded checkpoints, offline, in about a minute."""
+    from isthmus.checkpoint.saving import require_free
+
+    require_free(output, overwrite=overwrite)
+    from isthmus.lab.demo import DEMOS, run
+
+    for example in DEMOS:
+        if not quiet:
+            _say(f"\n[bold]{example.title}[/]\n{example.command(output)}")
+        with _screen(quiet) as progress:
+            report = run(example, output, overwrite=overwrite, progress=progress)
+        if not quiet:
+            _print_merge(report)
+    if not quiet:
+        _say(f"\nmodels and reports are in {_escape(str(output))}: open {_escape(str(output / DEMOS[-1].name / 'report.html'))}")
+
+
+@lab.command()
+def pretrain(
+    output: Annotated[Path, typer.Argument(help="The directory to train into.", show_default=False)],
+    name: Annotated[Optional[list[str]], typer.Option("--name", help="Train only these. Repeatable.", show_default=False)] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Fewer steps than the recipes say.", show_default=False)] = None,  # noqa: UP045
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the embedded checkpoints again, from the standard library of this Python. Finished ones are kept."""
+    from isthmus.lab.pretrain import make_checkpoints
+
+    with _screen(quiet) as progress:
+        made = make_checkpoints(output, names=name, steps=steps, progress=progress)
+    if not quiet:
+        for checkpoint, loss in made.items():
+            _say(f"{checkpoint}: training loss {loss:.3f}")
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app(standalone_mode=False)
+    except IsthmusError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", 130)
+    except MemoryError:
+        _fail("out of memory: nothing was written", 1)
+    except Exception as error:
+        usage = getattr(error, "exit_code", None)
+        if isinstance(usage, int) and hasattr(error, "format_message"):
+            _fail(error.format_message() or f"see 'isthmus {' '.join(sys.argv[1:2])} --help'", 2)
+        if "--debug" in sys.argv:
+            raise
+        _fail(f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug to see where", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exc()
+    print(f"isthmus: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _say(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _emit(target: str | None, content: dict[str, Any]) -> None:
+    if target is None:
+        return
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _screen(quiet: bool) -> Iterator[Progress]:
+    """A progress bar on stderr, gone when the work is done; silent with --quiet. Also keeps libraries from talking."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"(?!isthmus)")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    if quiet:
+        yield Progress()
+        return
+    with _BarProgress() as bar:
+        yield bar
+
+
+class _BarProgress(Progress):
+    """One line: the stage, how far it is, the time it took, an estimate of the rest. It vanishes at the end."""
+
+    def __init__(self) -> None:
+        self._rich = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _BarProgress:
+        self._rich.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._rich.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Replace the bar by one for a new stage."""
+        if self._task is not None:
+            self._rich.remove_task(self._task)
+        self._task = self._rich.add_task(name, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._rich.advance(self._task, steps)
+
+
+def _point(t: str) -> float | None:
+    if t == "auto":
+        return None
+    try:
+        return float(t)
+    except ValueError:
+        raise BadInput(f"--t takes auto or a number from 0 to 1; got '{t}'") from None
+
+
+def _dtype(choice: DtypeChoice) -> Any:
+    if choice is DtypeChoice.auto:
+        return None
+    import torch
+
+    return getattr(torch, choice.value)
+
+
+def _print_merge(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    point, labels = report["merge_point"], [part["label"] for part in report["data"]]
+    if labels:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("loss, nats per token")
+        for column in (*labels, "mean"):
+            table.add_column(column, justify="right")
+        rows = [(f"{side}  {e['ref']}", e["loss"]) for side, e in zip("AB", report["endpoints"], strict=True)]
+        rows += [("naive average", report["baselines"]["naive_average"]["losses"])]
+        rows += [(f"merge at t = {point['t']:g}", point["losses"]), ("ensemble of A and B", report["baselines"]["ensemble"]["losses"])]
+        for name, losses in rows:
+            values = [losses[label] for label in labels]
+            style = "bold" if name.startswith("merge") else None
+            table.add_row(name, *(f"{v:.3f}" for v in (*values, sum(values) / len(values))), style=style)
+        Console(stderr=True).print(table)
+        for sentence in merge_sentences(report):
+            _say(sentence)
+    elif report["spectrum"] is None:
+        _say(f"merged at t = {point['t']:g}; no text, so no loss was measured")
+    if report["spectrum"]:
+        spectrum = report["spectrum"]
+        _say(
+            f"spectrum: [bold]{spectrum['verdict']}[/]  excess {spectrum['excess']:.3f}, position {spectrum['position']:.2f}, endpoints "
+            f"{spectrum['distance']:.3f} nats apart"
+        )
+
+
+def merge_sentences(report: dict[str, Any]) -> list[str]:
+    """What a merge came to, in plain words: the barrier, whether alignment helped, whether the merge is worth having."""
+    point, method = report["merge_point"], report["alignment"]["method"]
+    before, after = report["barrier_before_alignment"], report["barrier"]
+    sentences = []
+    if method == "none":
+        why = "alignment did not help, so none was used" if report["alignment"]["asked"] == "auto" else "no alignment"
+        sentences.append(f"barrier {after:.3f} nats ({why})")
+    elif after < before:
+        sentences.append(f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({after / before:.0%} of it)")
+    else:
+        sentences.append(f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before")
+    gain, error = point["gain"], point["gain_stderr"]
+    if gain > 2 * error:
+        sentences.append(f"[green]the merge is better than the better endpoint by {gain:.3f} ± {error:.3f} nats[/]")
+    elif gain > -2 * error:
+        sentences.append(f"the merge and the better endpoint are equally good within the noise ({gain:+.3f} ± {error:.3f} nats)")
+    else:
+        sentences.append(f"[yellow]the merge is worse than the better endpoint by {-gain:.3f} ± {error:.3f} nats[/]")
+    return sentences
+
+
+def _print_spectra(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = Console(stderr=True)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("mean stable rank")
+    kinds = list(report["models"][0]["stable_rank"])
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+    for model in report["models"]:
+        table.add_row(model["ref"], *(f"{model['stable_rank'][kind]:.1f}" for kind in kinds))
+    console.print(table)
+    for pair in report["distances"]:
+        _say(f"{_escape(pair['a'])} and {_escape(pair['b'])}: {pair['distance']:.3f} nats apart")

@@ -1,0 +1,92 @@
+"""The figures of a report, as SVG text: the loss along the path, and spectra along the path."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from isthmus.eval.spectrum import Spectrum, log_histogram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from isthmus.eval.barrier import Profile
+
+BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#808890"
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequence[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_facecolor("none")
+    figure.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as inline SVG that takes the page's text colour, is named for screen readers and is the same every time."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "isthmus", "font.size": 11}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', svg, count=1)
+    svg = svg.replace("#000000", "currentColor").replace("<text ", '<text fill="currentColor" ')
+    # Every figure of a page needs ids of its own.
+    prefix = re.sub(r"\W+", "-", title)[:24]
+    return re.sub(r'(id="|xlink:href="#|url\(#)', rf"\1{prefix}-", svg)
+
+
+def loss_figure(curves: Mapping[str, Profile], point: tuple[float, float, float], baselines: Mapping[str, float]) -> str:
+    """Loss along the path before and after alignment with standard-error bands, the merge point, and baselines."""
+    figure, (axis,) = _figure(7.2, 4.0)
+    styles = {"naive": ("without alignment", GREY, "--"), "aligned": ("aligned", BLUE, "-")}
+    same = "aligned" in curves and curves["aligned"] is curves.get("naive")
+    for name, measured in curves.items():
+        if same and name == "naive":
+            continue
+        label, colour, style = styles[name] if not same else ("the path (no alignment)", BLUE, "-")
+        ts = [t for t, _ in measured.points]
+        means = [losses.mean for _, losses in measured.points]
+        errors = [losses.stderr for _, losses in measured.points]
+        axis.plot(ts, means, style, color=colour, label=label, marker="o", markersize=3.5)
+        low, high = ([m + s * e for m, e in zip(means, errors, strict=True)] for s in (-1, 1))
+        axis.fill_between(ts, low, high, color=colour, alpha=0.18, linewidth=0)
+    t, loss, error = point
+    axis.errorbar([t], [loss], yerr=[error], fmt="*", markersize=14, color=ORANGE, label=f"merge, t = {t:g}", zorder=5)
+    for name, value in baselines.items():
+        axis.axhline(value, color=GREY, linewidth=1, linestyle=":")
+        axis.annotate(name, (1.0, value), ha="right", va="bottom", fontsize=9, color=GREY)
+    axis.set_xlabel("t   (0 = A, 1 = B)")
+    axis.set_ylabel("loss, nats per token")
+    axis.legend(frameon=False)
+    return _svg(figure, "Loss along the path")
+
+
+def spectra_figure(spectra: Mapping[float, Spectrum], names: Sequence[str]) -> str:
+    """Histograms of log10 singular values of a few matrices, one curve per t."""
+    from matplotlib import colormaps
+
+    figure, axes = _figure(3.1 * len(names), 3.0, len(names))
+    ts = sorted(spectra)
+    for axis, name in zip(axes, names, strict=True):
+        logs = torch.cat([spectra[t][name].log10() for t in ts]).float()
+        edges = torch.linspace(float(logs.quantile(0.005)), float(logs.max()) + 1e-6, 25)
+        middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+        for t in ts:
+            axis.plot(middles, log_histogram(spectra[t][name], edges), color=colormaps["viridis"](0.85 * t), label=f"t = {t:g}")
+        axis.set_title(name, fontsize=11)
+        axis.set_xlabel("log₁₀ σ")
+    axes[0].set_ylabel("share")
+    axes[0].legend(frameon=False, fontsize=8)
+    return _svg(figure, "Singular values along the path")

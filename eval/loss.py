@@ -1,0 +1,104 @@
+"""The loss of a state: one module without weights, called functionally with every state that is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from isthmus.checkpoint.model import empty_model, with_tied
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean loss per token of every block of every label, in nats: label → float64 (blocks,).
+
+    All blocks predict the same number of tokens. Differences and weighted sums are taken block by block, so that
+    their standard errors are those of paired comparisons.
+    """
+
+    per_block: dict[str, Tensor]
+
+    def label_mean(self, label: str) -> float:
+        """Mean over the blocks of one label."""
+        return self.per_block[label].mean().item()
+
+    @property
+    def mean(self) -> float:
+        """The mean over labels of their means."""
+        return sum(self.label_mean(label) for label in self.per_block) / len(self.per_block)
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `mean` over blocks; 0 for labels of a single block, whose spread is unknown."""
+        variances = [v.var().item() / v.numel() for v in self.per_block.values() if v.numel() > 1]
+        return math.sqrt(sum(variances)) / len(self.per_block)
+
+    def __sub__(self, other: Losses) -> Losses:
+        return Losses({label: values - other.per_block[label] for label, values in self.per_block.items()})
+
+    def mixed(self, other: Losses, t: float) -> Losses:
+        """(1 − t) self + t other, block by block."""
+        return Losses({label: (1 - t) * values + t * other.per_block[label] for label, values in self.per_block.items()})
+
+
+class LossMeter:
+    """Measures states of one configuration on labelled token blocks (label → int64 (blocks, context)).
+
+    `device` is where the forward pass runs, in float32. `on_blocks` is told how many blocks were done.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        blocks: Mapping[str, Tensor],
+        *,
+        device: str = "cpu",
+        on_blocks: Callable[[int], None] = lambda count: None,
+    ):
+        self.config, self.blocks, self.device, self.on_blocks = config, blocks, torch.device(device), on_blocks
+        self.model = empty_model(config)
+
+    @torch.no_grad()
+    def token_losses(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """−log p of every predicted token, float32, label → (blocks, context − 1)."""
+        full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
+        result = {}
+        for label, blocks in self.blocks.items():
+            batch = max(1, LOGITS_AT_ONCE // (blocks.shape[1] * self.config.vocab_size))
+            parts = []
+            for part in blocks.split(batch):
+                ids = part.to(self.device)
+                logits = functional_call(self.model, full, (ids,), {"use_cache": False}).logits[:, :-1]
+                parts.append(torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu())
+                self.on_blocks(ids.shape[0])
+            result[label] = torch.cat(parts)
+        return result
+
+    def __call__(self, state: Mapping[str, Tensor]) -> Losses:
+        """The losses of one state."""
+        return per_block(self.token_losses(state))
+
+
+def per_block(token_losses: Mapping[str, Tensor]) -> Losses:
+    """Average token losses over each block, in float64."""
+    return Losses({label: values.double().mean(1) for label, values in token_losses.items()})
+
+
+def ensemble_losses(members: list[dict[str, Tensor]]) -> Losses:
+    """Losses of the ensemble that averages its members' probabilities: −log mean_m exp(−loss_m), token by token."""
+    combined = {}
+    for label in members[0]:
+        stacked = torch.stack([-member[label].double() for member in members])
+        combined[label] = -(stacked.logsumexp(0) - math.log(len(members)))
+    return per_block(combined)

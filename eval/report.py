@@ -1,0 +1,43 @@
+"""report.html: one self-contained page, figures inside, made for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from isthmus.checkpoint.card import VERDICTS
+from isthmus.eval.figures import loss_figure, spectra_figure
+
+if TYPE_CHECKING:
+    from isthmus.eval.barrier import Profile
+    from isthmus.eval.samples import Sample
+    from isthmus.eval.spectrum import Spectrum
+
+
+def render_report(
+    report: Mapping[str, Any],
+    curves: Mapping[str, Profile],
+    spectra: Mapping[float, Spectrum],
+    samples: Sequence[Sample],
+) -> str:
+    """The page as HTML text. Figures are left out where nothing was measured for them."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    figures = {}
+    if curves:
+        point = report["merge_point"]
+        baselines = {"ensemble of A and B": report["baselines"]["ensemble"]["loss"]}
+        figures["loss"] = loss_figure(curves, (point["t"], point["loss"], point["stderr"]), baselines)
+    if spectra:
+        figures["spectra"] = spectra_figure(spectra, _shown(list(next(iter(spectra.values())))))
+    environment = Environment(
+        loader=PackageLoader("isthmus", "eval"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
+    template = environment.get_template("report.html.jinja")
+    return template.render(report=report, figures=figures, samples=samples, verdicts=VERDICTS)
+
+
+def _shown(names: list[str]) -> list[str]:
+    """One matrix of every third of the model: a query, an output and an MLP matrix where those are the kinds."""
+    return [names[len(names) // 6], names[len(names) // 2], names[-2]]

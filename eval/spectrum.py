@@ -1,0 +1,112 @@
+"""The spectrum: singular values of every matrix, how far two models' lie apart, and whether a merge keeps them.
+
+Spectra are measured in canonical form (`isthmus.align.canonical`), in which permutations and rotations leave
+them alone, so that they tell of the optimizer and not of the gauge. The canonical form projects the all-ones direction out;
+singular values that are zero to rounding for that reason are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Spectrum = dict[str, Tensor]
+Verdict = Literal["preserved", "transition", "contracted", "inflated"]
+
+MAX_EXCESS = 0.1
+SAME_KIND = 0.2
+NULL = 1e-5
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """Singular values, descending, float64, those that are zero to rounding left out.
+
+    From the eigenvalues of the smaller Gram matrix in float64: relative error about 1e-8 (σ₁/σ)², below 1e-6 for all that is kept
+    where σ > 1e-5 σ₁ … enough for log-spectra, at a third of the time of an SVD.
+    """
+    wide = matrix.double()
+    gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
+    return values[values > NULL * values[0]]
+
+
+def stable_rank(values: Tensor) -> float:
+    """‖W‖_F² / σ₁², between 1 and the rank."""
+    return (values.square().sum() / values[0].square()).item()
+
+
+def spectral_distance(a: Tensor, b: Tensor) -> float:
+    """Mean over i of |log σ_i − log σ'_i|, in nats: the 1-Wasserstein distance of the log-spectra; over the smaller rank."""
+    rank = min(a.numel(), b.numel())
+    return (a[:rank].log() - b[:rank].log()).abs().mean().item()
+
+
+@dataclass(frozen=True)
+class MatrixSpectrum:
+    """One matrix at A, at M and at B: stable ranks, distances in nats, excess, position, mean log-ratio."""
+
+    name: str
+    stable_rank: tuple[float, float, float]
+    distance: float
+    excess: float
+    position: float
+    log_ratio: float
+
+
+@dataclass(frozen=True)
+class SpectrumReport:
+    """The spectrum of M between A and B: a verdict, and the means over all matrices that lead to it.
+
+    `excess` = [d(A,M) + d(M,B) − d(A,B)] / 2 ≥ 0, `position` = d(A,M) / (d(A,M) + d(M,B)), `distance` = d(A,B),
+    `log_ratio` the mean of log σ(M) − [log σ(A) + log σ(B)] / 2.
+    """
+
+    verdict: Verdict
+    excess: float
+    position: float
+    distance: float
+    log_ratio: float
+    matrices: tuple[MatrixSpectrum, ...]
+
+
+def compare_spectra(
+    a: Spectrum, m: Spectrum, b: Spectrum, *, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND
+) -> SpectrumReport:
+    """The verdict on M between A and B.
+
+    An excess of at most `max_excess` is ``preserved`` when the endpoints are closer than `same_kind`, ``transition`` when
+    they are further apart; above it, ``contracted`` or ``inflated`` by the sign of the mean log-ratio.
+    """
+    rows = []
+    for name in a:
+        to_a, to_b, apart = spectral_distance(a[name], m[name]), spectral_distance(m[name], b[name]), spectral_distance(a[name], b[name])
+        rank = min(x[name].numel() for x in (a, m, b))
+        ratio = (m[name][:rank].log() - (a[name][:rank].log() + b[name][:rank].log()) / 2).mean().item()
+        ranks = (stable_rank(a[name]), stable_rank(m[name]), stable_rank(b[name]))
+        position = to_a / (to_a + to_b) if to_a + to_b > 0 else 0.5
+        rows.append(MatrixSpectrum(name, ranks, apart, max(0.0, (to_a + to_b - apart) / 2), position, ratio))
+    excess, position, distance, ratio = (
+        sum(getattr(row, key) for row in rows) / len(rows) for key in ("excess", "position", "distance", "log_ratio")
+    )
+    verdict: Verdict
+    if excess <= max_excess:
+        verdict = "preserved" if distance < same_kind else "transition"
+    else:
+        verdict = "contracted" if ratio < 0 else "inflated"
+    return SpectrumReport(verdict, excess, position, distance, ratio, tuple(rows))
+
+
+def mean_distance(a: Spectrum, b: Spectrum) -> float:
+    """The spectral distance of two models: the mean over their matrices, in nats."""
+    return sum(spectral_distance(a[name], b[name]) for name in a) / len(a)
+
+
+def log_histogram(values: Tensor, edges: Tensor) -> list[float]:
+    """Shares of the singular values whose log10 falls between consecutive `edges`."""
+    counts = torch.histogram(values.log10().float(), edges.float()).hist
+    return [count / max(1, values.numel()) for count in counts.tolist()]

@@ -1,0 +1,76 @@
+"""`isthmus align`: B, moved next to A, as a model on disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isthmus.align.families import FAMILIES
+from isthmus.align.pipeline import align_states
+from isthmus.checkpoint.model import schema
+from isthmus.checkpoint.pair import open_pair
+from isthmus.checkpoint.saving import atomic_directory, require_free, save_small_files, save_weights, write_json
+from isthmus.merge.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+    from isthmus.align.alignment import Method
+    from isthmus.checkpoint.loading import Checkpoint
+
+
+def align_and_save(
+    a: str | Path,
+    b: str | Path,
+    output: Path,
+    *,
+    method: Method = "orthogonal",
+    reference: Path | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Align B to A and write the moved B, with alignment.safetensors and isthmus.json, to `output`; returns the report.
+
+    `reference` also gets A, in the form that B was moved next to (for ``orthogonal`` the canonical form).
+
+    Raises what `isthmus.align.pipeline.align_states` and `isthmus.checkpoint.saving.atomic_directory` raise.
+    """
+    progress = progress or Progress()
+    began = time.monotonic()
+    for target in filter(None, (output, reference)):
+        require_free(target, overwrite=overwrite)
+    progress.stage("checking")
+    first, second = open_pair(a, b, families=FAMILIES)
+    progress.stage(f"aligning ({method})")
+    aligned = align_states(first.state, second.state, first.config, method, seed=seed, on_sweep=lambda *_: progress.advance())
+    report = {
+        "schema": 1,
+        "command": "align",
+        "endpoints": [{"ref": x.name, "revision": x.revision} for x in (first, second)],
+        "method": method,
+        "score": aligned.alignment.score,
+        "max_log_prob_error": aligned.max_log_prob_error,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    progress.stage("saving")
+    with atomic_directory(output, overwrite=overwrite) as directory:
+        _save_model(directory, aligned.b, aligned.config, second, dtype)
+        aligned.alignment.save(directory / "alignment.safetensors")
+        write_json(directory / "isthmus.json", report)
+    if reference is not None:
+        with atomic_directory(reference, overwrite=overwrite) as directory:
+            _save_model(directory, aligned.a, aligned.config, first, dtype)
+    return report
+
+
+def _save_model(
+    directory: Path, state: dict[str, Tensor], config: PretrainedConfig, source: Checkpoint, dtype: torch.dtype | None
+) -> None:
+    kept = dtype or source.dtype
+    save_weights(directory, schema(config).shapes, state.__getitem__, kept)
+    save_small_files(directory, config, source.files, kept)

@@ -1,0 +1,13 @@
+"""How a long computation tells how far it is: silent here; the command line draws a bar."""
+
+from __future__ import annotations
+
+
+class Progress:
+    """Receives stages and steps, and says nothing. Subclasses draw."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A new stage begins, of `total` steps when that is known."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Some steps of the current stage are done."""
