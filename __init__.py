@@ -30,7 +30,7 @@ _HOMES = {
     "canonical": "align.canonical",
     "family": "align.families",
     "corpus": "eval.text",
-    "Gates": "merge.pipeline",
+    "Gates": "merge.gates",
     "Merge": "merge.pipeline",
     "spectrum": "merge.spectra",
     "LinearPath": "merge.path",
@@ -55,8 +55,9 @@ if TYPE_CHECKING:
     from isthmus.checkpoint.loading import Checkpoint, load
     from isthmus.eval.text import corpus
     from isthmus.merge import merge as merge
+    from isthmus.merge.gates import Gates
     from isthmus.merge.path import LinearPath
-    from isthmus.merge.pipeline import Gates, Merge
+    from isthmus.merge.pipeline import Merge
     from isthmus.merge.spectra import spectrum
 
 __all__ = [*_HOMES, "align", "merge"]  # noqa: PLE0604, RUF100

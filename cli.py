@@ -7,13 +7,20 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
@@ -23,13 +30,16 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Merge transformer checkpoints along low-loss paths."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Merge transformer checkpoints along low-loss paths.",
 )
 lab = typer.Typer(no_args_is_help=True, help="The studies, and how the embedded checkpoints were made.")
 app.add_typer(lab, name="lab")
 
 
-class AlignChoice(str, Enum):
+class AlignChoice(StrEnum):
     """What --align takes."""
 
     auto = "auto"
@@ -38,21 +48,21 @@ class AlignChoice(str, Enum):
     orthogonal = "orthogonal"
 
 
-class MoveChoice(str, Enum):
+class MoveChoice(StrEnum):
     """What --method of `align` takes."""
 
     permutation = "permutation"
     orthogonal = "orthogonal"
 
 
-class ObjectiveChoice(str, Enum):
+class ObjectiveChoice(StrEnum):
     """What --objective takes."""
 
     mean = "mean"
     worst = "worst"
 
 
-class DtypeChoice(str, Enum):
+class DtypeChoice(StrEnum):
     """What --dtype takes."""
 
     auto = "auto"
@@ -61,15 +71,33 @@ class DtypeChoice(str, Enum):
     bfloat16 = "bfloat16"
 
 
-Model = Annotated[str, typer.Argument(help="A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.",
+        show_default=False,
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The directory to write.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory that is not empty.")]
-Data = Annotated[Optional[list[str]], typer.Option("--data", help="Text: [label=] a file, a directory, a .jsonl, stdlib:docs or stdlib:code. Repeatable.", show_default=False)]  # noqa: UP045
-JsonFile = Annotated[Optional[str], typer.Option("--json", help="Write the result as JSON to this file, or - for stdout.", show_default=False)]  # noqa: UP045
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Text: [label=] a file, a directory, a .jsonl, stdlib:docs or stdlib:code. Repeatable.",
+        show_default=False,
+    ),
+]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", help="Write the result as JSON to this file, or - for stdout.", show_default=False),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-Tokens = Annotated[int, typer.Option("--tokens", min=1, help="Tokens of each text to select on, and as many to report on.")]
+Tokens = Annotated[
+    int, typer.Option("--tokens", min=1, help="Tokens of each text to select on, and as many to report on.")
+]
 Device = Annotated[str, typer.Option("--device", help="Where losses are measured: auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -115,8 +143,18 @@ def align(
     a: Model,
     b: Model,
     output: Output,
-    method: Annotated[MoveChoice, typer.Option("--method", help="permutation keeps tied embeddings; orthogonal also rotates.")] = MoveChoice.orthogonal,
-    reference: Annotated[Optional[Path], typer.Option("--reference", help="Also write A, in the form that B was moved next to, to this directory.", show_default=False)] = None,  # noqa: UP045
+    method: Annotated[
+        MoveChoice,
+        typer.Option("--method", help="permutation keeps tied embeddings; orthogonal also rotates."),
+    ] = MoveChoice.orthogonal,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="Also write A, in the form that B was moved next to, to this directory.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Annotated[DtypeChoice, typer.Option("--dtype", help="What to save in; auto keeps B's.")] = DtypeChoice.auto,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -131,12 +169,22 @@ def align(
     with _screen(quiet) as progress:
         from isthmus.merge.moved import align_and_save
 
-        report = align_and_save(a, b, output, method=method.value, reference=reference, dtype=_dtype(dtype), seed=seed, overwrite=overwrite, progress=progress)
+        report = align_and_save(
+            a,
+            b,
+            output,
+            method=method.value,
+            reference=reference,
+            dtype=_dtype(dtype),
+            seed=seed,
+            overwrite=overwrite,
+            progress=progress,
+        )
     _emit(json_file, report)
     if not quiet:
         _say(
-            f"aligned ({report['method']}) in {report['seconds']:.1f} s, score {report['score']:.3f}, log-probabilities within "
-            f"{report['max_log_prob_error']:.1e}; written to {_escape(str(output))}"
+            f"aligned ({report['method']}) in {report['seconds']:.1f} s, score {report['score']:.3f}, "
+            f"log-probabilities within {report['max_log_prob_error']:.1e}; written to {_escape(str(output))}"
         )
 
 
@@ -146,19 +194,48 @@ def merge(
     b: Model,
     output: Output,
     data: Data = None,
-    align: Annotated[AlignChoice, typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text.")] = AlignChoice.auto,
+    align: Annotated[
+        AlignChoice,
+        typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
+    ] = AlignChoice.auto,
     path: Annotated[str, typer.Option("--path", help="The kind of path: linear.")] = "linear",
     t: Annotated[str, typer.Option("--t", help="The merge point: auto, or a number from 0 (A) to 1 (B).")] = "auto",
-    objective: Annotated[ObjectiveChoice, typer.Option("--objective", help="What t minimises: the mean over texts, or the worst text's excess.")] = ObjectiveChoice.mean,
+    objective: Annotated[
+        ObjectiveChoice,
+        typer.Option("--objective", help="What t minimises: the mean over texts, or the worst text's excess."),
+    ] = ObjectiveChoice.mean,
     interior: Annotated[float, typer.Option("--interior", help="Keep t this far from both ends.")] = 0.1,
-    max_barrier: Annotated[Optional[float], typer.Option("--max-barrier", help="Refuse a higher barrier, in nats.", show_default=False)] = None,  # noqa: UP045
-    require_spectrum: Annotated[bool, typer.Option("--require-spectrum", help="Refuse a contracted or inflated spectrum.")] = False,
-    require_gain: Annotated[bool, typer.Option("--require-gain", help="Refuse a merge worse than the better endpoint.")] = False,
-    spectrum: Annotated[Optional[bool], typer.Option("--spectrum/--no-spectrum", help="Measure the spectrum. Default: yes, but for a plain average without --data.", show_default=False)] = None,  # noqa: UP045
-    max_excess: Annotated[float, typer.Option("--max-excess", help="Highest spectral excess, in nats, that is preserved or a transition.")] = 0.1,
-    same_kind: Annotated[float, typer.Option("--same-kind", help="Endpoints closer than this, in nats, share a kind of spectrum.")] = 0.2,
+    max_barrier: Annotated[
+        float | None,
+        typer.Option("--max-barrier", help="Refuse a higher barrier, in nats.", show_default=False),
+    ] = None,
+    require_spectrum: Annotated[
+        bool, typer.Option("--require-spectrum", help="Refuse a contracted or inflated spectrum.")
+    ] = False,
+    require_gain: Annotated[
+        bool, typer.Option("--require-gain", help="Refuse a merge worse than the better endpoint.")
+    ] = False,
+    spectrum: Annotated[
+        bool | None,
+        typer.Option(
+            "--spectrum/--no-spectrum",
+            help="Measure the spectrum. Default: yes, but for a plain average without --data.",
+            show_default=False,
+        ),
+    ] = None,
+    max_excess: Annotated[
+        float,
+        typer.Option("--max-excess", help="Highest spectral excess, in nats, that is preserved or a transition."),
+    ] = 0.1,
+    same_kind: Annotated[
+        float,
+        typer.Option("--same-kind", help="Endpoints closer than this, in nats, share a kind of spectrum."),
+    ] = 0.2,
     tokens: Tokens = 8192,
-    dtype: Annotated[DtypeChoice, typer.Option("--dtype", help="What to save in; auto keeps the endpoints' when they share one.")] = DtypeChoice.auto,
+    dtype: Annotated[
+        DtypeChoice,
+        typer.Option("--dtype", help="What to save in; auto keeps the endpoints' when they share one."),
+    ] = DtypeChoice.auto,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -173,7 +250,7 @@ def merge(
         raise BadInput(f"--path {path}: the only path is linear")
     require_free(output, overwrite=overwrite)
     with _screen(quiet) as progress:
-        from isthmus.merge.pipeline import Gates
+        from isthmus.merge.gates import Gates
         from isthmus.merge.pipeline import merge as run
 
         result = run(
@@ -227,27 +304,29 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """The main job on the embedded checkpoints, offline, in about a minute."""
-    from isthmus.checkpoint.saving import require_free
+    from isthmus.lab.demo import EXAMPLES, require_room, run_example
 
-    require_free(output, overwrite=overwrite)
-    from isthmus.lab.demo import DEMOS, run
-
-    for example in DEMOS:
+    require_room(output, overwrite=overwrite)
+    for example in EXAMPLES:
         if not quiet:
-            _say(f"\n[bold]{example.title}[/]\n{example.command(output)}")
+            _say(f"\n[bold]{example.title}[/]\n[dim]{_escape(example.command(output))}[/]")
         with _screen(quiet) as progress:
-            report = run(example, output, overwrite=overwrite, progress=progress)
+            report = run_example(example, output, overwrite=overwrite, progress=progress)
         if not quiet:
             _print_merge(report)
-    if not quiet:
-        _say(f"\nmodels and reports are in {_escape(str(output))}: open {_escape(str(output / DEMOS[-1].name / 'report.html'))}")
+            _say(f"written to {_escape(str(output / example.name))}, the figures to report.html there")
 
 
 @lab.command()
 def pretrain(
     output: Annotated[Path, typer.Argument(help="The directory to train into.", show_default=False)],
-    name: Annotated[Optional[list[str]], typer.Option("--name", help="Train only these. Repeatable.", show_default=False)] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Fewer steps than the recipes say.", show_default=False)] = None,  # noqa: UP045
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Train only these. Repeatable.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Fewer steps than the recipes say.", show_default=False),
+    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -269,16 +348,19 @@ def main() -> None:
     except IsthmusError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", 130)
+        _fail("interrupted; nothing half-written was left", 130)
     except MemoryError:
-        _fail("out of memory: nothing was written", 1)
+        _fail("out of memory; nothing half-written was left", 1)
     except Exception as error:
         usage = getattr(error, "exit_code", None)
         if isinstance(usage, int) and hasattr(error, "format_message"):
             _fail(error.format_message() or f"see 'isthmus {' '.join(sys.argv[1:2])} --help'", 2)
         if "--debug" in sys.argv:
             raise
-        _fail(f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug to see where", 1)
+        _fail(
+            f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug to see where",
+            1,
+        )
 
 
 def _fail(message: str, code: int) -> None:
@@ -306,8 +388,11 @@ def _emit(target: str | None, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
-    else:
+        return
+    try:
         Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise IsthmusError(f"cannot write the JSON file '{Path(target).name}': {error.strerror}") from None
 
 
 @contextmanager
@@ -380,52 +465,20 @@ def _dtype(choice: DtypeChoice) -> Any:
 def _print_merge(report: dict[str, Any]) -> None:
     from rich.table import Table
 
-    point, labels = report["merge_point"], [part["label"] for part in report["data"]]
-    if labels:
+    from isthmus.eval.summary import loss_table, sentences
+
+    columns, rows = loss_table(report)
+    if rows:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("loss, nats per token")
-        for column in (*labels, "mean"):
+        for column in columns:
             table.add_column(column, justify="right")
-        rows = [(f"{side}  {e['ref']}", e["loss"]) for side, e in zip("AB", report["endpoints"], strict=True)]
-        rows += [("naive average", report["baselines"]["naive_average"]["losses"])]
-        rows += [(f"merge at t = {point['t']:g}", point["losses"]), ("ensemble of A and B", report["baselines"]["ensemble"]["losses"])]
-        for name, losses in rows:
-            values = [losses[label] for label in labels]
-            style = "bold" if name.startswith("merge") else None
-            table.add_row(name, *(f"{v:.3f}" for v in (*values, sum(values) / len(values))), style=style)
+        for row in rows:
+            losses = (f"{loss:.3f}" for loss in row.losses)
+            table.add_row(_escape(row.model), *losses, style="bold" if row.is_merge else None)
         Console(stderr=True).print(table)
-        for sentence in merge_sentences(report):
-            _say(sentence)
-    elif report["spectrum"] is None:
-        _say(f"merged at t = {point['t']:g}; no text, so no loss was measured")
-    if report["spectrum"]:
-        spectrum = report["spectrum"]
-        _say(
-            f"spectrum: [bold]{spectrum['verdict']}[/]  excess {spectrum['excess']:.3f}, position {spectrum['position']:.2f}, endpoints "
-            f"{spectrum['distance']:.3f} nats apart"
-        )
-
-
-def merge_sentences(report: dict[str, Any]) -> list[str]:
-    """What a merge came to, in plain words: the barrier, whether alignment helped, whether the merge is worth having."""
-    point, method = report["merge_point"], report["alignment"]["method"]
-    before, after = report["barrier_before_alignment"], report["barrier"]
-    sentences = []
-    if method == "none":
-        why = "alignment did not help, so none was used" if report["alignment"]["asked"] == "auto" else "no alignment"
-        sentences.append(f"barrier {after:.3f} nats ({why})")
-    elif after < before:
-        sentences.append(f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({after / before:.0%} of it)")
-    else:
-        sentences.append(f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before")
-    gain, error = point["gain"], point["gain_stderr"]
-    if gain > 2 * error:
-        sentences.append(f"[green]the merge is better than the better endpoint by {gain:.3f} ± {error:.3f} nats[/]")
-    elif gain > -2 * error:
-        sentences.append(f"the merge and the better endpoint are equally good within the noise ({gain:+.3f} ± {error:.3f} nats)")
-    else:
-        sentences.append(f"[yellow]the merge is worse than the better endpoint by {-gain:.3f} ± {error:.3f} nats[/]")
-    return sentences
+    for sentence in sentences(report):
+        _say(_escape(sentence))
 
 
 def _print_spectra(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""An alignment: one group element per space, taking B to A. It applies, inverts, composes, saves and verifies itself."""
+"""An alignment: one group element per space, taking B to A. It applies, inverts, composes, saves, verifies itself."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ class Alignment:
                 facts = json.loads((file.metadata() or {})["isthmus.alignment"])
                 elements = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception as error:
-            raise BadInput(f"'{Path(path).name}' is not an alignment saved by isthmus ({type(error).__name__})") from None
+            raise BadInput(
+                f"'{Path(path).name}' is not an alignment saved by isthmus ({type(error).__name__})"
+            ) from None
         return cls(facts["method"], elements, facts["score"])
 
     def verify(
@@ -128,7 +130,8 @@ class Alignment:
     ) -> float:
         """Largest absolute difference of log-probabilities between `state` and `aligned` on random token ids, in nats.
 
-        Raises AlignmentError when it exceeds `tolerance` (or is NaN), naming the space, hence the layer, that changes the function.
+        Raises AlignmentError when it exceeds `tolerance` (or is NaN), naming the space, hence the layer, that changes
+        the function.
         """
         length = min(64, config.n_positions)
         ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
@@ -147,5 +150,6 @@ class Alignment:
                     culprit = f"the element of '{space}'"
                     break
         raise AlignmentError(
-            f"the alignment changes the model: log-probabilities differ by {error:.2g} (allowed {tolerance:.0e}); found in {culprit}"
+            f"the alignment changes the model: log-probabilities differ by {error:.2g} (allowed {tolerance:.0e}); "
+            f"found in {culprit}"
         )

@@ -46,8 +46,8 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
             if reader.bias is None:
                 if (scale == 0).any():
                     raise CorruptCheckpoint(
-                        f"'{table.pieces[norm.weight].parameter}' has a scale of zero, so the residual stream cannot be "
-                        "rotated: use the permutation alignment"
+                        f"'{table.pieces[norm.weight].parameter}' has a scale of exactly zero, which has no canonical "
+                        "form: merge with --align none --no-spectrum"
                     )
                 kept = shift / scale
                 weight = weight * scale[:, None]

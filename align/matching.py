@@ -1,8 +1,8 @@
 """Weight matching: coordinate descent over all spaces of a symmetry table.
 
-For canonical pieces A_p, B_p the elements g maximise Σ_p ⟨A_p, g·B_p⟩, one space at a time. With the others fixed the
-problem is linear in the element and has a closed form (Ainsworth et al. 2023, arXiv 2209.04836, for permutations; Theus et
-al. 2025, arXiv 2506.22712, for transformers):
+For canonical pieces A_p, B_p the elements g maximise Σ_p ⟨A_p, g·B_p⟩, one space at a time. With the others fixed
+the problem is linear in the element and has a closed form (Ainsworth et al. 2023, arXiv 2209.04836, for permutations;
+Theus et al. 2025, arXiv 2506.22712, for transformers):
 
 - permutations by the assignment problem on the similarity matrix;
 - rotations of the residual stream by orthogonal Procrustes on the complement of the all-ones vector, which stays fixed;
@@ -45,7 +45,7 @@ def assignment(similarity: Tensor) -> Tensor:
 def procrustes(cross: Tensor) -> Tensor:
     """The orthogonal Q that maximises tr(Qᵀ cross), batched over leading axes; cross = Bᵀ A, (..., n, n), float64."""
     left, _, right = torch.linalg.svd(cross.double())
-    return left @ right
+    return torch.matmul(left, right)
 
 
 def stream_rotation(cross: Tensor) -> Tensor:
@@ -67,10 +67,12 @@ class _Problem:
         self.table, self.rotate = table, rotate
         constant = {norm.weight for norm in table.norms}  # all ones in canonical form
         self.names = [
-            name for name, entry in table.pieces.items() if name not in constant and any(axis.spaces for axis in entry.axes)
+            name
+            for name, entry in table.pieces.items()
+            if name not in constant and any(axis.spaces for axis in entry.axes)
         ]
         self.a, self.b = a, b
-        self.total = sum((a[name].norm() * b[name].norm()).item() for name in self.names)
+        self.total = sum(float(a[name].norm() * b[name].norm()) for name in self.names)
         self.inner = table.inner_spaces()
         self.stream = next(name for name, space in table.spaces.items() if space.kind == "stream")
         # Pieces that only the stream acts on give the same cross-product whatever the other elements are.
@@ -124,7 +126,8 @@ class _Problem:
         crosses, values = {}, torch.zeros(count, count, dtype=torch.float64)
         for inner in self.inner[space]:
             full = self.cross(space, elements, acted_by=inner).double()
-            pairs = full.unflatten(0, (count, -1)).unflatten(2, (count, -1)).transpose(1, 2)
+            rows = torch.unflatten(full, 0, (count, -1))
+            pairs = torch.unflatten(rows, 2, (count, -1)).transpose(1, 2)
             crosses[inner] = pairs  # (heads of B, heads of A, d, d)
             if self.rotate:
                 values += torch.linalg.svdvals(pairs).sum(-1)
@@ -157,7 +160,7 @@ class _Problem:
         found = 0.0
         for name in self.names:
             moved = act_on_piece(self.b[name], self.table.pieces[name], elements)
-            found += (self.a[name] * moved).sum(dtype=torch.float64).item()
+            found += float((self.a[name] * moved).sum(dtype=torch.float64))
         return found / self.total
 
 
@@ -188,8 +191,9 @@ def match(
 ) -> Matching:
     """The best elements found over several starts; `a`, `b` are canonical pieces, `rotate` allows rotations.
 
-    Starts: the residual stream from all weights that only the stream acts on, from the token embedding, from the unembedding, and from the
-    identity. Deterministic. A start ends when a sweep gains less than `tolerance` of the objective.
+    Starts: the residual stream from all weights that only the stream acts on, from the token embedding, from the
+    unembedding, and from the identity. Deterministic. A start ends when a sweep gains less than `tolerance` of the
+    objective.
     """
     problem = _Problem(a, b, table, rotate=rotate)
     best: Matching | None = None

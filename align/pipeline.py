@@ -19,15 +19,13 @@ from isthmus.checkpoint.pair import open_pair
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from isthmus.align.symmetry import State
-
 
 @dataclass(frozen=True)
 class Aligned:
     """The outcome: A in comparable form, B moved next to it, and how."""
 
-    a: State
-    b: State
+    a: Mapping[str, Tensor]
+    b: Mapping[str, Tensor]
     config: PretrainedConfig
     alignment: Alignment
     max_log_prob_error: float
@@ -49,9 +47,9 @@ def align_states(
 
     Raises AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
     """
-    table = family(config)
     if method == "none":
-        return Aligned(dict(a), dict(b), config, Alignment("none", {}, 0.0), 0.0)
+        return Aligned(a, b, config, Alignment("none", {}, 0.0), 0.0)
+    table = family(config)
     untied = table.untied()
     rotate = method == "orthogonal"
     canonical_a, canonical_b = canonical(a, table), canonical(b, table)

@@ -151,14 +151,14 @@ class Family:
 def act(tensor: Tensor, position: int, element: Tensor, *, dual: bool = False) -> Tensor:
     """Act with one group element on one axis of a tensor; the element's dtype and shape say which action it is."""
     if element.dtype == torch.int64:
-        blocks = tensor.unflatten(position, (element.numel(), -1))
-        return blocks.index_select(position, element).flatten(position, position + 1)
+        blocks = torch.unflatten(tensor, position, (element.numel(), -1))
+        return torch.flatten(blocks.index_select(position, element), position, position + 1)
     matrix = torch.linalg.inv(element).mT if dual else element
     matrix = matrix.to(tensor.dtype)
     moved = tensor.movedim(position, -1)
     if element.ndim == 2:
         return (moved @ matrix).movedim(-1, position)
-    heads = moved.unflatten(-1, element.shape[:2])
+    heads = torch.unflatten(moved, -1, tuple(element.shape[:2]))
     return torch.einsum("...hd,hde->...he", heads, matrix).flatten(-2).movedim(-1, position)
 
 

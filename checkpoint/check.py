@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,10 +26,34 @@ LABELS = {
 }
 # What a configuration says that has no bearing on the function of the weights.
 IRRELEVANT = frozenset(
-    "_name_or_path architectures dtype torch_dtype transformers_version use_cache return_dict output_attentions "
-    "output_hidden_states id2label label2id problem_type chunk_size_feed_forward is_encoder_decoder initializer_range "
-    "attn_pdrop embd_pdrop resid_pdrop task_specific_params pad_token_id bos_token_id eos_token_id tie_word_embeddings "
-    "n_ctx gradient_checkpointing reorder_and_upcast_attn".split()
+    [
+        "_name_or_path",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "initializer_range",
+        "attn_pdrop",
+        "embd_pdrop",
+        "resid_pdrop",
+        "task_specific_params",
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+        "tie_word_embeddings",
+        "n_ctx",
+        "gradient_checkpointing",
+        "reorder_and_upcast_attn",
+    ]
 )
 
 
@@ -108,7 +132,9 @@ def _own_findings(source: Source, config: PretrainedConfig, families: Collection
         advice = "its tensors can only be checked after the download; safetensors would be checked before"
         return [*findings, Finding("notes", f"'{source.name}' has only pickled weights", advice)]
     if any(not file.endswith(".safetensors") for file, _ in stored.values()):
-        findings.append(Finding("notes", f"'{source.name}' has only pickled weights", "they are read without executing them"))
+        findings.append(
+            Finding("notes", f"'{source.name}' has only pickled weights", "they are read without executing them")
+        )
     _, problems = match_names(stored, schema(config), source.name)
     return findings + [Finding("blocks", p, "repair or replace this checkpoint") for p in problems]
 
@@ -147,7 +173,9 @@ def _vocabulary(source: Source) -> tuple[dict[str, int], list[str]] | None:
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])]
         return vocabulary, merges
     if "vocab.json" in source.files:
-        lines = source.path("merges.txt").read_text(encoding="utf-8").splitlines() if "merges.txt" in source.files else []
+        lines = (
+            source.path("merges.txt").read_text(encoding="utf-8").splitlines() if "merges.txt" in source.files else []
+        )
         return source.json("vocab.json"), [line for line in lines if line and not line.startswith("#version")]
     return None
 
@@ -164,10 +192,22 @@ def _tokenizer_findings(a: Source, b: Source) -> list[Finding]:
         differing = sorted(t for t in first[0].keys() | second[0].keys() if first[0].get(t) != second[0].get(t))
         token = json.dumps(differing[0], ensure_ascii=False)
         what = (
-            f"the tokenizers differ: {len(differing)} tokens, for instance {token} is {first[0].get(differing[0])} in '{a.name}' "
-            f"and {second[0].get(differing[0])} in '{b.name}'"
+            f"the tokenizers differ in {len(differing)} tokens, for instance {token} is {first[0].get(differing[0])} "
+            f"in '{a.name}' and {second[0].get(differing[0])} in '{b.name}'"
         )
-        return [Finding("blocks", what, "the rows of the embeddings would not mean the same; merge models of one tokenizer")]
+        return [
+            Finding(
+                "blocks",
+                what,
+                "the rows of the embeddings would not mean the same; merge models of one tokenizer",
+            )
+        ]
     if first[1] != second[1]:
-        return [Finding("degrades", f"the merge rules of '{b.name}' differ from those of '{a.name}'", f"those of '{a.name}' are taken")]
+        return [
+            Finding(
+                "degrades",
+                f"the merge rules of '{b.name}' differ from those of '{a.name}'",
+                f"those of '{a.name}' are taken",
+            )
+        ]
     return []

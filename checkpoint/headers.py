@@ -47,7 +47,9 @@ def read_header(path: Path, model: str) -> dict[str, TensorInfo]:
         infos = {name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
         spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
         sizes = {name: math.prod(info.shape) * ITEM_BITS[info.dtype] // 8 for name, info in infos.items()}
-        honest = all(entry["data_offsets"][1] - entry["data_offsets"][0] == sizes[name] for name, entry in header.items())
+        honest = all(
+            entry["data_offsets"][1] - entry["data_offsets"][0] == sizes[name] for name, entry in header.items()
+        )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise CorruptCheckpoint(f"the header of {where} is damaged: fetch the file again") from None
     end = 0
@@ -58,6 +60,7 @@ def read_header(path: Path, model: str) -> dict[str, TensorInfo]:
         raise CorruptCheckpoint(f"the header of {where} contradicts itself: fetch the file again")
     if end != size - 8 - length:
         raise CorruptCheckpoint(
-            f"{where} is truncated: it holds {size - 8 - length} bytes of data where its header promises {end}: fetch it again"
+            f"{where} is truncated: it holds {size - 8 - length} bytes of data where its header promises {end}: "
+            "fetch it again"
         )
     return infos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,18 +21,20 @@ from isthmus.checkpoint.source import Source
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TOKENIZER_FILES = frozenset({"tokenizer.json", "vocab.json"})
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class LazyState(Mapping[str, Tensor]):
-    """A state on disk. Every look-up reads one tensor by memory map, checks it, and gives it in `dtype`.
+    """A state on disk. Every look-up reads one tensor by memory map, checks it, and gives it in float32.
 
     A file is mapped only while one of its tensors is read, so that what was read and dropped takes no memory.
     """
 
-    def __init__(self, entries: dict[str, tuple[Path, str]], model: str, dtype: torch.dtype | None = torch.float32):
-        self._entries, self._model, self.dtype = entries, model, dtype
+    def __init__(self, entries: dict[str, tuple[Path, str]], model: str):
+        self._entries, self._model = entries, model
+        self._pickles: dict[Path, dict[str, Tensor]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         path, stored = self._entries[name]
@@ -44,12 +47,16 @@ class LazyState(Mapping[str, Tensor]):
             except (SafetensorError, OSError) as error:
                 raise CorruptCheckpoint(f"cannot read '{name}' of '{self._model}': {error}") from None
         else:
-            tensor = _read_pickle(path, self._model)[stored]
+            if path not in self._pickles:
+                self._pickles[path] = _read_pickle(path, self._model)
+            tensor = self._pickles[path][stored]
         if not torch.isfinite(tensor).all():
             raise CorruptCheckpoint(f"'{name}' of '{self._model}' holds NaN or Inf: the model cannot be merged")
         if tensor.ndim > 1 and not tensor.any():
-            raise CorruptCheckpoint(f"'{name}' of '{self._model}' is all zero: the checkpoint was never trained or is damaged")
-        return tensor if self.dtype is None else tensor.to(self.dtype)
+            raise CorruptCheckpoint(
+                f"'{name}' of '{self._model}' is all zero: the checkpoint was never trained or is damaged"
+            )
+        return torch.as_tensor(tensor, dtype=torch.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -57,20 +64,20 @@ class LazyState(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def as_dtype(self, dtype: torch.dtype | None) -> LazyState:
-        """The same state, given in another dtype; None for the one on disk."""
-        return LazyState(self._entries, self._model, dtype)
-
 
 def _read_pickle(path: Path, model: str) -> dict[str, Tensor]:
+    """Tensors by name, by memory map; files written before torch 1.6 are no zip and are read whole."""
     try:
-        return torch.load(path, weights_only=True, mmap=True, map_location="cpu")  # type: ignore[no-any-return]
+        content = torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path), map_location="cpu")
+        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError:
         raise CorruptCheckpoint(
             f"'{path.name}' of '{model}' holds more than weights, and was not executed: ask its author for safetensors"
         ) from None
     except Exception as error:
-        raise CorruptCheckpoint(f"'{path.name}' of '{model}' cannot be read ({type(error).__name__}): fetch it again") from None
+        raise CorruptCheckpoint(
+            f"'{path.name}' of '{model}' cannot be read ({type(error).__name__}): fetch it again"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -85,18 +92,24 @@ class Checkpoint:
     dtype: torch.dtype
     files: dict[str, Path] = field(repr=False)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there are tokenizer files."""
+        return not TOKENIZER_FILES.isdisjoint(self.files)
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer. Raises BadInput when it has none."""
         from transformers import AutoTokenizer
 
         directory = self.files["config.json"].parent
         try:
-            return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)  # type: ignore[no-any-return]
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         except Exception:
             raise BadInput(
                 f"'{self.name}' has no tokenizer that transformers can read: add its tokenizer files (tokenizer.json), "
                 "or merge without --data"
             ) from None
+        return tokenizer
 
     def untied(self) -> Checkpoint:
         """The same model with an unembedding of its own, for a merge with one that has it."""
@@ -119,7 +132,7 @@ def read_config(source: Source) -> PretrainedConfig:
     if "auto_map" in content:
         raise BadInput(f"'{source.name}' is defined by code in its repository, which isthmus never runs")
     kind = content.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise BadInput(f"'{source.name}' has the model type {kind!r}, which this version of transformers does not know")
     if "quantization_config" in content:
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
@@ -139,7 +152,6 @@ def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
             infos = {
                 name: TensorInfo(_DTYPE_NAMES.get(value.dtype, str(value.dtype)), tuple(value.shape))
                 for name, value in _read_pickle(source.path(filename), source.name).items()
-                if isinstance(value, Tensor)
             }
         else:
             return None
@@ -147,7 +159,9 @@ def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
     return found
 
 
-def match_names(stored: Mapping[str, tuple[str, TensorInfo]], names: Schema, model: str) -> tuple[dict[str, str], list[str]]:
+def match_names(
+    stored: Mapping[str, tuple[str, TensorInfo]], names: Schema, model: str
+) -> tuple[dict[str, str], list[str]]:
     """Model name → stored name, and one sentence per missing, extra or misshapen tensor."""
     found: dict[str, str] = {}
     problems = []
@@ -160,7 +174,9 @@ def match_names(stored: Mapping[str, tuple[str, TensorInfo]], names: Schema, mod
             continue
         found[name] = name_there
         if info.shape != names.shapes[name]:
-            problems.append(f"'{name_there}' of '{model}' has shape {list(info.shape)}; expected {list(names.shapes[name])}")
+            problems.append(
+                f"'{name_there}' of '{model}' has shape {list(info.shape)}; expected {list(names.shapes[name])}"
+            )
         elif info.dtype not in DTYPES:
             problems.append(f"'{name_there}' of '{model}' has dtype {info.dtype}; expected F32, F16 or BF16")
     problems += [f"'{model}' lacks the tensor '{name}'" for name in names.shapes if name not in found]
@@ -170,8 +186,8 @@ def match_names(stored: Mapping[str, tuple[str, TensorInfo]], names: Schema, mod
 def load(reference: str | Path) -> Checkpoint:
     """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
 
-    Headers and small files are read now, weights when they are looked up. Names are those of transformers, with the base
-    model's prefix; tied heads and stored masks are dropped.
+    Headers and small files are read now, weights when they are looked up. Names are those of transformers, with the
+    base model's prefix; tied heads and stored masks are dropped.
 
     Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
     """

@@ -24,8 +24,8 @@ def empty_model(config: PretrainedConfig) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
-    return model.eval()  # type: ignore[no-any-return]
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model.eval()
 
 
 def with_tied(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor
     """Log-probabilities (batch, length, vocabulary), float32, of a state on token ids (batch, length)."""
     model = empty_model(config)
     logits = functional_call(model, with_tied(state, model), (ids,), {"use_cache": False}).logits
-    return logits.float().log_softmax(-1)  # type: ignore[no-any-return]
+    return torch.log_softmax(logits.float(), -1)
 
 
 @dataclass(frozen=True)

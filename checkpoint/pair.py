@@ -1,12 +1,16 @@
-"""Opening two checkpoints that are to be joined: checked first, in the same form afterwards."""
+"""Opening two checkpoints that are to be joined: checked first, in the same form afterwards, with one tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.loading import Checkpoint, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def open_pair(
@@ -21,3 +25,8 @@ def open_pair(
     if first.config.tie_word_embeddings != second.config.tie_word_embeddings:
         first, second = first.untied(), second.untied()
     return first, second
+
+
+def tokenizer_of(first: Checkpoint, second: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer for both: that of the first that has one. Raises BadInput when neither has."""
+    return (first if first.has_tokenizer else second).tokenizer()

@@ -27,19 +27,26 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 SHARD_BYTES = 5 * 10**9
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def require_free(target: Path, *, overwrite: bool) -> None:
     """Refuse an output that cannot be written, before any work is done for it.
 
-    Raises BadInput when `target` is a file, a non-empty directory (unless `overwrite`), or its folder cannot be written.
+    Raises BadInput when `target` is a file, a non-empty directory (unless `overwrite`, which never replaces a
+    directory of directories that holds no model), or when its folder cannot be written.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise BadInput(f"the output directory '{target.name}' is not empty: choose another, or add --overwrite")
+    if target.is_dir() and any(target.iterdir()):
+        if not overwrite:
+            raise BadInput(f"the output directory '{target.name}' is not empty: choose another, or add --overwrite")
+        if any(path.is_dir() for path in target.iterdir()) and not (target / "config.json").exists():
+            raise BadInput(
+                f"the output directory '{target.name}' holds other directories and no model, so --overwrite does not "
+                "replace it: choose another, or remove it yourself"
+            )
     parent = target.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -77,7 +84,11 @@ def _plain_os_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+        reasons = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EROFS: "the disk is read-only",
+        }
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         raise IsthmusError(f"could not write '{target.name}': {reason}; nothing was changed") from None
 
@@ -136,8 +147,8 @@ def save_weights(
 ) -> None:
     """Write weights as safetensors, tensor by tensor: peak memory is one tensor.
 
-    `names` gives the shape of every tensor, `tensor` computes one. Above `shard_bytes` the weights go into several files with an
-    index, as transformers writes them.
+    `names` gives the shape of every tensor, `tensor` computes one. Above `shard_bytes` the weights go into several
+    files with an index, as transformers writes them.
     """
     item = torch.empty(0, dtype=dtype).element_size()
     sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
@@ -159,7 +170,11 @@ def save_weights(
         offset = 0
         for name in shard:
             span = [offset, offset + sizes[name]]
-            header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(names[name]), "data_offsets": span}
+            header[name] = {
+                "dtype": SAFETENSORS_NAMES[dtype],
+                "shape": list(names[name]),
+                "data_offsets": span,
+            }
             offset += sizes[name]
         raw = json.dumps(header, separators=(",", ":")).encode()
         raw += b" " * (-len(raw) % 8)
@@ -167,14 +182,16 @@ def save_weights(
             out.write(struct.pack("<Q", len(raw)) + raw)
             for name in shard:
                 value = tensor(name).to(dtype).contiguous()
-                out.write(value.view(torch.uint8).numpy().data)
+                out.write(value.flatten().view(torch.uint8).numpy().data)
 
 
-def save_small_files(
-    directory: Path, config: PretrainedConfig, files: Mapping[str, Path], dtype: torch.dtype
-) -> None:
+def save_small_files(directory: Path, config: PretrainedConfig, files: Mapping[str, Path], dtype: torch.dtype) -> None:
     """Write the configuration, and carry over tokenizer and generation files unchanged."""
-    content = {**config.to_diff_dict(), "dtype": str(dtype).removeprefix("torch."), "architectures": config.architectures}
+    content = {
+        **config.to_diff_dict(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "architectures": config.architectures,
+    }
     if not content["architectures"]:
         from isthmus.checkpoint.model import empty_model
 

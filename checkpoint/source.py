@@ -39,7 +39,9 @@ class Source:
         else:
             self.files = self._hub_files()
         if "config.json" not in self.files:
-            raise ModelNotFound(f"'{self.name}' holds no config.json: give a model saved by transformers' save_pretrained")
+            raise ModelNotFound(
+                f"'{self.name}' holds no config.json: give a model saved by transformers' save_pretrained"
+            )
 
     def _local_files(self, directory: Path) -> set[str]:
         if not directory.is_dir():
@@ -74,7 +76,9 @@ class Source:
                 snapshot_download(str(self.reference.repo_id), revision=self.reference.revision, local_files_only=True)
             )
         except (LocalEntryNotFoundError, FileNotFoundError):
-            raise ModelNotFound(f"{why} and '{self.name}' is not in the cache: connect once, or give a directory") from None
+            raise ModelNotFound(
+                f"{why} and '{self.name}' is not in the cache: connect once, or give a directory"
+            ) from None
         self.revision = folder.name
         return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
@@ -95,7 +99,8 @@ class Source:
             )
         except _Unreachable:
             raise ModelNotFound(
-                f"the Hub cannot be reached and '{filename}' of '{self.name}' is not in the cache: connect, and try again"
+                f"the Hub cannot be reached and '{filename}' of '{self.name}' is not in the cache: "
+                "connect, and try again"
             ) from None
 
     def is_local(self, filename: str) -> bool:
@@ -127,7 +132,8 @@ class Source:
     def weight_files(self) -> list[str]:
         """The files that hold the weights: safetensors before pickles, in one file or in shards.
 
-        Raises CorruptCheckpoint for missing shards or shard names that leave the model's folder; ModelNotFound without weights.
+        Raises CorruptCheckpoint for missing shards or shard names that leave the model's folder; ModelNotFound
+        without weights.
         """
         for index, single in zip(WEIGHT_INDEXES, WEIGHT_FILES, strict=True):
             if index in self.files:
@@ -139,11 +145,15 @@ class Source:
                     if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
                         raise CorruptCheckpoint(f"'{index}' of '{self.name}' names a shard outside the model: {name!r}")
                     if name not in self.files:
-                        raise CorruptCheckpoint(f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again")
+                        raise CorruptCheckpoint(
+                            f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again"
+                        )
                 return names
             if single in self.files:
                 return [single]
-        raise ModelNotFound(f"'{self.name}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index")
+        raise ModelNotFound(
+            f"'{self.name}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index"
+        )
 
     def header(self, filename: str) -> dict[str, TensorInfo]:
         """Names, shapes and dtypes in a safetensors file; over the network by range requests, without the weights."""
@@ -177,12 +187,15 @@ def _translated(name: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except errors.GatedRepoError:
-        raise ModelNotFound(f"'{name}' is gated: accept its terms on the Hub, then log in with 'hf auth login'") from None
+        raise ModelNotFound(
+            f"'{name}' is gated: accept its terms on the Hub, then log in with 'hf auth login'"
+        ) from None
     except errors.RevisionNotFoundError:
         raise ModelNotFound(f"'{name}' has no such revision: check what follows the @") from None
     except errors.RepositoryNotFoundError:
         raise ModelNotFound(
-            f"there is no model '{name}' on the Hub, or it is private: check the spelling, or log in with 'hf auth login'"
+            f"there is no model '{name}' on the Hub, or it is private: check the spelling, or log in with "
+            "'hf auth login'"
         ) from None
     except errors.LocalEntryNotFoundError as error:
         raise _Unreachable from error
@@ -196,6 +209,8 @@ def _translated(name: str, call: Callable[[], T]) -> T:
             raise ModelNotFound(f"the Hub refused access to '{name}' ({status}): log in with 'hf auth login'") from None
         raise ModelNotFound(f"the Hub answered {status} for '{name}': try again later") from None
     except Exception as error:
-        if type(error).__module__.partition(".")[0].startswith("httpx") or isinstance(error, (ConnectionError, TimeoutError)):
+        if type(error).__module__.partition(".")[0].startswith("httpx") or isinstance(
+            error, (ConnectionError, TimeoutError)
+        ):
             raise _Unreachable from error
         raise

@@ -1,8 +1,8 @@
 """The loss along a path, and the barrier.
 
-excess(t) = L(θ(t)) − [(1 − t) L(θ_A) + t L(θ_B)];  barrier = max over t of excess(t), in nats per token (Entezari et al.
-2022, arXiv 2110.06296; the form used by Theus et al. 2025 and Zhang et al. 2026). The endpoints have an excess of 0, so a barrier is never negative;
-an excess may be.
+excess(t) = L(θ(t)) − [(1 − t) L(θ_A) + t L(θ_B)];  barrier = max over t of excess(t), in nats per token (Entezari et
+al. 2022, arXiv 2110.06296; the form used by Theus et al. 2025, arXiv 2506.22712, and Zhang et al. 2026, arXiv
+2605.09991). The endpoints have an excess of 0, so a barrier is never negative; an excess may be.
 """
 
 from __future__ import annotations

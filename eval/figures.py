@@ -32,7 +32,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequ
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as inline SVG that takes the page's text colour, is named for screen readers and is the same every time."""
+    """The figure as inline SVG: in the page's text colour, named for screen readers, the same every time."""
     import matplotlib as mpl
 
     out = io.StringIO()
@@ -40,14 +40,21 @@ def _svg(figure: Figure, title: str) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', svg, count=1)
+    svg = re.sub(
+        r'^<svg[^>]*viewBox="([^"]*)"[^>]*>',
+        rf'<svg viewBox="\1" role="img" aria-label="{title}">',
+        svg,
+        count=1,
+    )
     svg = svg.replace("#000000", "currentColor").replace("<text ", '<text fill="currentColor" ')
     # Every figure of a page needs ids of its own.
     prefix = re.sub(r"\W+", "-", title)[:24]
     return re.sub(r'(id="|xlink:href="#|url\(#)', rf"\1{prefix}-", svg)
 
 
-def loss_figure(curves: Mapping[str, Profile], point: tuple[float, float, float], baselines: Mapping[str, float]) -> str:
+def loss_figure(
+    curves: Mapping[str, Profile], point: tuple[float, float, float], baselines: Mapping[str, float]
+) -> str:
     """Loss along the path before and after alignment with standard-error bands, the merge point, and baselines."""
     figure, (axis,) = _figure(7.2, 4.0)
     styles = {"naive": ("without alignment", GREY, "--"), "aligned": ("aligned", BLUE, "-")}
@@ -84,7 +91,12 @@ def spectra_figure(spectra: Mapping[float, Spectrum], names: Sequence[str]) -> s
         edges = torch.linspace(float(logs.quantile(0.005)), float(logs.max()) + 1e-6, 25)
         middles = ((edges[1:] + edges[:-1]) / 2).tolist()
         for t in ts:
-            axis.plot(middles, log_histogram(spectra[t][name], edges), color=colormaps["viridis"](0.85 * t), label=f"t = {t:g}")
+            axis.plot(
+                middles,
+                log_histogram(spectra[t][name], edges),
+                color=colormaps["viridis"](0.85 * t),
+                label=f"t = {t:g}",
+            )
         axis.set_title(name, fontsize=11)
         axis.set_xlabel("log₁₀ σ")
     axes[0].set_ylabel("share")

@@ -49,7 +49,9 @@ class Losses:
 
     def mixed(self, other: Losses, t: float) -> Losses:
         """(1 − t) self + t other, block by block."""
-        return Losses({label: (1 - t) * values + t * other.per_block[label] for label, values in self.per_block.items()})
+        return Losses(
+            {label: (1 - t) * values + t * other.per_block[label] for label, values in self.per_block.items()}
+        )
 
 
 class LossMeter:
@@ -66,7 +68,12 @@ class LossMeter:
         device: str = "cpu",
         on_blocks: Callable[[int], None] = lambda count: None,
     ):
-        self.config, self.blocks, self.device, self.on_blocks = config, blocks, torch.device(device), on_blocks
+        self.config, self.blocks, self.device, self.on_blocks = (
+            config,
+            blocks,
+            torch.device(device),
+            on_blocks,
+        )
         self.model = empty_model(config)
 
     @torch.no_grad()
@@ -77,7 +84,7 @@ class LossMeter:
         for label, blocks in self.blocks.items():
             batch = max(1, LOGITS_AT_ONCE // (blocks.shape[1] * self.config.vocab_size))
             parts = []
-            for part in blocks.split(batch):
+            for part in torch.split(blocks, batch):
                 ids = part.to(self.device)
                 logits = functional_call(self.model, full, (ids,), {"use_cache": False}).logits[:, :-1]
                 parts.append(torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.card import VERDICTS
 from isthmus.eval.figures import loss_figure, spectra_figure
+from isthmus.eval.summary import loss_table, sentences
 
 if TYPE_CHECKING:
     from isthmus.eval.barrier import Profile
@@ -31,11 +31,17 @@ def render_report(
     if spectra:
         figures["spectra"] = spectra_figure(spectra, _shown(list(next(iter(spectra.values())))))
     environment = Environment(
-        loader=PackageLoader("isthmus", "eval"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("isthmus", "eval"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
-    template = environment.get_template("report.html.jinja")
-    return template.render(report=report, figures=figures, samples=samples, verdicts=VERDICTS)
+    columns, rows = loss_table(report)
+    return environment.get_template("report.html.jinja").render(
+        report=report, columns=columns, rows=rows, sentences=sentences(report), figures=figures, samples=samples
+    )
 
 
 def _shown(names: list[str]) -> list[str]:

@@ -24,10 +24,23 @@ from torch import Tensor
 from isthmus.checkpoint.errors import BadInput
 
 STDLIB_EXCLUDED = frozenset(
-    {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "ensurepip"}
+    {
+        "test",
+        "tests",
+        "idle_test",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "dist-packages",
+        "turtledemo",
+        "ensurepip",
+    }
 )
 HELD_OUT_MODULUS = 10
+SLICE = 2**17  # characters tokenised at once, so that only as much of a large file is as is needed
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".jsonl", ".py", ".tex", ".org", ""})
+
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 _LABEL = re.compile(r"^([A-Za-z0-9_.-]+)=(.+)$", re.DOTALL)
 
@@ -65,8 +78,9 @@ def corpus(spec: str) -> Corpus:
     """A corpus from what `--data` takes: `[label=]source`.
 
     `source` is a text file, a directory of them, a `.jsonl` file with a `text` field, or `stdlib:docs` (the
-    docstrings of the standard library) or `stdlib:code` (its source), either with `:heldout` for the
-    modules on which the embedded checkpoints were never trained, or `:train` for the others.
+    docstrings of the standard library) or `stdlib:code` (its source without them, so that the two share no text),
+    either with `:heldout` for the modules on which the embedded checkpoints were never trained, or `:train` for the
+    others.
 
     Raises BadInput when there is no such source or it holds no text.
     """
@@ -141,17 +155,28 @@ def _stdlib_readers(kind: str, part: str) -> list[Callable[[], list[str]]]:
 
 
 def _source(path: Path) -> list[str]:
-    return [path.read_text(encoding="utf-8", errors="replace")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    for node in _documented(path):
+        statement = node.body[0]
+        first, last = statement.lineno - 1, (statement.end_lineno or statement.lineno) - 1
+        before, after = lines[first][: statement.col_offset], lines[last][statement.end_col_offset :]
+        lines[first : last + 1] = [b""] * (last - first) + [before + after if (before + after).strip() else b""]
+    return [b"".join(lines).decode("utf-8", errors="replace")]
 
 
 def _docstrings(path: Path) -> list[str]:
+    found = [ast.get_docstring(node) for node in _documented(path)]
+    return ["\n\n".join(text for text in found if text)]
+
+
+def _documented(path: Path) -> list[_Documented]:
+    """The nodes of a module that have a docstring; none for a file that is no valid Python."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
         return []
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
-    return ["\n\n".join(text for text in found if text)]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, _Documented)]
+    return [node for node in nodes if ast.get_docstring(node, clean=False) is not None]
 
 
 @dataclass(frozen=True)
@@ -162,6 +187,46 @@ class Blocks:
     fit: Tensor
     select: Tensor
     report: Tensor
+
+
+def labelled_blocks(
+    specs: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    context: int,
+    vocabulary: int,
+    fit_tokens: int = 0,
+    select_tokens: int = 8192,
+    report_tokens: int = 8192,
+    seed: int = 0,
+) -> tuple[Blocks, ...]:
+    """The blocks of every corpus that `specs` name (`corpus`, `blocks`).
+
+    Raises BadInput for two texts of one label, for token ids outside the `vocabulary`, and as `corpus` and `blocks` do.
+    """
+    found: dict[str, Blocks] = {}
+    for source in map(corpus, specs):
+        if source.label in found:
+            raise BadInput(
+                f"two texts have the label '{source.label}': name them, as in --data first=a.txt --data second=b.txt"
+            )
+        part = blocks(
+            source,
+            tokenizer,
+            context=context,
+            fit_tokens=fit_tokens,
+            select_tokens=select_tokens,
+            report_tokens=report_tokens,
+            seed=seed,
+        )
+        highest = max(int(ids.max()) for ids in (part.fit, part.select, part.report) if ids.numel())
+        if highest >= vocabulary:
+            raise BadInput(
+                f"the tokenizer gives the id {highest}, beyond the vocabulary of {vocabulary}: "
+                "it belongs to another model"
+            )
+        found[source.label] = part
+    return tuple(found.values())
 
 
 def blocks(
@@ -189,7 +254,10 @@ def blocks(
     empty = True
     for text in source.documents(seed):
         empty = False
-        ids.extend(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        for start in range(0, len(text), SLICE):
+            ids.extend(tokenizer.encode(text[start : start + SLICE], add_special_tokens=False, verbose=False))
+            if len(ids) >= needed * context:
+                break
         if tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
         if len(ids) >= needed * context:
@@ -210,5 +278,6 @@ def blocks(
         counts = scaled
     table = torch.tensor(ids[: available * context], dtype=torch.int64).view(available, context)
     shuffled = table[torch.randperm(available, generator=torch.Generator().manual_seed(seed))]
-    report, select, fit = shuffled[: sum(counts.values())].split([counts["report"], counts["select"], counts["fit"]])
+    sizes = [counts["report"], counts["select"], counts["fit"]]
+    report, select, fit = torch.split(shuffled[: sum(sizes)], sizes)
     return Blocks(source.label, fit=fit, select=select, report=report)

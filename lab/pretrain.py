@@ -6,11 +6,9 @@ the leaves that are trained are the pieces of the symmetry table, put together f
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +18,10 @@ from torch.func import functional_call
 
 from isthmus.align.families import family
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.loading import load
+from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
 from isthmus.eval.text import corpus
+from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, PreTrainedTokenizerBase
@@ -52,10 +53,10 @@ class Recipe:
 
 
 EMBEDDED = (
-    Recipe("adamw-1", "adamw", seed=1, steps=1800),
-    Recipe("muon-1", "muon", seed=2, steps=1800),
-    Recipe("adamw-2", "adamw", seed=3, steps=1800),
-    Recipe("muon-2", "muon", seed=4, steps=1800),
+    Recipe("adamw-1", "adamw", seed=1, steps=2000),
+    Recipe("muon-1", "muon", seed=2, steps=2000),
+    Recipe("adamw-2", "adamw", seed=3, steps=2000),
+    Recipe("muon-2", "muon", seed=4, steps=2000),
     Recipe("docs", "adamw", 5, 300, base="adamw-1", data=("stdlib:docs:train",), adamw_lr=1e-3),
     Recipe("code", "adamw", 6, 300, base="adamw-1", data=("stdlib:code:train",), adamw_lr=1e-3),
 )
@@ -136,7 +137,7 @@ def pretrain(
     torch.manual_seed(recipe.seed)
     model = GPT2LMHeadModel(config)
     table = family(config)
-    state = start or {name: value for name, value in model.named_parameters()}
+    state = start or dict(model.named_parameters())
     leaves = {name: piece.detach().clone().requires_grad_() for name, piece in table.split(state).items()}
 
     matrices = [leaves[name] for name in table.matrices]
@@ -179,36 +180,63 @@ def learning_rate_factor(step: int, steps: int, *, floor: float = 0.1, warmup: f
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_checkpoint(recipe: Recipe, directory: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Train one model of the embedded set (its base first, when that is missing) and save it below `directory`."""
-    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+def make_checkpoints(
+    directory: Path,
+    *,
+    names: Sequence[str] | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Train the embedded checkpoints into `directory` and return the last training losses of those that were trained.
 
-    config = small_config()
-    start = None
-    if recipe.base is not None:
-        base = directory / recipe.base
-        if not base.is_dir():
-            raise BadInput(f"'{recipe.name}' starts from '{recipe.base}', which is not there: train that one first")
-        start = dict(GPT2LMHeadModel.from_pretrained(base, dtype=torch.float32).named_parameters())
-    file = directory / "tokenizer"
-    if file.is_dir():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(file)
-    else:
+    `names` are the ones to train, by default all of `EMBEDDED`; those that are there already are kept, so that an
+    interrupted run goes on where it was. `steps` replaces the number of steps of every recipe.
+
+    Raises BadInput for an unknown name, or a fine-tuned variant whose base is missing.
+    """
+    progress = progress or Progress()
+    known = {recipe.name: recipe for recipe in EMBEDDED}
+    unknown = sorted(set(names or ()) - known.keys())
+    if unknown:
+        raise BadInput(f"there is no recipe '{unknown[0]}'; there are: {', '.join(known)}")
+    losses = {}
+    for name in names or known:
+        if (directory / name).exists():
+            continue
+        recipe = known[name] if steps is None else replace(known[name], steps=steps)
+        losses[name] = _make_checkpoint(recipe, directory, progress)
+    return losses
+
+
+def _make_checkpoint(recipe: Recipe, directory: Path, progress: Progress) -> float:
+    """Train one model, save it with its tokenizer and recipe, and return the mean loss of its last 50 steps."""
+    progress.stage("preparing the text")
+    config, start = small_config(), None
+    if recipe.base is None:
         tokenizer = train_tokenizer()
-        tokenizer.save_pretrained(file)
-    began = time.monotonic()
+    else:
+        if not (directory / recipe.base).is_dir():
+            raise BadInput(f"'{recipe.name}' starts from '{recipe.base}', which is not there: train that one first")
+        base = load(directory / recipe.base)
+        start, tokenizer = dict(base.state), base.tokenizer()
     losses: list[float] = []
 
     def follow(step: int, loss: float) -> None:
+        if step == 0:
+            progress.stage(f"training {recipe.name}", recipe.steps)
         losses.append(loss)
-        if step % 50 == 0 or step == recipe.steps - 1:
-            recent = sum(losses[-50:]) / len(losses[-50:])
-            print(f"{recipe.name} step {step} loss {recent:.4f} {time.monotonic() - began:.0f}s", flush=True)
+        progress.advance()
 
     state = pretrain(recipe, config, tokenizer, start, follow)
-    model = GPT2LMHeadModel(config)
-    model.load_state_dict(state, strict=False)
-    model.tie_weights()
-    model.to(dtype).save_pretrained(directory / recipe.name)
-    tokenizer.save_pretrained(directory / recipe.name)
-    (directory / recipe.name / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    with atomic_directory(directory / recipe.name) as folder:
+        save_weights(
+            folder,
+            {name: tuple(value.shape) for name, value in state.items()},
+            state.__getitem__,
+            torch.float16,
+        )
+        save_small_files(folder, config, {}, torch.float16)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / "recipe.json", asdict(recipe))
+    last = losses[-50:]
+    return sum(last) / len(last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,13 @@ from isthmus.align.families import FAMILIES
 from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.model import schema
 from isthmus.checkpoint.pair import open_pair
-from isthmus.checkpoint.saving import atomic_directory, require_free, save_small_files, save_weights, write_json
+from isthmus.checkpoint.saving import (
+    atomic_directory,
+    require_free,
+    save_small_files,
+    save_weights,
+    write_json,
+)
 from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,7 +54,9 @@ def align_and_save(
     progress.stage("checking")
     first, second = open_pair(a, b, families=FAMILIES)
     progress.stage(f"aligning ({method})")
-    aligned = align_states(first.state, second.state, first.config, method, seed=seed, on_sweep=lambda *_: progress.advance())
+    aligned = align_states(
+        first.state, second.state, first.config, method, seed=seed, on_sweep=lambda *_: progress.advance()
+    )
     report = {
         "schema": 1,
         "command": "align",
@@ -69,7 +78,11 @@ def align_and_save(
 
 
 def _save_model(
-    directory: Path, state: dict[str, Tensor], config: PretrainedConfig, source: Checkpoint, dtype: torch.dtype | None
+    directory: Path,
+    state: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    source: Checkpoint,
+    dtype: torch.dtype | None,
 ) -> None:
     kept = dtype or source.dtype
     save_weights(directory, schema(config).shapes, state.__getitem__, kept)

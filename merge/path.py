@@ -35,4 +35,5 @@ class LinearPath:
     b: Mapping[str, Tensor]
 
     def __call__(self, t: float) -> Blend:
+        """θ(t), a state."""
         return Blend(self.a, self.b, t)

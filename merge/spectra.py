@@ -43,9 +43,15 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
         ranks = {name: stable_rank(sigma) for name, sigma in values.items()}
         kinds = dict.fromkeys(name.rpartition(".")[2] for name in ranks)
         means = {kind: mean([rank for name, rank in ranks.items() if name.endswith(f".{kind}")]) for kind in kinds}
-        models.append({"ref": checkpoint.name, "revision": checkpoint.revision, "stable_rank": means, "matrices": ranks})
+        models.append(
+            {"ref": checkpoint.name, "revision": checkpoint.revision, "stable_rank": means, "matrices": ranks}
+        )
     distances = [
-        {"a": checkpoints[i].name, "b": checkpoints[j].name, "distance": _distance(found[i], found[j], checkpoints[j].name)}
+        {
+            "a": checkpoints[i].name,
+            "b": checkpoints[j].name,
+            "distance": _distance(found[i], found[j], checkpoints[j].name),
+        }
         for i in range(len(found))
         for j in range(i + 1, len(found))
     ]
@@ -54,5 +60,7 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
 
 def _distance(a: Spectrum, b: Spectrum, name: str) -> float:
     if a.keys() != b.keys():
-        raise IncompatibleModels(f"'{name}' has other matrices than the first model: only models of one depth can be compared")
+        raise IncompatibleModels(
+            f"'{name}' has other matrices than the first model: only models of one depth can be compared"
+        )
     return mean_distance(a, b)

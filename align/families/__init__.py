@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isthmus.align.families.gpt2 import gpt2
 from isthmus.checkpoint.errors import UnsupportedFamily
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from isthmus.align.symmetry import Family
 
-FAMILIES: dict[str, Callable[[PretrainedConfig], Family]] = {"gpt2": gpt2}
+FAMILIES: dict[str, Callable[[Any], Family]] = {"gpt2": gpt2}
 
 
 def family(config: PretrainedConfig) -> Family:

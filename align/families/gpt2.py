@@ -61,7 +61,10 @@ def gpt2(config: GPT2Config) -> Family:
         writers += [(f"{h}.o", 1), (f"{h}.o.bias", 0), (f"{h}.proj", 1), (f"{h}.proj.bias", 0)]
         matrices += [f"{h}.{name}" for name in ("q", "k", "v", "o", "fc", "proj")]
 
-    pieces |= {"ln_f": Piece("transformer.ln_f.weight", (stream,)), "ln_f.bias": Piece("transformer.ln_f.bias", (stream,))}
+    pieces |= {
+        "ln_f": Piece("transformer.ln_f.weight", (stream,)),
+        "ln_f.bias": Piece("transformer.ln_f.bias", (stream,)),
+    }
     norms.append(Norm("ln_f", "ln_f.bias", (Reader("lm_head", 1, None),)))
     tied = Family(
         model_type="gpt2",

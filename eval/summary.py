@@ -1,0 +1,81 @@
+"""What a merge report comes to: the loss table and plain sentences, for the terminal, the page and the card alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+VERDICTS = {
+    "preserved": "the endpoints share one kind of spectrum, and the merge keeps it",
+    "transition": (
+        "the endpoints have different spectra (different optimizers leave different ones), "
+        "and the merge lies between them"
+    ),
+    "contracted": (
+        "the merge's singular values are smaller than either endpoint's: "
+        "averaging cancelled weights that point different ways"
+    ),
+    "inflated": "the merge's singular values are larger than either endpoint's",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the loss table: its losses by label, then their mean, in nats per token."""
+
+    model: str
+    losses: tuple[float, ...]
+    is_merge: bool = False
+
+
+def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+    """Column names, and the endpoints, the naive average, the merge and the ensemble; no rows without text."""
+    labels = tuple(part["label"] for part in report["data"])
+    if not labels:
+        return (), ()
+    found = [(f"{side}: {end['ref']}", end["loss"]) for side, end in zip("AB", report["endpoints"], strict=True)]
+    point, baselines = report["merge_point"], report["baselines"]
+    found.append(("naive average", baselines["naive_average"]["losses"]))
+    merged = f"merge at t = {point['t']:g}"
+    found.append((merged, point["losses"]))
+    found.append(("ensemble of A and B", baselines["ensemble"]["losses"]))
+    rows = []
+    for model, losses in found:
+        values = [losses[label] for label in labels]
+        rows.append(Row(model, (*values, sum(values) / len(values)), is_merge=model == merged))
+    return (*labels, "mean"), tuple(rows)
+
+
+def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """The barrier and whether alignment helped; whether the merge is worth having; the spectrum; without full stops."""
+    told = []
+    if report["data"]:
+        told += [_barrier(report), _gain(report["merge_point"])]
+    spectrum = report["spectrum"]
+    if spectrum:
+        told.append(
+            f"spectrum {spectrum['verdict']}: {VERDICTS[spectrum['verdict']]} (excess {spectrum['excess']:.3f} nats, "
+            f"position {spectrum['position']:.2f}, endpoints {spectrum['distance']:.3f} nats apart)"
+        )
+    return tuple(told) or (f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured",)
+
+
+def _barrier(report: Mapping[str, Any]) -> str:
+    method, asked = report["alignment"]["method"], report["alignment"]["asked"]
+    before, after = report["barrier_before_alignment"], report["barrier"]
+    if method == "none":
+        reason = "alignment did not lower it, so none was used" if asked == "auto" else "no alignment"
+        return f"barrier {after:.3f} nats ({reason})"
+    if after < before:
+        return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({after / before:.0%} of it)"
+    return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
+
+
+def _gain(point: Mapping[str, Any]) -> str:
+    gain, error = point["gain"], point["gain_stderr"]
+    if gain > 2 * error:
+        return f"the merge is better than the better endpoint by {gain:.3f} ± {error:.3f} nats"
+    if gain < -2 * error:
+        return f"the merge is worse than the better endpoint by {-gain:.3f} ± {error:.3f} nats"
+    return f"the merge and the better endpoint are equally good within the noise ({gain:+.3f} ± {error:.3f} nats)"

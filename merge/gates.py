@@ -1,0 +1,46 @@
+"""Gates: what a merge must satisfy to be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from isthmus.checkpoint.errors import GateRefused
+from isthmus.eval.spectrum import SpectrumReport
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a merge must satisfy to be saved. `None` and False ask for nothing."""
+
+    max_barrier: float | None = None
+    require_spectrum: bool = False
+    require_gain: bool = False
+
+    @property
+    def need_loss(self) -> bool:
+        """Whether any of them can only be judged on text."""
+        return self.max_barrier is not None or self.require_gain
+
+    def pass_loss(self, numbers: Mapping[str, Any]) -> None:
+        """Judge `barrier` and `merge_point` of a report. Raises GateRefused."""
+        if self.max_barrier is not None and numbers["barrier"] > self.max_barrier:
+            raise GateRefused(
+                f"refused: the barrier is {numbers['barrier']:.3f} nats, above --max-barrier {self.max_barrier:g}; "
+                "nothing was saved"
+            )
+        point = numbers["merge_point"]
+        if self.require_gain and point["gain"] <= 0:
+            raise GateRefused(
+                f"refused: the merge is worse than the better endpoint by {-point['gain']:.3f} ± "
+                f"{point['gain_stderr']:.3f} nats (--require-gain); nothing was saved"
+            )
+
+    def pass_spectrum(self, found: SpectrumReport, max_excess: float) -> None:
+        """Judge a spectrum. Raises GateRefused when it is contracted or inflated."""
+        if self.require_spectrum and found.verdict in ("contracted", "inflated"):
+            raise GateRefused(
+                f"refused: the spectrum is {found.verdict} (excess {found.excess:.3f} nats, at most {max_excess:g}; "
+                "--require-spectrum); nothing was saved"
+            )

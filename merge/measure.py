@@ -1,0 +1,126 @@
+"""Everything that is shown, measured on the report text alone: profiles, the merge, its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.loading import Checkpoint
+from isthmus.eval.barrier import Profile, profile
+from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from isthmus.eval.text import Blocks
+from isthmus.merge.candidate import Candidate
+from isthmus.merge.path import LinearPath
+from isthmus.merge.point import grid
+from isthmus.merge.progress import Progress
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Losses of a merge on the report text; all blocks are the same, so that differences are paired.
+
+    `naive` is the profile before alignment and `path` after it (the same object when nothing was aligned); `merge` is
+    the merge as it will be read back from disk, `ensemble` averages the probabilities of A and B.
+    """
+
+    t: float
+    naive: Profile
+    path: Profile
+    merge: Losses
+    ensemble: Losses
+
+    @property
+    def gain(self) -> Losses:
+        """Loss of the better endpoint − loss of the merge."""
+        return min(self.naive.start, self.naive.end, key=lambda losses: losses.mean) - self.merge
+
+    def report(self) -> dict[str, Any]:
+        """The part of isthmus.json that holds losses."""
+        excess = self.merge - self.path.start.mixed(self.path.end, self.t)
+        return {
+            "profile": _profile_json(self.path),
+            "naive_profile": _profile_json(self.naive),
+            "barrier": self.path.barrier,
+            "barrier_before_alignment": self.naive.barrier,
+            "merge_point": {
+                "t": self.t,
+                **_losses_json(self.merge),
+                "excess": excess.mean,
+                "gain": self.gain.mean,
+                "gain_stderr": self.gain.stderr,
+            },
+            "baselines": {
+                "naive_average": _losses_json(self.naive.at(0.5)),
+                "ensemble": _losses_json(self.ensemble),
+            },
+        }
+
+    def endpoint_losses(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Label → loss of A, and of B."""
+        return _by_label(self.naive.start), _by_label(self.naive.end)
+
+
+def unmeasured(t: float) -> dict[str, Any]:
+    """The same part of isthmus.json where no text was given."""
+    return {
+        "profile": [],
+        "naive_profile": [],
+        "barrier": None,
+        "barrier_before_alignment": None,
+        "merge_point": {"t": t, "loss": None, "excess": None, "gain": None, "gain_stderr": None},
+        "baselines": {},
+    }
+
+
+def measure(
+    chosen: Candidate,
+    first: Checkpoint,
+    second: Checkpoint,
+    t: float,
+    text: Sequence[Blocks],
+    *,
+    dtype: torch.dtype,
+    device: str,
+    progress: Progress,
+) -> Measured:
+    """Measure the paths before and after alignment, the merge at `t` rounded to `dtype`, and the ensemble."""
+    parts = {part.label: part.report for part in text}
+    ts = sorted({*grid(), round(t, 6)})
+    aligned = chosen.aligned.alignment.method != "none"
+    passes = len(ts) * (2 if aligned else 1) + 1
+    progress.stage("measuring on the report text", passes * sum(map(len, parts.values())))
+
+    meter = LossMeter(first.config, parts, device=device, on_blocks=progress.advance)
+    members = [meter.token_losses(first.state), meter.token_losses(second.state)]
+    unaligned = LinearPath(first.state, second.state)
+    ends = Profile(((0.0, per_block(members[0])), (1.0, per_block(members[1]))))
+    naive = ends.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
+
+    meter = LossMeter(chosen.aligned.config, parts, device=device, on_blocks=progress.advance)
+    path = profile(chosen.path, meter, ts) if aligned else naive
+    merged = meter(_rounded(chosen.path(t), dtype))
+    return Measured(t, naive, path, merged, ensemble_losses(members))
+
+
+def _rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state as it will be read back from disk."""
+    return {name: state[name].to(dtype).float() for name in state}
+
+
+def _by_label(losses: Losses) -> dict[str, float]:
+    return {label: losses.label_mean(label) for label in losses.per_block}
+
+
+def _losses_json(losses: Losses) -> dict[str, Any]:
+    return {"loss": losses.mean, "stderr": losses.stderr, "losses": _by_label(losses)}
+
+
+def _profile_json(measured: Profile) -> list[dict[str, float]]:
+    return [
+        {"t": t, "loss": losses.mean, "stderr": losses.stderr, "excess": measured.excess(t).mean}
+        for t, losses in measured.points
+    ]
