@@ -119,7 +119,9 @@ def check(*references: str | Path, families: Collection[str] | None = None) -> C
 
 def _own_findings(source: Source, config: PretrainedConfig, families: Collection[str] | None) -> list[Finding]:
     findings = []
+    repair = "repair or replace this checkpoint"
     if families is not None and config.model_type not in families:
+        repair = f"models of type '{config.model_type}' are only read when their files use transformers' own names"
         findings.append(
             Finding(
                 "degrades",
@@ -136,7 +138,7 @@ def _own_findings(source: Source, config: PretrainedConfig, families: Collection
             Finding("notes", f"'{source.name}' has only pickled weights", "they are read without executing them")
         )
     _, problems = match_names(stored, schema(config), source.name)
-    return findings + [Finding("blocks", p, "repair or replace this checkpoint") for p in problems]
+    return findings + [Finding("blocks", p, repair) for p in problems]
 
 
 def _config_findings(name_a: str, a: PretrainedConfig, name_b: str, b: PretrainedConfig) -> list[Finding]:

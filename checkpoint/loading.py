@@ -103,6 +103,8 @@ class Checkpoint:
 
         directory = self.files["config.json"].parent
         try:
+            if not self.has_tokenizer:  # transformers would make an empty one
+                raise FileNotFoundError
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         except Exception:
             raise BadInput(

@@ -42,7 +42,7 @@ def parse_reference(text: str | Path) -> Reference:
     """
     written = str(text)
     path = Path(written).expanduser()
-    if isinstance(text, Path) or written.startswith((".", "/", "~")) or path.exists():
+    if isinstance(text, Path) or written.startswith((".", "/", "~")) or (written and path.exists()):
         if path.is_file():
             raise BadInput(f"'{path.name}' is a file: give the directory that holds the model's config.json")
         return Reference(directory=path)

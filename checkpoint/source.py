@@ -52,12 +52,16 @@ class Source:
         from huggingface_hub import HfApi, constants
 
         repo, prefix = self.reference.repo_id, self.reference.subfolder
+        depth = len(PurePosixPath(self._within("config.json")).parts) - 1
         names: list[str] = []
         if not constants.HF_HUB_OFFLINE:
             try:
                 info = _translated(self.name, lambda: HfApi().model_info(str(repo), revision=self.reference.revision))
                 self.revision = info.sha
                 names = [sibling.rfilename for sibling in info.siblings or []]
+                if self._within("config.json") in names:
+                    # Asked for by its branch, so that the cache knows, once offline, where the branch pointed.
+                    self.revision = self._fetch("config.json", self.reference.revision).parents[depth].name
             except _Unreachable as error:
                 names = self._cached_files(error)
         else:
@@ -86,22 +90,19 @@ class Source:
         """The local path of a file, fetched into the cache when the model is on the Hub."""
         if self.reference.directory is not None:
             return self.reference.directory / filename
-        from huggingface_hub import hf_hub_download
-
         try:
-            return Path(
-                _translated(
-                    self.name,
-                    lambda: hf_hub_download(
-                        str(self.reference.repo_id), self._within(filename), revision=self.revision
-                    ),
-                )
-            )
+            return self._fetch(filename, self.revision)
         except _Unreachable:
             raise ModelNotFound(
                 f"the Hub cannot be reached and '{filename}' of '{self.name}' is not in the cache: "
                 "connect, and try again"
             ) from None
+
+    def _fetch(self, filename: str, revision: str | None) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        repo, path = str(self.reference.repo_id), self._within(filename)
+        return Path(_translated(self.name, lambda: hf_hub_download(repo, path, revision=revision)))
 
     def is_local(self, filename: str) -> bool:
         """Whether a file can be read without the network: on disk, or in the cache."""

@@ -123,9 +123,12 @@ def _read_file(path: Path) -> list[str]:
         if not line.strip():
             continue
         try:
-            documents.append(json.loads(line)["text"])
+            found = json.loads(line)["text"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise BadInput(f"line {number} of '{path.name}' is not a JSON object with a 'text' field") from None
+            found = None
+        if not isinstance(found, str):
+            raise BadInput(f"line {number} of '{path.name}' is not a JSON object with a 'text' field")
+        documents.append(found)
     return documents
 
 

@@ -1,0 +1,37 @@
+# make demo and make test set everything up themselves: python3.11, make and a package registry are enough.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test lint type format bench clean
+
+demo: .venv/installed
+	$(BIN)/isthmus demo --overwrite
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The repository root is the package: mypy sees it under its name through a link.
+type: .venv/installed
+	mkdir -p .build
+	ln -sfn .. .build/isthmus
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv .build build dist isthmus-demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

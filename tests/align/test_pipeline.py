@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import EMBEDDED, state_of, tiny_config, tiny_model
+from group import random_elements
+
+import isthmus
+from isthmus.align.alignment import Alignment
+from isthmus.align.families import family
+from isthmus.align.pipeline import align_states
+from isthmus.checkpoint.errors import IncompatibleModels
+from isthmus.checkpoint.loading import load
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("method", ["permutation", "orthogonal"])
+def test_a_moved_copy_comes_back(method: str, tied: bool) -> None:
+    config = tiny_config(tie_word_embeddings=tied)
+    state, table = state_of(tiny_model(3, tie_word_embeddings=tied)), family(config)
+    kind = "permutation" if method == "permutation" else "orthogonal"
+    moved = Alignment(method, random_elements(table, kind, 5), 0.0).apply(state, table)
+    moved_config = Alignment(method, {}, 0.0).config(config)
+    if method == "orthogonal":
+        state, config = Alignment(method, {}, 0.0).reference(state, table), moved_config
+    found = align_states(state, moved, config, method)
+    assert found.max_log_prob_error < 1e-4
+    assert max((found.a[name] - found.b[name]).abs().max().item() for name in found.a) < 5e-5
+
+
+def test_permutation_keeps_the_head_tied_and_a_as_it_was() -> None:
+    a, b = state_of(tiny_model(0)), state_of(tiny_model(1))
+    found = align_states(a, b, tiny_config(), "permutation")
+    assert found.config.tie_word_embeddings
+    assert found.a.keys() == found.b.keys() == a.keys()
+    assert all(torch.equal(found.a[name], a[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", ["permutation", "orthogonal"])
+def test_trained_strangers_keep_their_function(method: str) -> None:
+    a, b = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")
+    assert align_states(a.state, b.state, a.config, method).max_log_prob_error < 1e-4
+
+
+def test_checkpoints_are_checked_first(saved) -> None:
+    with pytest.raises(IncompatibleModels, match="number of heads differs"):
+        isthmus.align(saved("a"), saved("b", n_head=2))
+
+
+def test_from_python(saved) -> None:
+    found = isthmus.align(saved("a"), str(saved("b", 1)), "permutation")
+    assert found.alignment.method == "permutation"

@@ -1,0 +1,124 @@
+"""Small real models, the real command line, and a Hub on loopback that the real client talks to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from hub_server import HubServer
+
+HUB = HubServer()
+HF_HOME = tempfile.mkdtemp(prefix="isthmus-tests-")
+# huggingface_hub reads these once, when it is imported; nothing imports it before this.
+os.environ |= {
+    "HF_ENDPOINT": HUB.url,
+    "HF_HOME": HF_HOME,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "NO_COLOR": "1",
+}
+for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
+    os.environ.pop(name, None)
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
+
+
+def pytest_unconfigure() -> None:
+    HUB.close()
+    shutil.rmtree(HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    HUB.reset()
+    yield HUB
+    HUB.reset()
+
+
+def tiny_config(**changes: object) -> GPT2Config:
+    """2 layers, width 32, 4 heads, 64 hidden units, context 32, 128 tokens."""
+    facts = {"vocab_size": 128, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64}
+    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0}
+    return GPT2Config(**{**facts, **quiet, **changes})
+
+
+def tiny_model(seed: int = 0, **changes: object) -> GPT2LMHeadModel:
+    """A random GPT-2 in which no parameter is at a value that hides a mistake: norms and biases are random, too."""
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(tiny_config(**changes)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                centre = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+                parameter.copy_(centre + 0.3 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(0.25 * torch.randn_like(parameter))
+    return model
+
+
+def state_of(model: GPT2LMHeadModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+@pytest.fixture
+def tiny() -> Callable[..., GPT2LMHeadModel]:
+    return tiny_model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """Save a tiny model under a name and return its directory."""
+
+    def save(name: str, seed: int = 0, *, tokenizer: bool = False, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+        directory = tmp_path / name
+        tiny_model(seed, **changes).to(dtype).save_pretrained(directory)
+        if tokenizer:
+            for file in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(EMBEDDED / "docs" / file, directory / file)
+        return directory
+
+    return save
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def isthmus(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Run the command line in this process: arguments in, exit code and both streams out."""
+    import signal
+
+    from isthmus.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["isthmus", *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else 1
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return Outcome(code, *capfd.readouterr())
+
+    return run

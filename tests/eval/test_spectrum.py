@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
+
+from isthmus.eval.spectrum import (
+    compare_spectra,
+    log_histogram,
+    mean_distance,
+    singular_values,
+    spectral_distance,
+    stable_rank,
+)
+
+
+def spectrum(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (20, 60), (60, 20)])
+def test_singular_values_are_those_of_an_svd(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(singular_values(matrix), torch.linalg.svdvals(matrix.double()), rtol=1e-6)
+
+
+def test_values_that_are_zero_to_rounding_are_left_out() -> None:
+    matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    matrix -= matrix.mean(0)
+    found = singular_values(matrix)
+    assert found.numel() == 19
+    assert torch.allclose(found, torch.linalg.svdvals(matrix.double())[:19], rtol=1e-5)
+
+
+def test_stable_rank() -> None:
+    assert stable_rank(spectrum(2.0, 2.0, 2.0)) == pytest.approx(3.0)
+    assert stable_rank(spectrum(2.0, 1.0)) == pytest.approx(1.25)
+
+
+positive = st.lists(st.floats(1e-3, 1e3), min_size=4, max_size=4).map(lambda x: spectrum(*sorted(x, reverse=True)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(positive, positive)
+def test_spectral_distance_is_scipys_wasserstein_distance_of_logs(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert spectral_distance(a, b) == pytest.approx(wasserstein_distance(a.log().numpy(), b.log().numpy()), abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(positive, positive, st.floats(0.0, 1.0))
+def test_between_two_spectra_there_is_no_excess(a: torch.Tensor, b: torch.Tensor, t: float) -> None:
+    between = (a.log() * (1 - t) + b.log() * t).exp()
+    found = compare_spectra({"m": a}, {"m": between}, {"m": b})
+    assert found.excess == pytest.approx(0.0, abs=1e-9)
+    if found.distance > 1e-3:
+        assert found.position == pytest.approx(t, abs=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(positive, positive, positive)
+def test_excess_is_never_negative(a: torch.Tensor, m: torch.Tensor, b: torch.Tensor) -> None:
+    assert compare_spectra({"m": a}, {"m": m}, {"m": b}).excess >= 0.0
+
+
+A, FAR = spectrum(4.0, 2.0, 1.0), spectrum(12.0, 6.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("m", "b", "verdict"),
+    [
+        (A * 1.05, A * 1.1, "preserved"),
+        (A * 1.7, FAR, "transition"),
+        (A * 0.7, A * 1.1, "contracted"),
+        (A * 1.5, A * 1.1, "inflated"),
+        (A * 0.5, FAR, "contracted"),
+    ],
+)
+def test_verdicts(m: torch.Tensor, b: torch.Tensor, verdict: str) -> None:
+    assert compare_spectra({"m": A}, {"m": m}, {"m": b}).verdict == verdict
+
+
+def test_thresholds_are_options() -> None:
+    assert compare_spectra({"m": A}, {"m": A * 0.7}, {"m": A}, max_excess=0.5).verdict == "preserved"
+    assert compare_spectra({"m": A}, {"m": A * 1.05}, {"m": A * 1.1}, same_kind=0.01).verdict == "transition"
+
+
+def test_averaging_two_unrelated_matrices_contracts() -> None:
+    """The reason for the verdict: independent directions cancel, by √2 where the spectra are alike."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(200, 200, generator=generator) for _ in range(2))
+    found = compare_spectra(*({"m": singular_values(x)} for x in (a, (a + b) / 2, b)))
+    assert found.verdict == "contracted"
+    assert found.log_ratio == pytest.approx(-math.log(2) / 2, abs=0.03)
+
+
+def test_mean_over_matrices() -> None:
+    assert mean_distance({"x": A, "y": A}, {"x": A, "y": A * math.e}) == pytest.approx(0.5)
+
+
+def test_histogram_counts_every_value_once() -> None:
+    shares = log_histogram(A, torch.linspace(-1.0, 2.0, 10))
+    assert sum(shares) == pytest.approx(1.0)

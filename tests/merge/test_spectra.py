@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import EMBEDDED, state_of, tiny_config, tiny_model
+from group import random_elements
+
+from isthmus.align.alignment import Alignment
+from isthmus.align.families import family
+from isthmus.checkpoint.errors import IncompatibleModels
+from isthmus.merge.progress import Progress
+from isthmus.merge.spectra import compare_models, spectrum
+
+NAMES = [f"h.{layer}.{kind}" for layer in range(2) for kind in ("q", "k", "v", "o", "fc", "proj")]
+
+
+def test_every_matrix_with_q_k_and_v_apart() -> None:
+    found = spectrum(state_of(tiny_model()), tiny_config())
+    assert list(found) == NAMES
+    assert all((values[:-1] >= values[1:]).all() for values in found.values())
+
+
+@pytest.mark.parametrize("kind", ["permutation", "orthogonal"])
+def test_the_gauge_does_not_show(kind: str) -> None:
+    state, table = state_of(tiny_model()), family(tiny_config())
+    there = Alignment("orthogonal" if kind == "orthogonal" else "permutation", random_elements(table, kind), 0.0)
+    before, after = spectrum(state, tiny_config()), spectrum(there.apply(state, table), there.config(tiny_config()))
+    assert all(torch.allclose(after[name], before[name], rtol=1e-4) for name in before)
+
+
+def test_optimizers_leave_different_spectra() -> None:
+    names = ("adamw-1", "adamw-2", "muon-1", "muon-2")
+    found = compare_models([EMBEDDED / name for name in names], Progress())
+    distance = {(pair["a"], pair["b"]): pair["distance"] for pair in found["distances"]}
+    same = max(distance["adamw-1", "adamw-2"], distance["muon-1", "muon-2"])
+    across = min(value for (a, b), value in distance.items() if a[:4] != b[:4])
+    assert same < 0.2 < 2 * same < across
+    rank = {model["ref"]: model["stable_rank"] for model in found["models"]}
+    assert all(rank["muon-1"][kind] > rank["adamw-1"][kind] for kind in ("q", "o", "fc", "proj"))
+
+
+def test_models_of_other_depth_are_refused(saved) -> None:
+    with pytest.raises(IncompatibleModels, match="'deep' has other matrices than the first model"):
+        compare_models([saved("m"), saved("deep", n_layer=3)], Progress())
