@@ -29,6 +29,8 @@ from isthmus.merge.progress import Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -101,15 +103,21 @@ Tokens = Annotated[
 Device = Annotated[str, typer.Option("--device", help="Where losses are measured: auto, cpu, cuda, cuda:1, ...")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("isthmus"))
+        raise typer.Exit
+
+
 @app.callback()
 def _isthmus(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        print(installed("isthmus"))
-        raise typer.Exit
+    pass  # typer reads the options that stand before the command off this function
 
 
 @app.command()
@@ -344,11 +352,15 @@ def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer gives the code of an Exit, and 130 for Ctrl-C
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
     except IsthmusError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing half-written was left", 130)
+        _fail("interrupted; nothing half-written was left", INTERRUPTED)
     except MemoryError:
         _fail("out of memory; nothing half-written was left", 1)
     except Exception as error:
@@ -414,6 +426,7 @@ class _BarProgress(Progress):
     """One line: the stage, how far it is, the time it took, an estimate of the rest. It vanishes at the end."""
 
     def __init__(self) -> None:
+        console = Console(stderr=True)
         self._rich = RichProgress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -421,8 +434,9 @@ class _BarProgress(Progress):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
 

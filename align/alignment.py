@@ -56,16 +56,16 @@ class Alignment:
     def apply(self, state: Mapping[str, Tensor], table: Family) -> State:
         """B, moved next to A: the same function, other weights."""
         if self.folds:
-            return self._act(canonical(state, table), table.untied())
-        return self._act(state, table)
+            state, table = canonical(state, table), table.untied()
+        return self.apply_to_pieces(table.split(state), table)
 
-    def apply_canonical(self, state: Mapping[str, Tensor], table: Family) -> State:
-        """As `apply`, for a state that is in canonical form already; `table` is the untied one."""
-        return self._act(state, table)
+    def apply_to_pieces(self, pieces: State, table: Family) -> State:
+        """As `apply`, for the pieces of a state that is in canonical form where that is needed.
 
-    def _act(self, state: Mapping[str, Tensor], table: Family) -> State:
+        The pieces are taken out of the dictionary one by one, so that a large model is not held twice.
+        """
         return table.join(
-            {name: act_on_piece(table.piece(state, name), entry, self.elements) for name, entry in table.pieces.items()}
+            {name: act_on_piece(pieces.pop(name), entry, self.elements) for name, entry in table.pieces.items()}
         )
 
     def inverse(self, table: Family) -> Alignment:

@@ -15,15 +15,16 @@ Pieces keep their natural scale: weighing them all alike was measured to give hi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+from isthmus.align.symmetry import Elements, Family, State, act, act_on_piece
+
+COPY = 1e-7  # how close to the upper bound an objective is taken for that of an exact copy
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Matching:
 
 def assignment(similarity: Tensor) -> Tensor:
     """The permutation p that maximises Σ_i similarity[p[i], i]; similarity (n, n), rows B, columns A."""
+    from scipy.optimize import linear_sum_assignment  # a third of a second that a plain average does not need
+
     _, columns = linear_sum_assignment(similarity.T.double().numpy(), maximize=True)
     return torch.from_numpy(columns).to(torch.int64)
 
@@ -75,6 +78,7 @@ class _Problem:
         self.total = sum(float(a[name].norm() * b[name].norm()) for name in self.names)
         self.inner = table.inner_spaces()
         self.stream = next(name for name, space in table.spaces.items() if space.kind == "stream")
+        self.layers = [name for name, space in table.spaces.items() if space.kind in ("neurons", "heads")]
         # Pieces that only the stream acts on give the same cross-product whatever the other elements are.
         self._stream_alone = {
             name: self._term(name, position, self.b[name])
@@ -140,8 +144,11 @@ class _Problem:
             solved[inner] = procrustes(chosen) if self.rotate else _permutation_matrices(chosen)
         return solved
 
-    def solve_layers(self, elements: Elements) -> Elements:
-        """Neurons and heads of all layers given the stream: independent of each other, so two at a time."""
+    def solve_layers(self, elements: Elements, layers: Collection[str] | None = None) -> Elements:
+        """Neurons and heads of all layers given the stream: independent of each other, so two at a time.
+
+        `layers` are the ``neurons`` and ``heads`` spaces to solve, by default all.
+        """
 
         def solve(space: str) -> Elements:
             if self.table.spaces[space].kind == "heads":
@@ -149,19 +156,57 @@ class _Problem:
             return {space: assignment(self.cross(space, elements))}
 
         solved = dict(elements)
-        jobs = [name for name, space in self.table.spaces.items() if space.kind in ("neurons", "heads")]
         with ThreadPoolExecutor(max_workers=2) as pool:
-            for found in pool.map(solve, jobs):
+            for found in pool.map(solve, self.layers if layers is None else layers):
                 solved |= found
         return solved
 
+    def sweep(self, elements: Elements) -> tuple[Elements, float]:
+        """All spaces once, the layers first, and the objective that the new elements attain."""
+        elements = self.solve_layers(elements)
+        cross = self.cross(self.stream, elements)
+        elements[self.stream] = self.solve_stream(cross)
+        return elements, self._objective(elements, cross)
+
     def objective(self, elements: Elements) -> float:
         """Σ_p ⟨A_p, g·B_p⟩ over its upper bound Σ_p ‖A_p‖ ‖B_p‖: 1 for an exact copy."""
+        return self._objective(elements, self.cross(self.stream, elements))
+
+    def _objective(self, elements: Elements, cross: Tensor) -> float:
+        """The same from the stream's cross-product, in which all pieces that the stream acts on are summed up."""
+        found = float((act(cross, 0, elements[self.stream]).diagonal()).sum(dtype=torch.float64))
+        for name in self.names:
+            piece = self.table.pieces[name]
+            if not any(self.stream in axis.spaces for axis in piece.axes):
+                moved = act_on_piece(self.b[name], piece, elements)
+                found += float((self.a[name] * moved).sum(dtype=torch.float64))
+        return found / self.total
+
+    def promise(self, residual: Tensor) -> float:
+        """How good a start is: the stream's own objective, and that of layers solved for it (four of them at most)."""
+        kinds = ("neurons", "heads")
+        by_kind = [[name for name in self.layers if self.table.spaces[name].kind == kind] for kind in kinds]
+        some = [names[i] for names in by_kind for i in _spread(len(names), 4)]
+        elements = self.solve_layers({self.stream: residual}, some)
+        covered = set(elements) | {inner for name in some for inner in self.inner.get(name, ())}
         found = 0.0
         for name in self.names:
-            moved = act_on_piece(self.b[name], self.table.pieces[name], elements)
-            found += float((self.a[name] * moved).sum(dtype=torch.float64))
-        return found / self.total
+            piece = self.table.pieces[name]
+            spaces = {space for axis in piece.axes for space in axis.spaces}
+            if spaces <= {self.stream}:
+                if name in self._stream_alone:
+                    alone = act(self._stream_alone[name], 0, residual)
+                    found += float(alone.diagonal().sum(dtype=torch.float64))
+            elif spaces <= covered:
+                found += float((self.a[name] * act_on_piece(self.b[name], piece, elements)).sum(dtype=torch.float64))
+        return found
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` places of `count`, evenly spread, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
 
 
 def _sum(terms: list[Tensor]) -> Tensor:
@@ -192,22 +237,20 @@ def match(
     """The best elements found over several starts; `a`, `b` are canonical pieces, `rotate` allows rotations.
 
     Starts: the residual stream from all weights that only the stream acts on, from the token embedding, from the
-    unembedding, and from the identity. Deterministic. A start ends when a sweep gains less than `tolerance` of the
-    objective.
+    unembedding, and from the identity. They are compared by what they promise once the layers are solved for them; the
+    most promising one is followed until a sweep over all spaces gains less than `tolerance` of the objective's upper
+    bound. Deterministic.
     """
     problem = _Problem(a, b, table, rotate=rotate)
-    best: Matching | None = None
-    for start, residual in problem.starts().items():
-        elements: Elements = {problem.stream: residual}
-        score, count = -float("inf"), 0
-        for count in range(1, sweeps + 1):
-            elements = problem.solve_layers(elements)
-            elements[problem.stream] = problem.solve_stream(problem.cross(problem.stream, elements))
-            previous, score = score, problem.objective(elements)
-            on_sweep(start, count, score)
-            if score - previous < tolerance:
-                break
-        if best is None or score > best.score:
-            best = Matching(elements, score, count, start)
-    assert best is not None
-    return best
+    starts = problem.starts()
+    promises = {start: problem.promise(residual) for start, residual in starts.items()}
+    start = max(promises, key=lambda name: promises[name])
+    elements: Elements = {problem.stream: starts[start]}
+    score, count = -float("inf"), 0
+    for count in range(1, sweeps + 1):
+        previous = score
+        elements, score = problem.sweep(elements)
+        on_sweep(start, count, score)
+        if score - previous < tolerance or score > 1 - COPY:
+            break
+    return Matching(elements, score, count, start)

@@ -52,12 +52,11 @@ def align_states(
     table = family(config)
     untied = table.untied()
     rotate = method == "orthogonal"
-    canonical_a, canonical_b = canonical(a, table), canonical(b, table)
-    found = match(untied.split(canonical_a), untied.split(canonical_b), untied, rotate=rotate, on_sweep=on_sweep)
+    pieces_a, pieces_b = (untied.split(canonical(state, table)) for state in (a, b))
+    found = match(pieces_a, pieces_b, untied, rotate=rotate, on_sweep=on_sweep)
     alignment = Alignment(method, found.elements, found.score)
     if rotate:
-        moved = alignment.apply_canonical(canonical_b, untied)
-        reference = canonical_a
+        moved, reference = alignment.apply_to_pieces(pieces_b, untied), untied.join(pieces_a)
     else:
         moved, reference = alignment.apply(b, table), dict(a)
     error = alignment.verify(b, moved, config, seed=seed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -66,7 +68,12 @@ class Schema:
 
 def schema(config: PretrainedConfig) -> Schema:
     """The tensors that a model with this configuration is made of."""
-    model = empty_model(config)
+    return _schema(type(config), config.to_json_string(use_diff=False))
+
+
+@cache
+def _schema(kind: type[PretrainedConfig], facts: str) -> Schema:
+    model = empty_model(kind.from_dict(json.loads(facts)))
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
     return Schema(shapes, tied, getattr(model, "base_model_prefix", ""))

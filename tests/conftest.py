@@ -83,7 +83,9 @@ def tiny() -> Callable[..., GPT2LMHeadModel]:
 def saved(tmp_path: Path) -> Callable[..., Path]:
     """Save a tiny model under a name and return its directory."""
 
-    def save(name: str, seed: int = 0, *, tokenizer: bool = False, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+    def save(
+        name: str, seed: int = 0, *, tokenizer: bool = False, dtype: torch.dtype = torch.float32, **changes: object
+    ) -> Path:
         directory = tmp_path / name
         tiny_model(seed, **changes).to(dtype).save_pretrained(directory)
         if tokenizer:

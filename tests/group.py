@@ -27,7 +27,7 @@ def rotation_that_keeps_ones(size: int, generator: torch.Generator) -> Tensor:
 
 
 def random_elements(table: Family, kind: Kind, seed: int = 0) -> Elements:
-    """``permutation`` permutes everything, ``orthogonal`` rotates stream and heads, ``invertible`` maps heads at will."""
+    """``permutation`` permutes, ``orthogonal`` rotates stream and heads, ``invertible`` maps heads at will."""
     generator = torch.Generator().manual_seed(seed)
     found: Elements = {}
     for name, space in table.spaces.items():
@@ -35,11 +35,13 @@ def random_elements(table: Family, kind: Kind, seed: int = 0) -> Elements:
             blocks = []
             for _ in range(space.blocks):
                 if kind == "permutation":
-                    blocks.append(torch.eye(space.size, dtype=torch.float64)[torch.randperm(space.size, generator=generator)])
-                elif kind == "orthogonal":
-                    blocks.append(rotation(space.size, generator))
-                else:
-                    blocks.append(rotation(space.size, generator) @ torch.diag(0.5 + torch.rand(space.size, generator=generator, dtype=torch.float64)))
+                    order = torch.randperm(space.size, generator=generator)
+                    blocks.append(torch.eye(space.size, dtype=torch.float64)[order])
+                    continue
+                block = rotation(space.size, generator)
+                if kind == "invertible":
+                    block = block * (0.5 + torch.rand(space.size, generator=generator, dtype=torch.float64))
+                blocks.append(block)
             found[name] = torch.stack(blocks)
         elif space.kind == "stream" and kind == "orthogonal":
             found[name] = rotation_that_keeps_ones(space.size, generator)

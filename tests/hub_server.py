@@ -1,4 +1,4 @@
-"""A Hub on loopback: model info, files with ranges and ETags, gated and private repositories. It counts what is asked."""
+"""A Hub on loopback: facts, files with ranges and ETags, gated and private repositories; it counts what it sends."""
 
 from __future__ import annotations
 
@@ -79,8 +79,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        status, code = self._route()
+        if status != 200:
+            self._error(status, code)
+
+    def _route(self) -> tuple[int, str]:
+        """Answer with a file or with facts, or say which error it is."""
         if self.server_hub.failing:
-            return self._error(503, "")
+            return 503, ""
         path = unquote(self.path.partition("?")[0])
         for pattern, reply in ((_INFO, self._info), (_FILE, self._file)):
             match = pattern.match(path)
@@ -88,14 +94,14 @@ class _Handler(BaseHTTPRequestHandler):
                 repo = self.server_hub.repos.get(match["repo"])
                 authorised = self.headers.get("Authorization") == f"Bearer {TOKEN}"
                 if repo is None or (repo.private and not authorised):
-                    return self._error(404 if authorised else 401, "RepoNotFound")
+                    return (404 if authorised else 401), "RepoNotFound"
                 revision = match["revision"] or "main"
                 if revision not in (*repo.revisions, repo.sha):
-                    return self._error(404, "RevisionNotFound")
+                    return 404, "RevisionNotFound"
                 if repo.gated and not authorised and reply == self._file:
-                    return self._error(403, "GatedRepo")
+                    return 403, "GatedRepo"
                 return reply(match, repo)
-        return self._error(404, "")
+        return 404, ""
 
     def _error(self, status: int, code: str) -> None:
         self.send_response(status)
@@ -104,20 +110,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _info(self, match: re.Match[str], repo: Repo) -> None:
+    def _info(self, match: re.Match[str], repo: Repo) -> tuple[int, str]:
         siblings = [{"rfilename": name} for name in sorted(repo.files)]
-        facts = {"id": match["repo"], "sha": repo.sha, "siblings": siblings, "private": repo.private, "gated": repo.gated}
+        facts = {
+            "id": match["repo"],
+            "sha": repo.sha,
+            "siblings": siblings,
+            "private": repo.private,
+            "gated": repo.gated,
+        }
         body = json.dumps(facts).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        return 200, ""
 
-    def _file(self, match: re.Match[str], repo: Repo) -> None:
+    def _file(self, match: re.Match[str], repo: Repo) -> tuple[int, str]:
         content = repo.files.get(match["path"])
         if content is None:
-            return self._error(404, "EntryNotFound")
+            return 404, "EntryNotFound"
         whole, first, last = len(content), 0, len(content) - 1
         asked = re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range", ""))
         if asked:
@@ -134,3 +147,4 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(part)
         self.server_hub.sent.append((self.command, match["path"], len(part) if self.command == "GET" else 0))
+        return 200, ""

@@ -41,12 +41,18 @@ def test_no_arrow_runs_back_up(floor: str) -> None:
 def test_everything_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", entry)[0].replace("-", "_") for entry in project["dependencies"]}  # type: ignore[index]
-    files = [ROOT / "cli.py", ROOT / "__init__.py", *(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))]
+    files = [
+        ROOT / "cli.py",
+        ROOT / "__init__.py",
+        *(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py")),
+    ]
     used = {name.split(".")[0] for path in files for name in imported(path)} - sys.stdlib_module_names - {"isthmus"}
     assert used == declared
 
 
-@pytest.mark.parametrize("command", [["-c", "import isthmus"], ["-m", "isthmus", "--help"], ["-m", "isthmus", "merge", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["-c", "import isthmus"], ["-m", "isthmus", "--help"], ["-m", "isthmus", "merge", "--help"]]
+)
 def test_torch_and_transformers_are_imported_only_when_needed(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}

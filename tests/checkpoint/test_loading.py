@@ -152,14 +152,14 @@ def test_a_shard_outside_the_model(saved, tmp_path: Path) -> None:
     (directory / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
     index = {"weight_map": {"transformer.wte.weight": "../elsewhere.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CorruptCheckpoint, match="names a shard outside the model"):
+    with pytest.raises(CorruptCheckpoint, match=r"names a shard outside the model"):
         load(directory)
 
 
 def test_no_weights_no_config_no_directory(saved, tmp_path: Path) -> None:
     directory = saved("m")
     (directory / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFound, match="'m' holds no weights: expected model.safetensors"):
+    with pytest.raises(ModelNotFound, match=r"'m' holds no weights: expected model\.safetensors"):
         load(directory)
     (directory / "config.json").unlink()
     with pytest.raises(ModelNotFound, match=r"'m' holds no config\.json"):

@@ -84,7 +84,9 @@ def test_offline_uses_the_cache_and_nothing_else(hub, saved, repo: str, monkeypa
     again = load(repo)
     assert again.revision == first.revision
     assert hub.sent == []
-    with pytest.raises(ModelNotFound, match=r"offline mode is on \(HF_HUB_OFFLINE\) and 'user/never' is not in the cache"):
+    with pytest.raises(
+        ModelNotFound, match=r"offline mode is on \(HF_HUB_OFFLINE\) and 'user/never' is not in the cache"
+    ):
         load("user/never")
 
 

@@ -38,4 +38,6 @@ def test_a_profile_is_the_losses_of_the_states_on_the_path() -> None:
     found = profile(LinearPath(a, b), meter, [0.0, 0.3, 1.0])
     assert found.start.mean == meter(a).mean
     assert found.end.mean == meter(b).mean
-    assert found.at(0.3).mean == pytest.approx(meter({name: 0.7 * a[name] + 0.3 * b[name] for name in a}).mean, abs=1e-5)
+    assert found.at(0.3).mean == pytest.approx(
+        meter({name: 0.7 * a[name] + 0.3 * b[name] for name in a}).mean, abs=1e-5
+    )

@@ -67,7 +67,12 @@ def test_docs_and_code_of_the_standard_library_share_nothing() -> None:
 def test_code_without_its_docstrings_keeps_everything_else(tmp_path: Path) -> None:
     from isthmus.eval.text import _docstrings, _source
 
-    path = Path(write(tmp_path / "m.py", '"""Module."""\nx = 1\n\n\ndef f():\n    """One.\n\n    Two é.\n    """; y = 2\n    return "kept"\n'))
+    path = Path(
+        write(
+            tmp_path / "m.py",
+            '"""Module."""\nx = 1\n\n\ndef f():\n    """One.\n\n    Two é.\n    """; y = 2\n    return "kept"\n',
+        )
+    )
     code = _source(path)[0]
     assert code == 'x = 1\n\n\ndef f():\n    ; y = 2\n    return "kept"\n'
     assert _docstrings(path) == ["Module.\n\nOne.\n\nTwo é."]
@@ -79,7 +84,10 @@ BAD = {
     "latin.txt": ("Stra\xdfe".encode("latin-1"), r"'latin\.txt' is not UTF-8 text \(byte 4 is 0xdf\)"),
     "empty.txt": ("", r"the text 'empty' \(empty\.txt\) is empty"),
     "spaces.txt": (" \n ", r"the text 'spaces' \(spaces\.txt\) is empty"),
-    "short.txt": ("too short", r"'short' \(short\.txt\) has 10 tokens, too short: 2 disjoint parts of at least one block"),
+    "short.txt": (
+        "too short",
+        r"'short' \(short\.txt\) has 10 tokens, too short: 2 disjoint parts of at least one block",
+    ),
     "bad.jsonl": ('{"text": "a"}\n{"txt": "b"}\n', r"line 2 of 'bad\.jsonl' is not a JSON object with a 'text' field"),
     "number.jsonl": ('{"text": 3}\n', r"line 1 of 'number\.jsonl' is not a JSON object with a 'text' field"),
 }
@@ -111,7 +119,9 @@ def numbered(tmp_path: Path, count: int) -> str:
 
 
 def test_parts_are_disjoint_and_of_the_size_asked(tmp_path: Path) -> None:
-    found = blocks(corpus(numbered(tmp_path, 1000)), Bytes(), context=16, fit_tokens=160, select_tokens=320, report_tokens=90)
+    found = blocks(
+        corpus(numbered(tmp_path, 1000)), Bytes(), context=16, fit_tokens=160, select_tokens=320, report_tokens=90
+    )
     assert [part.shape for part in (found.fit, found.select, found.report)] == [(10, 16), (20, 16), (6, 16)]
     rows = [tuple(row) for part in (found.fit, found.select, found.report) for row in part.tolist()]
     assert len(set(rows)) == len(rows)

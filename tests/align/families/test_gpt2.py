@@ -53,7 +53,7 @@ def test_a_space_missing_on_one_piece_changes_the_function(space: str) -> None:
 def test_other_families_are_refused_with_the_list() -> None:
     from transformers import LlamaConfig
 
-    with pytest.raises(UnsupportedFamily, match="'llama' are not supported .*; supported: gpt2"):
+    with pytest.raises(UnsupportedFamily, match=r"'llama' are not supported .*; supported: gpt2"):
         family(LlamaConfig())
     with pytest.raises(UnsupportedFamily, match="cross-attention"):
         family(tiny_config(add_cross_attention=True))

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EMBEDDED, state_of, tiny_model
+from safetensors.torch import load_file
+
+import isthmus
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, GateRefused, IncompatibleModels, UnsupportedFamily
+from isthmus.eval.text import corpus
+from isthmus.merge.gates import Gates
+from isthmus.merge.progress import Progress
+
+DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
+TIMES = ("seconds",)
+
+
+def without_times(report: dict) -> dict:
+    kept = {key: value for key, value in report.items() if key not in TIMES}
+    kept["alignment"] = {key: value for key, value in report["alignment"].items() if key not in TIMES}
+    return kept
+
+
+@pytest.fixture(scope="module")
+def strangers() -> isthmus.Merge:
+    return isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048)
+
+
+def test_the_report_keeps_its_contract(strangers) -> None:
+    report = strangers.report
+    assert report["schema"] == 1
+    assert report["command"] == "merge"
+    for end, name in zip(report["endpoints"], ("adamw-1", "muon-1"), strict=True):
+        assert end["ref"] == name
+        assert end["revision"] is None
+        assert end["loss"].keys() == {"docs", "code"}
+        assert {"optimizer", "optimizer_evidence"} <= end.keys()
+    assert report["alignment"].keys() >= {"method", "max_log_prob_error", "seconds"}
+    assert report["path"] == {"kind": "linear", "bends": 0, "steps": 0}
+    assert {frozenset(row) for row in report["profile"]} == {frozenset({"t", "loss", "stderr", "excess"})}
+    assert report["merge_point"].keys() >= {"t", "loss", "excess", "gain", "gain_stderr"}
+    assert report["spectrum"].keys() >= {"verdict", "excess", "position", "matrices"}
+    assert report["spectrum"]["matrices"][0].keys() >= {"name", "stable_rank", "excess"}
+    assert len(report["spectrum"]["matrices"]) == 24
+    assert [part.keys() for part in report["data"]] == [{"label", "fit_tokens", "select_tokens", "report_tokens"}] * 2
+    assert report["versions"].keys() >= {"isthmus", "torch"}
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_numbers_agree_with_each_other(strangers) -> None:
+    report = strangers.report
+    rows = {row["t"]: row for row in report["profile"]}
+    point = report["merge_point"]
+    assert rows[0.0]["excess"] == rows[1.0]["excess"] == 0.0
+    assert report["barrier"] == max(row["excess"] for row in rows.values())
+    assert point["loss"] == pytest.approx(rows[point["t"]]["loss"], abs=5e-3)  # rounded to the saved dtype
+    assert point["loss"] == pytest.approx(sum(point["losses"].values()) / 2)
+    ends = [sum(end["loss"].values()) / 2 for end in report["endpoints"]]
+    assert point["gain"] == pytest.approx(min(ends) - point["loss"])
+    assert report["baselines"]["naive_average"]["loss"] == next(
+        row["loss"] for row in report["naive_profile"] if row["t"] == 0.5
+    )
+    assert report["baselines"]["ensemble"]["loss"] < min(ends)
+
+
+def test_alignment_helps_strangers_and_keeps_their_spectrum(strangers) -> None:
+    report = strangers.report
+    assert report["alignment"]["method"] == "orthogonal"
+    assert report["alignment"]["max_log_prob_error"] < 1e-4
+    assert report["barrier"] < report["barrier_before_alignment"] / 3
+    assert report["spectrum"]["verdict"] == "transition"
+    assert not strangers.config.tie_word_embeddings
+
+
+def test_variants_of_one_base_need_no_alignment_and_gain() -> None:
+    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", data=DATA)
+    report = found.report
+    assert report["alignment"]["method"] == "none"
+    assert found.config.tie_word_embeddings
+    assert report["merge_point"]["gain"] > 2 * report["merge_point"]["gain_stderr"]
+    assert report["spectrum"]["verdict"] == "preserved"
+
+
+def test_two_runs_with_one_seed_are_the_same(strangers, tmp_path: Path) -> None:
+    again = isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048)
+    strangers.save(tmp_path / "one")
+    again.save(tmp_path / "two")
+    first, second = (json.loads((tmp_path / name / "isthmus.json").read_text()) for name in ("one", "two"))
+    assert without_times(first) == without_times(second)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_no_token_serves_two(strangers) -> None:
+    """The seed moves the parts; what is selected on is never what is reported."""
+    from isthmus.checkpoint.loading import load
+    from isthmus.eval.text import labelled_blocks
+
+    text = labelled_blocks(DATA, load(EMBEDDED / "docs").tokenizer(), context=128, vocabulary=1024)
+    chosen = {tuple(row) for part in text for row in part.select.tolist()}
+    shown = {tuple(row) for part in text for row in part.report.tolist()}
+    assert chosen
+    assert shown
+    assert not chosen & shown
+
+
+def test_a_plain_average_needs_no_text(tmp_path: Path) -> None:
+    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.25)
+    a, b = (load_file(EMBEDDED / name / "model.safetensors") for name in ("docs", "code"))
+    assert found.report["merge_point"] == {"t": 0.25, "loss": None, "excess": None, "gain": None, "gain_stderr": None}
+    assert found.report["spectrum"] is None
+    found.save(tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert saved.keys() == a.keys()
+    for name in a:
+        assert saved[name].dtype == torch.float16
+        expected = (0.75 * a[name].double() + 0.25 * b[name].double()).half()
+        assert torch.allclose(saved[name].double(), expected.double(), rtol=1e-3, atol=1e-7)
+
+
+def test_dtype_is_the_endpoints_or_what_is_asked(saved, tmp_path: Path) -> None:
+    a, b = saved("a", dtype=torch.bfloat16), saved("b", 1, dtype=torch.float16)
+    assert isthmus.merge(a, a, align="none", t=0.5).dtype == torch.bfloat16
+    assert isthmus.merge(a, b, align="none", t=0.5).dtype == torch.float32
+    found = isthmus.merge(a, b, align="none", t=0.5, dtype=torch.float16)
+    found.save(tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors")["transformer.wpe.weight"].dtype == torch.float16
+
+
+def test_a_tied_and_an_untied_model(saved) -> None:
+    found = isthmus.merge(saved("a"), saved("b", 1, tie_word_embeddings=False), align="none", t=0.5)
+    assert not found.config.tie_word_embeddings
+    expected = (
+        state_of(tiny_model(0))["transformer.wte.weight"]
+        + state_of(tiny_model(1, tie_word_embeddings=False))["lm_head.weight"]
+    ) / 2
+    assert torch.allclose(found.state["lm_head.weight"], expected, atol=1e-6)
+
+
+def test_alignment_without_text(saved) -> None:
+    found = isthmus.merge(saved("a"), saved("b", 1), align="orthogonal", t=0.5)
+    assert found.report["alignment"]["max_log_prob_error"] < 1e-4
+    assert found.report["spectrum"]["verdict"] in ("preserved", "transition", "contracted", "inflated")
+
+
+def test_one_model_with_itself_is_itself() -> None:
+    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "docs", data=DATA[:1], tokens=1024)
+    assert found.report["barrier"] == pytest.approx(0.0, abs=1e-6)
+    assert found.report["merge_point"]["t"] == 0.5
+    assert found.report["spectrum"]["distance"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_objective_worst_balances_the_labels() -> None:
+    kind = {"data": DATA, "tokens": 4096, "align": "none", "measure_spectrum": False}
+    mean, worst = (
+        isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", objective=name, **kind) for name in ("mean", "worst")
+    )
+    assert worst.report["settings"]["objective"] == "worst"
+    assert 0.1 <= mean.report["merge_point"]["t"] <= 0.9
+    assert 0.1 <= worst.report["merge_point"]["t"] <= 0.9
+
+
+GATES = {
+    "barrier": (Gates(max_barrier=0.01), "the barrier is"),
+    "gain": (Gates(require_gain=True), "worse than the better endpoint"),
+}
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_gates_refuse(gate: str) -> None:
+    gates, message = GATES[gate]
+    with pytest.raises(GateRefused, match=message):
+        isthmus.merge(
+            EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, align="none", tokens=512, t=0.5, gates=gates
+        )
+
+
+def test_the_spectrum_gate_refuses_a_naive_average() -> None:
+    with pytest.raises(GateRefused, match="the spectrum is contracted"):
+        isthmus.merge(
+            EMBEDDED / "adamw-1", EMBEDDED / "adamw-2", align="none", t=0.5, gates=Gates(require_spectrum=True)
+        )
+
+
+SENSELESS = {
+    "no t": ({"align": "none"}, "add --data .*, or give --t"),
+    "auto alignment": ({"t": 0.5}, "alignments cannot be compared: add --data"),
+    "a gate": ({"t": 0.5, "align": "none", "gates": Gates(max_barrier=1.0)}, "need a loss: add --data"),
+    "t": ({"t": 1.5, "align": "none"}, "between 0 and 1; got 1.5"),
+    "interior": ({"t": 0.5, "align": "none", "interior": 0.5}, "below 0.5; got 0.5"),
+    "device": ({"t": 0.5, "align": "none", "device": "abacus"}, "there is no device 'abacus' here"),
+}
+
+
+@pytest.mark.parametrize("kind", SENSELESS)
+def test_requests_without_sense(saved, kind: str) -> None:
+    arguments, message = SENSELESS[kind]
+    model = saved("m")
+    with pytest.raises(BadInput, match=message):
+        isthmus.merge(model, model, **arguments)
+
+
+def test_incompatible_models_are_refused_before_weights_are_read(saved) -> None:
+    a, b = saved("a"), saved("b", n_head=2)
+    for directory in (a, b):
+        weights = (directory / "model.safetensors").read_bytes()
+        (directory / "model.safetensors").write_bytes(weights[:-1000] + b"\xff" * 1000)  # NaN, were it read
+    with pytest.raises(IncompatibleModels, match="number of heads differs"):
+        isthmus.merge(a, b, align="none", t=0.5)
+    with pytest.raises(CorruptCheckpoint, match="holds NaN or Inf"):
+        isthmus.merge(a, a, align="none", t=0.5).save(a.parent / "out")
+    assert not (a.parent / "out").exists()
+
+
+def test_an_unsupported_family_can_only_be_averaged(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    for name in "ab":
+        LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+    isthmus.merge(tmp_path / "a", tmp_path / "b", align="none", t=0.5).save(tmp_path / "out")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == "llama"
+    with pytest.raises(UnsupportedFamily, match=r"'llama' are not supported .*; supported: gpt2"):
+        isthmus.merge(tmp_path / "a", tmp_path / "b", align="orthogonal", t=0.5)
+
+
+def test_text_needs_a_tokenizer(saved) -> None:
+    with pytest.raises(BadInput, match="has no tokenizer"):
+        isthmus.merge(saved("a"), saved("b"), data=DATA)
+
+
+def test_progress_is_told(saved) -> None:
+    stages = []
+
+    class Listening(Progress):
+        def stage(self, name: str, total: int | None = None) -> None:
+            stages.append(name)
+
+    isthmus.merge(saved("a"), saved("b"), align="orthogonal", t=0.5, progress=Listening())
+    assert stages == ["checking", "aligning (orthogonal)", "measuring the spectrum"]
+
+
+def test_checkpoints_that_are_open_already() -> None:
+    docs, code = isthmus.load(EMBEDDED / "docs"), isthmus.load(EMBEDDED / "code")
+    assert isthmus.merge(docs, code, align="none", t=0.5).report["endpoints"][0]["ref"] == "docs"
+
+
+def test_a_user_s_own_text(tmp_path: Path) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("\n".join(next(iter(corpus("stdlib:docs").documents())) for _ in range(3)) * 3)
+    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", data=[f"mine={text}"], tokens=256)
+    assert found.report["data"][0]["label"] == "mine"
+    assert str(tmp_path) not in json.dumps(found.report)
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EMBEDDED
+from safetensors.torch import load_file, save_file
+
+DATA = ("--data", "stdlib:docs:heldout", "--data", "code=stdlib:code:heldout")
+DOCS, CODE, ADAMW, MUON = (EMBEDDED / name for name in ("docs", "code", "adamw-1", "muon-1"))
+
+
+def one_sentence(text: str) -> bool:
+    """A single line that names the program; no traceback."""
+    return text.startswith("isthmus: ") and text.count("\n") == 1 and "Traceback" not in text
+
+
+def test_version_and_help(isthmus) -> None:
+    assert isthmus("--version").out.strip() == "0.1.0"
+    assert "merge" in isthmus("--help").out
+    assert "--require-gain" in isthmus("merge", "--help").out
+
+
+def test_check_says_yes_and_no(isthmus, saved) -> None:
+    a, b = saved("a"), saved("b", n_head=2)
+    good, bad = isthmus("check", a, a), isthmus("check", a, b)
+    assert (good.code, bad.code) == (0, 3)
+    assert "these can be merged" in good.err
+    assert "the number of heads differs: 4 in 'a', 2 in 'b'" in bad.err
+    assert "these cannot be merged" in bad.err
+    assert good.out == bad.out == ""
+
+
+def test_check_for_programs(isthmus, saved, tmp_path: Path) -> None:
+    a, b = saved("a"), saved("b", n_head=2)
+    found = isthmus("check", a, b, "--json", "-", "--quiet")
+    assert (found.code, found.err) == (3, "")
+    assert json.loads(found.out)["mergeable"] is False
+    isthmus("check", a, b, "--json", tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text()) == json.loads(found.out)
+
+
+def test_merge_for_people_and_for_programs(isthmus, tmp_path: Path) -> None:
+    found = isthmus("merge", DOCS, CODE, "-o", tmp_path / "out", *DATA, "--tokens", 1024, "--json", "-")
+    assert found.code == 0
+    report = json.loads(found.out)
+    assert report == json.loads((tmp_path / "out" / "isthmus.json").read_text())
+    for expected in (
+        "A: docs",
+        "B: code",
+        "naive average",
+        "merge at t = ",
+        "ensemble of A and B",
+        "spectrum preserved",
+    ):
+        assert expected in found.err
+    assert "written to" in found.err
+
+
+def test_a_merge_that_is_worse_says_so(isthmus, tmp_path: Path) -> None:
+    found = isthmus(
+        "merge", ADAMW, MUON, "-o", tmp_path / "out", *DATA, "--tokens", 1024, "--align", "none", "--t", 0.5
+    )
+    assert found.code == 0
+    assert "the merge is worse than the better endpoint by " in found.err
+    assert "spectrum contracted" in found.err
+
+
+def test_a_gate_refuses_and_nothing_is_written(isthmus, tmp_path: Path) -> None:
+    found = isthmus("merge", ADAMW, MUON, "-o", tmp_path / "out", *DATA, "--tokens", 512, "--require-gain")
+    assert found.code == 3
+    assert one_sentence(found.err)
+    assert "nothing was saved" in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quiet_is_quiet(isthmus, tmp_path: Path) -> None:
+    found = isthmus("merge", DOCS, CODE, "-o", tmp_path / "out", "--align", "none", "--t", 0.5, "--quiet")
+    assert (found.code, found.out, found.err) == (0, "", "")
+
+
+def test_align_writes_a_model_that_a_plain_average_can_use(isthmus, tmp_path: Path) -> None:
+    found = isthmus("align", ADAMW, MUON, "-o", tmp_path / "b", "--reference", tmp_path / "a", "--dtype", "float32")
+    assert found.code == 0
+    assert "log-probabilities within" in found.err
+    report = json.loads((tmp_path / "b" / "isthmus.json").read_text())
+    assert report["max_log_prob_error"] < 1e-4
+    from isthmus.align.alignment import Alignment
+
+    assert Alignment.load(tmp_path / "b" / "alignment.safetensors").score == report["score"]
+    average = isthmus(
+        "merge", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "m", *DATA, "--tokens", 512, "--align", "none"
+    )
+    assert average.code == 0
+    direct = isthmus("merge", ADAMW, MUON, "-o", tmp_path / "d", *DATA, "--tokens", 512, "--align", "orthogonal")
+    assert direct.code == 0
+    barriers = [json.loads((tmp_path / name / "isthmus.json").read_text())["barrier"] for name in "md"]
+    assert barriers[0] == pytest.approx(barriers[1], abs=1e-3)
+
+
+def test_align_permutation_keeps_the_head_tied(isthmus, tmp_path: Path) -> None:
+    assert isthmus("align", ADAMW, MUON, "-o", tmp_path / "b", "--method", "permutation").code == 0
+    assert json.loads((tmp_path / "b" / "config.json").read_text()).get("tie_word_embeddings", True)
+    assert load_file(tmp_path / "b" / "model.safetensors").keys() == load_file(MUON / "model.safetensors").keys()
+
+
+def test_spectrum(isthmus) -> None:
+    found = isthmus("spectrum", ADAMW, MUON, "--json", "-")
+    assert found.code == 0
+    assert "adamw-1 and muon-1: 0." in found.err
+    assert json.loads(found.out)["distances"][0]["distance"] > 0.2
+
+
+BAD_USE = {
+    "no such command": (("frobnicate",), "No such command"),
+    "no such option": (("merge", DOCS, CODE, "--frob"), "No such option"),
+    "no output": (("merge", DOCS, CODE), "Missing option"),
+    "one model": (("check", DOCS), "give at least two"),
+    "a t that is no number": (("merge", DOCS, CODE, "-o", "out", "--t", "half"), "--t takes auto or a number"),
+    "another path": (("merge", DOCS, CODE, "-o", "out", "--path", "spiral"), "the only path is linear"),
+    "another alignment": (("merge", DOCS, CODE, "-o", "out", "--align", "magic"), "Invalid value for '--align'"),
+    "no model": (
+        ("merge", "./absent", CODE, "-o", "out", "--t", "0.5", "--align", "none"),
+        "there is no directory 'absent'",
+    ),
+    "no text": (("merge", DOCS, CODE, "-o", "out", "--data", "absent.txt"), "no text at 'absent.txt'"),
+    "no data and no t": (("merge", DOCS, CODE, "-o", "out"), "without text no loss can be measured"),
+}
+
+
+@pytest.mark.parametrize("use", BAD_USE)
+def test_bad_use_is_one_sentence_and_exit_code_2(isthmus, use: str, tmp_path: Path, monkeypatch) -> None:
+    arguments, message = BAD_USE[use]
+    monkeypatch.chdir(tmp_path)
+    found = isthmus(*arguments)
+    assert found.code == 2
+    assert message in found.err
+    assert one_sentence(found.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(isthmus, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = isthmus("check", "./absent", "./absent", "--debug")
+    assert found.code == 2
+    assert "Traceback" in found.err
+
+
+def test_an_output_that_exists(isthmus, tmp_path: Path) -> None:
+    plain = ("merge", DOCS, CODE, "--align", "none", "--t", 0.5)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    for target, message in (
+        ("file", "is not a directory"),
+        ("full", "is not empty: choose another, or add --overwrite"),
+    ):
+        found = isthmus(*plain, "-o", tmp_path / target)
+        assert (found.code, one_sentence(found.err)) == (2, True)
+        assert message in found.err
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+    assert isthmus(*plain, "-o", tmp_path / "empty").code == 0
+    assert isthmus(*plain, "-o", tmp_path / "full", "--overwrite").code == 0
+    assert not (tmp_path / "full" / "notes.txt").exists()
+    found = isthmus(*plain, "-o", tmp_path / "tree", "--overwrite")
+    assert found.code == 2
+    assert "holds other directories and no model" in found.err
+    assert (tmp_path / "tree" / "deep").is_dir()
+
+
+def test_a_model_with_nan_leaves_the_old_output(isthmus, saved, tmp_path: Path) -> None:
+    a = saved("a")
+    assert isthmus("merge", a, a, "-o", tmp_path / "out", "--align", "none", "--t", 0.5).code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    tensors = load_file(a / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_proj.weight"][3, 3] = float("nan")
+    save_file(tensors, a / "model.safetensors", metadata={"format": "pt"})
+    found = isthmus("merge", a, a, "-o", tmp_path / "out", "--align", "none", "--t", 0.5, "--overwrite")
+    assert (found.code, one_sentence(found.err)) == (2, True)
+    assert "'transformer.h.1.mlp.c_proj.weight' of 'a' holds NaN or Inf" in found.err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "out"}
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "isthmus", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+
+
+def in_a_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script that may mount file systems of its own: a full disk, a read-only one."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", script]
+    if subprocess.run([*command[:-1], "mount -t tmpfs none /mnt"], capture_output=True).returncode:
+        pytest.skip("this machine gives no mount namespace")
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "prepare", "message"),
+    [
+        ("size=1m", "true", "could not write 'out': the disk is full; nothing was changed"),
+        ("size=9m", "mount -o remount,ro {disk}", "the folder 'disk' cannot be written: choose another output"),
+    ],
+    ids=["full", "read-only"],
+)
+def test_a_disk_that_takes_nothing(tmp_path: Path, options: str, prepare: str, message: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    merge = f"{sys.executable} -m isthmus merge {DOCS} {CODE} --align none --t 0.5 -o {disk}/out"
+    script = f"mount -t tmpfs -o {options} none {disk}; {prepare.format(disk=disk)}; {merge} && exit 9; ls -A {disk}"
+    found = in_a_namespace(script)
+    assert found.returncode == 0, found
+    assert message in found.stderr
+    assert one_sentence(found.stderr)
+    assert found.stdout == ""
+
+
+def test_broken_pipes_and_interrupts_of_a_real_process(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of the work: one sentence, exit code 130, no output, nothing left beside it."""
+    command = [sys.executable, "-m", "isthmus", "merge", str(ADAMW), str(MUON), "-o", str(tmp_path / "out"), *DATA]
+    process = subprocess.Popen([*command, "--tokens", "100000"], stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("isthmus: interrupted; nothing half-written was left\n")
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "report.html"])
+def test_a_kill_while_saving_leaves_the_old_output(file: str, tmp_path: Path, saved) -> None:
+    """SIGKILL, which no handler sees, at the moment when a file of the new output appears."""
+    model, out = saved("m", vocab_size=40000, n_embd=128), tmp_path / "out"
+    merge = ("merge", model, model, "--align", "none", "--t", 0.5, "-o", out)
+    assert run(*merge).returncode == 0
+    (out / "old").touch()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    process = subprocess.Popen([sys.executable, "-m", "isthmus", *map(str, merge), "--overwrite"])
+    staging = tmp_path / f".out.isthmus-{process.pid}"
+    while not (staging / file).exists():
+        assert process.poll() is None, "the process ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert staging.exists(), "the kill came too late to prove anything"
+    assert run(*merge, "--overwrite").returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "out"}, "what the killed process left is cleared away"
+    assert not (out / "old").exists()
+
+
+def test_output_is_for_terminals_and_pipes(tmp_path: Path) -> None:
+    """No escape sequences where nobody sees them."""
+    found = run("check", DOCS, CODE, env={**os.environ, "TERM": "dumb"})
+    assert "\x1b" not in found.stderr + found.stdout
+
+
+def test_out_of_range_ids_of_a_foreign_tokenizer(isthmus, saved, tmp_path: Path) -> None:
+    model = saved("m", tokenizer=True)
+    found = isthmus("merge", model, model, "-o", tmp_path / "out", *DATA)
+    assert found.code == 2
+    assert "beyond the vocabulary of 128: it belongs to another model" in found.err
+    assert torch.get_default_dtype() == torch.float32
