@@ -42,7 +42,7 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
         scale, shift = pieces[norm.weight], pieces[norm.bias]
         kept = torch.zeros_like(shift)
         for reader in norm.readers:
-            weight = pieces[reader.weight].double().movedim(reader.axis, 0)
+            weight = _double(pieces[reader.weight]).movedim(reader.axis, 0)
             if reader.bias is None:
                 if (scale == 0).any():
                     raise CorruptCheckpoint(
@@ -50,25 +50,30 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
                         "form: merge with --align none --no-spectrum"
                     )
                 kept = shift / scale
-                weight = weight * scale[:, None]
-                weight = weight - weight.mean(dim=1, keepdim=True)
             else:
                 pieces[reader.bias] = pieces[reader.bias] + shift @ weight
-                weight = weight * scale[:, None]
-                weight = weight - weight.mean(dim=0, keepdim=True)
+            weight *= scale[:, None]
+            weight -= weight.mean(dim=1 if reader.bias is None else 0, keepdim=True)
             pieces[reader.weight] = weight.movedim(0, reader.axis).float()
         pieces[norm.weight], pieces[norm.bias] = torch.ones_like(scale), kept
 
     for attention in table.attentions:
         pieces[attention.key_bias] = torch.zeros_like(pieces[attention.key_bias])
-        carried = pieces[attention.value_bias] @ pieces[attention.output].double()
+        carried = pieces[attention.value_bias] @ _double(pieces[attention.output])
         pieces[attention.output_bias] = pieces[attention.output_bias] + carried
         pieces[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
 
-    offset = pieces[table.positions].double().mean(dim=0)
-    pieces[table.positions] = pieces[table.positions].double() - offset
-    pieces[table.embedding] = pieces[table.embedding].double() + offset
+    offset = _double(pieces[table.positions]).mean(dim=0)
+    moved = {table.positions: -offset, table.embedding: offset}
     for name, axis in table.writers:
-        written = pieces[name].double()
-        pieces[name] = (written - written.mean(dim=axis, keepdim=True)).float()
+        written = _double(pieces[name])
+        if name in moved:
+            written += moved[name]
+        written -= written.mean(dim=axis, keepdim=True)
+        pieces[name] = written.float()
     return table.join({name: piece.float() for name, piece in pieces.items()})
+
+
+def _double(tensor: Tensor) -> Tensor:
+    """A float64 copy, which may be changed in place: the largest matrices are not held three times."""
+    return tensor.to(torch.float64, copy=True)

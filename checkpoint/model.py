@@ -68,12 +68,14 @@ class Schema:
 
 def schema(config: PretrainedConfig) -> Schema:
     """The tensors that a model with this configuration is made of."""
-    return _schema(type(config), config.to_json_string(use_diff=False))
+    return _schema(config.model_type, config.to_json_string(use_diff=False))
 
 
 @cache
-def _schema(kind: type[PretrainedConfig], facts: str) -> Schema:
-    model = empty_model(kind.from_dict(json.loads(facts)))
+def _schema(kind: str, facts: str) -> Schema:
+    from transformers import CONFIG_MAPPING
+
+    model = empty_model(CONFIG_MAPPING[kind].from_dict(json.loads(facts)))
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
     return Schema(shapes, tied, getattr(model, "base_model_prefix", ""))

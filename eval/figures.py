@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG text: the loss along the path, and spectra along the path."""
+"""The figures of a report: the loss along the path, and spectra along the path; as inline SVG or as PNG."""
 
 from __future__ import annotations
 
@@ -31,30 +31,38 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequ
     return figure, axes
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """The figure as inline SVG: in the page's text colour, named for screen readers, the same every time."""
     import matplotlib as mpl
 
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "isthmus", "font.size": 11}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(
         r'^<svg[^>]*viewBox="([^"]*)"[^>]*>',
         rf'<svg viewBox="\1" role="img" aria-label="{title}">',
-        svg,
+        text,
         count=1,
     )
-    svg = svg.replace("#000000", "currentColor").replace("<text ", '<text fill="currentColor" ')
+    text = text.replace("#000000", "currentColor").replace("<text ", '<text fill="currentColor" ')
     # Every figure of a page needs ids of its own.
     prefix = re.sub(r"\W+", "-", title)[:24]
-    return re.sub(r'(id="|xlink:href="#|url\(#)', rf"\1{prefix}-", svg)
+    return re.sub(r'(id="|xlink:href="#|url\(#)', rf"\1{prefix}-", text)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a picture on white."""
+    figure.patch.set(alpha=1.0, facecolor="white")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    return out.getvalue()
 
 
 def loss_figure(
     curves: Mapping[str, Profile], point: tuple[float, float, float], baselines: Mapping[str, float]
-) -> str:
+) -> Figure:
     """Loss along the path before and after alignment with standard-error bands, the merge point, and baselines."""
     figure, (axis,) = _figure(7.2, 4.0)
     styles = {"naive": ("without alignment", GREY, "--"), "aligned": ("aligned", BLUE, "-")}
@@ -73,32 +81,33 @@ def loss_figure(
     axis.errorbar([t], [loss], yerr=[error], fmt="*", markersize=14, color=ORANGE, label=f"merge, t = {t:g}", zorder=5)
     for name, value in baselines.items():
         axis.axhline(value, color=GREY, linewidth=1, linestyle=":")
-        axis.annotate(name, (1.0, value), ha="right", va="bottom", fontsize=9, color=GREY)
+        axis.annotate(name, (0.0, value), ha="left", va="bottom", fontsize=9, color=GREY)
     axis.set_xlabel("t   (0 = A, 1 = B)")
     axis.set_ylabel("loss, nats per token")
     axis.legend(frameon=False)
-    return _svg(figure, "Loss along the path")
+    return figure
 
 
-def spectra_figure(spectra: Mapping[float, Spectrum], names: Sequence[str]) -> str:
+def spectra_figure(spectra: Mapping[float, Spectrum], names: Sequence[str]) -> Figure:
     """Histograms of log10 singular values of a few matrices, one curve per t."""
-    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
 
-    figure, axes = _figure(3.1 * len(names), 3.0, len(names))
+    colours = LinearSegmentedColormap.from_list("path", [BLUE, "#8f8fa0", ORANGE])
+    figure, axes = _figure(3.1 * len(names), 3.2, len(names))
     ts = sorted(spectra)
     for axis, name in zip(axes, names, strict=True):
         logs = torch.cat([spectra[t][name].log10() for t in ts]).float()
-        edges = torch.linspace(float(logs.quantile(0.005)), float(logs.max()) + 1e-6, 25)
+        edges = torch.linspace(float(logs.quantile(0.005)), float(logs.max()) + 1e-6, 17)
         middles = ((edges[1:] + edges[:-1]) / 2).tolist()
         for t in ts:
             axis.plot(
                 middles,
                 log_histogram(spectra[t][name], edges),
-                color=colormaps["viridis"](0.85 * t),
+                color=colours(t),
                 label=f"t = {t:g}",
             )
         axis.set_title(name, fontsize=11)
         axis.set_xlabel("log₁₀ σ")
     axes[0].set_ylabel("share")
-    axes[0].legend(frameon=False, fontsize=8)
-    return _svg(figure, "Singular values along the path")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ts), frameon=False)
+    return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from isthmus.eval.figures import loss_figure, spectra_figure
+from isthmus.eval.figures import loss_figure, spectra_figure, svg
 from isthmus.eval.summary import loss_table, sentences
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ def render_report(
     if curves:
         point = report["merge_point"]
         baselines = {"ensemble of A and B": report["baselines"]["ensemble"]["loss"]}
-        figures["loss"] = loss_figure(curves, (point["t"], point["loss"], point["stderr"]), baselines)
+        drawn = loss_figure(curves, (point["t"], point["loss"], point["stderr"]), baselines)
+        figures["loss"] = svg(drawn, "Loss along the path")
     if spectra:
-        figures["spectra"] = spectra_figure(spectra, _shown(list(next(iter(spectra.values())))))
+        drawn = spectra_figure(spectra, _shown(list(next(iter(spectra.values())))))
+        figures["spectra"] = svg(drawn, "Singular values along the path")
     environment = Environment(
         loader=PackageLoader("isthmus", "eval"),
         undefined=StrictUndefined,

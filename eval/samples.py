@@ -35,12 +35,14 @@ def samples(
     seed: int = 0,
 ) -> tuple[Sample, ...]:
     """Continue the beginnings of report blocks with every model, sampled at temperature 0.7 from the top 40 tokens."""
+    context = min(int(config.max_position_embeddings) for _, config in models.values())
+    prompt_tokens = min(prompt_tokens, context // 2)
     chosen = [(label, ids[:prompt_tokens]) for label, table in blocks.items() for ids in table[:per_label]]
     told: list[dict[str, str]] = [{} for _ in chosen]
     for name, (state, config) in models.items():
         model: Any = empty_model(config)
         model.load_state_dict(with_tied(state, model), assign=True)
-        length = min(new_tokens, int(config.max_position_embeddings) - prompt_tokens)
+        length = min(new_tokens, context - prompt_tokens)
         for place, (_, ids) in enumerate(chosen):
             torch.manual_seed(seed)
             out = model.generate(

@@ -47,16 +47,16 @@ class Recipe:
     data: tuple[str, ...] = ("stdlib:docs:train", "stdlib:code:train")
     batch: int = 32
     context: int = 128
-    adamw_lr: float = 4e-3
-    muon_lr: float = 2e-2
-    weight_decay: float = 0.1
+    adamw_lr: float = 2e-3
+    muon_lr: float = 1e-2
+    weight_decay: float = 0.5
 
 
 EMBEDDED = (
-    Recipe("adamw-1", "adamw", seed=1, steps=2000),
-    Recipe("muon-1", "muon", seed=2, steps=2000),
-    Recipe("adamw-2", "adamw", seed=3, steps=2000),
-    Recipe("muon-2", "muon", seed=4, steps=2000),
+    Recipe("adamw-1", "adamw", seed=1, steps=1500),
+    Recipe("muon-1", "muon", seed=2, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
+    Recipe("adamw-2", "adamw", seed=3, steps=1500),
+    Recipe("muon-2", "muon", seed=4, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
     Recipe("docs", "adamw", 5, 300, base="adamw-1", data=("stdlib:docs:train",), adamw_lr=1e-3),
     Recipe("code", "adamw", 6, 300, base="adamw-1", data=("stdlib:code:train",), adamw_lr=1e-3),
 )
