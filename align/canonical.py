@@ -16,13 +16,15 @@ Theus et al. 2025, arXiv 2506.22712, for its use in alignment):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from isthmus.align.symmetry import Family, State
 from isthmus.checkpoint.errors import CorruptCheckpoint
+
+ROWS = 4096
 
 
 def canonical(state: Mapping[str, Tensor], table: Family) -> State:
@@ -42,7 +44,7 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
         scale, shift = pieces[norm.weight], pieces[norm.bias]
         kept = torch.zeros_like(shift)
         for reader in norm.readers:
-            weight = _double(pieces[reader.weight]).movedim(reader.axis, 0)
+            weight = pieces[reader.weight].movedim(reader.axis, -1)  # (outputs, residual)
             if reader.bias is None:
                 if (scale == 0).any():
                     raise CorruptCheckpoint(
@@ -50,30 +52,39 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
                         "form: merge with --align none --no-spectrum"
                     )
                 kept = shift / scale
+                mean = sum(rows.double().sum(0) for rows in torch.split(weight, ROWS)) / weight.shape[0]
+                folded = _by_rows(weight, lambda rows, g=scale, m=mean: (rows - m) * g)  # type: ignore[misc]
             else:
-                pieces[reader.bias] = pieces[reader.bias] + shift @ weight
-            weight *= scale[:, None]
-            weight -= weight.mean(dim=1 if reader.bias is None else 0, keepdim=True)
-            pieces[reader.weight] = weight.movedim(0, reader.axis).float()
+                pieces[reader.bias] = pieces[reader.bias] + weight.double() @ shift
+                folded = _by_rows(weight, lambda rows, g=scale: _centred(rows * g))  # type: ignore[misc]
+            pieces[reader.weight] = folded.movedim(-1, reader.axis)
         pieces[norm.weight], pieces[norm.bias] = torch.ones_like(scale), kept
 
     for attention in table.attentions:
         pieces[attention.key_bias] = torch.zeros_like(pieces[attention.key_bias])
-        carried = pieces[attention.value_bias] @ _double(pieces[attention.output])
+        carried = pieces[attention.value_bias] @ pieces[attention.output].double()
         pieces[attention.output_bias] = pieces[attention.output_bias] + carried
         pieces[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
 
-    offset = _double(pieces[table.positions]).mean(dim=0)
+    offset = pieces[table.positions].double().mean(dim=0)
     moved = {table.positions: -offset, table.embedding: offset}
     for name, axis in table.writers:
-        written = _double(pieces[name])
-        if name in moved:
-            written += moved[name]
-        written -= written.mean(dim=axis, keepdim=True)
-        pieces[name] = written.float()
+        written = pieces[name].movedim(axis, -1)
+        added = moved.get(name, torch.zeros_like(offset))
+        centred = _by_rows(written, lambda rows, added=added: _centred(rows + added))  # type: ignore[misc]
+        pieces[name] = centred.movedim(-1, axis)
     return table.join({name: piece.float() for name, piece in pieces.items()})
 
 
-def _double(tensor: Tensor) -> Tensor:
-    """A float64 copy, which may be changed in place: the largest matrices are not held three times."""
-    return tensor.to(torch.float64, copy=True)
+def _centred(rows: Tensor) -> Tensor:
+    return rows - rows.mean(dim=-1, keepdim=True)
+
+
+def _by_rows(matrix: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change rows in float64 and round them, some at a time, so that no embedding is held in float64 whole."""
+    if matrix.ndim == 1:
+        return change(matrix.double()).float()
+    result = torch.empty(matrix.shape, dtype=torch.float32)
+    for start in range(0, len(matrix), ROWS):
+        result[start : start + ROWS] = change(matrix[start : start + ROWS].double())
+    return result

@@ -13,6 +13,7 @@ from isthmus.align.alignment import Alignment, Method
 from isthmus.align.canonical import canonical
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.matching import match
+from isthmus.align.memory import release_freed
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import open_pair
 
@@ -52,13 +53,17 @@ def align_states(
     table = family(config)
     untied = table.untied()
     rotate = method == "orthogonal"
-    pieces_a, pieces_b = (untied.split(canonical(state, table)) for state in (a, b))
+    pieces_a = untied.split(canonical(a, table))
+    release_freed()
+    pieces_b = untied.split(canonical(b, table))
+    release_freed()
     found = match(pieces_a, pieces_b, untied, rotate=rotate, on_sweep=on_sweep)
     alignment = Alignment(method, found.elements, found.score)
     if rotate:
         moved, reference = alignment.apply_to_pieces(pieces_b, untied), untied.join(pieces_a)
     else:
         moved, reference = alignment.apply(b, table), dict(a)
+    release_freed()
     error = alignment.verify(b, moved, config, seed=seed)
     return Aligned(reference, moved, alignment.config(config), alignment, error)
 

@@ -58,7 +58,7 @@ def test_heads_and_their_rotations_are_jointly_best() -> None:
     a, b = (UNTIED.split(canonical(state_of(tiny_model(seed)), family(tiny_config()))) for seed in (1, 2))
     problem = _Problem(a, b, UNTIED, rotate=True)
     stream = {"residual": random_elements(UNTIED, "orthogonal")["residual"]}
-    solved = problem.solve_heads("h.0.heads", stream)
+    solved, _ = problem.solve_heads("h.0.heads", stream)
     found = problem.objective(stream | solved)
     best = -1.0
     for order in permutations(range(4)):
