@@ -65,9 +65,8 @@ def test_merge_for_people_and_for_programs(isthmus, tmp_path: Path) -> None:
 
 
 def test_a_merge_that_is_worse_says_so(isthmus, tmp_path: Path) -> None:
-    found = isthmus(
-        "merge", ADAMW, MUON, "-o", tmp_path / "out", *DATA, "--tokens", 1024, "--align", "none", "--t", 0.5
-    )
+    plain = ("--tokens", 1024, "--align", "none", "--t", 0.5)
+    found = isthmus("merge", ADAMW, EMBEDDED / "adamw-2", "-o", tmp_path / "out", *DATA, *plain)
     assert found.code == 0
     assert "the merge is worse than the better endpoint by " in found.err
     assert "spectrum contracted" in found.err

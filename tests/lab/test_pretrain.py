@@ -61,7 +61,8 @@ def test_pretraining_learns_and_repeats_itself(optimizer: str) -> None:
 
 
 def test_muon_orthogonalises_q_k_and_v_apart() -> None:
-    """One step without weight decay changes each of them by a matrix whose singular values are about equal."""
+    """One step without weight decay changes each of them by a matrix whose leading singular values are about equal,
+    and alike for all three, though the gradients of q and k are far smaller than that of v at the start."""
     recipe = replace(RECIPES[1], steps=1, batch=4, context=32, data=("stdlib:docs:heldout",), weight_decay=0.0)
     torch.manual_seed(0)
     from transformers import GPT2LMHeadModel
@@ -69,9 +70,12 @@ def test_muon_orthogonalises_q_k_and_v_apart() -> None:
     start = dict(GPT2LMHeadModel(small_config()).named_parameters())
     after = pretrain(recipe, small_config(), load(EMBEDDED / "docs").tokenizer(), start)
     name = "transformer.h.1.attn.c_attn.weight"
+    leading = []
     for part in (after[name] - start[name].detach()).split(128, dim=1):
         values = torch.linalg.svdvals(part)
-        assert values[0] / values[100] < 3
+        assert values[0] / values[30] < 2
+        leading.append(values[0].item())
+    assert max(leading) / min(leading) < 1.3
 
 
 def test_batches_share_their_rows_between_the_texts() -> None:

@@ -259,3 +259,11 @@ def test_a_user_s_own_text(tmp_path: Path) -> None:
     assert found.report["data"][0]["label"] == "mine"
     assert str(tmp_path) not in json.dumps(found.report)
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "share"), [("adamw-1", "adamw-2", 0.23), ("muon-1", "muon-2", 0.41), ("adamw-1", "muon-1", 0.32)]
+)
+def test_alignment_leaves_this_share_of_the_naive_barrier(a: str, b: str, share: float) -> None:
+    found = isthmus.merge(EMBEDDED / a, EMBEDDED / b, data=DATA, align="orthogonal", t=0.5, measure_spectrum=False)
+    assert found.report["barrier"] <= share * found.report["barrier_before_alignment"]
