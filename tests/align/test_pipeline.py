@@ -11,6 +11,8 @@ from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.loading import load
+from isthmus.eval.loss import LossMeter
+from isthmus.merge.path import LinearPath
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -50,3 +52,22 @@ def test_checkpoints_are_checked_first(saved) -> None:
 def test_from_python(saved) -> None:
     found = isthmus.align(saved("a"), str(saved("b", 1)), "permutation")
     assert found.alignment.method == "permutation"
+
+
+def test_a_moved_copy_of_gpt2_small_comes_back() -> None:
+    """124M parameters, every space: MLP neurons, heads, the inside of heads, the residual stream rotated."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config()
+    state, table = state_of(GPT2LMHeadModel(config)), family(config)
+    form = Alignment("orthogonal", {}, 0.0).reference(state, table)
+    untied = Alignment("orthogonal", {}, 0.0).config(config)
+    elements = random_elements(table, "orthogonal", 1)
+    moved = Alignment("orthogonal", elements, 0.0).apply_to_pieces(table.untied().split(form), table.untied())
+    found = align_states(form, moved, untied)
+    assert found.max_log_prob_error < 1e-4
+    assert max((found.a[name] - found.b[name]).abs().max().item() for name in found.a) < 1e-5
+    ids = torch.randint(config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
+    losses = [LossMeter(untied, {"x": ids})(LinearPath(found.a, found.b)(t)).mean for t in (0.0, 0.5, 1.0)]
+    assert max(losses) - min(losses) < 1e-4
