@@ -14,12 +14,15 @@ A dual axis transforms by the inverse transpose, so that inner products of a pri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from isthmus.checkpoint.model import Schema
 
 State = dict[str, Tensor]
 Elements = dict[str, Tensor]
@@ -41,10 +44,14 @@ class Space:
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis of a piece transforms: by the elements of `spaces`, in order; by none when empty."""
+    """How one axis of a piece transforms: by the elements of `spaces`, in order; by none when empty.
+
+    `size` is the length of an axis on which nothing acts.
+    """
 
     spaces: tuple[str, ...] = ()
     dual: bool = False
+    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,12 @@ class Family:
     """The symmetry table of one model: pieces, spaces, and where the gauge of its norms and biases sits.
 
     `writers` are (piece, axis) pairs that add to the residual stream; `head` is the unembedding, which is no piece
-    of its own while it is `tied` to `embedding`; `matrices` lists the pieces whose spectra are measured.
+    of its own while it is `tied` to `embedding`; `matrices` lists the pieces whose spectra are measured; `prefix` is
+    what transformers puts before the names of the base model.
     """
 
     model_type: str
+    prefix: str
     spaces: dict[str, Space]
     pieces: dict[str, Piece]
     norms: tuple[Norm, ...]
@@ -109,6 +118,17 @@ class Family:
     def untied(self) -> Family:
         """The table of the same model with an unembedding of its own."""
         return replace(self, pieces=self.pieces | {self.head: self.head_piece}, tied=False)
+
+    def schema(self) -> Schema:
+        """The tensors of the model, as transformers names them, without importing its modelling code."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for piece in self.pieces.values():
+            sizes = [axis.size * math.prod(self.spaces[space].size for space in axis.spaces) for axis in piece.axes]
+            if piece.parameter in shapes:
+                sizes[-1] += shapes[piece.parameter][-1]
+            shapes[piece.parameter] = tuple(sizes)
+        tied = {self.head_piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
+        return Schema(shapes, tied, self.prefix)
 
     def inner_spaces(self) -> dict[str, tuple[str, ...]]:
         """For every ``heads`` space, the ``inner`` spaces that act inside those heads."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.loading import match_names, read_config, stored_tensors
-from isthmus.checkpoint.model import schema
+from isthmus.checkpoint.model import Families, schema
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
 
@@ -99,10 +98,10 @@ class CheckResult:
         }
 
 
-def check(*references: str | Path, families: Collection[str] | None = None) -> CheckResult:
+def check(*references: str | Path, families: Families | None = None) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
-    `families` are the model types that can be aligned; another one degrades to plain averaging.
+    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
@@ -117,7 +116,7 @@ def check(*references: str | Path, families: Collection[str] | None = None) -> C
     return CheckResult(tuple(source.name for source in sources), tuple(findings))
 
 
-def _own_findings(source: Source, config: PretrainedConfig, families: Collection[str] | None) -> list[Finding]:
+def _own_findings(source: Source, config: PretrainedConfig, families: Families | None) -> list[Finding]:
     findings = []
     repair = "repair or replace this checkpoint"
     if families is not None and config.model_type not in families:
@@ -137,7 +136,7 @@ def _own_findings(source: Source, config: PretrainedConfig, families: Collection
         findings.append(
             Finding("notes", f"'{source.name}' has only pickled weights", "they are read without executing them")
         )
-    _, problems = match_names(stored, schema(config), source.name)
+    _, problems = match_names(stored, schema(config, families), source.name)
     return findings + [Finding("blocks", p, repair) for p in problems]
 
 

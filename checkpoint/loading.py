@@ -14,7 +14,7 @@ from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
-from isthmus.checkpoint.model import Schema, schema
+from isthmus.checkpoint.model import Families, Schema, schema
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
 
@@ -187,11 +187,11 @@ def match_names(
     return found, problems
 
 
-def load(reference: str | Path) -> Checkpoint:
+def load(reference: str | Path, *, families: Families | None = None) -> Checkpoint:
     """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
 
     Headers and small files are read now, weights when they are looked up. Names are those of transformers, with the
-    base model's prefix; tied heads and stored masks are dropped.
+    base model's prefix; tied heads and stored masks are dropped. `families` know their tensors (`schema`).
 
     Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
     """
@@ -200,7 +200,7 @@ def load(reference: str | Path) -> Checkpoint:
     paths = {filename: source.path(filename) for filename in source.weight_files()}
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"
-    names = schema(config)
+    names = schema(config, families)
     found, problems = match_names(stored, names, source.name)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -66,8 +66,25 @@ class Schema:
         return stored
 
 
-def schema(config: PretrainedConfig) -> Schema:
-    """The tensors that a model with this configuration is made of."""
+class HasSchema(Protocol):
+    """An architecture that knows its tensors: a symmetry table (`isthmus.align.symmetry.Family`) is one."""
+
+    def schema(self) -> Schema:
+        """The tensors of a model."""
+        ...
+
+
+Families = Mapping[str, Callable[[Any], HasSchema]]
+
+
+def schema(config: PretrainedConfig, families: Families | None = None) -> Schema:
+    """The tensors that a model with this configuration is made of.
+
+    From its family when that is among `families`; else from the module that transformers makes, which takes a second to
+    import.
+    """
+    if families is not None and config.model_type in families:
+        return families[config.model_type](config).schema()
     return _schema(config.model_type, config.to_json_string(use_diff=False))
 
 

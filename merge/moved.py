@@ -85,5 +85,5 @@ def _save_model(
     dtype: torch.dtype | None,
 ) -> None:
     kept = dtype or source.dtype
-    save_weights(directory, schema(config).shapes, state.__getitem__, kept)
+    save_weights(directory, schema(config, FAMILIES).shapes, state.__getitem__, kept)
     save_small_files(directory, config, source.files, kept)

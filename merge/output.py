@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.card import render_card
 from isthmus.checkpoint.model import schema
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
@@ -19,7 +20,7 @@ def save(merged: Merge, target: Path, *, overwrite: bool) -> None:
     """Write a merge into `target`, atomically."""
     report = merged.report
     with atomic_directory(target, overwrite=overwrite) as directory:
-        save_weights(directory, schema(merged.config).shapes, merged.state.__getitem__, merged.dtype)
+        save_weights(directory, schema(merged.config, FAMILIES).shapes, merged.state.__getitem__, merged.dtype)
         save_small_files(directory, merged.config, merged.files, merged.dtype)
         write_json(directory / "isthmus.json", report)
         card = render_card(report, target.absolute().name, loss_table(report), sentences(report))

@@ -20,12 +20,12 @@ def gpt2(config: GPT2Config) -> Family:
         raise UnsupportedFamily("a GPT-2 with cross-attention (add_cross_attention) is not supported")
     width, heads = config.n_embd, config.n_head
     hidden = config.n_inner or 4 * width
-    free, stream = Axis(), Axis(("residual",))
+    tokens, stream = Axis(size=config.vocab_size), Axis(("residual",))
 
     spaces = {"residual": Space("stream", width)}
     pieces = {
-        "wte": Piece("transformer.wte.weight", (free, stream)),
-        "wpe": Piece("transformer.wpe.weight", (free, stream)),
+        "wte": Piece("transformer.wte.weight", (tokens, stream)),
+        "wpe": Piece("transformer.wpe.weight", (Axis(size=config.n_positions), stream)),
     }
     norms, attentions, matrices = [], [], []
     writers = [("wte", 1), ("wpe", 1)]
@@ -68,6 +68,7 @@ def gpt2(config: GPT2Config) -> Family:
     norms.append(Norm("ln_f", "ln_f.bias", (Reader("lm_head", 1, None),)))
     tied = Family(
         model_type="gpt2",
+        prefix="transformer",
         spaces=spaces,
         pieces=pieces,
         norms=tuple(norms),
@@ -76,7 +77,7 @@ def gpt2(config: GPT2Config) -> Family:
         embedding="wte",
         positions="wpe",
         head="lm_head",
-        head_piece=Piece("lm_head.weight", (free, stream)),
+        head_piece=Piece("lm_head.weight", (tokens, stream)),
         tied=True,
         matrices=tuple(matrices),
     )
