@@ -10,7 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from measured import measure, record
 
 SCRIPT = "import sys, isthmus; isthmus.align(sys.argv[1], sys.argv[2])"
@@ -37,7 +36,6 @@ def main() -> None:
             "seconds": {"align": round(aligned.seconds, 1), "loss": round(loss.seconds, 1)},
             "peak_GB": {"align": round(aligned.peak / 1e9, 2), "loss": round(loss.peak / 1e9, 2)},
             "time_ratio": round(aligned.seconds / loss.seconds, 2),
-            "threads": torch.get_num_threads(),
         },
     )
 
