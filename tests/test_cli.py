@@ -223,7 +223,7 @@ def test_a_disk_that_takes_nothing(tmp_path: Path, options: str, prepare: str, m
     assert found.stdout == ""
 
 
-def test_broken_pipes_and_interrupts_of_a_real_process(tmp_path: Path) -> None:
+def test_an_interrupt_of_a_real_process(tmp_path: Path) -> None:
     """Ctrl-C in the middle of the work: one sentence, exit code 130, no output, nothing left beside it."""
     command = [sys.executable, "-m", "isthmus", "merge", str(ADAMW), str(MUON), "-o", str(tmp_path / "out"), *DATA]
     process = subprocess.Popen([*command, "--tokens", "100000"], stderr=subprocess.PIPE, text=True)
@@ -236,7 +236,7 @@ def test_broken_pipes_and_interrupts_of_a_real_process(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "report.html"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "isthmus.json"])
 def test_a_kill_while_saving_leaves_the_old_output(file: str, tmp_path: Path, saved) -> None:
     """SIGKILL, which no handler sees, at the moment when a file of the new output appears."""
     model, out = saved("m", vocab_size=40000, n_embd=128), tmp_path / "out"
