@@ -87,7 +87,7 @@ class Alignment:
         Raises BadInput when the two are of different methods.
         """
         if self.method != then.method:
-            raise BadInput(f"cannot compose a {self.method} alignment with a {then.method} one")
+            raise BadInput(f"only alignments of one method compose: these are {self.method} and {then.method}")
         elements: Elements = {}
         outer = {inner: heads for heads, inners in table.inner_spaces().items() for inner in inners}
         for space, element in self.elements.items():
@@ -133,7 +133,7 @@ class Alignment:
         Raises AlignmentError when it exceeds `tolerance` (or is NaN), naming the space, hence the layer, that changes
         the function.
         """
-        length = min(64, config.n_positions)
+        length = min(64, int(config.max_position_embeddings))
         ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
         expected = log_probs(state, config, ids)
         error = (log_probs(aligned, self.config(config), ids) - expected).abs().max().item()

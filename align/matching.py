@@ -233,7 +233,7 @@ def match(
     Starts: the residual stream from all weights that only the stream acts on, from the token embedding, from the
     unembedding, and from the identity. They are compared by what they promise once the layers are solved for them; the
     most promising one is followed until a sweep over all spaces raises the objective by less than the share
-    `tolerance` (smaller ones were measured to change no barrier). Deterministic.
+    `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
     """
     problem = _Problem(a, b, table, rotate=rotate)
     starts = problem.starts()

@@ -46,7 +46,7 @@ def test_composition_is_one_after_the_other(method: str) -> None:
 
 
 def test_only_alignments_of_one_method_compose() -> None:
-    with pytest.raises(BadInput, match="cannot compose a permutation alignment with a orthogonal one"):
+    with pytest.raises(BadInput, match="only alignments of one method compose: these are permutation and orthogonal"):
         alignment("permutation").compose(alignment("orthogonal"), TABLE)
 
 
