@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -16,6 +16,7 @@ from torch import Tensor
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
 from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+from isthmus.checkpoint.config import untied_facts
 from isthmus.checkpoint.errors import AlignmentError, BadInput
 from isthmus.checkpoint.model import log_probs
 
@@ -48,6 +49,10 @@ class Alignment:
         if not self.folds:
             return config
         return type(config).from_dict(config.to_dict() | {"tie_word_embeddings": False})
+
+    def facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """As `config`, for the content of config.json."""
+        return untied_facts(facts) if self.folds else dict(facts)
 
     def reference(self, state: Mapping[str, Tensor], table: Family) -> State:
         """A, in the form in which B will be comparable: canonical, or as it is."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from isthmus.checkpoint.config import build_config, read_facts, schema_of
 from isthmus.checkpoint.errors import IncompatibleModels
-from isthmus.checkpoint.loading import match_names, read_config, stored_tensors
-from isthmus.checkpoint.model import Families, schema
+from isthmus.checkpoint.loading import match_names, stored_tensors
+from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
 
@@ -106,25 +108,33 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
     sources = [Source(parse_reference(reference)) for reference in references]
-    configs = [read_config(source) for source in sources]
+    facts = [read_facts(source) for source in sources]
     findings: list[Finding] = []
-    for source, config in zip(sources, configs, strict=True):
-        findings += _own_findings(source, config, families)
-    for source, config in zip(sources[1:], configs[1:], strict=True):
-        findings += _config_findings(sources[0].name, configs[0], source.name, config)
+    for source, said in zip(sources, facts, strict=True):
+        findings += _own_findings(source, said, families)
+    for source, said in zip(sources[1:], facts[1:], strict=True):
+        if _relevant(said) != _relevant(facts[0]):
+            a, b = build_config(facts[0], sources[0].name), build_config(said, source.name)
+            findings += _config_findings(sources[0].name, a, source.name, b)
         findings += _tokenizer_findings(sources[0], source)
     return CheckResult(tuple(source.name for source in sources), tuple(findings))
 
 
-def _own_findings(source: Source, config: PretrainedConfig, families: Families | None) -> list[Finding]:
+def _relevant(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What can make a difference, `tie_word_embeddings` too."""
+    return {key: value for key, value in facts.items() if key not in IRRELEVANT - {"tie_word_embeddings"}}
+
+
+def _own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> list[Finding]:
     findings = []
+    kind = facts["model_type"]
     repair = "repair or replace this checkpoint"
-    if families is not None and config.model_type not in families:
-        repair = f"models of type '{config.model_type}' are only read when their files use transformers' own names"
+    if families is not None and kind not in families:
+        repair = f"models of type '{kind}' are only read when their files use transformers' own names"
         findings.append(
             Finding(
                 "degrades",
-                f"'{source.name}' is of type '{config.model_type}', whose symmetries are not known",
+                f"'{source.name}' is of type '{kind}', whose symmetries are not known",
                 f"only --align none is possible; alignment is supported for: {', '.join(sorted(families))}",
             )
         )
@@ -136,7 +146,7 @@ def _own_findings(source: Source, config: PretrainedConfig, families: Families |
         findings.append(
             Finding("notes", f"'{source.name}' has only pickled weights", "they are read without executing them")
         )
-    _, problems = match_names(stored, schema(config, families), source.name)
+    _, problems = match_names(stored, schema_of(facts, source.name, families), source.name)
     return findings + [Finding("blocks", p, repair) for p in problems]
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint: configuration, weights that are read when they are asked for, tokenizer."""
+"""A checkpoint: configuration and weights, both made when they are asked for, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from isthmus.checkpoint.config import build_config, read_facts, schema_of, untied_facts
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
-from isthmus.checkpoint.model import Families, Schema, schema
+from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
 
@@ -84,15 +86,29 @@ def _read_pickle(path: Path, model: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model: `config`, `state` (read lazily, float32), `dtype` as stored, and its small files by name."""
+    """A model: `state` (read lazily, float32), `dtype` as stored, and its small files by name.
+
+    `facts` is what config.json says, `schema` the tensors that follow from it.
+    """
 
     name: str
     reference: str | Path
     revision: str | None
-    config: PretrainedConfig
+    facts: Mapping[str, Any] = field(repr=False)
+    schema: Schema = field(repr=False)
     state: Mapping[str, Tensor] = field(repr=False)
     dtype: torch.dtype
     files: dict[str, Path] = field(repr=False)
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration, as transformers makes it of `facts`."""
+        return build_config(self.facts, self.name)
+
+    @property
+    def model_type(self) -> str:
+        """The architecture, as transformers names it."""
+        return str(self.facts["model_type"])
 
     @property
     def has_tokenizer(self) -> bool:
@@ -117,33 +133,12 @@ class Checkpoint:
 
     def untied(self) -> Checkpoint:
         """The same model with an unembedding of its own, for a merge with one that has it."""
-        names = schema(self.config)
-        if not names.tied:
+        tied = self.schema.tied
+        if not tied:
             return self
-        state = dict(self.state) | {target: self.state[source].clone() for target, source in names.tied.items()}
-        config = type(self.config).from_dict(self.config.to_dict() | {"tie_word_embeddings": False})
-        return replace(self, config=config, state=state)
-
-
-def read_config(source: Source) -> PretrainedConfig:
-    """The configuration, without running code from the repository.
-
-    Raises BadInput for a repository whose model is defined by its own code; CorruptCheckpoint for a broken file.
-    """
-    from transformers import CONFIG_MAPPING
-
-    content = source.json("config.json")
-    if "auto_map" in content:
-        raise BadInput(f"'{source.name}' is defined by code in its repository, which isthmus never runs")
-    kind = content.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise BadInput(f"'{source.name}' has the model type {kind!r}, which this version of transformers does not know")
-    if "quantization_config" in content:
-        raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
-    try:
-        return CONFIG_MAPPING[kind].from_dict(content)
-    except Exception as error:
-        raise CorruptCheckpoint(f"config.json of '{source.name}' is not valid: {error}") from None
+        state = dict(self.state) | {target: self.state[source].clone() for target, source in tied.items()}
+        schema = Schema({name: tuple(tensor.shape) for name, tensor in state.items()}, {}, self.schema.prefix)
+        return replace(self, facts=untied_facts(self.facts), schema=schema, state=state)
 
 
 def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
@@ -196,11 +191,11 @@ def load(reference: str | Path, *, families: Families | None = None) -> Checkpoi
     Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
     """
     source = Source(parse_reference(reference))
-    config = read_config(source)
+    facts = read_facts(source)
     paths = {filename: source.path(filename) for filename in source.weight_files()}
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"
-    names = schema(config, families)
+    names = schema_of(facts, source.name, families)
     found, problems = match_names(stored, names, source.name)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
@@ -209,4 +204,4 @@ def load(reference: str | Path, *, families: Families | None = None) -> Checkpoi
     dtype = DTYPES[dtypes.pop()] if len(dtypes) == 1 else torch.float32
     entries = {name: (paths[stored[found[name]][0]], found[name]) for name in names.shapes}
     state = LazyState(entries, source.name)
-    return Checkpoint(source.name, reference, source.revision, config, state, dtype, source.small_files())
+    return Checkpoint(source.name, reference, source.revision, facts, names, state, dtype, source.small_files())

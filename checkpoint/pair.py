@@ -22,7 +22,7 @@ def open_pair(
     """
     check(*(x.reference if isinstance(x, Checkpoint) else x for x in (a, b)), families=families).require()
     first, second = (x if isinstance(x, Checkpoint) else load(x, families=families) for x in (a, b))
-    if first.config.tie_word_embeddings != second.config.tie_word_embeddings:
+    if bool(first.schema.tied) != bool(second.schema.tied):
         first, second = first.untied(), second.untied()
     return first, second
 

@@ -16,15 +16,12 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 SHARD_BYTES = 5 * 10**9
 SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -185,18 +182,15 @@ def save_weights(
                 out.write(value.flatten().view(torch.uint8).numpy().data)
 
 
-def save_small_files(directory: Path, config: PretrainedConfig, files: Mapping[str, Path], dtype: torch.dtype) -> None:
-    """Write the configuration, and carry over tokenizer and generation files unchanged."""
-    content = {
-        **config.to_diff_dict(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "architectures": config.architectures,
-    }
-    if not content["architectures"]:
+def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:
+    """Write config.json with these `facts`, and carry over tokenizer and generation files unchanged."""
+    content = {key: value for key, value in facts.items() if key not in ("_name_or_path", "torch_dtype")}
+    content["dtype"] = str(dtype).removeprefix("torch.")
+    if not content.get("architectures"):
+        from isthmus.checkpoint.config import build_config
         from isthmus.checkpoint.model import empty_model
 
-        content["architectures"] = [type(empty_model(config)).__name__]
-    content.pop("_name_or_path", None)
+        content["architectures"] = [type(empty_model(build_config(facts, directory.name))).__name__]
     write_json(directory / "config.json", content)
     for name, path in files.items():
         if name != "config.json":

@@ -235,7 +235,7 @@ def _make_checkpoint(recipe: Recipe, directory: Path, progress: Progress) -> flo
             state.__getitem__,
             torch.float16,
         )
-        save_small_files(folder, config, {}, torch.float16)
+        save_small_files(folder, config.to_diff_dict(), {}, torch.float16)
         tokenizer.save_pretrained(folder)
         write_json(folder / "recipe.json", asdict(recipe))
     last = losses[-50:]

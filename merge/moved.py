@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.align.families import FAMILIES
 from isthmus.align.pipeline import align_states
-from isthmus.checkpoint.model import schema
+from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.pair import open_pair
 from isthmus.checkpoint.saving import (
     atomic_directory,
@@ -23,9 +23,8 @@ from isthmus.merge.progress import Progress
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PretrainedConfig
 
-    from isthmus.align.alignment import Method
+    from isthmus.align.alignment import Alignment, Method
     from isthmus.checkpoint.loading import Checkpoint
 
 
@@ -68,22 +67,23 @@ def align_and_save(
     }
     progress.stage("saving")
     with atomic_directory(output, overwrite=overwrite) as directory:
-        _save_model(directory, aligned.b, aligned.config, second, dtype)
+        _save_model(directory, aligned.b, aligned.alignment, second, dtype)
         aligned.alignment.save(directory / "alignment.safetensors")
         write_json(directory / "isthmus.json", report)
     if reference is not None:
         with atomic_directory(reference, overwrite=overwrite) as directory:
-            _save_model(directory, aligned.a, aligned.config, first, dtype)
+            _save_model(directory, aligned.a, aligned.alignment, first, dtype)
     return report
 
 
 def _save_model(
     directory: Path,
     state: Mapping[str, Tensor],
-    config: PretrainedConfig,
+    alignment: Alignment,
     source: Checkpoint,
     dtype: torch.dtype | None,
 ) -> None:
     kept = dtype or source.dtype
-    save_weights(directory, schema(config, FAMILIES).shapes, state.__getitem__, kept)
-    save_small_files(directory, config, source.files, kept)
+    facts = alignment.facts(source.facts)
+    save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state.__getitem__, kept)
+    save_small_files(directory, facts, source.files, kept)

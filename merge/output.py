@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.card import render_card
-from isthmus.checkpoint.model import schema
+from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
 from isthmus.eval.report import render_report
 from isthmus.eval.summary import loss_table, sentences
@@ -20,8 +20,9 @@ def save(merged: Merge, target: Path, *, overwrite: bool) -> None:
     """Write a merge into `target`, atomically."""
     report = merged.report
     with atomic_directory(target, overwrite=overwrite) as directory:
-        save_weights(directory, schema(merged.config, FAMILIES).shapes, merged.state.__getitem__, merged.dtype)
-        save_small_files(directory, merged.config, merged.files, merged.dtype)
+        shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
+        save_weights(directory, shapes, merged.state.__getitem__, merged.dtype)
+        save_small_files(directory, merged.facts, merged.files, merged.dtype)
         write_json(directory / "isthmus.json", report)
         card = render_card(report, target.absolute().name, loss_table(report), sentences(report))
         (directory / "README.md").write_text(card, encoding="utf-8")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isthmus.align.alignment import Method
 from isthmus.align.families import FAMILIES, family
+from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import open_pair, tokenizer_of
@@ -23,10 +24,11 @@ from isthmus.eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumRepor
 from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.merge.candidate import Chooser
 from isthmus.merge.gates import Gates
-from isthmus.merge.measure import Measured, measure, unmeasured
+from isthmus.merge.measure import Measured, measure
 from isthmus.merge.path import LinearPath
 from isthmus.merge.point import Objective
 from isthmus.merge.progress import Progress
+from isthmus.merge.record import Settings, merge_record
 from isthmus.merge.spectra import spectrum
 
 if TYPE_CHECKING:
@@ -38,19 +40,25 @@ SPECTRUM_TS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Merge:
-    """A merged model, not yet saved: `state` (float32, computed when looked up), `config`, and what was found out.
+    """A merged model, not yet saved: `state` (float32, computed when looked up), and what was found out.
 
-    `report` is what goes into isthmus.json. `curves`, `spectra` and `samples` feed report.html.
+    `facts` is what config.json will say, `files` are the small files to carry over, by name. `report` is what goes into
+    isthmus.json. `curves`, `spectra` and `samples` feed report.html.
     """
 
     state: Mapping[str, Tensor]
-    config: PretrainedConfig
+    facts: Mapping[str, Any]
     dtype: torch.dtype
     files: dict[str, Path]
     report: dict[str, Any]
     curves: dict[str, Profile]
     spectra: dict[float, Spectrum]
     samples: tuple[Sample, ...]
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration of the merged model."""
+        return build_config(self.facts, "merge")
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the model, the report and the model card: whole, or not at all.
@@ -99,10 +107,15 @@ def merge(
     device = _device(device)
     progress.stage("checking")
     first, second = open_pair(a, b, families=FAMILIES)
-    known = first.config.model_type in FAMILIES
+    known = first.model_type in FAMILIES
     if not known and (align in ("permutation", "orthogonal") or measure_spectrum or gates.require_spectrum):
         family(first.config)  # raises, with the list of the supported ones
     dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
+    asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."))
+    if not data and align == "none" and not measure_spectrum and not gates.require_spectrum:
+        assert t is not None, "without text, t is asked for above"
+        return _plain_average(first, second, t, dtype, asked, began)
+    first, second = (replace(side, state=dict(side.state)) for side in (first, second))
     text: tuple[Blocks, ...] = ()
     if data:
         progress.stage("reading text")
@@ -115,9 +128,6 @@ def merge(
             report_tokens=tokens,
             seed=seed,
         )
-    streamed = not data and align == "none"
-    if not streamed:
-        first, second = (replace(side, state=dict(side.state)) for side in (first, second))
 
     chooser = Chooser(first, second, text, device=device, seed=seed, progress=progress)
     chosen = chooser.best(_methods(align, known))
@@ -125,15 +135,13 @@ def merge(
     state = chosen.path(point)
 
     measured: Measured | None = None
-    losses = unmeasured(point)
     if text:
         measured = measure(chosen, first, second, point, text, dtype=dtype, device=device, progress=progress)
-        losses = measured.report()
-        gates.pass_loss(losses)
+        gates.pass_loss(measured.report())
 
     spectra: dict[float, Spectrum] = {}
     verdict: SpectrumReport | None = None
-    wanted = known and not streamed if measure_spectrum is None else measure_spectrum
+    wanted = known if measure_spectrum is None else measure_spectrum
     if wanted or gates.require_spectrum:
         spectra = _spectra(chosen.path, point, chosen.aligned.config, progress)
         verdict = compare_spectra(
@@ -155,51 +163,25 @@ def merge(
             seed=seed,
         )
 
-    report: dict[str, Any] = {
-        "schema": 1,
-        "command": "merge",
-        "endpoints": [
-            {
-                "ref": side.name,
-                "revision": side.revision,
-                "loss": loss,
-                "optimizer": None,
-                "optimizer_evidence": None,
-            }
-            for side, loss in zip((first, second), measured.endpoint_losses() if measured else ({}, {}), strict=True)
-        ],
-        "alignment": {
-            "method": chosen.aligned.alignment.method,
-            "asked": align,
-            "score": chosen.aligned.alignment.score,
-            "max_log_prob_error": chosen.aligned.max_log_prob_error,
-            "seconds": round(chosen.seconds, 3),
-        },
-        "path": {"kind": "linear", "bends": 0, "steps": 0},
-        **losses,
-        "spectrum": asdict(verdict) if verdict else None,
-        "data": [
-            {
-                "label": part.label,
-                "fit_tokens": part.fit.numel(),
-                "select_tokens": part.select.numel(),
-                "report_tokens": part.report.numel(),
-            }
-            for part in text
-        ],
-        "settings": {
-            "objective": objective,
-            "interior": interior,
-            "t": t,
-            "seed": seed,
-            "dtype": str(dtype).removeprefix("torch."),
-        },
-        "seconds": round(time.monotonic() - began, 3),
-        "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
-    }
+    report = merge_record(
+        (first, second), chosen, measured, verdict, text, asked, t=point, seconds=time.monotonic() - began
+    )
     curves = {"naive": measured.naive, "aligned": measured.path} if measured else {}
-    files = first.files if first.has_tokenizer else second.files | first.files
-    return Merge(state, chosen.aligned.config, dtype, files, report, curves, spectra, told)
+    facts = chosen.aligned.alignment.facts(first.facts)
+    return Merge(state, facts, dtype, _small_files(first, second), report, curves, spectra, told)
+
+
+def _plain_average(
+    first: Checkpoint, second: Checkpoint, t: float, dtype: torch.dtype, asked: Settings, began: float
+) -> Merge:
+    """(1 − t) A + t B and nothing else: tensor by tensor, never a whole state in memory."""
+    report = merge_record((first, second), None, None, None, (), asked, t=t, seconds=time.monotonic() - began)
+    state = LinearPath(first.state, second.state)(t)
+    return Merge(state, first.facts, dtype, _small_files(first, second), report, {}, {}, ())
+
+
+def _small_files(first: Checkpoint, second: Checkpoint) -> dict[str, Path]:
+    return first.files if first.has_tokenizer else second.files | first.files
 
 
 def _require_sense(data: Sequence[str], align: str, t: float | None, interior: float, gates: Gates) -> None:

@@ -58,3 +58,13 @@ def test_torch_and_transformers_are_imported_only_when_needed(command: list[str]
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "isthmus" in loaded
     assert not loaded & {"torch", "transformers", "numpy", "huggingface_hub", "matplotlib"}
+
+
+def test_a_plain_average_imports_no_model_code(tmp_path: Path) -> None:
+    folder = ROOT / "lab" / "checkpoints"
+    merge = ["merge", folder / "docs", folder / "code", "-o", tmp_path / "out", "--align", "none", "--t", "0.5"]
+    command = [sys.executable, "-X", "importtime", "-m", "isthmus", *map(str, merge)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "scipy", "matplotlib", "accelerate"}

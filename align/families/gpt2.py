@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 def gpt2(config: GPT2Config) -> Family:
     """The symmetry table of GPT-2: residual stream, MLP neurons, heads, and the inside of heads.
 
+    `config` may also be what config.json says, which leaves out what is the default.
+
     Raises UnsupportedFamily for a GPT-2 with cross-attention, which has weights the table does not cover.
     """
-    if config.add_cross_attention:
+    if getattr(config, "add_cross_attention", False):
         raise UnsupportedFamily("a GPT-2 with cross-attention (add_cross_attention) is not supported")
     width, heads = config.n_embd, config.n_head
-    hidden = config.n_inner or 4 * width
+    hidden = getattr(config, "n_inner", None) or 4 * width
     tokens, stream = Axis(size=config.vocab_size), Axis(("residual",))
 
     spaces = {"residual": Space("stream", width)}
@@ -81,4 +83,4 @@ def gpt2(config: GPT2Config) -> Family:
         tied=True,
         matrices=tuple(matrices),
     )
-    return tied if config.tie_word_embeddings else tied.untied()
+    return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()

@@ -10,8 +10,10 @@ from conftest import state_of, tiny_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, ModelNotFound
 from isthmus.checkpoint.loading import load
+from isthmus.checkpoint.model import schema
 
 
 def equal(found: object, expected: dict[str, Tensor]) -> bool:
@@ -171,7 +173,7 @@ def test_no_weights_no_config_no_directory(saved, tmp_path: Path) -> None:
 CONFIGS = {
     "not JSON": ("{", CorruptCheckpoint, r"'config\.json' of 'm' is not valid JSON"),
     "a list": ("[]", CorruptCheckpoint, r"'config\.json' of 'm' is not valid JSON"),
-    "no type": ("{}", BadInput, "'m' has the model type None, which"),
+    "no type": ("{}", BadInput, "config.json of 'm' has no model_type"),
     "unknown": ('{"model_type": "frob"}', BadInput, "'m' has the model type 'frob', which"),
     "wrong": ('{"model_type": "gpt2", "n_embd": "wide"}', CorruptCheckpoint, r"config\.json of 'm' is not valid"),
     "code": ('{"model_type": "gpt2", "auto_map": {"AutoModel": "x.Y"}}', BadInput, "'m' is defined by code"),
@@ -186,6 +188,17 @@ def test_configurations_that_cannot_be_used(saved, kind: str) -> None:
     (directory / "config.json").write_text(content)
     with pytest.raises(error, match=message):
         load(directory)
+
+
+def test_a_configuration_that_leaves_out_what_is_the_default(saved) -> None:
+    directory = saved("m", n_inner=None, n_positions=1024)
+    facts = json.loads((directory / "config.json").read_text())
+    for key in ("n_positions", "n_inner", "tie_word_embeddings", "add_cross_attention"):
+        facts.pop(key, None)
+    (directory / "config.json").write_text(json.dumps(facts))
+    found = load(directory, families=FAMILIES)
+    assert found.schema == load(directory).schema == schema(found.config)
+    assert found.schema.shapes["transformer.wpe.weight"] == (1024, 32)
 
 
 def test_no_tokenizer_and_a_broken_one(saved) -> None:

@@ -42,7 +42,7 @@ def test_shards_are_loaded_by_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     save_weights(tmp_path, SHAPES, STATE.__getitem__, torch.float32, shard_bytes=20_000)
-    save_small_files(tmp_path, tiny_config(), {}, torch.float32)
+    save_small_files(tmp_path, tiny_config().to_diff_dict(), {}, torch.float32)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     files = {path.name for path in tmp_path.glob("*.safetensors")}
     assert len(files) > 2
@@ -64,7 +64,7 @@ def test_one_tensor_at_a_time(tmp_path: Path) -> None:
 
 
 def test_the_configuration_names_its_class_and_dtype(tmp_path: Path) -> None:
-    save_small_files(tmp_path, tiny_config(), {}, torch.bfloat16)
+    save_small_files(tmp_path, tiny_config().to_diff_dict(), {}, torch.bfloat16)
     found = json.loads((tmp_path / "config.json").read_text())
     assert found["architectures"] == ["GPT2LMHeadModel"]
     assert found["dtype"] == "bfloat16"

@@ -1,0 +1,84 @@
+"""The report of a merge: what isthmus.json holds, assembled from what was found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from isthmus.checkpoint.loading import Checkpoint
+from isthmus.eval.spectrum import SpectrumReport
+from isthmus.eval.text import Blocks
+from isthmus.merge.candidate import Candidate
+from isthmus.merge.measure import Measured, unmeasured
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, as it is repeated in the report."""
+
+    align: str
+    objective: str
+    interior: float
+    t: float | None
+    seed: int
+    dtype: str
+
+
+def merge_record(
+    endpoints: Sequence[Checkpoint],
+    chosen: Candidate | None,
+    measured: Measured | None,
+    verdict: SpectrumReport | None,
+    text: Sequence[Blocks],
+    settings: Settings,
+    *,
+    t: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
+    losses = measured.endpoint_losses() if measured else [{} for _ in endpoints]
+    asked = asdict(settings)
+    return {
+        "schema": 1,
+        "command": "merge",
+        "endpoints": [
+            {
+                "ref": side.name,
+                "revision": side.revision,
+                "loss": loss,
+                "optimizer": None,
+                "optimizer_evidence": None,
+            }
+            for side, loss in zip(endpoints, losses, strict=True)
+        ],
+        "alignment": {"asked": asked.pop("align"), **_alignment(chosen)},
+        "path": {"kind": "linear", "bends": 0, "steps": 0},
+        **(measured.report() if measured else unmeasured(t)),
+        "spectrum": asdict(verdict) if verdict else None,
+        "data": [
+            {
+                "label": part.label,
+                "fit_tokens": part.fit.numel(),
+                "select_tokens": part.select.numel(),
+                "report_tokens": part.report.numel(),
+            }
+            for part in text
+        ],
+        "settings": asked,
+        "seconds": round(seconds, 3),
+        "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
+    }
+
+
+def _alignment(chosen: Candidate | None) -> Mapping[str, Any]:
+    if chosen is None:
+        return {"method": "none", "score": 0.0, "max_log_prob_error": 0.0, "seconds": 0.0}
+    found = chosen.aligned
+    return {
+        "method": found.alignment.method,
+        "score": found.alignment.score,
+        "max_log_prob_error": found.max_log_prob_error,
+        "seconds": round(chosen.seconds, 3),
+    }
