@@ -33,7 +33,7 @@ _HOMES = {
     "Gates": "merge.gates",
     "Merge": "merge.pipeline",
     "spectrum": "merge.spectra",
-    "LinearPath": "merge.path",
+    "WeightPath": "merge.path",
 }
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from isthmus.eval.text import corpus
     from isthmus.merge import merge as merge
     from isthmus.merge.gates import Gates
-    from isthmus.merge.path import LinearPath
+    from isthmus.merge.path import WeightPath
     from isthmus.merge.pipeline import Merge
     from isthmus.merge.spectra import spectrum
 

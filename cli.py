@@ -24,12 +24,15 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.eval.processes import finish, is_main
 from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 INTERRUPTED = 130
+TRAINING = "Training of bends"
+CURVES = ("polychain", "bezier")
 
 app = typer.Typer(
     add_completion=False,
@@ -73,6 +76,29 @@ class DtypeChoice(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class BendOptimizerChoice(StrEnum):
+    """What --bend-optimizer takes."""
+
+    auto = "auto"
+    adamw = "adamw"
+    muon = "muon"
+    lion = "lion"
+
+
+class StartChoice(StrEnum):
+    """What --bend-start takes."""
+
+    restored = "restored"
+    midpoint = "midpoint"
+
+
+class PrecisionChoice(StrEnum):
+    """What --mixed-precision takes."""
+
+    no = "no"
+    bf16 = "bf16"
+
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -99,6 +125,65 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Tokens = Annotated[
     int, typer.Option("--tokens", min=1, help="Tokens of each text to select on, and as many to report on.")
+]
+PathOption = Annotated[
+    str,
+    typer.Option(
+        "--path", help="linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models."
+    ),
+]
+Bends = Annotated[int, typer.Option("--bends", min=1, help="Bends of a curved path.", rich_help_panel=TRAINING)]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Training steps.", rich_help_panel=TRAINING)]
+BendOptimizer = Annotated[
+    BendOptimizerChoice,
+    typer.Option(
+        "--bend-optimizer",
+        help="auto: muon when both models have Muon's flat spectra, else adamw.",
+        rich_help_panel=TRAINING,
+    ),
+]
+BendLr = Annotated[
+    float | None,
+    typer.Option(
+        "--bend-lr",
+        help="Peak learning rate; each optimizer has its own default.",
+        show_default=False,
+        rich_help_panel=TRAINING,
+    ),
+]
+BendStart = Annotated[
+    StartChoice,
+    typer.Option(
+        "--bend-start",
+        help="Where bends start on the straight line: as they are, or with the singular values put back.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, help="Blocks of text per step, over all processes.", rich_help_panel=TRAINING)
+]
+Accumulate = Annotated[
+    int,
+    typer.Option(
+        "--accumulate", min=1, help="Micro-batches per step, each at a t of its own.", rich_help_panel=TRAINING
+    ),
+]
+MixedPrecision = Annotated[
+    PrecisionChoice,
+    typer.Option("--mixed-precision", help="bf16 trains in bfloat16 where that is safe.", rich_help_panel=TRAINING),
+]
+FitOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fit-on",
+        help="Train on the text of this label only. Repeatable.",
+        show_default=False,
+        rich_help_panel=TRAINING,
+    ),
+]
+Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Drop an interrupted training of this output.", rich_help_panel=TRAINING),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where losses are measured: auto, cpu, cuda, cuda:1, ...")]
 
@@ -206,7 +291,7 @@ def merge(
         AlignChoice,
         typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
     ] = AlignChoice.auto,
-    path: Annotated[str, typer.Option("--path", help="The kind of path: linear.")] = "linear",
+    path: PathOption = "linear",
     t: Annotated[str, typer.Option("--t", help="The merge point: auto, or a number from 0 (A) to 1 (B).")] = "auto",
     objective: Annotated[
         ObjectiveChoice,
@@ -231,6 +316,13 @@ def merge(
             show_default=False,
         ),
     ] = None,
+    restore_spectrum: Annotated[
+        bool,
+        typer.Option(
+            "--restore-spectrum",
+            help="Put the merge's singular values between the endpoints', unless the loss rises by it.",
+        ),
+    ] = False,
     max_excess: Annotated[
         float,
         typer.Option("--max-excess", help="Highest spectral excess, in nats, that is preserved or a transition."),
@@ -244,6 +336,16 @@ def merge(
         DtypeChoice,
         typer.Option("--dtype", help="What to save in; auto keeps the endpoints' when they share one."),
     ] = DtypeChoice.auto,
+    bends: Bends = 1,
+    steps: Steps = 300,
+    bend_optimizer: BendOptimizer = BendOptimizerChoice.auto,
+    bend_lr: BendLr = None,
+    bend_start: BendStart = StartChoice.restored,
+    batch: Batch = 32,
+    accumulate: Accumulate = 1,
+    mixed_precision: MixedPrecision = PrecisionChoice.no,
+    fit_on: FitOn = None,
+    restart: Restart = False,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -254,9 +356,11 @@ def merge(
     """Merge two models: check, align, walk the path, choose its lowest point, measure, save."""
     from isthmus.checkpoint.saving import require_free
 
-    if path != "linear":
-        raise BadInput(f"--path {path}: the only path is linear")
     require_free(output, overwrite=overwrite)
+    training = {"steps": steps, "lr": bend_lr, "batch": batch, "accumulate": accumulate, "seed": seed}
+    chosen = _path(path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision.value})
+    if restart:
+        _drop_training(output)
     with _screen(quiet) as progress:
         from isthmus.merge.gates import Gates
         from isthmus.merge.pipeline import merge as run
@@ -266,9 +370,13 @@ def merge(
             b,
             data=data or (),
             align=align.value,
+            path=chosen,
+            fit_on=fit_on or (),
+            keep_in=output,
             t=_point(t),
             objective=objective.value,
             interior=interior,
+            restore=restore_spectrum,
             gates=Gates(max_barrier, require_spectrum, require_gain),
             tokens=tokens,
             measure_spectrum=spectrum,
@@ -280,11 +388,83 @@ def merge(
             progress=progress,
         )
         progress.stage("saving")
-        result.save(output, overwrite=overwrite)
+        if is_main():
+            result.save(output, overwrite=overwrite)
     _emit(json_file, result.report)
     if not quiet:
         _print_merge(result.report)
         _say(f"written to {_escape(str(output))}")
+
+
+@app.command("path")
+def train_path(
+    a: Model,
+    b: Model,
+    output: Output,
+    data: Data = None,
+    align: Annotated[
+        AlignChoice,
+        typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
+    ] = AlignChoice.auto,
+    path: Annotated[str, typer.Option("--path", help="polychain or bezier.")] = "polychain",
+    bends: Bends = 1,
+    steps: Steps = 300,
+    bend_optimizer: BendOptimizer = BendOptimizerChoice.auto,
+    bend_lr: BendLr = None,
+    bend_start: BendStart = StartChoice.restored,
+    batch: Batch = 32,
+    accumulate: Accumulate = 1,
+    mixed_precision: MixedPrecision = PrecisionChoice.no,
+    fit_on: FitOn = None,
+    restart: Restart = False,
+    tokens: Tokens = 8192,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a curved path between two models and save it, for `merge --path OUT`.
+
+    The same command again goes on with a training that was interrupted. With `accelerate launch -m isthmus path ...` it
+    runs on several processes or GPUs.
+    """
+    from isthmus.checkpoint.saving import require_free
+
+    if path not in CURVES:
+        raise BadInput(f"--path {path}: what is trained is {' or '.join(CURVES)}")
+    require_free(output, overwrite=overwrite)
+    training = {"steps": steps, "lr": bend_lr, "batch": batch, "accumulate": accumulate, "seed": seed}
+    chosen = _path(path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision.value})
+    if restart:
+        _drop_training(output)
+    with _screen(quiet) as progress:
+        from isthmus.merge.pipeline import merge as run
+
+        result = run(
+            a,
+            b,
+            data=data or (),
+            align=align.value,
+            path=chosen,
+            fit_on=fit_on or (),
+            keep_in=output,
+            tokens=tokens,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+        progress.stage("saving")
+        if is_main():
+            result.save_path(output, overwrite=overwrite)
+    report = {**result.report, "command": "path"}
+    _emit(json_file, report)
+    if not quiet:
+        _print_merge(report)
+        _say(f"the path is written to {_escape(str(output))}; merge with --path {_escape(str(output))}")
+    if result.report["path"]["diverged_at"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -353,6 +533,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(standalone_mode=False)  # typer gives the code of an Exit, and 130 for Ctrl-C
+        finish()
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         if code:
@@ -385,6 +566,8 @@ def _fail(message: str, code: int) -> None:
 
 
 def _say(message: str) -> None:
+    if not is_main():
+        return
     Console(stderr=True, highlight=False, soft_wrap=True).print(message)
 
 
@@ -395,7 +578,7 @@ def _escape(text: str) -> str:
 
 
 def _emit(target: str | None, content: dict[str, Any]) -> None:
-    if target is None:
+    if target is None or not is_main():
         return
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if target == "-":
@@ -415,7 +598,7 @@ def _screen(quiet: bool) -> Iterator[Progress]:
 
     warnings.filterwarnings("ignore", module=r"(?!isthmus)")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    if quiet:
+    if quiet or not is_main():
         yield Progress()
         return
     with _BarProgress() as bar:
@@ -434,6 +617,7 @@ class _BarProgress(Progress):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -451,12 +635,38 @@ class _BarProgress(Progress):
         """Replace the bar by one for a new stage."""
         if self._task is not None:
             self._rich.remove_task(self._task)
-        self._task = self._rich.add_task(name, total=total)
+        self._task = self._rich.add_task(name, total=total, note="")
 
     def advance(self, steps: int = 1) -> None:
         """Move the bar."""
         if self._task is not None:
             self._rich.advance(self._task, steps)
+
+    def note(self, text: str) -> None:
+        """Show a number beside the bar."""
+        if self._task is not None:
+            self._rich.update(self._task, note=text)
+
+
+def _path(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartChoice, training: dict[str, Any]) -> Any:
+    """What --path and the options of training come to: linear, a plan, or a directory."""
+    if path == "linear":
+        return path
+    if path in CURVES:
+        from isthmus.merge.bends import BendTraining
+        from isthmus.merge.curve import CurvePlan
+
+        return CurvePlan(path, bends, optimizer.value, start.value, BendTraining(**training))  # type: ignore[arg-type]
+    if not Path(path).is_dir():
+        raise BadInput(f"--path {path}: give linear, {', '.join(CURVES)}, or a directory that `isthmus path` wrote")
+    return Path(path)
+
+
+def _drop_training(output: Path) -> None:
+    from isthmus.merge.training_state import TrainingState
+
+    if is_main():
+        TrainingState.beside(output, None).remove()
 
 
 def _point(t: str) -> float | None:
@@ -481,6 +691,8 @@ def _print_merge(report: dict[str, Any]) -> None:
 
     from isthmus.eval.summary import loss_table, sentences
 
+    if not is_main():
+        return
     columns, rows = loss_table(report)
     if rows:
         table = Table(box=None, pad_edge=False, header_style="dim")

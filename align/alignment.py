@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from isthmus.align.canonical import canonical
@@ -109,7 +109,8 @@ class Alignment:
         """Write to one safetensors file."""
         facts = {"method": self.method, "score": self.score}
         tensors = {name: element.contiguous() for name, element in self.elements.items()}
-        save_file(tensors, path, metadata={"isthmus.alignment": json.dumps(facts)})
+        content = save(tensors, metadata={"isthmus.alignment": json.dumps(facts)})
+        Path(path).write_bytes(content)  # save_file would make it unreadable for others
 
     @classmethod
     def load(cls, path: str | Path) -> Alignment:

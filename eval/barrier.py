@@ -7,6 +7,7 @@ al. 2022, arXiv 2110.06296; the form used by Theus et al. 2025, arXiv 2506.22712
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -41,8 +42,9 @@ class Profile:
 
     @property
     def barrier(self) -> float:
-        """The highest excess, in nats per token."""
-        return max(self.excess(t).mean for t, _ in self.points)
+        """The highest excess, in nats per token; no number where a loss is none."""
+        excesses = [self.excess(t).mean for t, _ in self.points]
+        return math.nan if any(map(math.isnan, excesses)) else max(excesses)
 
     def with_points(self, others: Iterable[tuple[float, Losses]]) -> Profile:
         """The profile with more points."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from isthmus.eval.barrier import Profile
 
-BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#808890"
+BLUE, ORANGE, GREY, GREEN = "#2563a8", "#c2571a", "#808890", "#1a7f5a"
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequence[Any]]:
@@ -65,12 +65,7 @@ def loss_figure(
 ) -> Figure:
     """Loss along the path before and after alignment with standard-error bands, the merge point, and baselines."""
     figure, (axis,) = _figure(7.2, 4.0)
-    styles = {"naive": ("without alignment", GREY, "--"), "aligned": ("aligned", BLUE, "-")}
-    same = "aligned" in curves and curves["aligned"] is curves.get("naive")
-    for name, measured in curves.items():
-        if same and name == "naive":
-            continue
-        label, colour, style = styles[name] if not same else ("the path (no alignment)", BLUE, "-")
+    for (label, colour, style), measured in _drawn(curves):
         ts = [t for t, _ in measured.points]
         means = [losses.mean for _, losses in measured.points]
         errors = [losses.stderr for _, losses in measured.points]
@@ -86,6 +81,16 @@ def loss_figure(
     axis.set_ylabel("loss, nats per token")
     axis.legend(frameon=False)
     return figure
+
+
+def _drawn(curves: Mapping[str, Profile]) -> list[tuple[tuple[str, str, str], Profile]]:
+    """Every different profile with its label, colour and line style."""
+    naive, line, path = (curves[name] for name in ("naive", "aligned", "curve"))
+    if line is naive:
+        found = [(("straight line (no alignment)", BLUE, "-"), line)]
+    else:
+        found = [(("without alignment", GREY, "--"), naive), (("straight line, aligned", BLUE, "-"), line)]
+    return found if path is line else [*found, (("curve", GREEN, "-"), path)]
 
 
 def spectra_figure(spectra: Mapping[float, Spectrum], names: Sequence[str]) -> Figure:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from isthmus.checkpoint.model import empty_model, with_tied
+from isthmus.eval.processes import shared
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -24,7 +25,7 @@ class Losses:
     """Mean loss per token of every block of every label, in nats: label → float64 (blocks,).
 
     All blocks predict the same number of tokens. Differences and weighted sums are taken block by block, so that
-    their standard errors are those of paired comparisons.
+    their standard errors are those of paired comparisons; over the first blocks, where one has seen more.
     """
 
     per_block: dict[str, Tensor]
@@ -45,13 +46,25 @@ class Losses:
         return math.sqrt(sum(variances)) / len(self.per_block)
 
     def __sub__(self, other: Losses) -> Losses:
-        return Losses({label: values - other.per_block[label] for label, values in self.per_block.items()})
+        return self._paired(other, lambda mine, theirs: mine - theirs)
 
     def mixed(self, other: Losses, t: float) -> Losses:
         """(1 − t) self + t other, block by block."""
-        return Losses(
-            {label: (1 - t) * values + t * other.per_block[label] for label, values in self.per_block.items()}
-        )
+        return self._paired(other, lambda mine, theirs: (1 - t) * mine + t * theirs)
+
+    def joined(self, other: Losses) -> Losses:
+        """These blocks, and then those."""
+        labels = {**self.per_block, **other.per_block}
+        parts = {label: [x.per_block[label] for x in (self, other) if label in x.per_block] for label in labels}
+        return Losses({label: torch.cat(values) for label, values in parts.items()})
+
+    def _paired(self, other: Losses, combine: Callable[[Tensor, Tensor], Tensor]) -> Losses:
+        """On the blocks that both have seen, which are the first ones."""
+        found = {}
+        for label, values in self.per_block.items():
+            count = min(values.numel(), other.per_block[label].numel())
+            found[label] = combine(values[:count], other.per_block[label][:count])
+        return Losses(found)
 
 
 class LossMeter:
@@ -77,24 +90,29 @@ class LossMeter:
         self.model = empty_model(config)
 
     @torch.no_grad()
-    def token_losses(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """−log p of every predicted token, float32, label → (blocks, context − 1)."""
+    def token_losses(
+        self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """−log p of every predicted token, float32, label → (blocks, context − 1); of `blocks` in place of the own."""
         full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
         result = {}
-        for label, blocks in self.blocks.items():
-            batch = max(1, LOGITS_AT_ONCE // (blocks.shape[1] * self.config.vocab_size))
+        for label, rows in (self.blocks if blocks is None else blocks).items():
+            batch = max(1, LOGITS_AT_ONCE // (rows.shape[1] * self.config.vocab_size))
             parts = []
-            for part in torch.split(blocks, batch):
-                ids = part.to(self.device)
-                logits = functional_call(self.model, full, (ids,), {"use_cache": False}).logits[:, :-1]
-                parts.append(torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu())
-                self.on_blocks(ids.shape[0])
+            for part in torch.split(rows, batch):
+                parts.append(shared(part, lambda ids: self._token_losses(full, ids)))
+                self.on_blocks(part.shape[0])
             result[label] = torch.cat(parts)
         return result
 
-    def __call__(self, state: Mapping[str, Tensor]) -> Losses:
+    def _token_losses(self, full: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        ids = ids.to(self.device)
+        logits = functional_call(self.model, dict(full), (ids,), {"use_cache": False}).logits[:, :-1]
+        return torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu()
+
+    def __call__(self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None) -> Losses:
         """The losses of one state."""
-        return per_block(self.token_losses(state))
+        return per_block(self.token_losses(state, blocks))
 
 
 def per_block(token_losses: Mapping[str, Tensor]) -> Losses:

@@ -52,6 +52,11 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     told = []
     if report["data"]:
         told += [_barrier(report), _gain(report["merge_point"])]
+        if report["path"].get("diverged_at"):
+            told.append(
+                f"training diverged at step {report['path']['diverged_at']} (the loss was no number): the bends of "
+                f"step {report['path']['best_step']} were kept; take a lower --bend-lr"
+            )
     spectrum = report["spectrum"]
     if spectrum:
         told.append(
@@ -64,12 +69,25 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
 def _barrier(report: Mapping[str, Any]) -> str:
     method, asked = report["alignment"]["method"], report["alignment"]["asked"]
     before, after = report["barrier_before_alignment"], report["barrier"]
+    path = report["path"]
+    if path["bends"]:
+        bends = f"{path['bends']} bend{'s' * (path['bends'] > 1)}"
+        aligned = f"after {method} alignment" if method != "none" else "without alignment"
+        told = (
+            f"barrier {after:.3f} nats on a {path['kind']} of {bends} ({path['optimizer']}, {path['steps']} steps) "
+            f"{aligned}; {report['line_barrier']:.3f} on the straight line"
+        )
+        return told if method == "none" else f"{told}, {before:.3f} before alignment ({_share(after, before)} of it)"
     if method == "none":
         reason = "alignment did not lower it, so none was used" if asked == "auto" else "no alignment"
         return f"barrier {after:.3f} nats ({reason})"
     if after < before:
-        return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({after / before:.0%} of it)"
+        return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({_share(after, before)} of it)"
     return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
+
+
+def _share(after: float, before: float) -> str:
+    return f"{after / before:.0%}" if after > 0.1 * before else f"{after / before:.1%}"
 
 
 def _gain(point: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import random
 import re
 import sysconfig
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -246,7 +246,8 @@ def blocks(
 
     Documents are taken in an order drawn from `seed`, joined by the end-of-text token and tokenised until there is
     enough; the blocks are then shuffled and dealt out, report first. When the text is shorter than what is
-    asked, each part is scaled down alike.
+    asked, fit gets what the other two leave, and these are scaled down alike to the whole text, or to half of it where
+    there is to be a fit part.
 
     Raises BadInput when the text is empty, or too short for one block in every part that was asked for.
     """
@@ -275,12 +276,22 @@ def blocks(
             f"at least one block of {context} tokens are needed ({parts * context} tokens)"
         )
     if available < needed:
-        scaled = {part: max(1, count * available // needed) if count else 0 for part, count in counts.items()}
-        while sum(scaled.values()) > available:
-            scaled[max(scaled, key=lambda part: scaled[part])] -= 1
-        counts = scaled
+        counts = _scaled(counts, available)
     table = torch.tensor(ids[: available * context], dtype=torch.int64).view(available, context)
     shuffled = table[torch.randperm(available, generator=torch.Generator().manual_seed(seed))]
     sizes = [counts["report"], counts["select"], counts["fit"]]
     report, select, fit = torch.split(shuffled[: sum(sizes)], sizes)
     return Blocks(source.label, fit=fit, select=select, report=report)
+
+
+def _scaled(counts: Mapping[str, int], available: int) -> dict[str, int]:
+    """Blocks of every part when there are fewer than asked for; one at least in every part that is."""
+    fit = counts["fit"]
+    measured = {part: count for part, count in counts.items() if part != "fit"}
+    room = min(sum(measured.values()), max(len(measured), available // 2) if fit else available)
+    scaled = {
+        part: max(1, count * room // max(1, sum(measured.values()))) if count else 0 for part, count in measured.items()
+    }
+    while sum(scaled.values()) > room:
+        scaled[max(scaled, key=lambda part: scaled[part])] -= 1
+    return {**scaled, "fit": min(fit, available - sum(scaled.values()))}

@@ -6,7 +6,6 @@ the leaves that are trained are the pieces of the symmetry table, put together f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
 from isthmus.eval.text import corpus
+from isthmus.merge.optimizers import Schedule, make_optimizers
 from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
@@ -140,25 +140,18 @@ def pretrain(
     state = start or dict(model.named_parameters())
     leaves = {name: piece.detach().clone().requires_grad_() for name, piece in table.split(state).items()}
 
-    matrices = [leaves[name] for name in table.matrices]
-    plain = [leaf for name, leaf in leaves.items() if name not in table.matrices and leaf.ndim == 1]
-    decayed = [leaf for name, leaf in leaves.items() if name not in table.matrices and leaf.ndim > 1]
-    decay = recipe.weight_decay
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = []
-    if recipe.optimizer == "muon":
-        optimizers.append(torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=decay, momentum=0.95))
-    else:
-        groups.append({"params": matrices, "weight_decay": decay})
-    optimizers.append(torch.optim.AdamW(groups, lr=recipe.adamw_lr, betas=(0.9, 0.95)))
-    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-
+    optimizers = make_optimizers(
+        recipe.optimizer,
+        [leaves],
+        table.matrices,
+        lr=recipe.muon_lr if recipe.optimizer == "muon" else recipe.adamw_lr,
+        adamw_lr=recipe.adamw_lr,
+        weight_decay=recipe.weight_decay,
+    )
+    schedule = Schedule(optimizers, recipe.steps, floor=0.1)
     source = batches(recipe, tokenizer)
     for step in range(recipe.steps):
-        factor = learning_rate_factor(step, recipe.steps)
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            for group, lr in zip(optimizer.param_groups, peak, strict=True):
-                group["lr"] = lr * factor
+        schedule.set(step)
         ids = next(source)
         logits = functional_call(model, table.join(leaves), (ids,), {"use_cache": False}).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
@@ -169,15 +162,6 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
         on_step(step, loss.item())
     return {name: value.detach() for name, value in table.join(leaves).items()}
-
-
-def learning_rate_factor(step: int, steps: int, *, floor: float = 0.1, warmup: float = 0.05) -> float:
-    """Linear warm-up over a share of the steps, then cosine down to `floor`; 1 at the peak."""
-    warm = max(1, round(warmup * steps))
-    if step < warm:
-        return (step + 1) / warm
-    progress = (step - warm) / max(1, steps - warm)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def make_checkpoints(

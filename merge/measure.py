@@ -14,7 +14,7 @@ from isthmus.eval.barrier import Profile, profile
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from isthmus.eval.text import Blocks
 from isthmus.merge.candidate import Candidate
-from isthmus.merge.path import LinearPath
+from isthmus.merge.path import WeightPath
 from isthmus.merge.point import grid
 from isthmus.merge.progress import Progress
 
@@ -23,12 +23,14 @@ from isthmus.merge.progress import Progress
 class Measured:
     """Losses of a merge on the report text; all blocks are the same, so that differences are paired.
 
-    `naive` is the profile before alignment and `path` after it (the same object when nothing was aligned); `merge` is
-    the merge as it will be read back from disk, `ensemble` averages the probabilities of A and B.
+    `naive` is the profile of the line before alignment, `line` that after it, `path` that of the path; the same object
+    where they are the same line. `merge` is the merge as it will be read back from disk, `ensemble` averages the
+    probabilities of A and B.
     """
 
     t: float
     naive: Profile
+    line: Profile
     path: Profile
     merge: Losses
     ensemble: Losses
@@ -43,8 +45,10 @@ class Measured:
         excess = self.merge - self.path.start.mixed(self.path.end, self.t)
         return {
             "profile": _profile_json(self.path),
+            "line_profile": _profile_json(self.line),
             "naive_profile": _profile_json(self.naive),
             "barrier": self.path.barrier,
+            "line_barrier": self.line.barrier,
             "barrier_before_alignment": self.naive.barrier,
             "merge_point": {
                 "t": self.t,
@@ -68,8 +72,10 @@ def unmeasured(t: float) -> dict[str, Any]:
     """The same part of isthmus.json where no text was given."""
     return {
         "profile": [],
+        "line_profile": [],
         "naive_profile": [],
         "barrier": None,
+        "line_barrier": None,
         "barrier_before_alignment": None,
         "merge_point": {"t": t, "loss": None, "excess": None, "gain": None, "gain_stderr": None},
         "baselines": {},
@@ -81,29 +87,32 @@ def measure(
     first: Checkpoint,
     second: Checkpoint,
     t: float,
+    state: Mapping[str, Tensor],
     text: Sequence[Blocks],
     *,
     dtype: torch.dtype,
     device: str,
     progress: Progress,
 ) -> Measured:
-    """Measure the paths before and after alignment, the merge at `t` rounded to `dtype`, and the ensemble."""
+    """Measure the lines before and after alignment, the path, the merge `state` rounded to `dtype`, the ensemble."""
     parts = {part.label: part.report for part in text}
     ts = sorted({*grid(), round(t, 6)})
     aligned = chosen.aligned.alignment.method != "none"
-    passes = len(ts) * (2 if aligned else 1) + 1
+    curved = bool(chosen.path.bends)
+    passes = len(ts) * (1 + aligned + curved) + 1
     progress.stage("measuring on the report text", passes * sum(map(len, parts.values())))
 
     meter = LossMeter(first.config, parts, device=device, on_blocks=progress.advance)
     members = [meter.token_losses(first.state), meter.token_losses(second.state)]
-    unaligned = LinearPath(first.state, second.state)
+    unaligned = WeightPath("linear", first.state, second.state)
     ends = Profile(((0.0, per_block(members[0])), (1.0, per_block(members[1]))))
     naive = ends.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
 
     meter = LossMeter(chosen.aligned.config, parts, device=device, on_blocks=progress.advance)
-    path = profile(chosen.path, meter, ts) if aligned else naive
-    merged = meter(_rounded(chosen.path(t), dtype))
-    return Measured(t, naive, path, merged, ensemble_losses(members))
+    line = profile(chosen.line, meter, ts) if aligned else naive
+    path = profile(chosen.path, meter, ts) if curved else line
+    merged = meter(_rounded(state, dtype))
+    return Measured(t, naive, line, path, merged, ensemble_losses(members))
 
 
 def _rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

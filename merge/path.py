@@ -1,39 +1,78 @@
-"""Paths between two states: θ(0) = θ_A, θ(1) = θ_B."""
+"""Paths between two states: θ(0) = θ_A, θ(1) = θ_B, exactly.
+
+A path is a sum Σ c_i(t) θ_i over control points: the endpoints, and the bends between them.
+
+- ``linear``: (1 − t) θ_A + t θ_B.
+- ``polychain``: straight segments through all control points, evenly spaced in t.
+- ``bezier``: Σ C(n, i) t^i (1 − t)^(n − i) θ_i, a curve that is drawn towards its n − 1 bends.
+
+Garipov et al. 2018 (arXiv 1802.10026).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Kind = Literal["linear", "polychain", "bezier"]
+
+
+def coefficients(kind: Kind, t: float, points: int) -> tuple[float, ...]:
+    """The weights c_i(t) of `points` control points; they are not negative and sum to 1."""
+    last = points - 1
+    if kind == "bezier":
+        return tuple(math.comb(last, i) * t**i * (1 - t) ** (last - i) for i in range(points))
+    segment = min(int(t * last), last - 1)
+    along = t * last - segment
+    return tuple({segment: 1 - along, segment + 1: along}.get(i, 0.0) for i in range(points))
+
+
+def mix(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ w_i x_i, for weights that sum to 1; a tensor that has all the weight is given as it is."""
+    used = [(value, weight) for value, weight in zip(values, weights, strict=True) if weight]
+    if len(used) == 1:
+        return used[0][0]
+    if len(used) == 2:
+        return torch.lerp(used[0][0], used[1][0], used[1][1])
+    return torch.stack([weight * value for value, weight in used]).sum(0)
+
 
 class Blend(Mapping[str, Tensor]):
-    """(1 − t) a + t b, tensor by tensor when looked up, so that states on disk are never in memory whole."""
+    """Σ w_i θ_i, tensor by tensor when looked up, so that states on disk are never in memory whole."""
 
-    def __init__(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], t: float):
-        self.a, self.b, self.t = a, b, t
+    def __init__(self, states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]):
+        used = [index for index, weight in enumerate(weights) if weight]
+        self.states, self.weights = [states[index] for index in used], [weights[index] for index in used]
 
     def __getitem__(self, name: str) -> Tensor:
-        if self.t in (0.0, 1.0):
-            return (self.b if self.t else self.a)[name]
-        return torch.lerp(self.a[name], self.b[name], self.t)
+        return mix([state[name] for state in self.states], self.weights)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.a)
+        return iter(self.states[0])
 
     def __len__(self) -> int:
-        return len(self.a)
+        return len(self.states[0])
 
 
 @dataclass(frozen=True)
-class LinearPath:
-    """The straight line θ(t) = (1 − t) θ_A + t θ_B; exactly θ_A at 0 and θ_B at 1."""
+class WeightPath:
+    """A path from `a` to `b` with any number of `bends`; called with t, it gives θ(t), a state."""
 
+    kind: Kind
     a: Mapping[str, Tensor]
     b: Mapping[str, Tensor]
+    bends: tuple[Mapping[str, Tensor], ...] = ()
+
+    @property
+    def points(self) -> tuple[Mapping[str, Tensor], ...]:
+        """All control points, in order."""
+        return (self.a, *self.bends, self.b)
 
     def __call__(self, t: float) -> Blend:
-        """θ(t), a state."""
-        return Blend(self.a, self.b, t)
+        """θ(t)."""
+        return Blend(self.points, coefficients(self.kind, t, len(self.points)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,40 +12,54 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import Method
+from isthmus.align.alignment import Alignment, Method
 from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.config import build_config
+from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import open_pair, tokenizer_of
 from isthmus.eval.barrier import Profile
 from isthmus.eval.samples import Sample, samples
-from isthmus.eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumReport, compare_spectra
+from isthmus.eval.spectrum import (
+    MAX_EXCESS,
+    SAME_KIND,
+    PathSpectrum,
+    Spectrum,
+    SpectrumReport,
+    along_path,
+    compare_spectra,
+)
 from isthmus.eval.text import Blocks, labelled_blocks
-from isthmus.merge.candidate import Chooser
+from isthmus.merge.candidate import Candidate, Chooser
+from isthmus.merge.curve import CurvePlan
 from isthmus.merge.gates import Gates
 from isthmus.merge.measure import Measured, measure
-from isthmus.merge.path import LinearPath
-from isthmus.merge.point import Objective
+from isthmus.merge.path import WeightPath
+from isthmus.merge.point import Objective, grid
 from isthmus.merge.progress import Progress
 from isthmus.merge.record import Settings, merge_record
 from isthmus.merge.spectra import spectrum
+from isthmus.merge.stored import endpoint_digests, read_path
+from isthmus.merge.training_state import TrainingState
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Align = Literal["auto", "none", "permutation", "orthogonal"]
-SPECTRUM_TS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Merge:
     """A merged model, not yet saved: `state` (float32, computed when looked up), and what was found out.
 
-    `facts` is what config.json will say, `files` are the small files to carry over, by name. `report` is what goes into
-    isthmus.json. `curves`, `spectra` and `samples` feed report.html.
+    `path` is the path that `state` is a point of. `facts` is what config.json will say, `files` are the small files to
+    carry over, by name. `report` is what goes into isthmus.json. `curves`, `spectra` and `samples` feed report.html.
     """
 
+    endpoints: tuple[Checkpoint, Checkpoint]
+    alignment: Alignment
+    path: WeightPath
     state: Mapping[str, Tensor]
     facts: Mapping[str, Any]
     dtype: torch.dtype
@@ -69,6 +83,15 @@ class Merge:
 
         save(self, Path(directory), overwrite=overwrite)
 
+    def save_path(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the path in place of the model, with its report: whole, or not at all. `merge` takes it as `path`.
+
+        Raises as `save` does.
+        """
+        from isthmus.merge.output import save_path
+
+        save_path(self, Path(directory), overwrite=overwrite)
+
 
 def merge(
     a: str | Path | Checkpoint,
@@ -76,12 +99,16 @@ def merge(
     *,
     data: Sequence[str] = (),
     align: Align = "auto",
+    path: Literal["linear"] | CurvePlan | Path = "linear",
+    fit_on: Sequence[str] = (),
+    keep_in: Path | None = None,
     t: float | None = None,
     objective: Objective = "mean",
     interior: float = 0.1,
     gates: Gates = Gates(),  # noqa: B008
     tokens: int = 8192,
     measure_spectrum: bool | None = None,
+    restore: bool = False,
     max_excess: float = MAX_EXCESS,
     same_kind: float = SAME_KIND,
     dtype: torch.dtype | None = None,
@@ -89,7 +116,12 @@ def merge(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Merge:
-    """Merge two checkpoints on the straight line between them, after alignment, where the loss is lowest.
+    """Merge two checkpoints on a path between them, after alignment, where the loss is lowest.
+
+    `path` is the straight line, a curve to be trained, or the directory of a path that was saved. A curve is trained on
+    the fit text of the labels `fit_on` (by default all); `keep_in` is the output beside which the run is kept while it
+    goes on, and resumed from. `restore` puts the singular values of the merge to the point between its endpoints',
+    where the loss on the select text does not rise by it.
 
     `data` are corpora as `--data` takes them (`isthmus.eval.text.corpus`); each gives `tokens` tokens to select and as
     many to report on. Without, no loss is measured, and `t` and `align` have to be given. `align="auto"` takes the one
@@ -103,7 +135,7 @@ def merge(
     """
     began = time.monotonic()
     progress = progress or Progress()
-    _require_sense(data, align, t, interior, gates)
+    _require_sense(data, align, t, interior, gates, path, restore)
     device = _device(device)
     progress.stage("checking")
     first, second = open_pair(a, b, families=FAMILIES)
@@ -112,7 +144,7 @@ def merge(
         family(first.config)  # raises, with the list of the supported ones
     dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
     asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."))
-    if not data and align == "none" and not measure_spectrum and not gates.require_spectrum:
+    if not data and align == "none" and path == "linear" and not measure_spectrum and not gates.require_spectrum:
         assert t is not None, "without text, t is asked for above"
         return _plain_average(first, second, t, dtype, asked, began)
     first, second = (replace(side, state=dict(side.state)) for side in (first, second))
@@ -124,29 +156,45 @@ def merge(
             tokenizer_of(first, second),
             context=int(first.config.max_position_embeddings),
             vocabulary=int(first.config.vocab_size),
+            fit_tokens=_fit_tokens(path, len(fit_on) or len(data), int(first.config.max_position_embeddings)),
             select_tokens=tokens,
             report_tokens=tokens,
             seed=seed,
         )
 
     chooser = Chooser(first, second, text, device=device, seed=seed, progress=progress)
-    chosen = chooser.best(_methods(align, known))
+    kept: TrainingState | None = None
+    if isinstance(path, Path):
+        progress.stage("reading the path")
+        chosen = chooser.stored(read_path(path, first, second))
+    else:
+        chosen = chooser.best(_methods(align, known))
+    if isinstance(path, CurvePlan):
+        labels = _labels(text, fit_on)
+        if keep_in is not None:
+            kept = _training_state(keep_in, first, second, chosen, path, text, labels)
+        chosen = chooser.bent(chosen, path, labels, kept)
     point = chooser.point(chosen, objective, interior) if t is None else t
-    state = chosen.path(point)
+    state: Mapping[str, Tensor] = chosen.path(point)
+    restored: dict[str, float | bool] | None = None
+    if restore:
+        state, restored = chooser.restored(chosen, point)
 
     measured: Measured | None = None
     if text:
-        measured = measure(chosen, first, second, point, text, dtype=dtype, device=device, progress=progress)
+        measured = measure(chosen, first, second, point, state, text, dtype=dtype, device=device, progress=progress)
         gates.pass_loss(measured.report())
 
     spectra: dict[float, Spectrum] = {}
     verdict: SpectrumReport | None = None
+    along: PathSpectrum | None = None
     wanted = known if measure_spectrum is None else measure_spectrum
     if wanted or gates.require_spectrum:
         spectra = _spectra(chosen.path, point, chosen.aligned.config, progress)
-        verdict = compare_spectra(
-            spectra[0.0], spectra[point], spectra[1.0], max_excess=max_excess, same_kind=same_kind
-        )
+        limits = {"max_excess": max_excess, "same_kind": same_kind}
+        along = along_path(spectra, **limits)
+        at_merge = spectrum(state, chosen.aligned.config) if restored and restored["kept"] else spectra[point]
+        verdict = compare_spectra(spectra[0.0], at_merge, spectra[1.0], **limits)
         gates.pass_spectrum(verdict, max_excess)
 
     told: tuple[Sample, ...] = ()
@@ -164,32 +212,113 @@ def merge(
         )
 
     report = merge_record(
-        (first, second), chosen, measured, verdict, text, asked, t=point, seconds=time.monotonic() - began
+        (first, second),
+        chosen,
+        measured,
+        text,
+        asked,
+        t=point,
+        seconds=time.monotonic() - began,
+        verdict=verdict,
+        along=along,
+        restored=restored,
     )
-    curves = {"naive": measured.naive, "aligned": measured.path} if measured else {}
-    facts = chosen.aligned.alignment.facts(first.facts)
-    return Merge(state, facts, dtype, _small_files(first, second), report, curves, spectra, told)
+    if kept is not None:
+        kept.remove()
+    curves = {"naive": measured.naive, "aligned": measured.line, "curve": measured.path} if measured else {}
+    alignment = chosen.aligned.alignment
+    facts = alignment.facts(first.facts)
+    return Merge(
+        (first, second),
+        alignment,
+        chosen.path,
+        state,
+        facts,
+        dtype,
+        _small_files(first, second),
+        report,
+        curves,
+        spectra,
+        told,
+    )
 
 
 def _plain_average(
     first: Checkpoint, second: Checkpoint, t: float, dtype: torch.dtype, asked: Settings, began: float
 ) -> Merge:
     """(1 − t) A + t B and nothing else: tensor by tensor, never a whole state in memory."""
-    report = merge_record((first, second), None, None, None, (), asked, t=t, seconds=time.monotonic() - began)
-    state = LinearPath(first.state, second.state)(t)
-    return Merge(state, first.facts, dtype, _small_files(first, second), report, {}, {}, ())
+    report = merge_record((first, second), None, None, (), asked, t=t, seconds=time.monotonic() - began)
+    line = WeightPath("linear", first.state, second.state)
+    return Merge(
+        (first, second),
+        Alignment("none", {}, 0.0),
+        line,
+        line(t),
+        first.facts,
+        dtype,
+        _small_files(first, second),
+        report,
+        {},
+        {},
+        (),
+    )
 
 
 def _small_files(first: Checkpoint, second: Checkpoint) -> dict[str, Path]:
     return first.files if first.has_tokenizer else second.files | first.files
 
 
-def _require_sense(data: Sequence[str], align: str, t: float | None, interior: float, gates: Gates) -> None:
+def _fit_tokens(path: Literal["linear"] | CurvePlan | Path, labels: int, context: int) -> int:
+    return path.tokens(labels, context) if isinstance(path, CurvePlan) else 0
+
+
+def _labels(text: Sequence[Blocks], fit_on: Sequence[str]) -> list[str]:
+    """The labels to train on."""
+    known = [part.label for part in text]
+    for label in fit_on:
+        if label not in known:
+            raise BadInput(f"--fit-on {label}: there is no text of that label; there are: {', '.join(known)}")
+    return list(fit_on) or known
+
+
+def _training_state(
+    output: Path,
+    first: Checkpoint,
+    second: Checkpoint,
+    chosen: Candidate,
+    plan: CurvePlan,
+    text: Sequence[Blocks],
+    labels: Sequence[str],
+) -> TrainingState:
+    """Where the run is kept; it is known by its endpoints, their alignment, its text and its settings."""
+    words = {part.label: part.fit for part in text if part.label in labels}
+    identity = {
+        "endpoints": endpoint_digests(first, second),
+        "align": chosen.aligned.alignment.method,
+        "plan": asdict(plan),
+        "text": digest(words),
+    }
+    return TrainingState.beside(output, identity)
+
+
+def _require_sense(
+    data: Sequence[str],
+    align: str,
+    t: float | None,
+    interior: float,
+    gates: Gates,
+    path: Literal["linear"] | CurvePlan | Path,
+    restore: bool,
+) -> None:
+    if not data and isinstance(path, CurvePlan):
+        raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
+    if not data and restore:
+        raise BadInput("--restore-spectrum is judged by the loss on text: add --data")
     if not data and t is None:
         raise BadInput(
             "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t"
         )
-    if not data and align == "auto":
+    if not data and align == "auto" and not isinstance(path, Path):
         raise BadInput(
             "without text alignments cannot be compared: add --data, or say --align none or --align orthogonal"
         )
@@ -217,8 +346,8 @@ def _methods(align: Align, known: bool) -> list[Method]:
     return ["none", "orthogonal"] if known else ["none"]
 
 
-def _spectra(path: LinearPath, point: float, config: PretrainedConfig, progress: Progress) -> dict[float, Spectrum]:
-    ts = sorted({*SPECTRUM_TS, point})
+def _spectra(path: WeightPath, point: float, config: PretrainedConfig, progress: Progress) -> dict[float, Spectrum]:
+    ts = sorted({*grid(), point})
     progress.stage("measuring the spectrum", len(ts))
     found = {}
     for t in ts:

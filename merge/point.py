@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
+
+from isthmus.eval.loss import Losses
 
 if TYPE_CHECKING:
     from isthmus.eval.barrier import Profile
@@ -15,23 +18,24 @@ def grid(points: int = 11) -> list[float]:
     return [round(index / (points - 1), 6) for index in range(points)]
 
 
-def objective_at(measured: Profile, t: float, objective: Objective) -> float:
-    """What is minimised over t: the mean over labels of the loss, or the largest excess of any label."""
+def inside(t: float, interior: float) -> bool:
+    """Whether t is in [interior, 1 − interior]."""
+    return interior - 1e-9 <= t <= 1 - interior + 1e-9
+
+
+def objective_losses(measured: Profile, t: float, objective: Objective) -> Losses:
+    """What is minimised over t, block by block: the losses of all labels, or the excess of the worst label."""
     if objective == "mean":
-        return measured.at(t).mean
+        return measured.at(t)
     excess = measured.excess(t)
-    return max(excess.label_mean(label) for label in excess.per_block)
+    worst = max(excess.per_block, key=excess.label_mean)
+    return Losses({worst: excess.per_block[worst]})
 
 
-def choose_t(measured: Profile, *, objective: Objective = "mean", interior: float = 0.1) -> float:
-    """The measured t in [interior, 1 − interior] with the lowest objective; the one nearest 1/2 among equals."""
-    inside = [t for t, _ in measured.points if interior - 1e-9 <= t <= 1 - interior + 1e-9]
-    return min(inside, key=lambda t: (objective_at(measured, t, objective), abs(t - 0.5)))
-
-
-def neighbours(measured: Profile, t: float, interior: float) -> list[float]:
-    """Half-way points between t and the measured points beside it, inside the interior: where to look closer."""
-    ts = [point for point, _ in measured.points]
-    place = ts.index(t)
-    halves = [round((ts[i] + t) / 2, 6) for i in (place - 1, place + 1) if 0 <= i < len(ts)]
-    return [half for half in halves if interior - 1e-9 <= half <= 1 - interior + 1e-9]
+def gap(measured: Profile, t: float, other: float, objective: Objective) -> tuple[float, float]:
+    """Objective at t − objective at `other`, and its standard error; paired, unless two labels are the worst."""
+    mine, theirs = (objective_losses(measured, point, objective) for point in (t, other))
+    if mine.per_block.keys() == theirs.per_block.keys():
+        difference = mine - theirs
+        return difference.mean, difference.stderr
+    return mine.mean - theirs.mean, math.hypot(mine.stderr, theirs.stderr)

@@ -11,3 +11,6 @@ class Progress:
 
     def advance(self, steps: int = 1) -> None:
         """Some steps of the current stage are done."""
+
+    def note(self, text: str) -> None:
+        """A number worth watching, beside the current stage."""

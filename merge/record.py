@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from isthmus.checkpoint.loading import Checkpoint
-from isthmus.eval.spectrum import SpectrumReport
+from isthmus.eval.spectrum import PathSpectrum, SpectrumReport
 from isthmus.eval.text import Blocks
 from isthmus.merge.candidate import Candidate
 from isthmus.merge.measure import Measured, unmeasured
@@ -30,12 +30,14 @@ def merge_record(
     endpoints: Sequence[Checkpoint],
     chosen: Candidate | None,
     measured: Measured | None,
-    verdict: SpectrumReport | None,
     text: Sequence[Blocks],
     settings: Settings,
     *,
     t: float,
     seconds: float,
+    verdict: SpectrumReport | None = None,
+    along: PathSpectrum | None = None,
+    restored: Mapping[str, float | bool] | None = None,
 ) -> dict[str, Any]:
     """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
     losses = measured.endpoint_losses() if measured else [{} for _ in endpoints]
@@ -54,9 +56,11 @@ def merge_record(
             for side, loss in zip(endpoints, losses, strict=True)
         ],
         "alignment": {"asked": asked.pop("align"), **_alignment(chosen)},
-        "path": {"kind": "linear", "bends": 0, "steps": 0},
+        "path": {"kind": "linear", "bends": 0, "steps": 0, **(chosen.training if chosen else {})},
         **(measured.report() if measured else unmeasured(t)),
         "spectrum": asdict(verdict) if verdict else None,
+        "restored_spectrum": restored,
+        "path_spectrum": _path_spectrum(along) if along else None,
         "data": [
             {
                 "label": part.label,
@@ -69,6 +73,14 @@ def merge_record(
         "settings": asked,
         "seconds": round(seconds, 3),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
+    }
+
+
+def _path_spectrum(along: PathSpectrum) -> dict[str, Any]:
+    return {
+        "verdict": along.verdict,
+        "broken_at": along.broken_at,
+        "points": [{"t": t, "excess": excess, "position": position} for t, excess, position in along.points],
     }
 
 

@@ -123,7 +123,7 @@ BAD_USE = {
     "no output": (("merge", DOCS, CODE), "Missing option"),
     "one model": (("check", DOCS), "give at least two"),
     "a t that is no number": (("merge", DOCS, CODE, "-o", "out", "--t", "half"), "--t takes auto or a number"),
-    "another path": (("merge", DOCS, CODE, "-o", "out", "--path", "spiral"), "the only path is linear"),
+    "another path": (("merge", DOCS, CODE, "-o", "out", "--path", "spiral"), "--path spiral: give linear"),
     "another alignment": (("merge", DOCS, CODE, "-o", "out", "--align", "magic"), "Invalid value for '--align'"),
     "no model": (
         ("merge", "./absent", CODE, "-o", "out", "--t", "0.5", "--align", "none"),
@@ -269,3 +269,79 @@ def test_out_of_range_ids_of_a_foreign_tokenizer(isthmus, saved, tmp_path: Path)
     assert found.code == 2
     assert "beyond the vocabulary of 128: it belongs to another model" in found.err
     assert torch.get_default_dtype() == torch.float32
+
+
+BENT = (*DATA, "--align", "orthogonal", "--tokens", 1024, "--steps", 24, "--batch", 8, "--bend-optimizer", "muon")
+
+
+def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
+    trained = isthmus("path", ADAMW, MUON, "-o", tmp_path / "path", *BENT, "--json", "-")
+    assert trained.code == 0
+    assert "on a polychain of 1 bend (muon, 24 steps) after orthogonal alignment" in trained.err
+    report = json.loads(trained.out)
+    assert (report["command"], report["path"]["kind"], report["path"]["bends"]) == ("path", "polychain", 1)
+    assert report["barrier"] < report["line_barrier"] < report["barrier_before_alignment"]
+    names = {"path.json", "bends.safetensors", "alignment.safetensors", "isthmus.json", "report.html"}
+    assert {file.name for file in (tmp_path / "path").iterdir()} == names
+    assert [file.name for file in tmp_path.iterdir()] == ["path"]  # nothing of the training is left
+
+    merge = ("merge", ADAMW, MUON, "-o", tmp_path / "out", *DATA, "--tokens", 512, "--path", tmp_path / "path")
+    merged = isthmus(*merge, "--json", "-")
+    assert merged.code == 0
+    again = json.loads(merged.out)
+    assert again["path"]["steps"] == 24
+    assert again["barrier"] < again["line_barrier"]
+    assert "model.safetensors" in {file.name for file in (tmp_path / "out").iterdir()}
+
+    other = isthmus("merge", ADAMW, DOCS, "-o", tmp_path / "no", "--path", tmp_path / "path", "--t", 0.5)
+    assert other.code == 2
+    assert one_sentence(other.err)
+    assert "the path in 'path' leads from 'adamw-1' and 'muon-1'" in other.err
+
+
+def test_a_killed_training_goes_on_to_the_same_path(tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        return [sys.executable, "-m", "isthmus", "path", *map(str, (ADAMW, MUON, "-o", tmp_path / name, *BENT))]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    process = subprocess.Popen(command("cut"), stderr=subprocess.DEVNULL)
+    state = tmp_path / ".cut.isthmus-training" / "latest.json"
+    while process.poll() is None and not state.exists():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert state.exists()
+    assert not (tmp_path / "cut").exists()
+    other = subprocess.run([*command("cut"), "--bend-lr", "0.01"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "or --restart to drop it" in other.stderr
+    subprocess.run(command("cut"), check=True, capture_output=True)
+    whole, cut = ((tmp_path / name / "bends.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    assert not state.parent.exists()
+
+
+def test_a_training_that_diverges_says_so_and_keeps_what_was_good(isthmus, tmp_path: Path) -> None:
+    found = isthmus("path", ADAMW, MUON, "-o", tmp_path / "path", *BENT, "--bend-lr", 1e30)
+    assert found.code == 1
+    assert "training diverged at step 2 (the loss was no number): the bends of step 0 were kept" in found.err
+    assert (tmp_path / "path" / "bends.safetensors").exists()
+
+
+TRAINING_MISTAKES = {
+    "no text": (("--path", "polychain"), "bends are trained on text: add --data"),
+    "a path that is none": (("--path", "spline"), "--path spline: give linear, polychain, bezier, or a directory"),
+    "a label that is none": ((*DATA, "--path", "bezier", "--fit-on", "law"), "--fit-on law: there is no text"),
+    "too little text": ((*DATA, "--path", "bezier", "--steps", 10000), "or at most --steps"),
+    "a learning rate": ((*DATA, "--path", "bezier", "--bend-lr", 0), "--bend-lr is above 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", TRAINING_MISTAKES)
+def test_mistakes_in_training(isthmus, tmp_path: Path, mistake: str) -> None:
+    options, sentence = TRAINING_MISTAKES[mistake]
+    found = isthmus("merge", ADAMW, MUON, "-o", tmp_path / "out", "--align", "none", "--tokens", 512, *options)
+    assert found.code == 2
+    assert one_sentence(found.err)
+    assert sentence in found.err
+    assert list(tmp_path.iterdir()) == []

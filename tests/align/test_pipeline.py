@@ -12,7 +12,7 @@ from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.loading import load
 from isthmus.eval.loss import LossMeter
-from isthmus.merge.path import LinearPath
+from isthmus.merge.path import WeightPath
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -69,5 +69,5 @@ def test_a_moved_copy_of_gpt2_small_comes_back() -> None:
     assert found.max_log_prob_error < 1e-4
     assert max((found.a[name] - found.b[name]).abs().max().item() for name in found.a) < 1e-5
     ids = torch.randint(config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
-    losses = [LossMeter(untied, {"x": ids})(LinearPath(found.a, found.b)(t)).mean for t in (0.0, 0.5, 1.0)]
+    losses = [LossMeter(untied, {"x": ids})(WeightPath("linear", found.a, found.b)(t)).mean for t in (0.0, 0.5, 1.0)]
     assert max(losses) - min(losses) < 1e-4

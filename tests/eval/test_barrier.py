@@ -6,7 +6,7 @@ from conftest import state_of, tiny_config, tiny_model
 
 from isthmus.eval.barrier import Profile, profile
 from isthmus.eval.loss import Losses, LossMeter
-from isthmus.merge.path import LinearPath
+from isthmus.merge.path import WeightPath
 
 
 def losses(value: float) -> Losses:
@@ -35,7 +35,7 @@ def test_a_profile_is_the_losses_of_the_states_on_the_path() -> None:
     ids = torch.randint(128, (4, 32), generator=torch.Generator().manual_seed(3))
     a, b = state_of(tiny_model(0)), state_of(tiny_model(1))
     meter = LossMeter(tiny_config(), {"x": ids})
-    found = profile(LinearPath(a, b), meter, [0.0, 0.3, 1.0])
+    found = profile(WeightPath("linear", a, b), meter, [0.0, 0.3, 1.0])
     assert found.start.mean == meter(a).mean
     assert found.end.mean == meter(b).mean
     assert found.at(0.3).mean == pytest.approx(

@@ -5,14 +5,14 @@ from conftest import EMBEDDED
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.samples import samples
-from isthmus.merge.path import LinearPath
+from isthmus.merge.path import WeightPath
 
 
 def test_all_models_go_on_from_the_same_prompts() -> None:
     docs, code = load(EMBEDDED / "docs"), load(EMBEDDED / "code")
     tokenizer = docs.tokenizer()
     ids = torch.tensor([tokenizer.encode("Return the name of the file. " * 30)[:128]] * 3)
-    middle = LinearPath(docs.state, code.state)(0.5)
+    middle = WeightPath("linear", docs.state, code.state)(0.5)
     models = {"A": (docs.state, docs.config), "B": (code.state, code.config), "merge": (middle, docs.config)}
     told = samples(models, tokenizer, {"x": ids}, per_label=2, new_tokens=12)
     assert len(told) == 2

@@ -1,48 +1,53 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
 from isthmus.eval.barrier import Profile
 from isthmus.eval.loss import Losses
-from isthmus.merge.point import choose_t, grid, neighbours
+from isthmus.merge.point import gap, grid, inside, objective_losses
 
 
-def measured(**by_label: list[float]) -> Profile:
+def measured(**by_label: list[list[float]]) -> Profile:
+    """Label → for every t, the losses of its blocks."""
     count = len(next(iter(by_label.values())))
-    ts = [round(index / (count - 1), 6) for index in range(count)]
-    rows = [Losses({label: torch.tensor([v[i]] * 2).double() for label, v in by_label.items()}) for i in range(count)]
-    return Profile(tuple(zip(ts, rows, strict=True)))
+    rows = [
+        Losses({label: torch.tensor(v[i], dtype=torch.float64) for label, v in by_label.items()}) for i in range(count)
+    ]
+    return Profile(tuple(zip(grid(count), rows, strict=True)))
 
 
 def test_the_grid_is_even_and_clean() -> None:
     assert grid() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
-def test_mean_takes_the_lowest_loss_inside() -> None:
-    found = measured(x=[1.0, 3.0, 2.5, 2.4, 9.0])
-    assert choose_t(found, interior=0.1) == 0.75
-    assert choose_t(found, interior=0.3) == 0.5
-    assert choose_t(found, interior=0.0) == 0.0
+def test_the_interior_has_its_ends() -> None:
+    assert [t for t in grid() if inside(t, 0.1)] == grid()[1:-1]
+    assert [t for t in grid() if inside(t, 0.25)] == [0.3, 0.4, 0.5, 0.6, 0.7]
+    assert inside(0.0, 0.0)
 
 
-def test_worst_takes_the_lowest_of_the_highest_excesses() -> None:
-    """At 1/4 one label is far above its line; at 3/4 both are a little."""
-    found = measured(x=[1.0, 1.0, 1.0, 1.2, 1.0], y=[1.0, 1.5, 1.6, 1.2, 1.0])
-    assert choose_t(found, objective="worst") == 0.75
-    lowest_mean = measured(x=[1.0, 0.2, 1.0, 1.2, 1.0], y=[1.0, 1.5, 1.6, 1.2, 1.0])
-    assert choose_t(lowest_mean, objective="mean") == 0.25
-    assert choose_t(lowest_mean, objective="worst") == 0.75
+def test_the_mean_objective_is_the_loss() -> None:
+    found = measured(x=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert objective_losses(found, 0.5, "mean").mean == 3.5
+    assert gap(found, 0.5, 0.0, "mean") == (2.0, 0.0)
 
 
-def test_among_equals_the_middle() -> None:
-    assert choose_t(measured(x=[1.0, 2.0, 2.0, 2.0, 1.0])) == 0.5
+def test_the_worst_objective_is_the_highest_excess_of_any_label() -> None:
+    """At 0.5, x lies on its line and y is 0.4 above it."""
+    found = measured(x=[[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]], y=[[1.0, 1.0], [1.4, 1.4], [1.0, 1.0]])
+    losses = objective_losses(found, 0.5, "worst")
+    assert losses.per_block.keys() == {"y"}
+    assert abs(losses.mean - 0.4) < 1e-12
 
 
-@pytest.mark.parametrize(("t", "expected"), [(0.5, [0.375, 0.625]), (0.25, [0.125, 0.375]), (0.75, [0.625, 0.875])])
-def test_neighbours_lie_half_way(t: float, expected: list[float]) -> None:
-    assert neighbours(measured(x=[1.0] * 5), t, 0.1) == expected
+def test_a_gap_is_paired_block_by_block() -> None:
+    """The blocks differ by 10, the two points by 0.1 and 0.3 on them."""
+    found = measured(x=[[1.0, 11.0], [1.1, 11.3], [1.0, 11.0]])
+    mean, stderr = gap(found, 0.5, 0.0, "mean")
+    assert abs(mean - 0.2) < 1e-12
+    assert abs(stderr - 0.1) < 1e-12
 
 
-def test_neighbours_stay_inside() -> None:
-    assert neighbours(measured(x=[1.0] * 5), 0.25, 0.2) == [0.375]
+def test_a_gap_of_points_that_saw_different_numbers_of_blocks_is_over_those_that_both_saw() -> None:
+    first, second = Losses({"x": torch.tensor([1.0, 2.0, 9.0])}), Losses({"x": torch.tensor([0.5, 1.0])})
+    assert gap(Profile(((0.0, first), (1.0, second))), 0.0, 1.0, "mean")[0] == 0.75

@@ -1,0 +1,42 @@
+"""Several processes, as `accelerate launch` starts them: who writes, and who measures what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """compute(rows), every process computing its share of the rows; all of them get the whole."""
+    if not several():
+        return compute(rows)
+    from accelerate import PartialState
+    from accelerate.utils import gather
+
+    processes = PartialState()
+    with processes.split_between_processes(rows, apply_padding=True) as mine:
+        found: Tensor = gather(compute(mine).to(processes.device))
+    return found[: rows.shape[0]].to("cpu")
+
+
+def finish() -> None:
+    """Wait for the other processes and take leave of them."""
+    if several():
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()

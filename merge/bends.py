@@ -1,0 +1,257 @@
+"""Training the bends of a path: the mean loss over t is lowered on the fit text, the endpoints stay as they are.
+
+Every micro-batch gets one t; eight consecutive ones cover the eighths of [0, 1] in a random order, so that t is uniform
+and evenly spread. What is trained are the pieces of the symmetry table, Q, K and V apart.
+
+Processes, devices and precision are accelerate's business: every process draws the same batches and t, takes its share
+of the rows, and the gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from isthmus.align.families import family
+from isthmus.align.symmetry import Family, State
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.model import empty_model, with_tied
+from isthmus.merge.optimizers import OptimizerName, Schedule, make_optimizers
+from isthmus.merge.path import WeightPath, coefficients, mix
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from isthmus.merge.training_state import TrainingState
+
+Precision = Literal["no", "bf16"]
+LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "lion": 2e-4}
+BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
+STRATA = 8
+EVALUATIONS = 12
+MAX_PASSES = 4.0
+
+
+@dataclass(frozen=True)
+class BendTraining:
+    """How bends are trained.
+
+    A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`.
+    Training stops when the barrier on the select text has not fallen in `patience` of the `EVALUATIONS` evaluations.
+    """
+
+    steps: int = 300
+    batch: int = 32
+    accumulate: int = 1
+    optimizer: OptimizerName = "adamw"
+    lr: float | None = None
+    precision: Precision = "no"
+    patience: int = 6
+    seed: int = 0
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        return self.lr or LEARNING_RATES[self.optimizer]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best path that was seen, and how it came about.
+
+    `history` has (steps done, mean training loss since the last entry, barrier on the select text); the first entry is
+    the warm start. `best` is the number of steps of the path that is kept; `diverged` the step, counted from 1, at
+    which the loss was no number any more.
+    """
+
+    path: WeightPath
+    steps: int
+    best: int
+    diverged: int | None
+    history: tuple[tuple[int, float | None, float], ...]
+
+
+class Batches:
+    """The rows of every micro-batch of a run, and its t, all drawn from one seed.
+
+    `fit` has the blocks of every label, (blocks, context). A batch has equal shares of all labels; every label's blocks
+    are read in a new order on every pass.
+
+    Raises BadInput when the blocks of a label would be read more than `MAX_PASSES` times.
+    """
+
+    def __init__(self, fit: Mapping[str, Tensor], training: BendTraining):
+        generator = torch.Generator().manual_seed(training.seed)
+        wanted = -(-training.steps * training.batch // len(fit))
+        self.rows = torch.cat(list(fit.values()))
+        self.passes = max(wanted / max(1, blocks.shape[0]) for blocks in fit.values())
+        orders, first = [], 0
+        for label, blocks in fit.items():
+            count = blocks.shape[0]
+            if wanted > MAX_PASSES * count:
+                raise BadInput(
+                    f"the text '{label}' has {count * blocks.shape[1]:,} tokens to train on, too few for "
+                    f"{training.steps} steps, which would read them {wanted / max(1, count):.0f} times: give more "
+                    f"text, or at most --steps {int(MAX_PASSES * count * len(fit) / training.batch)}"
+                )
+            passes = [torch.randperm(count, generator=generator) for _ in range(-(-wanted // count))]
+            orders.append(first + torch.cat(passes)[:wanted])
+            first += count
+        self._order = torch.stack(orders, 1).flatten()
+        self._size = training.batch // training.accumulate
+        micro = training.steps * training.accumulate
+        strata = torch.cat([torch.randperm(STRATA, generator=generator) for _ in range(-(-micro // STRATA))])[:micro]
+        self.ts: list[float] = ((strata + torch.rand(micro, generator=generator)) / STRATA).tolist()
+
+    def __getitem__(self, micro: int) -> tuple[Tensor, float]:
+        """Token ids (rows, context) and t of micro-batch number `micro`."""
+        chosen = self._order[micro * self._size : (micro + 1) * self._size]
+        return self.rows[chosen], self.ts[micro]
+
+
+class CurveModule(nn.Module):
+    """The loss at θ(t) as a function of the bends, which are its only parameters."""
+
+    def __init__(self, path: WeightPath, config: PretrainedConfig):
+        super().__init__()
+        self._table: Family = family(config)
+        self._kind = path.kind
+        self._model = (empty_model(config),)  # in a tuple: its weights are not ours
+        self.names = tuple(self._table.pieces)
+        for end, state in (("a", path.a), ("b", path.b)):
+            for index, piece in enumerate(self._table.split(state).values()):
+                self.register_buffer(f"{end}{index}", piece.detach().clone(), persistent=False)
+        self._bends = [
+            [nn.Parameter(piece.detach().clone()) for piece in self._table.split(bend).values()] for bend in path.bends
+        ]
+        self.trained = nn.ParameterList(leaf for bend in self._bends for leaf in bend)
+
+    def forward(self, ids: Tensor, t: float) -> Tensor:
+        """Mean loss per token of ids (batch, length) at θ(t)."""
+        model = self._model[0]
+        weights = coefficients(self._kind, t, len(self._bends) + 2)
+        pieces = {}
+        for index, name in enumerate(self.names):
+            middle = [bend[index] for bend in self._bends]
+            pieces[name] = mix([getattr(self, f"a{index}"), *middle, getattr(self, f"b{index}")], weights)
+        state = with_tied(self._table.join(pieces), model)
+        logits = functional_call(model, state, (ids,), {"use_cache": False}).logits[:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    def leaves(self) -> list[State]:
+        """The parameters of every bend, by the names of their pieces."""
+        return [dict(zip(self.names, bend, strict=True)) for bend in self._bends]
+
+    def states(self) -> tuple[State, ...]:
+        """The bends as states, on the CPU."""
+        return tuple(
+            self._table.join({name: leaf.detach().to("cpu", copy=True) for name, leaf in bend.items()})
+            for bend in self.leaves()
+        )
+
+
+def train_bends(
+    path: WeightPath,
+    config: PretrainedConfig,
+    fit: Mapping[str, Tensor],
+    barrier: Callable[[WeightPath], float],
+    training: BendTraining,
+    *,
+    device: str = "cpu",
+    kept: TrainingState | None = None,
+    on_step: Callable[[int, float], None] = lambda step, barrier: None,
+) -> Trained:
+    """Train the bends of `path` on the `fit` blocks, and return the path with the lowest `barrier`.
+
+    `kept` is where the run is kept while it goes on, and resumed from. `on_step` is told the number of steps done and
+    the newest barrier. A run whose loss stops being a number ends there, with the best path so far.
+
+    Raises BadInput for text that is too short for the steps, or a batch that the processes cannot share.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # the precision of an earlier run in this process is not ours
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=training.precision,
+        gradient_accumulation_steps=training.accumulate,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=len(path.bends) > 1, broadcast_buffers=False)
+        ],
+    )
+    share = training.accumulate * accelerator.num_processes
+    if training.batch % share:
+        raise BadInput(
+            f"a batch of {training.batch} blocks cannot be shared by {accelerator.num_processes} processes with "
+            f"--accumulate {training.accumulate}: take a multiple of {share}"
+        )
+    batches = Batches(fit, training)
+    module = CurveModule(path, config)
+    made = make_optimizers(
+        training.optimizer,
+        module.leaves(),
+        family(config).matrices,
+        lr=training.peak,
+        adamw_lr=BESIDE_MUON * training.peak,
+    )
+    schedule = Schedule(made, training.steps, floor=0.05)
+    run, *optimizers = accelerator.prepare(module, *made)
+
+    def current() -> WeightPath:
+        return replace(path, bends=module.states())
+
+    history: list[tuple[int, float | None, float]] = []
+    best, first, diverged = path, 0, None
+    if kept is not None and kept.exists():
+        first, history, bends = kept.load(accelerator)
+        best = replace(path, bends=bends)
+    else:
+        history.append((0, None, barrier(path)))
+    every = max(1, training.steps // EVALUATIONS)
+    losses: list[float] = []
+    for step in range(first, training.steps):
+        if _since_best(history) >= training.patience:
+            break
+        schedule.set(step)
+        for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
+            ids, t = batches[micro]
+            with accelerator.split_between_processes(ids) as mine, accelerator.accumulate(run):
+                loss = run(mine.to(accelerator.device), t)
+                accelerator.backward(loss)
+                losses.append(loss.item())
+        norm = accelerator.clip_grad_norm_(module.parameters(), 1.0)
+        if not torch.isfinite(torch.as_tensor(norm)):
+            diverged = step + 1
+            break
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        done = step + 1
+        if done % every == 0 or done == training.steps:
+            found = current()
+            height = barrier(found)
+            if not math.isfinite(height):
+                diverged = done
+                break
+            history.append((done, sum(losses) / len(losses), height))
+            losses.clear()
+            if _since_best(history) == 0:
+                best = found
+            if kept is not None and done < training.steps:
+                kept.save(accelerator, done, history, [dict(bend) for bend in best.bends])
+        on_step(done, history[-1][2])
+    reached = min(history, key=lambda entry: entry[2])[0]
+    return Trained(best, history[-1][0], reached, diverged, tuple(history))
+
+
+def _since_best(history: Sequence[tuple[int, Any, float]]) -> int:
+    """How many evaluations there were after the one with the lowest barrier."""
+    barriers = [entry[2] for entry in history]
+    return len(barriers) - 1 - barriers.index(min(barriers))

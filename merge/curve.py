@@ -1,0 +1,124 @@
+"""From a straight path to a curved one: where the bends start, who trains them, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+from isthmus.align.families import family
+from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.barrier import profile
+from isthmus.eval.loss import LossMeter
+from isthmus.eval.spectrum import muon_like
+from isthmus.merge.bends import BendTraining, Trained, train_bends
+from isthmus.merge.optimizers import OptimizerName
+from isthmus.merge.path import WeightPath
+from isthmus.merge.progress import Progress
+from isthmus.merge.restore import restore_spectrum
+from isthmus.merge.spectra import spectrum
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from isthmus.merge.training_state import TrainingState
+
+SELECT_BLOCKS = 32
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """A curve to be trained: its kind, the number of bends, and how.
+
+    `optimizer` ``auto`` takes Muon when both endpoints have Muon-like spectra, else AdamW. The bends start on the
+    straight line, at `start` ``restored`` with the endpoints' singular values put back (`restore_spectrum`).
+    """
+
+    kind: Literal["polychain", "bezier"] = "polychain"
+    bends: int = 1
+    optimizer: Literal["auto"] | OptimizerName = "auto"
+    start: Literal["midpoint", "restored"] = "restored"
+    training: BendTraining = field(default_factory=BendTraining)
+
+    def __post_init__(self) -> None:
+        settings = self.training
+        if self.bends < 1:
+            raise BadInput(f"a {self.kind} has at least one bend; got --bends {self.bends}")
+        if min(settings.steps, settings.batch, settings.accumulate) < 1:
+            raise BadInput("--steps, --batch and --accumulate are at least 1")
+        if settings.lr is not None and not settings.lr > 0:
+            raise BadInput(f"--bend-lr is above 0; got {settings.lr:g}")
+
+    def tokens(self, labels: int, context: int) -> int:
+        """The tokens of every label that training reads, blocks of `context` each."""
+        return -(-self.training.steps * self.training.batch // max(1, labels)) * context
+
+
+def train_curve(
+    line: WeightPath,
+    config: PretrainedConfig,
+    fit: Mapping[str, Tensor],
+    select: Mapping[str, Tensor],
+    plan: CurvePlan,
+    *,
+    device: str,
+    progress: Progress,
+    kept: TrainingState | None = None,
+) -> tuple[Trained, CurvePlan]:
+    """Bend the straight path `line` as planned; the plan comes back with the optimizer that `auto` took."""
+    if plan.optimizer == "auto":
+        progress.stage("comparing the endpoints' spectra")
+        flat = all(muon_like(spectrum(end, config)) for end in (line.a, line.b))
+        plan = replace(plan, optimizer="muon" if flat else "adamw")
+    assert plan.optimizer != "auto"
+    table = family(config)
+    ts = [number / (plan.bends + 1) for number in range(1, plan.bends + 1)]
+    progress.stage("starting the bends", len(ts))
+    bends = []
+    for t in ts:
+        state = dict(line(t))
+        bends.append(restore_spectrum(state, line.a, line.b, t, table) if plan.start == "restored" else state)
+        progress.advance()
+    start = WeightPath(plan.kind, line.a, line.b, tuple(bends))
+
+    meter = LossMeter(config, {label: blocks[:SELECT_BLOCKS] for label, blocks in select.items()}, device=device)
+    ends = profile(line, meter, (0.0, 1.0))
+    between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
+
+    def barrier(path: WeightPath) -> float:
+        return ends.with_points((t, meter(path(t))) for t in between).barrier
+
+    steps = plan.training.steps
+    progress.stage(f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})", steps)
+    done = 0
+
+    def follow(step: int, newest: float) -> None:
+        nonlocal done
+        progress.note(f"barrier {newest:.3f}")
+        progress.advance(step - done)
+        done = step
+
+    training = replace(plan.training, optimizer=plan.optimizer)
+    trained = train_bends(start, config, fit, barrier, training, device=device, kept=kept, on_step=follow)
+    return trained, replace(plan, training=training)
+
+
+def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:
+    """What the report says of the training, JSON-ready."""
+    settings = asdict(plan.training)
+    return {
+        "kind": plan.kind,
+        "bends": plan.bends,
+        "start": plan.start,
+        **settings,
+        "lr": plan.training.peak,
+        "steps": trained.steps,
+        "asked_steps": plan.training.steps,
+        "best_step": trained.best,
+        "diverged_at": trained.diverged,
+        "history": [
+            {"step": step, "training_loss": loss, "select_barrier": barrier} for step, loss, barrier in trained.history
+        ],
+    }

@@ -1,0 +1,133 @@
+"""Where a path is lowest and where it is highest, from few forward passes.
+
+A coarse grid on a quarter of the blocks first; then the neighbours of the lowest and of the highest point, until both
+are inside; then a race: the points that the paired standard error cannot tell from the lowest are measured on twice as
+many blocks, until one is left or all blocks are used. All points see the same blocks in the same order, so that every
+comparison is paired, on the blocks that both have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from isthmus.eval.barrier import Profile
+from isthmus.eval.loss import Losses, LossMeter
+from isthmus.merge.point import Objective, gap, grid, inside
+
+QUARTERS = 4
+FEWEST_BLOCKS = 4
+COARSE = (0, 2, 5, 8, 10)
+SURE = 2.0
+
+
+class Search:
+    """One path, its profile so far on the select text, and the search for its lowest point."""
+
+    def __init__(self, path: Callable[[float], Mapping[str, Tensor]], meter: LossMeter):
+        self.path, self.meter = path, meter
+        self.ts = grid()
+        self._found: dict[float, Losses] = {}
+        self._depth: dict[float, int] = {}
+
+    @property
+    def profile(self) -> Profile:
+        """What has been measured; points may have seen different numbers of blocks."""
+        return Profile(tuple(sorted(self._found.items())))
+
+    @property
+    def barrier(self) -> float:
+        """The highest excess so far, in nats."""
+        return self.profile.barrier
+
+    def explore(self, objective: Objective = "mean", interior: float = 0.1) -> None:
+        """The coarse grid, and then the neighbours of its lowest and its highest point."""
+        self._measure((self.ts[index] for index in COARSE), 1)
+        while True:
+            ends = (self._lowest(objective, interior), self._highest())
+            places = [self.ts.index(t) for t in ends if t in self.ts]
+            new = {self.ts[i] for place in places for i in (place - 1, place + 1) if 0 <= i < len(self.ts)}
+            if new <= self._found.keys():
+                return
+            self._measure(sorted(new - self._found.keys()), 1)
+
+    def lower_than(self, other: Search) -> bool:
+        """Whether this path's barrier is lower than the other's by more than the noise; on all blocks if need be."""
+        for depth in (1, QUARTERS):
+            highest = [search._highest() for search in (self, other)]
+            for search, t in zip((self, other), highest, strict=True):
+                search._measure((0.0, t, 1.0), depth)
+            difference = other.profile.excess(highest[1]) - self.profile.excess(highest[0])
+            if abs(difference.mean) > SURE * difference.stderr:
+                break
+        return difference.mean > SURE * difference.stderr
+
+    def settle(self, objective: Objective, interior: float) -> float:
+        """The t of the grid with the lowest objective, and then a point half-way beside it that is surely lower."""
+        self.explore(objective, interior)
+        depth, rivals = 1, self._rivals(objective, self._inside(interior))
+        while len(rivals) > 1 and depth < QUARTERS:
+            depth *= 2
+            self._measure({*rivals, *self._ends(objective)}, depth)
+            rivals = self._rivals(objective, rivals)
+        best = self._best(rivals, objective)
+        place = self.ts.index(best)
+        beside = [round((self.ts[i] + best) / 2, 6) for i in (place - 1, place + 1) if 0 <= i < len(self.ts)]
+        beside = [t for t in beside if inside(t, interior)]
+        self._measure(beside, 1)
+        lower = [t for t in beside if _sure(gap(self.profile, best, t, objective))]
+        return self._best(lower, objective) if lower else best
+
+    def _measure(self, ts: Iterable[float], depth: int) -> None:
+        for t in ts:
+            seen = self._depth.get(t, 0)
+            if depth > seen:
+                new = self.meter(self.path(t), self._blocks(seen, depth))
+                self._found[t] = self._found[t].joined(new) if seen else new
+                self._depth[t] = depth
+
+    def _blocks(self, seen: int, depth: int) -> dict[str, Tensor]:
+        """The blocks of every label that come next when `seen` quarters are done and `depth` are wanted."""
+        found = {}
+        for label, blocks in self.meter.blocks.items():
+            first, last = (_share(blocks.shape[0], quarters) for quarters in (seen, depth))
+            if first < last:
+                found[label] = blocks[first:last]
+        return found
+
+    def _ends(self, objective: Objective) -> tuple[float, ...]:
+        return (0.0, 1.0) if objective == "worst" else ()
+
+    def _inside(self, interior: float) -> list[float]:
+        return [t for t in self._found if inside(t, interior)]
+
+    def _lowest(self, objective: Objective, interior: float) -> float:
+        return self._best(self._inside(interior), objective)
+
+    def _best(self, ts: Sequence[float], objective: Objective) -> float:
+        """The t with the lowest objective, compared in pairs; the one nearest 1/2 among equals."""
+        best, *others = sorted(ts, key=lambda t: abs(t - 0.5))
+        for t in others:
+            if gap(self.profile, t, best, objective)[0] < 0:
+                best = t
+        return best
+
+    def _rivals(self, objective: Objective, ts: Sequence[float]) -> list[float]:
+        """The points that are not surely higher than the lowest of `ts`."""
+        best = self._best(ts, objective)
+        return [t for t in ts if not _sure(gap(self.profile, t, best, objective))]
+
+    def _highest(self) -> float:
+        return max(self._found, key=lambda t: self.profile.excess(t).mean)
+
+
+def _sure(difference: tuple[float, float]) -> bool:
+    """Whether a difference (mean, standard error) is above 0 by more than the noise."""
+    return difference[0] > SURE * difference[1]
+
+
+def _share(blocks: int, quarters: int) -> int:
+    """How many of a label's blocks so many quarters are."""
+    return min(blocks, max(FEWEST_BLOCKS, math.ceil(blocks * quarters / QUARTERS))) if quarters else 0

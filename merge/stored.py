@@ -1,0 +1,109 @@
+"""A path on disk: bends.safetensors, alignment.safetensors, and path.json, which says whose path it is.
+
+The endpoints are not stored again: they are made of the two checkpoints and the alignment, and known by their digests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from isthmus.align.alignment import Alignment
+from isthmus.align.families import family
+from isthmus.checkpoint.digest import digest
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.saving import write_json
+from isthmus.merge.path import WeightPath
+
+if TYPE_CHECKING:
+    from isthmus.align.symmetry import State
+    from isthmus.checkpoint.loading import Checkpoint
+
+FILE = "path.json"
+
+
+@dataclass(frozen=True)
+class StoredPath:
+    """A path read back: with its endpoints aligned, the alignment, and how its bends were trained."""
+
+    path: WeightPath
+    alignment: Alignment
+    training: dict[str, Any]
+
+
+def is_stored_path(directory: Path) -> bool:
+    """Whether a directory holds a path."""
+    return (directory / FILE).is_file()
+
+
+def write_bends(file: Path, bends: Sequence[State]) -> None:
+    """All bends in one safetensors file; names are ``<number>/<tensor>``."""
+    tensors = {f"{i}/{name}": value.contiguous() for i, bend in enumerate(bends) for name, value in bend.items()}
+    file.write_bytes(save(tensors))  # save_file would make it unreadable for others
+
+
+def read_bends(file: Path) -> tuple[dict[str, Tensor], ...]:
+    """What `write_bends` wrote."""
+    found: dict[int, dict[str, Tensor]] = {}
+    with safe_open(file, framework="pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118
+            number, _, name = key.partition("/")
+            found.setdefault(int(number), {})[name] = tensors.get_tensor(key)
+    return tuple(found[number] for number in sorted(found))
+
+
+def endpoint_digests(first: Checkpoint, second: Checkpoint) -> list[str]:
+    """The digests of both endpoints, as they were before alignment."""
+    return [digest(first.state), digest(second.state)]
+
+
+def write_path(
+    directory: Path,
+    path: WeightPath,
+    alignment: Alignment,
+    endpoints: Sequence[Checkpoint],
+    digests: Sequence[str],
+    training: dict[str, Any],
+) -> None:
+    """Write a path into a directory that is there."""
+    write_bends(directory / "bends.safetensors", [{n: b[n] for n in b} for b in path.bends])
+    alignment.save(directory / "alignment.safetensors")
+    ends = [
+        {"ref": end.name, "revision": end.revision, "sha256": sha} for end, sha in zip(endpoints, digests, strict=True)
+    ]
+    write_json(directory / FILE, {"schema": 1, "kind": path.kind, "endpoints": ends, "training": training})
+
+
+def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredPath:
+    """Read a path between two checkpoints.
+
+    Raises BadInput when the directory holds no path, or one between other models.
+    """
+    try:
+        facts = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        ends = facts["endpoints"]
+        hashes = [end["sha256"] for end in ends]
+        kind, training = facts["kind"], facts["training"]
+        bends = read_bends(directory / "bends.safetensors")
+        alignment = Alignment.load(directory / "alignment.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        raise BadInput(f"'{directory.name}' holds no path saved by isthmus, or a damaged one") from None
+    given = endpoint_digests(first, second)
+    if hashes != given:
+        names = " and ".join(f"'{end['ref']}'" for end in ends)
+        order = ": give them in that order" if hashes == given[::-1] else ", whose weights are not those of these two"
+        raise BadInput(f"the path in '{directory.name}' leads from {names}{order}")
+    a, b = first.state, second.state
+    if alignment.method != "none":
+        table = family(first.config)
+        a, b = alignment.reference(a, table), alignment.apply(b, table)
+    if any(bend.keys() != a.keys() or any(bend[n].shape != a[n].shape for n in bend) for bend in bends):
+        raise BadInput(f"the bends in '{directory.name}' do not have the tensors of their endpoints: train them again")
+    return StoredPath(WeightPath(kind, a, b, bends), alignment, training)

@@ -1,0 +1,79 @@
+"""A training run on disk while it goes on: resumed where it was, and only by the same run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.saving import write_json
+from isthmus.merge.stored import read_bends, write_bends
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from isthmus.align.symmetry import State
+
+Entry = tuple[int, float | None, float]
+
+
+class TrainingState:
+    """The folder of one run. `identity` says which run it is: endpoints, text and settings, JSON-ready.
+
+    Every state is written beside the last one, and counts from the moment in which `latest.json` names it.
+    """
+
+    def __init__(self, folder: Path, identity: object):
+        self.folder, self.identity = folder, json.loads(json.dumps(identity))
+
+    @classmethod
+    def beside(cls, output: Path, identity: object) -> TrainingState:
+        """The run whose result will be `output`: a hidden folder next to it."""
+        output = output.absolute()
+        return cls(output.parent / f".{output.name}.isthmus-training", identity)
+
+    def exists(self) -> bool:
+        """Whether there is something to resume.
+
+        Raises BadInput when what is there belongs to another run.
+        """
+        latest = self.folder / "latest.json"
+        if not latest.exists():
+            return False
+        if json.loads(latest.read_text(encoding="utf-8"))["identity"] != self.identity:
+            raise BadInput(
+                f"an unfinished run with other models, text or settings is kept for this output (in "
+                f"'{self.folder.name}'): give what it was started with to go on, or --restart to drop it"
+            )
+        return True
+
+    def save(self, accelerator: Accelerator, step: int, history: Sequence[Entry], best: Sequence[State]) -> None:
+        """Keep the run after `step` steps; every process calls this."""
+        target = self.folder / f"step-{step}"
+        accelerator.save_state(str(target))
+        if accelerator.is_main_process:
+            write_bends(target / "best.safetensors", best)
+            latest = {"identity": self.identity, "step": step, "history": [list(entry) for entry in history]}
+            write_json(self.folder / "latest.json.new", latest)
+            (self.folder / "latest.json.new").replace(self.folder / "latest.json")
+            for old in self.folder.glob("step-*"):
+                if old != target:
+                    shutil.rmtree(old, ignore_errors=True)
+        accelerator.wait_for_everyone()
+
+    def load(self, accelerator: Accelerator) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...]]:
+        """Put the run back; returns the steps done, the history and the best bends so far."""
+        latest = json.loads((self.folder / "latest.json").read_text(encoding="utf-8"))
+        target = self.folder / f"step-{latest['step']}"
+        accelerator.load_state(str(target))
+        history = [(step, loss, barrier) for step, loss, barrier in latest["history"]]
+        return latest["step"], history, read_bends(target / "best.safetensors")
+
+    def remove(self) -> None:
+        """The run is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import state_of, tiny_config, tiny_model
+
+from isthmus.align.families import family
+from isthmus.merge.path import WeightPath
+from isthmus.merge.restore import restore_spectrum
+
+TABLE = family(tiny_config())
+A, B = state_of(tiny_model(0)), state_of(tiny_model(1))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
+def test_singular_values_lie_between_the_endpoints_and_vectors_stay(t: float) -> None:
+    middle = dict(WeightPath("linear", A, B)(t))
+    found = restore_spectrum(middle, A, B, t, TABLE)
+    assert found.keys() == middle.keys()
+    for name in TABLE.matrices:
+        before, after = TABLE.piece(middle, name).double(), TABLE.piece(found, name).double()
+        a, b = (torch.linalg.svdvals(TABLE.piece(end, name).double()) for end in (A, B))
+        expected = torch.exp((1 - t) * a.log() + t * b.log())
+        assert torch.allclose(torch.linalg.svdvals(after), expected, rtol=1e-4)
+        left, _, right = torch.linalg.svd(before, full_matrices=False)
+        assert torch.allclose(left.T @ after @ right.T, torch.diag(expected), atol=1e-4)
+
+
+def test_everything_but_matrices_stays() -> None:
+    middle = dict(WeightPath("linear", A, B)(0.5))
+    found = restore_spectrum(middle, A, B, 0.5, TABLE)
+    matrices = {TABLE.pieces[name].parameter for name in TABLE.matrices}
+    for name in middle.keys() - matrices:
+        assert torch.equal(found[name], middle[name])
+
+
+def test_null_directions_stay_null() -> None:
+    """A canonical form has a zero singular value, whose logarithm would be no number."""
+    flat = {name: value.clone() for name, value in A.items()}
+    weight = flat["transformer.h.0.mlp.c_fc.weight"]
+    weight -= weight.mean(0)
+    found = restore_spectrum(flat, flat, B, 0.5, TABLE)["transformer.h.0.mlp.c_fc.weight"]
+    assert torch.isfinite(found).all()
+    assert found.mean(0).abs().max() < 1e-6
