@@ -60,6 +60,14 @@ class MoveChoice(StrEnum):
     orthogonal = "orthogonal"
 
 
+class MoveOrNotChoice(StrEnum):
+    """What --align of `plane` takes."""
+
+    none = "none"
+    permutation = "permutation"
+    orthogonal = "orthogonal"
+
+
 class ObjectiveChoice(StrEnum):
     """What --objective takes."""
 
@@ -465,6 +473,48 @@ def train_path(
         _say(f"the path is written to {_escape(str(output))}; merge with --path {_escape(str(output))}")
     if result.report["path"]["diverged_at"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def plane(
+    models: Annotated[list[str], typer.Argument(help="Three models; B and C are aligned to A.", show_default=False)],
+    output: Output,
+    data: Data = None,
+    align: Annotated[
+        MoveOrNotChoice, typer.Option("--align", help="How B and C are aligned to A.")
+    ] = MoveOrNotChoice.orthogonal,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of each text to measure on.")] = 2048,
+    resolution: Annotated[int, typer.Option("--resolution", min=2, help="Points along each side.")] = 13,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The loss on the plane through three models: report.html and plane.png."""
+    from isthmus.checkpoint.saving import require_free
+
+    require_free(output, overwrite=overwrite)
+    with _screen(quiet) as progress:
+        from isthmus.merge.pipeline import pick_device
+        from isthmus.merge.plane import loss_plane
+
+        found = loss_plane(
+            models,
+            data=data or (),
+            align=align.value,
+            tokens=tokens,
+            resolution=resolution,
+            device=pick_device(device),
+            seed=seed,
+            progress=progress,
+        )
+        if is_main():
+            found.save(output, overwrite=overwrite)
+    _emit(json_file, found.report)
+    if not quiet:
+        _say(f"written to {_escape(str(output))}: look at report.html or plane.png there")
 
 
 @app.command()

@@ -1,37 +1,28 @@
-"""report.html: one self-contained page, figures inside, made for people."""
+"""report.html: one self-contained page to look at and to explore, without a server."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from isthmus.eval.figures import loss_figure, spectra_figure, svg
-from isthmus.eval.summary import loss_table, sentences
+import torch
+
+from isthmus.eval.spectrum import log_histogram, stable_rank
+from isthmus.eval.summary import loss_table, profiles, sentences
 
 if TYPE_CHECKING:
-    from isthmus.eval.barrier import Profile
     from isthmus.eval.samples import Sample
     from isthmus.eval.spectrum import Spectrum
 
+BINS = 24
+
 
 def render_report(
-    report: Mapping[str, Any],
-    curves: Mapping[str, Profile],
-    spectra: Mapping[float, Spectrum],
-    samples: Sequence[Sample],
+    report: Mapping[str, Any], spectra: Mapping[float, Spectrum] | None = None, samples: Sequence[Sample] = ()
 ) -> str:
-    """The page as HTML text. Figures are left out where nothing was measured for them."""
+    """The page as HTML text, from the report of a merge, a path or a plane; what was not measured is left out."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    figures = {}
-    if curves:
-        point = report["merge_point"]
-        baselines = {"ensemble of A and B": report["baselines"]["ensemble"]["loss"]}
-        drawn = loss_figure(curves, (point["t"], point["loss"], point["stderr"]), baselines)
-        figures["loss"] = svg(drawn, "Loss along the path")
-    if spectra:
-        drawn = spectra_figure(spectra, _shown(list(next(iter(spectra.values())))))
-        figures["spectra"] = svg(drawn, "Singular values along the path")
     environment = Environment(
         loader=PackageLoader("isthmus", "eval"),
         undefined=StrictUndefined,
@@ -40,12 +31,51 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
-    columns, rows = loss_table(report)
+    merged = report["command"] != "plane"
+    columns, rows = loss_table(report) if merged else ((), ())
+    plane = report.get("plane")
+    names = list(next(iter(spectra.values()))) if spectra else []
     return environment.get_template("report.html.jinja").render(
-        report=report, columns=columns, rows=rows, sentences=sentences(report), figures=figures, samples=samples
+        report=report,
+        title=" and ".join(end["ref"] for end in report["endpoints"]),
+        columns=columns,
+        rows=rows,
+        sentences=sentences(report) if merged else (),
+        samples=samples,
+        page=page_data(report, spectra or {}),
+        plane_range=_range(plane) if plane else "",
+        kinds=list(dict.fromkeys(name.rpartition(".")[2] for name in names)),
     )
 
 
-def _shown(names: list[str]) -> list[str]:
-    """One matrix of every third of the model: a query, an output and an MLP matrix where those are the kinds."""
-    return [names[len(names) // 6], names[len(names) // 2], names[-2]]
+def page_data(report: Mapping[str, Any], spectra: Mapping[float, Spectrum]) -> dict[str, Any]:
+    """What the page's script draws, JSON-ready: profiles, the merge, the ensemble, spectra, the plane."""
+    page: dict[str, Any] = {"profiles": [], "spectra": None, "plane": report.get("plane")}
+    if report["command"] != "plane":
+        page["merge"] = report["merge_point"]
+        page["ensemble"] = report["baselines"].get("ensemble")
+        page["profiles"] = [{"kind": kind, "name": name, "points": rows} for kind, name, rows in profiles(report)]
+    if spectra:
+        ts = sorted(spectra)
+        page["spectra"] = {
+            "t": ts,
+            "along": report["path_spectrum"]["points"],
+            "matrices": {name: _matrix([spectra[t][name] for t in ts]) for name in spectra[ts[0]]},
+        }
+    return page
+
+
+def _matrix(values: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Histograms over common bins, and stable ranks, of one matrix along the path."""
+    logs = torch.cat(list(values)).log10().float()
+    edges = torch.linspace(float(logs.quantile(0.005)), float(logs.max()) + 1e-4, BINS + 1)
+    return {
+        "edges": [round(edge, 3) for edge in edges.tolist()],
+        "shares": [[round(share, 4) for share in log_histogram(sigma, edges)] for sigma in values],
+        "stable_rank": [round(stable_rank(sigma), 2) for sigma in values],
+    }
+
+
+def _range(plane: Mapping[str, Any]) -> str:
+    losses = [loss for row in plane["loss"] for loss in row if loss is not None]
+    return f"losses from {min(losses):.2f} to {max(losses):.2f} nats per token"

@@ -47,6 +47,22 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, .
     return (*labels, "mean"), tuple(rows)
 
 
+def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """The profiles of a report that differ, as (kind, name, rows): the lines before and after alignment, the curve."""
+    if not report["profile"]:
+        return []
+    if report["alignment"]["method"] == "none":
+        found = [("line", "straight line", report["line_profile"])]
+    else:
+        found = [
+            ("naive", "without alignment", report["naive_profile"]),
+            ("line", "straight line, aligned", report["line_profile"]),
+        ]
+    if report["path"]["bends"]:
+        found.append(("bent", report["path"]["kind"], report["profile"]))
+    return found
+
+
 def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     """The barrier and whether alignment helped; whether the merge is worth having; the spectrum; without full stops."""
     told = []
@@ -63,6 +79,12 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
             f"spectrum {spectrum['verdict']}: {VERDICTS[spectrum['verdict']]} (excess {spectrum['excess']:.3f} nats, "
             f"position {spectrum['position']:.2f}, endpoints {spectrum['distance']:.3f} nats apart)"
         )
+    if report.get("path_spectrum"):
+        told.append(_along(report["path_spectrum"]))
+    if report.get("restored_spectrum"):
+        restored = report["restored_spectrum"]
+        losses = f"select loss {restored['select_loss_without']:.3f} without, {restored['select_loss']:.3f} with it"
+        told.append(f"spectrum {'restored' if restored['kept'] else 'not restored, the loss would rise'}: {losses}")
     return tuple(told) or (f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured",)
 
 
@@ -84,6 +106,15 @@ def _barrier(report: Mapping[str, Any]) -> str:
     if after < before:
         return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({_share(after, before)} of it)"
     return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
+
+
+def _along(found: Mapping[str, Any]) -> str:
+    highest = max(point["excess"] for point in found["points"])
+    if found["verdict"] == "broken":
+        places = ", ".join(f"{t:g}" for t in found["broken_at"])
+        return f"along the path the spectrum is broken at t = {places} (highest excess {highest:.3f} nats)"
+    how = "preserved all along" if found["verdict"] == "preserved" else "a smooth transition"
+    return f"along the path the spectrum is {how} (highest excess {highest:.3f} nats)"
 
 
 def _share(after: float, before: float) -> str:

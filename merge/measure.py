@@ -128,8 +128,13 @@ def _losses_json(losses: Losses) -> dict[str, Any]:
     return {"loss": losses.mean, "stderr": losses.stderr, "losses": _by_label(losses)}
 
 
-def _profile_json(measured: Profile) -> list[dict[str, float]]:
+def _profile_json(measured: Profile) -> list[dict[str, Any]]:
     return [
-        {"t": t, "loss": losses.mean, "stderr": losses.stderr, "excess": measured.excess(t).mean}
+        {
+            "t": t,
+            **_losses_json(losses),
+            "stderrs": {label: Losses({label: values}).stderr for label, values in losses.per_block.items()},
+            "excess": measured.excess(t).mean,
+        }
         for t, losses in measured.points
     ]

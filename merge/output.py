@@ -25,7 +25,7 @@ def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
     with atomic_directory(target, overwrite=overwrite) as directory:
         write_path(directory, merged.path, merged.alignment, merged.endpoints, digests, training)
         write_json(directory / "isthmus.json", report)
-        page = render_report(report, merged.curves, merged.spectra, merged.samples)
+        page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -39,5 +39,5 @@ def save(merged: Merge, target: Path, *, overwrite: bool) -> None:
         write_json(directory / "isthmus.json", report)
         card = render_card(report, target.absolute().name, loss_table(report), sentences(report))
         (directory / "README.md").write_text(card, encoding="utf-8")
-        page = render_report(report, merged.curves, merged.spectra, merged.samples)
+        page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,6 @@ from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import open_pair, tokenizer_of
-from isthmus.eval.barrier import Profile
 from isthmus.eval.samples import Sample, samples
 from isthmus.eval.spectrum import (
     MAX_EXCESS,
@@ -36,6 +36,7 @@ from isthmus.merge.curve import CurvePlan
 from isthmus.merge.gates import Gates
 from isthmus.merge.measure import Measured, measure
 from isthmus.merge.path import WeightPath
+from isthmus.merge.plane import path_plane
 from isthmus.merge.point import Objective, grid
 from isthmus.merge.progress import Progress
 from isthmus.merge.record import Settings, merge_record
@@ -54,7 +55,7 @@ class Merge:
     """A merged model, not yet saved: `state` (float32, computed when looked up), and what was found out.
 
     `path` is the path that `state` is a point of. `facts` is what config.json will say, `files` are the small files to
-    carry over, by name. `report` is what goes into isthmus.json. `curves`, `spectra` and `samples` feed report.html.
+    carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
     """
 
     endpoints: tuple[Checkpoint, Checkpoint]
@@ -65,7 +66,6 @@ class Merge:
     dtype: torch.dtype
     files: dict[str, Path]
     report: dict[str, Any]
-    curves: dict[str, Profile]
     spectra: dict[float, Spectrum]
     samples: tuple[Sample, ...]
 
@@ -136,7 +136,7 @@ def merge(
     began = time.monotonic()
     progress = progress or Progress()
     _require_sense(data, align, t, interior, gates, path, restore)
-    device = _device(device)
+    device = pick_device(device)
     progress.stage("checking")
     first, second = open_pair(a, b, families=FAMILIES)
     known = first.model_type in FAMILIES
@@ -185,6 +185,10 @@ def merge(
         measured = measure(chosen, first, second, point, state, text, dtype=dtype, device=device, progress=progress)
         gates.pass_loss(measured.report())
 
+    plane = None
+    if text and chosen.path.bends:
+        plane = path_plane(chosen.path, chosen.aligned.config, text, device, progress)
+
     spectra: dict[float, Spectrum] = {}
     verdict: SpectrumReport | None = None
     along: PathSpectrum | None = None
@@ -222,10 +226,10 @@ def merge(
         verdict=verdict,
         along=along,
         restored=restored,
+        plane=plane,
     )
     if kept is not None:
         kept.remove()
-    curves = {"naive": measured.naive, "aligned": measured.line, "curve": measured.path} if measured else {}
     alignment = chosen.aligned.alignment
     facts = alignment.facts(first.facts)
     return Merge(
@@ -237,7 +241,6 @@ def merge(
         dtype,
         _small_files(first, second),
         report,
-        curves,
         spectra,
         told,
     )
@@ -258,7 +261,6 @@ def _plain_average(
         dtype,
         _small_files(first, second),
         report,
-        {},
         {},
         (),
     )
@@ -330,9 +332,10 @@ def _require_sense(
         raise BadInput(f"--interior is a share of the path below 0.5; got {interior}")
 
 
-def _device(name: str) -> str:
+def pick_device(name: str) -> str:
+    """The device of a name; `auto` takes this process's GPU, where there is one. Raises BadInput for one not here."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):

@@ -38,6 +38,7 @@ def merge_record(
     verdict: SpectrumReport | None = None,
     along: PathSpectrum | None = None,
     restored: Mapping[str, float | bool] | None = None,
+    plane: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
     losses = measured.endpoint_losses() if measured else [{} for _ in endpoints]
@@ -60,6 +61,7 @@ def merge_record(
         **(measured.report() if measured else unmeasured(t)),
         "spectrum": asdict(verdict) if verdict else None,
         "restored_spectrum": restored,
+        "plane": plane,
         "path_spectrum": _path_spectrum(along) if along else None,
         "data": [
             {

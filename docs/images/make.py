@@ -9,8 +9,4 @@ from isthmus.eval.figures import loss_figure, png
 from isthmus.lab.demo import CHECKPOINTS, DATA
 
 found = isthmus.merge(CHECKPOINTS / "adamw-1", CHECKPOINTS / "muon-1", data=DATA)
-point, ensemble = found.report["merge_point"], found.report["baselines"]["ensemble"]
-drawn = loss_figure(
-    found.curves, (point["t"], point["loss"], point["stderr"]), {"ensemble of A and B": ensemble["loss"]}
-)
-Path(__file__).with_name("path.png").write_bytes(png(drawn))
+Path(__file__).with_name("path.png").write_bytes(png(loss_figure(found.report)))

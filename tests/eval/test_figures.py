@@ -1,52 +1,52 @@
 from __future__ import annotations
 
-import re
-from xml.etree import ElementTree
-
-import torch
-
-from isthmus.eval.barrier import Profile
-from isthmus.eval.figures import loss_figure, png, spectra_figure, svg
-from isthmus.eval.loss import Losses
+from isthmus.eval.figures import loss_figure, plane_figure, png
 
 
-def curve(*values: float) -> Profile:
-    last = len(values) - 1
-    return Profile(tuple((i / last, Losses({"x": torch.tensor([v, v + 0.1]).double()})) for i, v in enumerate(values)))
+def rows(*losses: float) -> list[dict]:
+    last = len(losses) - 1
+    return [{"t": i / last, "loss": loss, "stderr": 0.05} for i, loss in enumerate(losses)]
 
 
-def drawn() -> tuple[str, str]:
-    curves = {"naive": curve(1.0, 3.0, 1.0), "aligned": curve(1.0, 1.5, 1.0)}
-    loss = loss_figure(curves, (0.5, 1.5, 0.05), {"ensemble of A and B": 0.9})
-    spectra = {t: {"h.0.q": torch.tensor([4.0, 2.0, 1.0 + t])} for t in (0.0, 0.5, 1.0)}
-    return svg(loss, "Loss along the path"), svg(spectra_figure(spectra, ["h.0.q"]), "Singular values")
+def report(method: str = "orthogonal", bends: int = 1) -> dict:
+    return {
+        "alignment": {"method": method},
+        "path": {"kind": "polychain" if bends else "linear", "bends": bends},
+        "naive_profile": rows(1.0, 3.0, 1.0),
+        "line_profile": rows(1.0, 1.5, 1.0),
+        "profile": rows(1.0, 1.1, 1.0),
+        "merge_point": {"t": 0.5, "loss": 1.1, "stderr": 0.05},
+        "baselines": {"ensemble": {"loss": 0.9}},
+    }
 
 
-def test_figures_say_what_they_show() -> None:
-    loss, spectra = drawn()
-    for expected in ("without alignment", "aligned", "merge, t = 0.5", "ensemble of A and B", "loss, nats per token"):
-        assert f">{expected}<" in loss
-    assert ">h.0.q<" in spectra
-    assert 'role="img" aria-label="Loss along the path"' in loss
+PLANE = {
+    "x": [0.0, 1.0],
+    "y": [0.0, 1.0],
+    "loss": [[1.0, 2.0], [None, 3.0]],
+    "models": [{"name": "A", "x": 0.0, "y": 0.0}],
+    "path": [[0.0, 0.0], [1.0, 0.5]],
+}
 
 
-def test_two_figures_of_a_page_share_no_ids_and_refer_to_their_own() -> None:
-    ids = [set(re.findall(r'id="([^"]+)"', text)) for text in drawn()]
-    assert not ids[0] & ids[1]
-    for text, own in zip(drawn(), ids, strict=True):
-        used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', text))
-        assert used
-        assert used <= own
-        ElementTree.fromstring(text.replace("xlink:", ""))
+def legend(found: dict) -> list[str]:
+    return [text.get_text() for text in loss_figure(found).axes[0].get_legend().get_texts()]
 
 
-def test_a_path_without_alignment_is_one_curve() -> None:
-    same = curve(1.0, 1.5, 1.0)
-    text = svg(loss_figure({"naive": same, "aligned": same}, (0.5, 1.5, 0.05), {}), "x")
-    assert "the path (no alignment)" in text
-    assert ">without alignment<" not in text
+def test_the_figure_names_what_it_draws() -> None:
+    merged = "merge, t = 0.5"
+    assert legend(report()) == ["without alignment", "straight line, aligned", "polychain", merged]
+    assert legend(report(bends=0)) == ["without alignment", "straight line, aligned", merged]
+    assert legend(report(method="none", bends=0)) == ["straight line", merged]
 
 
-def test_the_same_figure_is_the_same_text_and_a_picture() -> None:
-    assert drawn() == drawn()
-    assert png(loss_figure({}, (0.5, 1.5, 0.05), {})).startswith(b"\x89PNG")
+def test_figures_become_pictures() -> None:
+    assert png(loss_figure(report())).startswith(b"\x89PNG")
+    assert png(plane_figure(PLANE)).startswith(b"\x89PNG")
+    assert png(loss_figure(report())) == png(loss_figure(report()))
+
+
+def test_a_plane_shows_its_models_and_the_path() -> None:
+    axis = plane_figure(PLANE).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["A"]
+    assert any(len(line.get_xdata()) == 2 for line in axis.lines)

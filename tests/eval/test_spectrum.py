@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 from isthmus.eval.spectrum import (
+    along_path,
     compare_spectra,
     log_histogram,
     mean_distance,
+    muon_like,
+    peakedness,
     singular_values,
     spectral_distance,
     stable_rank,
@@ -104,3 +107,34 @@ def test_mean_over_matrices() -> None:
 def test_histogram_counts_every_value_once() -> None:
     shares = log_histogram(A, torch.linspace(-1.0, 2.0, 10))
     assert sum(shares) == pytest.approx(1.0)
+
+
+def shifted(base: float) -> dict[str, torch.Tensor]:
+    return {"h.0.q": torch.exp(torch.tensor([1.0, 0.5, 0.0]).double() + base)}
+
+
+def test_a_path_that_keeps_its_spectrum() -> None:
+    found = along_path({0.0: shifted(0.0), 0.5: shifted(0.05), 1.0: shifted(0.1)})
+    assert found.verdict == "preserved"
+    assert found.broken_at == ()
+    assert [t for t, _, _ in found.points] == [0.0, 0.5, 1.0]
+
+
+def test_a_smooth_transition_and_one_that_turns_back() -> None:
+    smooth = along_path({0.0: shifted(0.0), 0.4: shifted(0.3), 0.6: shifted(0.7), 1.0: shifted(1.0)})
+    assert smooth.verdict == "transition"
+    assert [position for _, _, position in smooth.points] == pytest.approx([0, 0.3, 0.7, 1])
+    back = along_path({0.0: shifted(0.0), 0.4: shifted(0.7), 0.6: shifted(0.3), 1.0: shifted(1.0)})
+    assert (back.verdict, back.broken_at) == ("broken", (0.6,))
+
+
+def test_a_path_that_leaves_the_endpoints_spectra() -> None:
+    found = along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)})
+    assert (found.verdict, found.broken_at) == ("broken", (0.5,))
+    assert along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)}, max_excess=0.5).verdict == "preserved"
+
+
+def test_muons_spectra_are_flat() -> None:
+    assert muon_like({"h.0.q": torch.linspace(2.0, 1.0, 64)})
+    assert not muon_like({"h.0.q": torch.logspace(1, -2, 64)})
+    assert peakedness({"a": torch.tensor([4.0, 1.0, 1.0])}) == pytest.approx(math.log(4))

@@ -15,6 +15,8 @@ def report(**changes: object) -> dict:
         "merge_point": {"t": 0.5, "losses": {"x": 2.5, "y": 2.7}, "gain": -0.1, "gain_stderr": 0.01},
         "baselines": {"naive_average": {"losses": {"x": 5, "y": 5}}, "ensemble": {"losses": {"x": 2, "y": 2}}},
         "spectrum": None,
+        "path": {"kind": "linear", "bends": 0, "steps": 0},
+        "line_barrier": 0.5,
     }
     return facts | changes
 
@@ -45,6 +47,32 @@ def test_the_table_has_all_models_and_the_mean() -> None:
 )
 def test_plain_words(changes: dict, expected: str) -> None:
     assert any(expected in sentence for sentence in sentences(report(**changes)))
+
+
+BENT = {"kind": "bezier", "bends": 2, "steps": 300, "optimizer": "muon", "diverged_at": None, "best_step": 9}
+
+
+def test_a_curve_is_compared_with_the_line() -> None:
+    told = sentences(report(path=BENT, barrier=0.02, line_barrier=0.5))
+    assert told[0] == (
+        "barrier 0.020 nats on a bezier of 2 bends (muon, 300 steps) after orthogonal alignment; 0.500 on the straight "
+        "line, 2.000 before alignment (1.0% of it)"
+    )
+    assert any("diverged at step 10 " in sentence for sentence in sentences(report(path=BENT | {"diverged_at": 10})))
+
+
+def test_the_spectrum_along_the_path_and_whether_it_was_restored() -> None:
+    points = [{"t": 0.0, "excess": 0.0}, {"t": 0.5, "excess": 0.2}]
+    for verdict, expected in (
+        ("preserved", "preserved all along"),
+        ("transition", "a smooth transition"),
+        ("broken", "broken at t = 0.5 (highest excess 0.200 nats)"),
+    ):
+        along = {"verdict": verdict, "broken_at": [0.5], "points": points}
+        assert any(expected in sentence for sentence in sentences(report(path_spectrum=along)))
+    restored = {"kept": True, "select_loss": 2.0, "select_loss_without": 2.1}
+    assert "spectrum restored: " in sentences(report(restored_spectrum=restored))[-1]
+    assert "not restored, the loss would rise" in sentences(report(restored_spectrum=restored | {"kept": False}))[-1]
 
 
 @pytest.mark.parametrize("verdict", ["preserved", "transition", "contracted", "inflated"])

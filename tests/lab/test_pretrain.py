@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from conftest import EMBEDDED
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.lab.pretrain import EMBEDDED as RECIPES
-from isthmus.lab.pretrain import batches, learning_rate_factor, make_checkpoints, pretrain, small_config
+from isthmus.lab.pretrain import batches, make_checkpoints, pretrain, small_config
 
 
 def test_the_embedded_checkpoints_are_those_of_the_recipes() -> None:
@@ -84,14 +83,6 @@ def test_batches_share_their_rows_between_the_texts() -> None:
     first, again = (next(batches(recipe, tokenizer)) for _ in range(2))
     assert first.shape == (4, 16)
     assert torch.equal(first, again)
-
-
-def test_the_schedule() -> None:
-    factors = [learning_rate_factor(step, 100) for step in range(100)]
-    assert factors[0] == pytest.approx(0.2)
-    assert max(factors) == factors[4] == factors[5] == 1.0
-    assert factors[-1] == pytest.approx(0.1, abs=0.01)
-    assert all(later <= earlier for earlier, later in pairwise(factors[5:]))
 
 
 def test_making_checkpoints(tmp_path: Path) -> None:

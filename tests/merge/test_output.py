@@ -95,24 +95,6 @@ def test_the_card_is_valid_metadata_and_says_what_was_merged(merged: Path) -> No
     assert "nats" in card.text
 
 
-def test_the_report_is_one_self_contained_page(merged: Path) -> None:
-    from html.parser import HTMLParser
-
-    page = (merged / "report.html").read_text()
-    links = []
-
-    class Links(HTMLParser):
-        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            links.extend(value for name, value in attributes if name in ("src", "href") and not value.startswith("#"))
-
-    Links().feed(page)
-    assert links == []
-    assert page.count("<svg") == 2
-    assert page.count('role="img" aria-label="') == 2
-    assert "What the models write" in page
-    assert len(page) < 2_000_000
-
-
 def test_a_merge_without_measurements_has_a_card_and_a_page_too(tmp_path: Path) -> None:
     isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.5).save(tmp_path / "out")
     assert "without text, no loss was measured" in (tmp_path / "out" / "README.md").read_text()

@@ -41,7 +41,9 @@ def test_the_report_keeps_its_contract(strangers) -> None:
         assert {"optimizer", "optimizer_evidence"} <= end.keys()
     assert report["alignment"].keys() >= {"method", "max_log_prob_error", "seconds"}
     assert report["path"] == {"kind": "linear", "bends": 0, "steps": 0}
-    assert {frozenset(row) for row in report["profile"]} == {frozenset({"t", "loss", "stderr", "excess"})}
+    assert {frozenset(row) for row in report["profile"]} == {
+        frozenset({"t", "loss", "stderr", "losses", "stderrs", "excess"})
+    }
     assert report["merge_point"].keys() >= {"t", "loss", "excess", "gain", "gain_stderr"}
     assert report["spectrum"].keys() >= {"verdict", "excess", "position", "matrices"}
     assert report["spectrum"]["matrices"][0].keys() >= {"name", "stable_rank", "excess"}

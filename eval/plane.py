@@ -1,0 +1,107 @@
+"""The loss on the plane through three models (Garipov et al. 2018, arXiv 1802.10026).
+
+The plane's origin is the first model, its x axis points to the second, and its y axis is what is left of the third's
+direction when that is taken out. Both are in units of ‖θ_2 − θ_1‖, so that the models lie at (0, 0), (1, 0) and (x, y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.loss import LossMeter
+
+State = Mapping[str, Tensor]
+MARGIN = 0.25
+FLATTEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Losses on a grid: `loss[i][j]` at (xs[j], ys[i]), and where the three models lie."""
+
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    loss: tuple[tuple[float, ...], ...]
+    models: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; a loss that is no number (far outside, say) is None."""
+        rows = [[value if value == value else None for value in row] for row in self.loss]
+        models = [{"name": name, "x": x, "y": y} for name, (x, y) in self.models.items()]
+        return {"x": list(self.xs), "y": list(self.ys), "loss": rows, "models": models}
+
+
+class Affine(Mapping[str, Tensor]):
+    """Σ w_i θ_i over three states with weights that sum to 1 and may be negative, tensor by tensor."""
+
+    def __init__(self, states: Sequence[State], weights: Sequence[float]):
+        self.states, self.weights = states, weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.stack([w * state[name] for w, state in zip(self.weights, self.states, strict=True)]).sum(0)
+
+    def __iter__(self) -> Any:
+        return iter(self.states[0])
+
+    def __len__(self) -> int:
+        return len(self.states[0])
+
+
+def coordinates(states: Sequence[State]) -> tuple[float, float]:
+    """Where the third state lies, (x, y), with the first at (0, 0) and the second at (1, 0); y is not negative.
+
+    Raises BadInput when the three lie on one line, or the first two are the same.
+    """
+    first, second, third = states
+    square = inner = length = 0.0
+    for name in first:
+        base = first[name].double()
+        u, v = second[name].double() - base, third[name].double() - base
+        square, inner, length = (
+            square + u.square().sum().item(),
+            inner + (u * v).sum().item(),
+            length + (v * v).sum().item(),
+        )
+    if square == 0:
+        raise BadInput("the first two models are the same: they span no plane")
+    x = inner / square
+    height = length / square - x * x
+    if height <= FLATTEST**2:
+        raise BadInput("the three models lie on one line: they span no plane")
+    return x, height**0.5
+
+
+def measure_plane(
+    states: Mapping[str, State], meter: LossMeter, *, resolution: int = 15, margin: float = MARGIN
+) -> Plane:
+    """Losses of `resolution` x `resolution` points around three named states, which are of one form.
+
+    The grid leaves `margin` times the longer side of their box around them.
+
+    Raises BadInput as `coordinates` does.
+    """
+    names, ends = list(states), list(states.values())
+    x, y = coordinates(ends)
+    models = dict(zip(names, ((0.0, 0.0), (1.0, 0.0), (x, y)), strict=True))
+    places = [[point[i] for point in models.values()] for i in (0, 1)]
+    room = margin * max(max(along) - min(along) for along in places)
+    xs, ys = (_axis(along, resolution, room) for along in places)
+    rows = []
+    for height in ys:
+        third = height / y
+        row = []
+        for along in xs:
+            second = along - third * x
+            row.append(meter(Affine(ends, (1 - second - third, second, third))).mean)
+        rows.append(tuple(row))
+    return Plane(xs, ys, tuple(rows), models)
+
+
+def _axis(places: Sequence[float], count: int, room: float) -> tuple[float, ...]:
+    return tuple(torch.linspace(min(places) - room, max(places) + room, count, dtype=torch.float64).tolist())

@@ -1,0 +1,133 @@
+"""`isthmus plane`: the loss on the plane through three models, and through a bent path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from isthmus.align.families import FAMILIES
+from isthmus.align.pipeline import align_states
+from isthmus.checkpoint.check import check
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.checkpoint.saving import atomic_directory, write_json
+from isthmus.eval.loss import LossMeter
+from isthmus.eval.plane import Plane, measure_plane
+from isthmus.eval.report import render_report
+from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.merge.path import WeightPath, coefficients
+from isthmus.merge.point import grid
+from isthmus.merge.progress import Progress
+
+RESOLUTION = 13
+BLOCKS = 8
+CURVE_POINTS = 41
+
+
+@dataclass(frozen=True)
+class LossPlane:
+    """A plane that was measured, not yet saved: `report` is what goes into isthmus.json."""
+
+    plane: Plane
+    report: dict[str, Any]
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write isthmus.json, report.html and plane.png: whole, or not at all."""
+        from isthmus.eval.figures import plane_figure, png
+
+        with atomic_directory(directory, overwrite=overwrite) as folder:
+            write_json(folder / "isthmus.json", self.report)
+            (folder / "report.html").write_text(render_report(self.report), encoding="utf-8")
+            (folder / "plane.png").write_bytes(png(plane_figure(self.report["plane"])))
+
+
+def loss_plane(
+    models: Sequence[str | Path | Checkpoint],
+    *,
+    data: Sequence[str],
+    align: Literal["none", "permutation", "orthogonal"] = "orthogonal",
+    tokens: int = 2048,
+    resolution: int = RESOLUTION,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LossPlane:
+    """The loss on the plane through three models, the second and the third aligned to the first.
+
+    Of every text in `data`, `tokens` tokens are measured at each of `resolution`² points.
+
+    Raises IncompatibleModels before any weight is read; BadInput for other than three models, for no text, and for
+    models that span no plane.
+    """
+    if len(models) != 3:
+        raise BadInput(f"a plane goes through three models; got {len(models)}")
+    if not data:
+        raise BadInput("a loss needs text: add --data (for instance --data stdlib:docs)")
+    if resolution < 2:
+        raise BadInput(f"--resolution is at least 2; got {resolution}")
+    progress, began = progress or Progress(), time.monotonic()
+    progress.stage("checking")
+    check(*(m.reference if isinstance(m, Checkpoint) else m for m in models), families=FAMILIES).require()
+    ends = [m if isinstance(m, Checkpoint) else load(m, families=FAMILIES) for m in models]
+    if len({bool(end.schema.tied) for end in ends}) > 1:
+        ends = [end.untied() for end in ends]
+    first, *others = ends
+    progress.stage("reading text")
+    text = labelled_blocks(
+        data,
+        next((end for end in ends if end.has_tokenizer), first).tokenizer(),
+        context=int(first.config.max_position_embeddings),
+        vocabulary=int(first.config.vocab_size),
+        select_tokens=0,
+        report_tokens=tokens,
+        seed=seed,
+    )
+    progress.stage(f"aligning ({align})", len(others))
+    found = []
+    for other in others:
+        found.append(align_states(first.state, other.state, first.config, align, seed=seed))
+        progress.advance()
+    names = [f"{letter}: {end.name}" for letter, end in zip("ABC", ends, strict=True)]
+    states = dict(zip(names, [found[0].a, *(aligned.b for aligned in found)], strict=True))
+    blocks = {part.label: part.report for part in text}
+    progress.stage("measuring the plane", resolution**2 * sum(map(len, blocks.values())))
+    meter = LossMeter(found[0].config, blocks, device=device, on_blocks=progress.advance)
+    plane = measure_plane({name: dict(state) for name, state in states.items()}, meter, resolution=resolution)
+    report = {
+        "schema": 1,
+        "command": "plane",
+        "endpoints": [{"ref": end.name, "revision": end.revision} for end in ends],
+        "alignment": {"method": align},
+        "plane": {**plane.to_dict(), "path": []},
+        "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text],
+        "settings": {"seed": seed, "resolution": resolution},
+        "seconds": round(time.monotonic() - began, 3),
+        "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
+    }
+    return LossPlane(plane, report)
+
+
+def path_plane(
+    path: WeightPath, config: Any, text: Sequence[Blocks], device: str, progress: Progress
+) -> dict[str, Any]:
+    """The plane through the endpoints of a bent path and its middle bend, on a part of the report text, JSON-ready.
+
+    A path of one bend lies in it, and is drawn.
+    """
+    middle = len(path.bends) // 2
+    name = "bend" if len(path.bends) == 1 else f"bend {middle + 1}"
+    blocks = {part.label: part.report[:BLOCKS] for part in text}
+    progress.stage("measuring the plane", RESOLUTION**2 * sum(map(len, blocks.values())))
+    meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
+    plane = measure_plane({"A": path.a, "B": path.b, name: path.bends[middle]}, meter, resolution=RESOLUTION)
+    route = []
+    if len(path.bends) == 1:
+        places = [plane.models[model] for model in ("A", name, "B")]
+        for t in grid(CURVE_POINTS):
+            weights = coefficients(path.kind, t, 3)
+            route.append([sum(w * place[i] for w, place in zip(weights, places, strict=True)) for i in (0, 1)])
+    return {**plane.to_dict(), "path": route}

@@ -1,0 +1,97 @@
+"""The page, as a browser sees it where there is one, and as text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import EMBEDDED
+
+import isthmus
+from isthmus.merge.bends import BendTraining
+from isthmus.merge.curve import CurvePlan
+
+DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+PLAN = CurvePlan(training=BendTraining(steps=4, batch=4))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a merge on a curve."""
+    out = tmp_path_factory.mktemp("report") / "out"
+    ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
+    isthmus.merge(*ends, data=DATA, tokens=1024, align="orthogonal", path=PLAN, restore=True).save(out)
+    return out / "report.html"
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_it_is_one_small_file_that_needs_no_other(page: Path) -> None:
+    text = page.read_text()
+    assert len(text.encode()) < 2_000_000
+    for tag, attributes in Tags(text).found:
+        assert tag not in ("link", "img", "iframe")
+        assert not {"src", "href"} & attributes.keys()
+    assert "http" not in re.sub(r"http://www\.w3\.org/2000/svg", "", text)
+
+
+def test_every_control_has_a_label_and_every_chart_words(page: Path) -> None:
+    text = page.read_text()
+    for control in re.findall(r"<(?:select|input)[^>]*>", text):
+        before = text[: text.index(control)]
+        assert before.rfind("<label>") > before.rfind("</label>")
+    charts = [attributes for _, attributes in Tags(text).found if attributes.get("class") == "chart"]
+    assert len(charts) == 4
+    assert all(len(chart["data-label"]) > 20 for chart in charts)
+    assert 'lang="en"' in text
+    assert 'name="viewport"' in text
+
+
+def test_its_data_are_those_of_the_report(page: Path) -> None:
+    report = json.loads((page.parent / "isthmus.json").read_text())
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found
+    data = json.loads(found.group(1))
+    assert [profile["name"] for profile in data["profiles"]] == [
+        "without alignment",
+        "straight line, aligned",
+        "polychain",
+    ]
+    assert data["profiles"][2]["points"] == report["profile"]
+    assert data["plane"] == report["plane"]
+    assert data["spectra"]["t"] == [point["t"] for point in report["path_spectrum"]["points"]]
+    assert len(data["spectra"]["matrices"]) == 24
+    for matrix in data["spectra"]["matrices"].values():
+        assert len(matrix["shares"]) == len(matrix["stable_rank"]) == len(data["spectra"]["t"])
+        assert all(len(shares) == len(matrix["edges"]) - 1 for shares in matrix["shares"])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+def test_a_browser_draws_every_chart(page: Path, tmp_path: Path) -> None:
+    assert BROWSER
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--enable-logging=stderr"]
+    command = [BROWSER, *options, f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    drawn = re.findall(
+        r'<div class="chart" id="([\w-]+)"[^>]*><svg role="img" aria-label="[^"]+".*?</svg>', done.stdout
+    )
+    assert drawn == ["loss-chart", "plane-chart", "spectrum-chart", "rank-chart"]
+    for shape in ("curve naive", "curve line", "curve bent", "band bent", "route", "curve end-a", "merge"):
+        assert f'class="{shape}"' in done.stdout
+    assert re.search(r'id="loss-read"[^>]*>t = \d', done.stdout)
+    assert "NaN" not in re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+    assert "Uncaught" not in done.stderr

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from isthmus.merge.optimizers import Schedule, learning_rate_factor, make_optimizers
+
+
+def leaves() -> dict[str, torch.Tensor]:
+    shapes = {"q": (4, 4), "wte": (8, 4), "bias": (4,)}
+    return {name: torch.ones(shape, requires_grad=True) for name, shape in shapes.items()}
+
+
+def test_the_factor_rises_and_falls() -> None:
+    factors = [learning_rate_factor(step, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(0.2)
+    assert max(factors) == factors[4] == factors[5] == 1.0
+    assert factors[-1] == pytest.approx(0.1, abs=0.01)
+    assert all(later <= earlier for earlier, later in pairwise(factors[5:]))
+
+
+def test_the_schedule_sets_every_group_of_every_optimizer() -> None:
+    made = make_optimizers("muon", [leaves()], ["q"], lr=0.1, adamw_lr=0.01)
+    Schedule(made, 100, floor=0.1).set(0)
+    rates = [group["lr"] for optimizer in made for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.02, 0.002, 0.002])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "lion"])
+def test_every_leaf_is_trained_and_only_matrices_decay(name: str) -> None:
+    """With gradients of zero, what moves is what decays."""
+    state = leaves()
+    for leaf in state.values():
+        leaf.grad = torch.zeros_like(leaf)
+    for optimizer in make_optimizers(name, [state], ["q"], lr=0.1, adamw_lr=0.1, weight_decay=0.5):  # type: ignore[arg-type]
+        optimizer.step()
+    assert state["q"].mean().item() == pytest.approx(0.95)
+    assert state["wte"].mean().item() == pytest.approx(0.95)
+    assert state["bias"].mean().item() == 1.0
+
+
+def test_muon_gives_matrices_an_update_of_equal_singular_values() -> None:
+    state = {"q": torch.zeros(8, 8, requires_grad=True), "wte": torch.zeros(8, 8, requires_grad=True)}
+    for leaf in state.values():
+        leaf.grad = torch.diag(torch.logspace(0, -1, 8))
+    for optimizer in make_optimizers("muon", [state], ["q"], lr=0.1, adamw_lr=0.1):
+        optimizer.step()
+    sizes = torch.linalg.svdvals(state["q"].detach())
+    assert sizes[0] / sizes[-1] < 2
+
+
+def test_lion_moves_every_entry_by_the_learning_rate() -> None:
+    state = leaves()
+    for leaf in state.values():
+        leaf.grad = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0))
+    for optimizer in make_optimizers("lion", [state], ["q"], lr=0.1, adamw_lr=0.0):
+        optimizer.step()
+    for leaf in state.values():
+        assert torch.allclose(leaf.detach(), 1 - 0.1 * leaf.grad.sign())  # type: ignore[union-attr]
