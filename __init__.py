@@ -34,6 +34,8 @@ _HOMES = {
     "Merge": "merge.pipeline",
     "spectrum": "merge.spectra",
     "WeightPath": "merge.path",
+    "CurvePlan": "merge.curve",
+    "BendTraining": "merge.bends",
 }
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from isthmus.checkpoint.loading import Checkpoint, load
     from isthmus.eval.text import corpus
     from isthmus.merge import merge as merge
+    from isthmus.merge.bends import BendTraining
+    from isthmus.merge.curve import CurvePlan
     from isthmus.merge.gates import Gates
     from isthmus.merge.path import WeightPath
     from isthmus.merge.pipeline import Merge

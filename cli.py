@@ -159,6 +159,15 @@ BendLr = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+BendWeightDecay = Annotated[
+    float,
+    typer.Option(
+        "--bend-weight-decay",
+        min=0.0,
+        help="Decoupled weight decay; without, training inflates the spectrum.",
+        rich_help_panel=TRAINING,
+    ),
+]
 BendStart = Annotated[
     StartChoice,
     typer.Option(
@@ -177,8 +186,13 @@ Accumulate = Annotated[
     ),
 ]
 MixedPrecision = Annotated[
-    PrecisionChoice,
-    typer.Option("--mixed-precision", help="bf16 trains in bfloat16 where that is safe.", rich_help_panel=TRAINING),
+    PrecisionChoice | None,
+    typer.Option(
+        "--mixed-precision",
+        help="bf16 trains in bfloat16 where that is safe; by default as accelerate was launched.",
+        show_default=False,
+        rich_help_panel=TRAINING,
+    ),
 ]
 FitOn = Annotated[
     list[str] | None,
@@ -348,10 +362,11 @@ def merge(
     steps: Steps = 300,
     bend_optimizer: BendOptimizer = BendOptimizerChoice.auto,
     bend_lr: BendLr = None,
+    bend_weight_decay: BendWeightDecay = 0.2,
     bend_start: BendStart = StartChoice.restored,
     batch: Batch = 32,
     accumulate: Accumulate = 1,
-    mixed_precision: MixedPrecision = PrecisionChoice.no,
+    mixed_precision: MixedPrecision = None,
     fit_on: FitOn = None,
     restart: Restart = False,
     device: Device = "auto",
@@ -365,8 +380,17 @@ def merge(
     from isthmus.checkpoint.saving import require_free
 
     require_free(output, overwrite=overwrite)
-    training = {"steps": steps, "lr": bend_lr, "batch": batch, "accumulate": accumulate, "seed": seed}
-    chosen = _path(path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision.value})
+    training = {
+        "steps": steps,
+        "lr": bend_lr,
+        "weight_decay": bend_weight_decay,
+        "batch": batch,
+        "accumulate": accumulate,
+        "seed": seed,
+    }
+    chosen = _path(
+        path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision and mixed_precision.value}
+    )
     if restart:
         _drop_training(output)
     with _screen(quiet) as progress:
@@ -419,10 +443,11 @@ def train_path(
     steps: Steps = 300,
     bend_optimizer: BendOptimizer = BendOptimizerChoice.auto,
     bend_lr: BendLr = None,
+    bend_weight_decay: BendWeightDecay = 0.2,
     bend_start: BendStart = StartChoice.restored,
     batch: Batch = 32,
     accumulate: Accumulate = 1,
-    mixed_precision: MixedPrecision = PrecisionChoice.no,
+    mixed_precision: MixedPrecision = None,
     fit_on: FitOn = None,
     restart: Restart = False,
     tokens: Tokens = 8192,
@@ -443,8 +468,17 @@ def train_path(
     if path not in CURVES:
         raise BadInput(f"--path {path}: what is trained is {' or '.join(CURVES)}")
     require_free(output, overwrite=overwrite)
-    training = {"steps": steps, "lr": bend_lr, "batch": batch, "accumulate": accumulate, "seed": seed}
-    chosen = _path(path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision.value})
+    training = {
+        "steps": steps,
+        "lr": bend_lr,
+        "weight_decay": bend_weight_decay,
+        "batch": batch,
+        "accumulate": accumulate,
+        "seed": seed,
+    }
+    chosen = _path(
+        path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision and mixed_precision.value}
+    )
     if restart:
         _drop_training(output)
     with _screen(quiet) as progress:

@@ -42,7 +42,8 @@ MAX_PASSES = 4.0
 class BendTraining:
     """How bends are trained.
 
-    A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`.
+    A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`,
+    `precision` None what accelerate was launched with.
     Training stops when the barrier on the select text has not fallen in `patience` of the `EVALUATIONS` evaluations.
     """
 
@@ -51,7 +52,8 @@ class BendTraining:
     accumulate: int = 1
     optimizer: OptimizerName = "adamw"
     lr: float | None = None
-    precision: Precision = "no"
+    weight_decay: float = 0.2
+    precision: Precision | None = None
     patience: int = 6
     seed: int = 0
 
@@ -176,16 +178,19 @@ def train_bends(
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
 
     AcceleratorState._reset_state()  # the precision of an earlier run in this process is not ours
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=training.precision,
-        gradient_accumulation_steps=training.accumulate,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=training.accumulate),
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=len(path.bends) > 1, broadcast_buffers=False)
         ],
     )
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise BadInput(f"bends are trained in float32 or bf16, not in {accelerator.mixed_precision}")
     share = training.accumulate * accelerator.num_processes
     if training.batch % share:
         raise BadInput(
@@ -200,6 +205,7 @@ def train_bends(
         family(config).matrices,
         lr=training.peak,
         adamw_lr=BESIDE_MUON * training.peak,
+        weight_decay=training.weight_decay,
     )
     schedule = Schedule(made, training.steps, floor=0.05)
     run, *optimizers = accelerator.prepare(module, *made)
@@ -244,7 +250,7 @@ def train_bends(
             losses.clear()
             if _since_best(history) == 0:
                 best = found
-            if kept is not None and done < training.steps:
+            if kept is not None:
                 kept.save(accelerator, done, history, [dict(bend) for bend in best.bends])
         on_step(done, history[-1][2])
     reached = min(history, key=lambda entry: entry[2])[0]

@@ -54,6 +54,7 @@ class Measured:
                 "t": self.t,
                 **_losses_json(self.merge),
                 "excess": excess.mean,
+                "excesses": _by_label(excess),
                 "gain": self.gain.mean,
                 "gain_stderr": self.gain.stderr,
             },

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from isthmus.align.alignment import Alignment, Method
 from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, GateRefused
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import open_pair, tokenizer_of
 from isthmus.eval.samples import Sample, samples
@@ -56,6 +57,7 @@ class Merge:
 
     `path` is the path that `state` is a point of. `facts` is what config.json will say, `files` are the small files to
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
+    `training_state` is where the training of the path is kept until the result is saved.
     """
 
     endpoints: tuple[Checkpoint, Checkpoint]
@@ -68,6 +70,7 @@ class Merge:
     report: dict[str, Any]
     spectra: dict[float, Spectrum]
     samples: tuple[Sample, ...]
+    training_state: TrainingState | None = None
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -82,6 +85,7 @@ class Merge:
         from isthmus.merge.output import save
 
         save(self, Path(directory), overwrite=overwrite)
+        self._forget_training()
 
     def save_path(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the path in place of the model, with its report: whole, or not at all. `merge` takes it as `path`.
@@ -91,6 +95,11 @@ class Merge:
         from isthmus.merge.output import save_path
 
         save_path(self, Path(directory), overwrite=overwrite)
+        self._forget_training()
+
+    def _forget_training(self) -> None:
+        if self.training_state is not None:
+            self.training_state.remove()
 
 
 def merge(
@@ -166,7 +175,12 @@ def merge(
     kept: TrainingState | None = None
     if isinstance(path, Path):
         progress.stage("reading the path")
-        chosen = chooser.stored(read_path(path, first, second))
+        found = read_path(path, first, second)
+        if align not in ("auto", found.alignment.method):
+            raise BadInput(
+                f"the path in '{path.name}' was trained after {found.alignment.method} alignment: leave --align out"
+            )
+        chosen = chooser.stored(found)
     else:
         chosen = chooser.best(_methods(align, known))
     if isinstance(path, CurvePlan):
@@ -183,7 +197,8 @@ def merge(
     measured: Measured | None = None
     if text:
         measured = measure(chosen, first, second, point, state, text, dtype=dtype, device=device, progress=progress)
-        gates.pass_loss(measured.report())
+        with _kept_if_refused(kept):
+            gates.pass_loss(measured.report())
 
     plane = None
     if text and chosen.path.bends:
@@ -199,7 +214,8 @@ def merge(
         along = along_path(spectra, **limits)
         at_merge = spectrum(state, chosen.aligned.config) if restored and restored["kept"] else spectra[point]
         verdict = compare_spectra(spectra[0.0], at_merge, spectra[1.0], **limits)
-        gates.pass_spectrum(verdict, max_excess)
+        with _kept_if_refused(kept):
+            gates.pass_spectrum(verdict, max_excess)
 
     told: tuple[Sample, ...] = ()
     if text:
@@ -228,8 +244,6 @@ def merge(
         restored=restored,
         plane=plane,
     )
-    if kept is not None:
-        kept.remove()
     alignment = chosen.aligned.alignment
     facts = alignment.facts(first.facts)
     return Merge(
@@ -243,6 +257,7 @@ def merge(
         report,
         spectra,
         told,
+        kept,
     )
 
 
@@ -264,6 +279,17 @@ def _plain_average(
         {},
         (),
     )
+
+
+@contextmanager
+def _kept_if_refused(training: TrainingState | None) -> Iterator[None]:
+    """Say, when a gate refuses, that what was trained is not lost."""
+    try:
+        yield
+    except GateRefused as refusal:
+        if training is None:
+            raise
+        raise GateRefused(f"{refusal}; the trained bends are kept for the same command with other gates") from None
 
 
 def _small_files(first: Checkpoint, second: Checkpoint) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from isthmus.merge.point import Objective, gap, grid, inside
 
 QUARTERS = 4
 FEWEST_BLOCKS = 4
-COARSE = (0, 2, 5, 8, 10)
+COARSE = (0, 1, 3, 5, 7, 9, 10)
 SURE = 2.0
 
 

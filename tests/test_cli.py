@@ -293,6 +293,10 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     assert again["barrier"] < again["line_barrier"]
     assert "model.safetensors" in {file.name for file in (tmp_path / "out").iterdir()}
 
+    twice = isthmus(*merge[:4], tmp_path / "no", "--path", tmp_path / "path", "--t", 0.5, "--align", "permutation")
+    assert twice.code == 2
+    assert "the path in 'path' was trained after orthogonal alignment: leave --align out" in twice.err
+
     other = isthmus("merge", ADAMW, DOCS, "-o", tmp_path / "no", "--path", tmp_path / "path", "--t", 0.5)
     assert other.code == 2
     assert one_sentence(other.err)
@@ -326,6 +330,23 @@ def test_a_training_that_diverges_says_so_and_keeps_what_was_good(isthmus, tmp_p
     assert found.code == 1
     assert "training diverged at step 2 (the loss was no number): the bends of step 0 were kept" in found.err
     assert (tmp_path / "path" / "bends.safetensors").exists()
+
+
+def test_a_gate_refuses_a_curve_and_its_training_is_not_lost(isthmus, tmp_path: Path) -> None:
+    merge = ("merge", ADAMW, MUON, "-o", tmp_path / "out", *BENT, "--path", "bezier")
+    refused = isthmus(*merge, "--max-barrier", 0.0001)
+    assert refused.code == 3
+    assert one_sentence(refused.err)
+    assert "the trained bends are kept for the same command with other gates" in refused.err
+    assert [path.name for path in tmp_path.iterdir()] == [".out.isthmus-training"]
+    state = tmp_path / ".out.isthmus-training" / "latest.json"
+    assert json.loads(state.read_text())["step"] == 24
+    taken = isthmus(*merge, "--restore-spectrum", "--json", "-")
+    assert taken.code == 0
+    report = json.loads(taken.out)
+    assert report["path"]["kind"] == "bezier"
+    assert report["restored_spectrum"].keys() == {"kept", "select_loss", "select_loss_without"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 TRAINING_MISTAKES = {

@@ -168,3 +168,9 @@ def test_bfloat16_trains_to_nearly_the_same() -> None:
     assert exact.history[-1][2] != rough.history[-1][2]
     assert rough.history[-1][2] == pytest.approx(exact.history[-1][2], rel=0.1)
     assert all(value.dtype == torch.float32 for value in rough.path.bends[0].values())
+
+
+def test_float16_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(BadInput, match="in float32 or bf16, not in fp16"):
+        train(BendTraining(steps=2, batch=8))

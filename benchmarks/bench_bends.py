@@ -1,0 +1,92 @@
+"""A training step of a bend beside a plain training step of the same GPT-2 (the baseline): same batch, same optimizer.
+
+The two are timed in turns, so that whatever else the machine does slows both. 4 layers, width 128, 32 blocks of 128.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from measured import record
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from isthmus.align.families import family
+from isthmus.checkpoint.loading import load
+from isthmus.merge.bends import CurveModule
+from isthmus.merge.optimizers import OptimizerName, make_optimizers
+from isthmus.merge.path import Kind, WeightPath
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
+BATCH, ROUNDS = (32, 128), 15
+
+
+def stepper(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loss: Callable[[], Tensor]) -> Callable:
+    """One step: loss, gradients, clipping, update."""
+
+    def step() -> None:
+        loss().backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def seconds(step: Callable) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def compare(optimizer: OptimizerName, kind: Kind, bends: int) -> dict[str, float]:
+    a, b = (load(EMBEDDED / name) for name in ("adamw-1", "muon-1"))
+    table, ids = family(a.config), torch.randint(1024, BATCH)
+    model = AutoModelForCausalLM.from_config(a.config)
+    model.load_state_dict(dict(a.state), strict=False)
+    inside = {name: leaf for name, leaf in model.named_parameters() if leaf.requires_grad}
+    hidden = {table.pieces[name].parameter for name in table.matrices}
+    plain = make_optimizers(optimizer, [inside], hidden, lr=1e-4, adamw_lr=1e-4)
+    state_a, state_b = dict(a.state), dict(b.state)
+    line = WeightPath("linear", state_a, state_b)
+    starts = tuple(dict(line(i / (bends + 1))) for i in range(1, bends + 1))
+    curve = CurveModule(WeightPath(kind, state_a, state_b, starts), a.config)
+    bent = make_optimizers(optimizer, curve.leaves(), table.matrices, lr=1e-4, adamw_lr=1e-4)
+    ts = torch.linspace(0.05, 0.95, ROUNDS + 2).tolist()
+    steps = (
+        stepper(model, plain, lambda: model(ids, labels=ids, use_cache=False).loss),
+        stepper(curve, bent, lambda: curve(ids, ts.pop())),
+    )
+    rounds = [[seconds(step) for step in steps] for _ in range(ROUNDS + 2)][2:]
+    plain_time, bent_time = (statistics.median(times) for times in zip(*rounds, strict=True))
+    return {"plain": round(plain_time, 3), "bend": round(bent_time, 3), "ratio": round(bent_time / plain_time, 3)}
+
+
+def main() -> None:
+    cases: tuple[tuple[OptimizerName, Kind, int], ...] = (
+        ("adamw", "polychain", 1),
+        ("muon", "polychain", 1),
+        ("lion", "polychain", 1),
+        ("adamw", "polychain", 3),
+        ("adamw", "bezier", 3),
+    )
+    found = {
+        f"{optimizer}, {kind}, bends: {bends}": compare(optimizer, kind, bends) for optimizer, kind, bends in cases
+    }
+    record(
+        "bends",
+        {
+            "what": "seconds of a training step, 4-layer width-128 GPT-2, 32 blocks of 128 tokens, median of 15",
+            "baseline": "a plain training step of the same GPT-2 with the same optimizer",
+            "cases": found,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The search for t beside an 11-point grid on all blocks (the baseline): forward passes of blocks, and the t chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from measured import record
+
+from isthmus.align.pipeline import align_checkpoints
+from isthmus.checkpoint.loading import load
+from isthmus.eval.barrier import profile
+from isthmus.eval.loss import LossMeter
+from isthmus.eval.text import labelled_blocks
+from isthmus.merge.path import WeightPath
+from isthmus.merge.point import grid, inside
+from isthmus.merge.search import Search
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
+PAIRS = (
+    ("docs", "code", "none"),
+    ("adamw-1", "docs", "none"),
+    ("adamw-1", "adamw-2", "none"),
+    ("adamw-1", "adamw-2", "orthogonal"),
+    ("muon-1", "muon-2", "orthogonal"),
+    ("adamw-1", "muon-1", "orthogonal"),
+    ("muon-2", "adamw-2", "orthogonal"),
+)
+SEEDS = (0, 1, 2)
+
+
+def compare(a: str, b: str, method: str, seed: int) -> dict[str, object]:
+    aligned = align_checkpoints(EMBEDDED / a, EMBEDDED / b, method)  # type: ignore[arg-type]
+    text = labelled_blocks(
+        ("stdlib:docs:heldout", "stdlib:code:heldout"),
+        load(EMBEDDED / a).tokenizer(),
+        context=128,
+        vocabulary=1024,
+        seed=seed,
+    )
+    passes = 0
+
+    def count(blocks: int) -> None:
+        nonlocal passes
+        passes += blocks
+
+    meter = LossMeter(aligned.config, {part.label: part.select for part in text}, on_blocks=count)
+    path = WeightPath("linear", dict(aligned.a), dict(aligned.b))
+    whole = profile(path, meter, grid())
+    everything, passes = passes, 0
+    t = Search(path, meter).settle("mean", 0.1)
+    best = min((t for t in grid() if inside(t, 0.1)), key=lambda t: whole.at(t).mean)
+    return {"grid_t": best, "search_t": t, "share_of_passes": round(passes / everything, 3)}
+
+
+def main() -> None:
+    found = {
+        f"{a}, {b}, {method}, seed {seed}": compare(a, b, method, seed) for a, b, method in PAIRS for seed in SEEDS
+    }
+    shares = [row["share_of_passes"] for row in found.values()]
+    record(
+        "search",
+        {
+            "what": "the search for t, 64 blocks of each of two texts",
+            "baseline": "11 points on all blocks",
+            "same_t": f"{sum(row['grid_t'] == row['search_t'] for row in found.values())} of {len(found)}",
+            "largest_share_of_passes": max(shares),  # type: ignore[type-var]
+            "mean_share_of_passes": round(sum(shares) / len(shares), 3),  # type: ignore[arg-type]
+            "cases": found,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
