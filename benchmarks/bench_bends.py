@@ -47,7 +47,7 @@ def seconds(step: Callable) -> float:
 def compare(optimizer: OptimizerName, kind: Kind, bends: int) -> dict[str, float]:
     a, b = (load(EMBEDDED / name) for name in ("adamw-1", "muon-1"))
     table, ids = family(a.config), torch.randint(1024, BATCH)
-    model = AutoModelForCausalLM.from_config(a.config)
+    model = AutoModelForCausalLM.from_config(a.config, dtype=torch.float32)
     model.load_state_dict(dict(a.state), strict=False)
     inside = {name: leaf for name, leaf in model.named_parameters() if leaf.requires_grad}
     hidden = {table.pieces[name].parameter for name in table.matrices}
