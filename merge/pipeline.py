@@ -149,7 +149,8 @@ def merge(
     progress.stage("checking")
     first, second = open_pair(a, b, families=FAMILIES)
     known = first.model_type in FAMILIES
-    if not known and (align in ("permutation", "orthogonal") or measure_spectrum or gates.require_spectrum):
+    needs_table = align in ("permutation", "orthogonal") or path != "linear" or restore
+    if not known and (needs_table or measure_spectrum or gates.require_spectrum):
         family(first.config)  # raises, with the list of the supported ones
     dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
     asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."))
