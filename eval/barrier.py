@@ -43,7 +43,11 @@ class Profile:
     @property
     def barrier(self) -> float:
         """The highest excess, in nats per token; no number where a loss is none."""
-        excesses = [self.excess(t).mean for t, _ in self.points]
+        return self.highest(t for t, _ in self.points)
+
+    def highest(self, ts: Iterable[float]) -> float:
+        """The highest excess at `ts`, below 0 where all of them are; no number where a loss is none."""
+        excesses = [self.excess(t).mean for t in ts]
         return math.nan if any(map(math.isnan, excesses)) else max(excesses)
 
     def with_points(self, others: Iterable[tuple[float, Losses]]) -> Profile:

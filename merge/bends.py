@@ -44,7 +44,8 @@ class BendTraining:
 
     A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`,
     `precision` None what accelerate was launched with.
-    Training stops when the barrier on the select text has not fallen in `patience` of the `EVALUATIONS` evaluations.
+    Training stops when the height of the path on the select text has not fallen in `patience` of the `EVALUATIONS`
+    evaluations.
     """
 
     steps: int = 300
@@ -67,7 +68,7 @@ class BendTraining:
 class Trained:
     """The best path that was seen, and how it came about.
 
-    `history` has (steps done, mean training loss since the last entry, barrier on the select text); the first entry is
+    `history` has (steps done, mean training loss since the last entry, height on the select text); the first entry is
     the warm start. `best` is the number of steps of the path that is kept; `diverged` the step, counted from 1, at
     which the loss was no number any more.
     """
@@ -162,17 +163,19 @@ def train_bends(
     path: WeightPath,
     config: PretrainedConfig,
     fit: Mapping[str, Tensor],
-    barrier: Callable[[WeightPath], float],
+    height: Callable[[WeightPath], float],
     training: BendTraining,
     *,
     device: str = "cpu",
     kept: TrainingState | None = None,
-    on_step: Callable[[int, float], None] = lambda step, barrier: None,
+    on_step: Callable[[int, float], None] = lambda step, height: None,
 ) -> Trained:
-    """Train the bends of `path` on the `fit` blocks, and return the path with the lowest `barrier`.
+    """Train the bends of `path` on the `fit` blocks, and return the path with the lowest `height`.
 
+    The height is what the caller measures of a path, in nats: a barrier that may fall below 0, so that a path that has
+    none can still get better.
     `kept` is where the run is kept while it goes on, and resumed from. `on_step` is told the number of steps done and
-    the newest barrier. A run whose loss stops being a number ends there, with the best path so far.
+    the newest height. A run whose loss stops being a number ends there, with the best path so far.
 
     Raises BadInput for text that is too short for the steps, or a batch that the processes cannot share.
     """
@@ -219,7 +222,7 @@ def train_bends(
         first, history, bends = kept.load(accelerator)
         best = replace(path, bends=bends)
     else:
-        history.append((0, None, barrier(path)))
+        history.append((0, None, height(path)))
     every = max(1, training.steps // EVALUATIONS)
     losses: list[float] = []
     for step in range(first, training.steps):
@@ -242,22 +245,22 @@ def train_bends(
         done = step + 1
         if done % every == 0 or done == training.steps:
             found = current()
-            height = barrier(found)
-            if not math.isfinite(height):
+            reached = height(found)
+            if not math.isfinite(reached):
                 diverged = done
                 break
-            history.append((done, sum(losses) / len(losses), height))
+            history.append((done, sum(losses) / len(losses), reached))
             losses.clear()
             if _since_best(history) == 0:
                 best = found
             if kept is not None:
                 kept.save(accelerator, done, history, [dict(bend) for bend in best.bends])
         on_step(done, history[-1][2])
-    reached = min(history, key=lambda entry: entry[2])[0]
-    return Trained(best, history[-1][0], reached, diverged, tuple(history))
+    lowest = min(history, key=lambda entry: entry[2])[0]
+    return Trained(best, history[-1][0], lowest, diverged, tuple(history))
 
 
 def _since_best(history: Sequence[tuple[int, Any, float]]) -> int:
-    """How many evaluations there were after the one with the lowest barrier."""
-    barriers = [entry[2] for entry in history]
-    return len(barriers) - 1 - barriers.index(min(barriers))
+    """How many evaluations there were after the one with the lowest height."""
+    heights = [entry[2] for entry in history]
+    return len(heights) - 1 - heights.index(min(heights))

@@ -87,8 +87,8 @@ def train_curve(
     ends = profile(line, meter, (0.0, 1.0))
     between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
 
-    def barrier(path: WeightPath) -> float:
-        return ends.with_points((t, meter(path(t))) for t in between).barrier
+    def height(path: WeightPath) -> float:
+        return ends.with_points((t, meter(path(t))) for t in between).highest(between)
 
     steps = plan.training.steps
     progress.stage(f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})", steps)
@@ -96,12 +96,12 @@ def train_curve(
 
     def follow(step: int, newest: float) -> None:
         nonlocal done
-        progress.note(f"barrier {newest:.3f}")
+        progress.note(f"barrier {max(0.0, newest):.3f}")
         progress.advance(step - done)
         done = step
 
     training = replace(plan.training, optimizer=plan.optimizer)
-    trained = train_bends(start, config, fit, barrier, training, device=device, kept=kept, on_step=follow)
+    trained = train_bends(start, config, fit, height, training, device=device, kept=kept, on_step=follow)
     return trained, replace(plan, training=training)
 
 
@@ -119,6 +119,6 @@ def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:
         "best_step": trained.best,
         "diverged_at": trained.diverged,
         "history": [
-            {"step": step, "training_loss": loss, "select_barrier": barrier} for step, loss, barrier in trained.history
+            {"step": step, "training_loss": loss, "select_excess": height} for step, loss, height in trained.history
         ],
     }

@@ -175,13 +175,7 @@ def merge(
     chooser = Chooser(first, second, text, device=device, seed=seed, progress=progress)
     kept: TrainingState | None = None
     if isinstance(path, Path):
-        progress.stage("reading the path")
-        found = read_path(path, first, second)
-        if align not in ("auto", found.alignment.method):
-            raise BadInput(
-                f"the path in '{path.name}' was trained after {found.alignment.method} alignment: leave --align out"
-            )
-        chosen = chooser.stored(found)
+        chosen = _stored(chooser, path, align)
     else:
         chosen = chooser.best(_methods(align, known))
     if isinstance(path, CurvePlan):
@@ -218,20 +212,7 @@ def merge(
         with _kept_if_refused(kept):
             gates.pass_spectrum(verdict, max_excess)
 
-    told: tuple[Sample, ...] = ()
-    if text:
-        progress.stage("writing samples")
-        told = samples(
-            {
-                "A": (first.state, first.config),
-                "B": (second.state, second.config),
-                "merge": (state, chosen.aligned.config),
-            },
-            tokenizer_of(first, second),
-            {part.label: part.report for part in text},
-            seed=seed,
-        )
-
+    told = _samples(first, second, state, chosen, text, seed, progress) if text else ()
     report = merge_record(
         (first, second),
         chosen,
@@ -246,13 +227,12 @@ def merge(
         plane=plane,
     )
     alignment = chosen.aligned.alignment
-    facts = alignment.facts(first.facts)
     return Merge(
         (first, second),
         alignment,
         chosen.path,
         state,
-        facts,
+        alignment.facts(first.facts),
         dtype,
         _small_files(first, second),
         report,
@@ -280,6 +260,36 @@ def _plain_average(
         {},
         (),
     )
+
+
+def _stored(chooser: Chooser, directory: Path, align: Align) -> Candidate:
+    """The path that was saved in a directory, for the endpoints of the chooser."""
+    chooser.progress.stage("reading the path")
+    found = read_path(directory, chooser.first, chooser.second)
+    if align not in ("auto", found.alignment.method):
+        raise BadInput(
+            f"the path in '{directory.name}' was trained after {found.alignment.method} alignment: leave --align out"
+        )
+    return chooser.stored(found)
+
+
+def _samples(
+    first: Checkpoint,
+    second: Checkpoint,
+    state: Mapping[str, Tensor],
+    chosen: Candidate,
+    text: Sequence[Blocks],
+    seed: int,
+    progress: Progress,
+) -> tuple[Sample, ...]:
+    """What both endpoints and the merge make of the beginning of every label's report text."""
+    progress.stage("writing samples")
+    models = {
+        "A": (first.state, first.config),
+        "B": (second.state, second.config),
+        "merge": (state, chosen.aligned.config),
+    }
+    return samples(models, tokenizer_of(first, second), {part.label: part.report for part in text}, seed=seed)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class TrainingState:
         latest = json.loads((self.folder / "latest.json").read_text(encoding="utf-8"))
         target = self.folder / f"step-{latest['step']}"
         accelerator.load_state(str(target))
-        history = [(step, loss, barrier) for step, loss, barrier in latest["history"]]
+        history = [(step, loss, height) for step, loss, height in latest["history"]]
         return latest["step"], history, read_bends(target / "best.safetensors")
 
     def remove(self) -> None:

@@ -231,6 +231,9 @@ def test_an_unsupported_family_can_only_be_averaged(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == "llama"
     with pytest.raises(UnsupportedFamily, match=r"'llama' are not supported .*; supported: gpt2"):
         isthmus.merge(tmp_path / "a", tmp_path / "b", align="orthogonal", t=0.5)
+    for asked in ({"path": isthmus.CurvePlan()}, {"restore": True}):
+        with pytest.raises(UnsupportedFamily, match="'llama'"):
+            isthmus.merge(tmp_path / "a", tmp_path / "b", align="none", data=DATA, **asked)
 
 
 def test_text_needs_a_tokenizer(saved) -> None:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import torch
+from conftest import EMBEDDED
+
+from isthmus.checkpoint.loading import load
+from isthmus.eval.text import blocks, corpus
+from isthmus.merge.bends import BendTraining
+from isthmus.merge.curve import CurvePlan, train_curve, training_record
+from isthmus.merge.path import WeightPath
+from isthmus.merge.progress import Progress
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_a_path_without_a_barrier_still_gets_lower() -> None:
+    """From a model to itself: no barrier from the first step, and bends that training makes better than the ends."""
+    model = load(EMBEDDED / "code")  # fine-tuned on code, trained here on docstrings
+    state = dict(model.state)
+    text = blocks(
+        corpus("stdlib:docs"), model.tokenizer(), context=64, fit_tokens=24_576, select_tokens=1024, report_tokens=0
+    )
+    progress = Notes()
+    trained, plan = train_curve(
+        WeightPath("linear", state, state),
+        model.config,
+        {"docs": text.fit},
+        {"docs": text.select},
+        CurvePlan(training=BendTraining(steps=48, batch=8, lr=3e-4)),
+        device="cpu",
+        progress=progress,
+    )
+    history = training_record(plan, trained)["history"]
+    assert abs(history[0]["select_excess"]) < 1e-6
+    assert history[-1]["select_excess"] < -0.05
+    assert trained.best > trained.steps / 2
+    assert not torch.equal(trained.path.bends[0]["transformer.wte.weight"], state["transformer.wte.weight"])
+    assert progress.told[-1] == "barrier 0.000"
