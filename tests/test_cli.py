@@ -293,11 +293,17 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     assert again["barrier"] < again["line_barrier"]
     assert "model.safetensors" in {file.name for file in (tmp_path / "out").iterdir()}
 
-    twice = isthmus(*merge[:4], tmp_path / "no", "--path", tmp_path / "path", "--t", 0.5, "--align", "permutation")
+    stored = ("--path", tmp_path / "path", "--t", 0.5)
+    assert isthmus(*merge[:4], tmp_path / "bend", *stored, "--dtype", "float32").code == 0  # no text: nothing measured
+    weights = load_file(tmp_path / "bend" / "model.safetensors")
+    bend = load_file(tmp_path / "path" / "bends.safetensors")
+    assert all(torch.equal(weights[name.partition("/")[2]], value) for name, value in bend.items())
+
+    twice = isthmus(*merge[:4], tmp_path / "no", *stored, "--align", "permutation")
     assert twice.code == 2
     assert "the path in 'path' was trained after orthogonal alignment: leave --align out" in twice.err
 
-    other = isthmus("merge", ADAMW, DOCS, "-o", tmp_path / "no", "--path", tmp_path / "path", "--t", 0.5)
+    other = isthmus("merge", ADAMW, DOCS, "-o", tmp_path / "no", *stored)
     assert other.code == 2
     assert one_sentence(other.err)
     assert "the path in 'path' leads from 'adamw-1' and 'muon-1'" in other.err
