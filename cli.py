@@ -7,9 +7,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -44,68 +43,14 @@ lab = typer.Typer(no_args_is_help=True, help="The studies, and how the embedded 
 app.add_typer(lab, name="lab")
 
 
-class AlignChoice(StrEnum):
-    """What --align takes."""
-
-    auto = "auto"
-    none = "none"
-    permutation = "permutation"
-    orthogonal = "orthogonal"
-
-
-class MoveChoice(StrEnum):
-    """What --method of `align` takes."""
-
-    permutation = "permutation"
-    orthogonal = "orthogonal"
-
-
-class MoveOrNotChoice(StrEnum):
-    """What --align of `plane` takes."""
-
-    none = "none"
-    permutation = "permutation"
-    orthogonal = "orthogonal"
-
-
-class ObjectiveChoice(StrEnum):
-    """What --objective takes."""
-
-    mean = "mean"
-    worst = "worst"
-
-
-class DtypeChoice(StrEnum):
-    """What --dtype takes."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class BendOptimizerChoice(StrEnum):
-    """What --bend-optimizer takes."""
-
-    auto = "auto"
-    adamw = "adamw"
-    muon = "muon"
-    lion = "lion"
-
-
-class StartChoice(StrEnum):
-    """What --bend-start takes."""
-
-    restored = "restored"
-    midpoint = "midpoint"
-
-
-class PrecisionChoice(StrEnum):
-    """What --mixed-precision takes."""
-
-    no = "no"
-    bf16 = "bf16"
-
+AlignChoice = Literal["auto", "none", "permutation", "orthogonal"]
+MoveChoice = Literal["permutation", "orthogonal"]
+MoveOrNotChoice = Literal["none", "permutation", "orthogonal"]
+ObjectiveChoice = Literal["mean", "worst"]
+DtypeChoice = Literal["auto", "float32", "float16", "bfloat16"]
+BendOptimizerChoice = Literal["auto", "adamw", "muon", "lion"]
+StartChoice = Literal["restored", "midpoint"]
+PrecisionChoice = Literal["no", "bf16"]
 
 Model = Annotated[
     str,
@@ -120,7 +65,8 @@ Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Text: [label=] a file, a directory, a .jsonl, stdlib:docs or stdlib:code. Repeatable.",
+        help="Text, with a label or without (law=cases.txt): a file, a directory, a .jsonl, stdlib:docs or "
+        "stdlib:code. Repeatable.",
         show_default=False,
     ),
 ]
@@ -261,7 +207,7 @@ def align(
     method: Annotated[
         MoveChoice,
         typer.Option("--method", help="permutation keeps tied embeddings; orthogonal also rotates."),
-    ] = MoveChoice.orthogonal,
+    ] = "orthogonal",
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -270,7 +216,7 @@ def align(
             show_default=False,
         ),
     ] = None,
-    dtype: Annotated[DtypeChoice, typer.Option("--dtype", help="What to save in; auto keeps B's.")] = DtypeChoice.auto,
+    dtype: Annotated[DtypeChoice, typer.Option("--dtype", help="What to save in; auto keeps B's.")] = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json_file: JsonFile = None,
@@ -288,7 +234,7 @@ def align(
             a,
             b,
             output,
-            method=method.value,
+            method=method,
             reference=reference,
             dtype=_dtype(dtype),
             seed=seed,
@@ -312,13 +258,13 @@ def merge(
     align: Annotated[
         AlignChoice,
         typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
-    ] = AlignChoice.auto,
+    ] = "auto",
     path: PathOption = "linear",
     t: Annotated[str, typer.Option("--t", help="The merge point: auto, or a number from 0 (A) to 1 (B).")] = "auto",
     objective: Annotated[
         ObjectiveChoice,
         typer.Option("--objective", help="What t minimises: the mean over texts, or the worst text's excess."),
-    ] = ObjectiveChoice.mean,
+    ] = "mean",
     interior: Annotated[float, typer.Option("--interior", help="Keep t this far from both ends.")] = 0.1,
     max_barrier: Annotated[
         float | None,
@@ -357,13 +303,13 @@ def merge(
     dtype: Annotated[
         DtypeChoice,
         typer.Option("--dtype", help="What to save in; auto keeps the endpoints' when they share one."),
-    ] = DtypeChoice.auto,
+    ] = "auto",
     bends: Bends = 1,
     steps: Steps = 300,
-    bend_optimizer: BendOptimizer = BendOptimizerChoice.auto,
+    bend_optimizer: BendOptimizer = "auto",
     bend_lr: BendLr = None,
     bend_weight_decay: BendWeightDecay = 0.2,
-    bend_start: BendStart = StartChoice.restored,
+    bend_start: BendStart = "restored",
     batch: Batch = 32,
     accumulate: Accumulate = 1,
     mixed_precision: MixedPrecision = None,
@@ -380,16 +326,18 @@ def merge(
     from isthmus.checkpoint.saving import require_free
 
     require_free(output, overwrite=overwrite)
-    training = {
-        "steps": steps,
-        "lr": bend_lr,
-        "weight_decay": bend_weight_decay,
-        "batch": batch,
-        "accumulate": accumulate,
-        "seed": seed,
-    }
     chosen = _path(
-        path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision and mixed_precision.value}
+        path,
+        bends,
+        bend_optimizer,
+        bend_start,
+        steps=steps,
+        lr=bend_lr,
+        weight_decay=bend_weight_decay,
+        batch=batch,
+        accumulate=accumulate,
+        precision=mixed_precision,
+        seed=seed,
     )
     if restart:
         _drop_training(output)
@@ -401,12 +349,12 @@ def merge(
             a,
             b,
             data=data or (),
-            align=align.value,
+            align=align,
             path=chosen,
             fit_on=fit_on or (),
             keep_in=output,
             t=_point(t),
-            objective=objective.value,
+            objective=objective,
             interior=interior,
             restore=restore_spectrum,
             gates=Gates(max_barrier, require_spectrum, require_gain),
@@ -437,14 +385,14 @@ def train_path(
     align: Annotated[
         AlignChoice,
         typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
-    ] = AlignChoice.auto,
+    ] = "auto",
     path: Annotated[str, typer.Option("--path", help="polychain or bezier.")] = "polychain",
     bends: Bends = 1,
     steps: Steps = 300,
-    bend_optimizer: BendOptimizer = BendOptimizerChoice.auto,
+    bend_optimizer: BendOptimizer = "auto",
     bend_lr: BendLr = None,
     bend_weight_decay: BendWeightDecay = 0.2,
-    bend_start: BendStart = StartChoice.restored,
+    bend_start: BendStart = "restored",
     batch: Batch = 32,
     accumulate: Accumulate = 1,
     mixed_precision: MixedPrecision = None,
@@ -468,16 +416,18 @@ def train_path(
     if path not in CURVES:
         raise BadInput(f"--path {path}: what is trained is {' or '.join(CURVES)}")
     require_free(output, overwrite=overwrite)
-    training = {
-        "steps": steps,
-        "lr": bend_lr,
-        "weight_decay": bend_weight_decay,
-        "batch": batch,
-        "accumulate": accumulate,
-        "seed": seed,
-    }
     chosen = _path(
-        path, bends, bend_optimizer, bend_start, {**training, "precision": mixed_precision and mixed_precision.value}
+        path,
+        bends,
+        bend_optimizer,
+        bend_start,
+        steps=steps,
+        lr=bend_lr,
+        weight_decay=bend_weight_decay,
+        batch=batch,
+        accumulate=accumulate,
+        precision=mixed_precision,
+        seed=seed,
     )
     if restart:
         _drop_training(output)
@@ -488,7 +438,7 @@ def train_path(
             a,
             b,
             data=data or (),
-            align=align.value,
+            align=align,
             path=chosen,
             fit_on=fit_on or (),
             keep_in=output,
@@ -514,9 +464,7 @@ def plane(
     models: Annotated[list[str], typer.Argument(help="Three models; B and C are aligned to A.", show_default=False)],
     output: Output,
     data: Data = None,
-    align: Annotated[
-        MoveOrNotChoice, typer.Option("--align", help="How B and C are aligned to A.")
-    ] = MoveOrNotChoice.orthogonal,
+    align: Annotated[MoveOrNotChoice, typer.Option("--align", help="How B and C are aligned to A.")] = "orthogonal",
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of each text to measure on.")] = 2048,
     resolution: Annotated[int, typer.Option("--resolution", min=2, help="Points along each side.")] = 13,
     device: Device = "auto",
@@ -537,7 +485,7 @@ def plane(
         found = loss_plane(
             models,
             data=data or (),
-            align=align.value,
+            align=align,
             tokens=tokens,
             resolution=resolution,
             device=pick_device(device),
@@ -732,7 +680,7 @@ class _BarProgress(Progress):
             self._rich.update(self._task, note=text)
 
 
-def _path(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartChoice, training: dict[str, Any]) -> Any:
+def _path(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartChoice, **training: Any) -> Any:
     """What --path and the options of training come to: linear, a plan, or a directory."""
     if path == "linear":
         return path
@@ -740,7 +688,7 @@ def _path(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartCho
         from isthmus.merge.bends import BendTraining
         from isthmus.merge.curve import CurvePlan
 
-        return CurvePlan(path, bends, optimizer.value, start.value, BendTraining(**training))  # type: ignore[arg-type]
+        return CurvePlan(path, bends, optimizer, start, BendTraining(**training))  # type: ignore[arg-type]
     if not Path(path).is_dir():
         raise BadInput(f"--path {path}: give linear, {', '.join(CURVES)}, or a directory that `isthmus path` wrote")
     return Path(path)
@@ -763,11 +711,11 @@ def _point(t: str) -> float | None:
 
 
 def _dtype(choice: DtypeChoice) -> Any:
-    if choice is DtypeChoice.auto:
+    if choice == "auto":
         return None
     import torch
 
-    return getattr(torch, choice.value)
+    return getattr(torch, choice)
 
 
 def _print_merge(report: dict[str, Any]) -> None:
