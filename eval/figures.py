@@ -48,15 +48,8 @@ def loss_figure(report: Mapping[str, Any]) -> Figure:
         label=f"merge, t = {point['t']:g}",
         zorder=5,
     )
-    axis.axhline(report["baselines"]["ensemble"]["loss"], color=GREY, linewidth=1, linestyle=":")
-    axis.annotate(
-        "ensemble of A and B",
-        (0.0, report["baselines"]["ensemble"]["loss"]),
-        ha="left",
-        va="bottom",
-        fontsize=9,
-        color=GREY,
-    )
+    ensemble = report["baselines"]["ensemble"]["loss"]
+    axis.axhline(ensemble, color=GREY, linewidth=1, linestyle=":", label="ensemble of A and B")
     axis.set_xlabel("t   (0 = A, 1 = B)")
     axis.set_ylabel("loss, nats per token")
     axis.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Draws path.png: the loss along the path between an embedded AdamW and an embedded Muon model."""
+"""Draws path.png: the loss along a line and a curve between an embedded AdamW and an embedded Muon model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import isthmus
 from isthmus.eval.figures import loss_figure, png
-from isthmus.lab.demo import CHECKPOINTS, DATA
+from isthmus.lab.demo import CHECKPOINTS
 
-found = isthmus.merge(CHECKPOINTS / "adamw-1", CHECKPOINTS / "muon-1", data=DATA)
+DATA = ("stdlib:docs", "stdlib:code")
+found = isthmus.merge(
+    CHECKPOINTS / "adamw-1", CHECKPOINTS / "muon-1", data=DATA, align="orthogonal", path=isthmus.CurvePlan()
+)
 Path(__file__).with_name("path.png").write_bytes(png(loss_figure(found.report)))
