@@ -39,7 +39,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from isthmus.align import align as align
+    from isthmus.align import align
     from isthmus.align.alignment import Alignment
     from isthmus.align.canonical import canonical
     from isthmus.align.families import family
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from isthmus.checkpoint.loading import Checkpoint, load
     from isthmus.eval.text import corpus
-    from isthmus.merge import merge as merge
+    from isthmus.merge import merge
     from isthmus.merge.bends import BendTraining
     from isthmus.merge.curve import CurvePlan
     from isthmus.merge.gates import Gates
@@ -64,7 +64,32 @@ if TYPE_CHECKING:
     from isthmus.merge.pipeline import Merge
     from isthmus.merge.spectra import spectrum
 
-__all__ = [*_HOMES, "align", "merge"]  # noqa: PLE0604, RUF100
+__all__ = [
+    "Alignment",
+    "AlignmentError",
+    "BadInput",
+    "BendTraining",
+    "CheckResult",
+    "Checkpoint",
+    "CorruptCheckpoint",
+    "CurvePlan",
+    "GateRefused",
+    "Gates",
+    "IncompatibleModels",
+    "IsthmusError",
+    "Merge",
+    "ModelNotFound",
+    "UnsupportedFamily",
+    "WeightPath",
+    "align",
+    "canonical",
+    "check",
+    "corpus",
+    "family",
+    "load",
+    "merge",
+    "spectrum",
+]
 
 
 def __getattr__(name: str) -> object:

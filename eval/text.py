@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.seen import Seen
 
 STDLIB_EXCLUDED = frozenset(
     {
@@ -202,6 +204,7 @@ def labelled_blocks(
     select_tokens: int = 8192,
     report_tokens: int = 8192,
     seed: int = 0,
+    seen: Seen | None = None,
 ) -> tuple[Blocks, ...]:
     """The blocks of every corpus that `specs` name (`corpus`, `blocks`).
 
@@ -221,6 +224,7 @@ def labelled_blocks(
             select_tokens=select_tokens,
             report_tokens=report_tokens,
             seed=seed,
+            seen=seen,
         )
         highest = max(int(ids.max()) for ids in (part.fit, part.select, part.report) if ids.numel())
         if highest >= vocabulary:
@@ -241,47 +245,64 @@ def blocks(
     select_tokens: int = 8192,
     report_tokens: int = 8192,
     seed: int = 0,
+    seen: Seen | None = None,
 ) -> Blocks:
     """Cut a corpus into fit, select and report blocks of `context` tokens each.
 
     Documents are taken in an order drawn from `seed`, joined by the end-of-text token and tokenised until there is
     enough; the blocks are then shuffled and dealt out, report first. When the text is shorter than what is
     asked, fit gets what the other two leave, and these are scaled down alike to the whole text, or to half of it where
-    there is to be a fit part.
+    there is to be a fit part. Blocks with text that was `seen` before are left out.
 
     Raises BadInput when the text is empty, or too short for one block in every part that was asked for.
     """
     wanted = {"report": report_tokens, "select": select_tokens, "fit": fit_tokens}
     counts = {part: -(-tokens // context) for part, tokens in wanted.items()}
     needed = sum(counts.values())
-    ids: list[int] = []
-    empty = True
-    for text in source.documents(seed):
-        empty = False
-        for start in range(0, len(text), SLICE):
-            ids.extend(tokenizer.encode(text[start : start + SLICE], add_special_tokens=False, verbose=False))
-            if len(ids) >= needed * context:
-                break
-        if tokenizer.eos_token_id is not None:
-            ids.append(tokenizer.eos_token_id)
-        if len(ids) >= needed * context:
-            break
-    if empty:
+    table, read = _table(_tokens(source, tokenizer, seed), context, needed, seen)
+    if not read:
         raise BadInput(f"the text '{source.label}' ({source.origin}) is empty")
-    available = len(ids) // context
-    parts = sum(1 for count in counts.values() if count)
+    available, parts = len(table), sum(1 for count in counts.values() if count)
     if available < parts:
+        known = f", {available * context} of them in blocks that training has not seen" if seen else ""
         raise BadInput(
-            f"the text '{source.label}' ({source.origin}) has {len(ids)} tokens, too short: {parts} disjoint parts of "
-            f"at least one block of {context} tokens are needed ({parts * context} tokens)"
+            f"the text '{source.label}' ({source.origin}) has {read} tokens{known}, too short: {parts} disjoint "
+            f"parts of at least one block of {context} tokens are needed ({parts * context} tokens)"
         )
     if available < needed:
         counts = _scaled(counts, available)
-    table = torch.tensor(ids[: available * context], dtype=torch.int64).view(available, context)
     shuffled = table[torch.randperm(available, generator=torch.Generator().manual_seed(seed))]
     sizes = [counts["report"], counts["select"], counts["fit"]]
     report, select, fit = torch.split(shuffled[: sum(sizes)], sizes)
     return Blocks(source.label, fit=fit, select=select, report=report)
+
+
+def _tokens(source: Corpus, tokenizer: Tokenizer, seed: int) -> Iterator[list[int]]:
+    """The token ids of all documents, some at a time, an end-of-text token after every document."""
+    for text in source.documents(seed):
+        for start in range(0, len(text), SLICE):
+            yield tokenizer.encode(text[start : start + SLICE], add_special_tokens=False, verbose=False)
+        if tokenizer.eos_token_id is not None:
+            yield [tokenizer.eos_token_id]
+
+
+def _table(pieces: Iterator[list[int]], context: int, needed: int, seen: Seen | None) -> tuple[Tensor, int]:
+    """At least `needed` unseen blocks, (blocks, context), or all there are; and the number of tokens read for them."""
+    kept = torch.empty(0, context, dtype=torch.int64)
+    pending: list[int] = []
+    read = 0
+    for piece in chain(pieces, [None]):
+        read += len(piece or ())
+        pending.extend(piece or ())
+        if piece is not None and len(pending) < (needed - len(kept)) * context:
+            continue
+        whole = len(pending) // context * context
+        found = torch.tensor(pending[:whole], dtype=torch.int64).view(-1, context)
+        del pending[:whole]
+        kept = torch.cat([kept, found[~seen.within(found)] if seen else found])
+        if len(kept) >= needed:
+            break
+    return kept, read
 
 
 def _scaled(counts: Mapping[str, int], available: int) -> dict[str, int]:

@@ -23,7 +23,7 @@ def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
     training = {key: value for key, value in report["path"].items() if key != "history"}
     digests = endpoint_digests(*merged.endpoints)
     with atomic_directory(target, overwrite=overwrite) as directory:
-        write_path(directory, merged.path, merged.alignment, merged.endpoints, digests, training)
+        write_path(directory, merged.path, merged.alignment, merged.endpoints, digests, training, merged.seen)
         write_json(directory / "isthmus.json", report)
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")

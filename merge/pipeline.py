@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ from isthmus.checkpoint.errors import BadInput, GateRefused
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import open_pair, tokenizer_of
 from isthmus.eval.samples import Sample, samples
+from isthmus.eval.seen import Seen
 from isthmus.eval.spectrum import (
     MAX_EXCESS,
     SAME_KIND,
@@ -42,7 +43,7 @@ from isthmus.merge.point import Objective, grid
 from isthmus.merge.progress import Progress
 from isthmus.merge.record import Settings, merge_record
 from isthmus.merge.spectra import spectrum
-from isthmus.merge.stored import endpoint_digests, read_path
+from isthmus.merge.stored import StoredPath, endpoint_digests, read_path
 from isthmus.merge.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class Merge:
 
     `path` is the path that `state` is a point of. `facts` is what config.json will say, `files` are the small files to
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
-    `training_state` is where the training of the path is kept until the result is saved.
+    `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
+    saved.
     """
 
     endpoints: tuple[Checkpoint, Checkpoint]
@@ -70,6 +72,7 @@ class Merge:
     report: dict[str, Any]
     spectra: dict[float, Spectrum]
     samples: tuple[Sample, ...]
+    seen: Seen = field(default_factory=Seen)
     training_state: TrainingState | None = None
 
     @cached_property
@@ -158,6 +161,7 @@ def merge(
         assert t is not None, "without text, t is asked for above"
         return _plain_average(first, second, t, dtype, asked, began)
     first, second = (replace(side, state=dict(side.state)) for side in (first, second))
+    stored = _stored(path, align, first, second, progress) if isinstance(path, Path) else None
     text: tuple[Blocks, ...] = ()
     if data:
         progress.stage("reading text")
@@ -170,16 +174,16 @@ def merge(
             select_tokens=tokens,
             report_tokens=tokens,
             seed=seed,
+            seen=stored.seen if stored else None,
         )
 
     chooser = Chooser(first, second, text, device=device, seed=seed, progress=progress)
     kept: TrainingState | None = None
-    if isinstance(path, Path):
-        chosen = _stored(chooser, path, align)
-    else:
-        chosen = chooser.best(_methods(align, known))
+    seen = stored.seen if stored else Seen()
+    chosen = chooser.stored(stored) if stored else chooser.best(_methods(align, known))
     if isinstance(path, CurvePlan):
         labels = _labels(text, fit_on)
+        seen = Seen.of(part.fit for part in text if part.label in labels)
         if keep_in is not None:
             kept = _training_state(keep_in, first, second, chosen, path, text, labels)
         chosen = chooser.bent(chosen, path, labels, kept)
@@ -238,6 +242,7 @@ def merge(
         report,
         spectra,
         told,
+        seen,
         kept,
     )
 
@@ -262,15 +267,15 @@ def _plain_average(
     )
 
 
-def _stored(chooser: Chooser, directory: Path, align: Align) -> Candidate:
-    """The path that was saved in a directory, for the endpoints of the chooser."""
-    chooser.progress.stage("reading the path")
-    found = read_path(directory, chooser.first, chooser.second)
+def _stored(directory: Path, align: Align, first: Checkpoint, second: Checkpoint, progress: Progress) -> StoredPath:
+    """The path between two checkpoints that was saved in a directory."""
+    progress.stage("reading the path")
+    found = read_path(directory, first, second)
     if align not in ("auto", found.alignment.method):
         raise BadInput(
             f"the path in '{directory.name}' was trained after {found.alignment.method} alignment: leave --align out"
         )
-    return chooser.stored(found)
+    return found
 
 
 def _samples(

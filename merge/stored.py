@@ -1,6 +1,7 @@
-"""A path on disk: bends.safetensors, alignment.safetensors, and path.json, which says whose path it is.
+"""A path on disk: bends, alignment and text seen, each as safetensors, and path.json, which says whose path it is.
 
 The endpoints are not stored again: they are made of the two checkpoints and the alignment, and known by their digests.
+So is the text that the bends were trained on, by hashes, so that no loss is measured on it later.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from isthmus.align.families import family
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.saving import write_json
+from isthmus.eval.seen import Seen
 from isthmus.merge.path import WeightPath
 
 if TYPE_CHECKING:
@@ -31,11 +33,12 @@ FILE = "path.json"
 
 @dataclass(frozen=True)
 class StoredPath:
-    """A path read back: with its endpoints aligned, the alignment, and how its bends were trained."""
+    """A path read back: with its endpoints aligned, the alignment, how its bends were trained, and on what text."""
 
     path: WeightPath
     alignment: Alignment
     training: dict[str, Any]
+    seen: Seen
 
 
 def is_stored_path(directory: Path) -> bool:
@@ -71,10 +74,12 @@ def write_path(
     endpoints: Sequence[Checkpoint],
     digests: Sequence[str],
     training: dict[str, Any],
+    seen: Seen,
 ) -> None:
     """Write a path into a directory that is there."""
     write_bends(directory / "bends.safetensors", [{n: b[n] for n in b} for b in path.bends])
     alignment.save(directory / "alignment.safetensors")
+    seen.save(directory / "seen.safetensors")
     ends = [
         {"ref": end.name, "revision": end.revision, "sha256": sha} for end, sha in zip(endpoints, digests, strict=True)
     ]
@@ -93,6 +98,7 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
         kind, training = facts["kind"], facts["training"]
         bends = read_bends(directory / "bends.safetensors")
         alignment = Alignment.load(directory / "alignment.safetensors")
+        seen = Seen.load(directory / "seen.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         raise BadInput(f"'{directory.name}' holds no path saved by isthmus, or a damaged one") from None
     given = endpoint_digests(first, second)
@@ -106,4 +112,4 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
         a, b = alignment.reference(a, table), alignment.apply(b, table)
     if any(bend.keys() != a.keys() or any(bend[n].shape != a[n].shape for n in bend) for bend in bends):
         raise BadInput(f"the bends in '{directory.name}' do not have the tensors of their endpoints: train them again")
-    return StoredPath(WeightPath(kind, a, b, bends), alignment, training)
+    return StoredPath(WeightPath(kind, a, b, bends), alignment, training, seen)

@@ -281,7 +281,8 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     report = json.loads(trained.out)
     assert (report["command"], report["path"]["kind"], report["path"]["bends"]) == ("path", "polychain", 1)
     assert report["barrier"] < report["line_barrier"] < report["barrier_before_alignment"]
-    names = {"path.json", "bends.safetensors", "alignment.safetensors", "isthmus.json", "report.html"}
+    names = {"path.json", "bends.safetensors", "alignment.safetensors", "seen.safetensors"}
+    names |= {"isthmus.json", "report.html"}
     assert {file.name for file in (tmp_path / "path").iterdir()} == names
     assert [file.name for file in tmp_path.iterdir()] == ["path"]  # nothing of the training is left
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.seen import Seen
 from isthmus.eval.text import SLICE, blocks, corpus, held_out, labelled_blocks
 
 
@@ -132,6 +133,22 @@ def test_short_text_is_shared_out(tmp_path: Path) -> None:
     assert (len(found.select), len(found.report), len(found.fit)) == (5, 5, 0)
     least = blocks(corpus(write(tmp_path / "x.txt", "x" * 33)), Bytes(), context=16)
     assert (len(least.select), len(least.report)) == (1, 1)
+
+
+def test_text_that_training_has_seen_is_left_out(tmp_path: Path) -> None:
+    source = corpus(numbered(tmp_path, 1000))  # 70 blocks of 100
+    trained = blocks(source, Bytes(), context=100, fit_tokens=5000, select_tokens=500, report_tokens=500).fit
+    seen = Seen.of([trained])
+    for seed in (0, 1):
+        later = blocks(source, Bytes(), context=100, select_tokens=500, report_tokens=500, seed=seed, seen=seen)
+        rows = {tuple(row) for part in (later.select, later.report) for row in part.tolist()}
+        assert len(rows) == 10
+        assert not rows & {tuple(row) for row in trained.tolist()}
+    more = blocks(source, Bytes(), context=100, select_tokens=5000, report_tokens=5000, seen=seen)
+    assert len(more.select) == len(more.report) == 10
+    everything = Seen.of([blocks(source, Bytes(), context=100, select_tokens=0, report_tokens=7000).report])
+    with pytest.raises(BadInput, match="has 7001 tokens, 0 of them in blocks that training has not seen, too short"):
+        blocks(source, Bytes(), context=100, seen=everything)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import isthmus
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, GateRefused, IncompatibleModels, UnsupportedFamily
-from isthmus.eval.text import corpus
+from isthmus.eval.text import Blocks, corpus, labelled_blocks
 from isthmus.merge.gates import Gates
 from isthmus.merge.progress import Progress
 
@@ -234,6 +234,27 @@ def test_an_unsupported_family_can_only_be_averaged(tmp_path: Path) -> None:
     for asked in ({"path": isthmus.CurvePlan()}, {"restore": True}):
         with pytest.raises(UnsupportedFamily, match="'llama'"):
             isthmus.merge(tmp_path / "a", tmp_path / "b", align="none", data=DATA, **asked)
+
+
+def test_a_stored_path_is_measured_on_no_text_that_trained_it(tmp_path: Path, monkeypatch) -> None:
+    """With another seed and other amounts, the text is cut up in another way."""
+    read = []
+
+    def spy(*arguments: object, **options: object) -> tuple[Blocks, ...]:
+        read.append(labelled_blocks(*arguments, **options))  # type: ignore[arg-type]
+        return read[-1]
+
+    monkeypatch.setattr("isthmus.merge.pipeline.labelled_blocks", spy)
+    ends = EMBEDDED / "adamw-1", EMBEDDED / "adamw-2"
+    plan = isthmus.CurvePlan(training=isthmus.BendTraining(steps=4, batch=32))
+    isthmus.merge(*ends, data=DATA, tokens=512, align="orthogonal", path=plan).save_path(tmp_path / "path")
+    isthmus.merge(*ends, data=DATA, tokens=1024, path=tmp_path / "path", seed=1)
+    first, second = read
+    for trained, later in zip(first, second, strict=True):
+        windows = {tuple(row) for row in trained.fit.unfold(1, 64, 32).reshape(-1, 64).tolist()}
+        measured = torch.cat([later.select, later.report])
+        assert len(measured) == 16
+        assert not windows & {tuple(row) for row in measured.unfold(1, 64, 1).reshape(-1, 64).tolist()}
 
 
 def test_text_needs_a_tokenizer(saved) -> None:

@@ -11,8 +11,11 @@ from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.eval.seen import Seen
 from isthmus.merge.path import WeightPath
 from isthmus.merge.stored import endpoint_digests, is_stored_path, read_path, write_path
+
+SEEN = Seen.of([torch.arange(20).view(2, 10)])
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def stored(pair, tmp_path: Path) -> tuple[Path, WeightPath]:
     bends = tuple({name: torch.randn_like(value) for name, value in aligned.a.items()} for _ in range(11))
     path = WeightPath("bezier", aligned.a, aligned.b, bends)
     (tmp_path / "path").mkdir()
-    write_path(tmp_path / "path", path, aligned.alignment, pair, endpoint_digests(*pair), {"steps": 7})
+    write_path(tmp_path / "path", path, aligned.alignment, pair, endpoint_digests(*pair), {"steps": 7}, SEEN)
     return tmp_path / "path", path
 
 
@@ -35,6 +38,7 @@ def test_a_path_comes_back_as_it_was(pair, stored) -> None:
     directory, path = stored
     found = read_path(directory, *pair)
     assert found.training == {"steps": 7}
+    assert found.seen == SEEN
     assert found.alignment.method == "orthogonal"
     assert found.path.kind == "bezier"
     assert len(found.path.bends) == 11

@@ -1,0 +1,64 @@
+"""Text that was trained on, known again by hashes of its windows, from which nobody can read it.
+
+A path that was trained in one command is measured in another, where the text may be cut elsewhere: blocks that hold
+a window of what was trained on are left out there, so that nothing is chosen or reported on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+WINDOW = 64
+_KEY, _BYTES = "windows", 8
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Hashes (BLAKE2b, 8 bytes) of windows of `WINDOW` tokens, or of whole blocks where these are shorter.
+
+    The windows tile every block that was trained on, so that another block that shares `WINDOW` tokens with one of them
+    at its beginning or its end is known at any offset.
+    """
+
+    hashes: frozenset[bytes] = frozenset()
+
+    @classmethod
+    def of(cls, parts: Iterable[Tensor]) -> Seen:
+        """What remembers the token ids of some parts, each (blocks, context)."""
+        return cls(frozenset(found for blocks in parts for found in _tiles(blocks)))
+
+    @classmethod
+    def load(cls, file: Path) -> Seen:
+        """What `save` wrote. Raises OSError, SafetensorError or KeyError for another file."""
+        return cls(frozenset(bytes(row) for row in load_file(file)[_KEY].tolist()))
+
+    def save(self, file: Path) -> None:
+        """Write the hashes as safetensors."""
+        rows = torch.tensor([list(found) for found in sorted(self.hashes)], dtype=torch.uint8)
+        file.write_bytes(save({_KEY: rows.reshape(-1, _BYTES)}))
+
+    def within(self, blocks: Tensor) -> Tensor:
+        """Which of some blocks, token ids (blocks, context), hold a window that was seen: (blocks,), bool."""
+        found = [any(window in self.hashes for window in _windows(block, 1)) for block in blocks]
+        return torch.tensor(found, dtype=torch.bool)
+
+
+def _tiles(blocks: Tensor) -> Iterator[bytes]:
+    for block in blocks:
+        yield from _windows(block, WINDOW)
+        yield from _windows(block[-WINDOW:], 1)  # where the last window would stick out
+
+
+def _windows(block: Tensor, step: int) -> Iterator[bytes]:
+    """Hashes of the windows of one block of token ids, `step` tokens apart."""
+    raw = block.to(torch.int32).numpy().astype("<i4").tobytes()
+    width = min(WINDOW, block.numel())
+    for start in range(0, block.numel() - width + 1, step):
+        yield hashlib.blake2b(raw[4 * start : 4 * (start + width)], digest_size=_BYTES).digest()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from isthmus.eval.seen import WINDOW, Seen
+
+TEXT = torch.arange(10_000, 10_000 + 6 * 160)
+TRAINED = TEXT[160:480].view(2, 160)
+
+
+def shares(block: torch.Tensor) -> int:
+    """The length of the longest run of a block (of TEXT) that was trained on."""
+    return int(torch.isin(block, TRAINED).sum())
+
+
+def test_whoever_shares_a_window_with_what_was_trained_on_is_known() -> None:
+    seen = Seen.of([TRAINED])
+    for start in range(len(TEXT) - 160):
+        block = TEXT[start : start + 160]
+        if shares(block) == 0:
+            assert not seen.within(block[None]).any()
+        elif shares(block) >= WINDOW:
+            assert seen.within(block[None]).all(), start
+
+
+def test_blocks_shorter_than_a_window_are_known_whole() -> None:
+    blocks = torch.arange(40).view(4, 10)
+    assert Seen.of([blocks[1:3]]).within(blocks).tolist() == [False, True, True, False]
+    assert Seen().within(blocks).tolist() == [False] * 4
+
+
+def test_it_comes_back_and_holds_no_text(tmp_path: Path) -> None:
+    seen = Seen.of([TRAINED, TRAINED + 5])
+    seen.save(tmp_path / "seen.safetensors")
+    assert Seen.load(tmp_path / "seen.safetensors") == seen
+    stored = load_file(tmp_path / "seen.safetensors")
+    assert [(name, value.shape[1], value.dtype) for name, value in stored.items()] == [("windows", 8, torch.uint8)]
+    Seen().save(tmp_path / "empty.safetensors")
+    assert Seen.load(tmp_path / "empty.safetensors") == Seen()
+    (tmp_path / "other.safetensors").write_bytes(b"no")
+    with pytest.raises(SafetensorError):
+        Seen.load(tmp_path / "other.safetensors")
