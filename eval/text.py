@@ -13,7 +13,7 @@ import re
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -208,6 +208,8 @@ def labelled_blocks(
 ) -> tuple[Blocks, ...]:
     """The blocks of every corpus that `specs` name (`corpus`, `blocks`).
 
+    Text comes twice in many corpora: fit blocks that repeat what is measured on, of any label, are dropped (`Seen`).
+
     Raises BadInput for two texts of one label, for token ids outside the `vocabulary`, and as `corpus` and `blocks` do.
     """
     found: dict[str, Blocks] = {}
@@ -233,7 +235,8 @@ def labelled_blocks(
                 "it belongs to another model"
             )
         found[source.label] = part
-    return tuple(found.values())
+    measured = Seen.of(part for text in found.values() for part in (text.report, text.select))
+    return tuple(replace(text, fit=text.fit[~measured.within(text.fit)]) for text in found.values())
 
 
 def blocks(

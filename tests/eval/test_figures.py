@@ -34,10 +34,10 @@ def legend(found: dict) -> list[str]:
 
 
 def test_the_figure_names_what_it_draws() -> None:
-    merged = "merge, t = 0.5"
-    assert legend(report()) == ["without alignment", "straight line, aligned", "polychain", merged]
-    assert legend(report(bends=0)) == ["without alignment", "straight line, aligned", merged]
-    assert legend(report(method="none", bends=0)) == ["straight line", merged]
+    points = ["ensemble of A and B", "merge, t = 0.5"]
+    assert legend(report()) == ["without alignment", "straight line, aligned", "polychain", *points]
+    assert legend(report(bends=0)) == ["without alignment", "straight line, aligned", *points]
+    assert legend(report(method="none", bends=0)) == ["straight line", *points]
 
 
 def test_figures_become_pictures() -> None:

@@ -151,6 +151,18 @@ def test_text_that_training_has_seen_is_left_out(tmp_path: Path) -> None:
         blocks(source, Bytes(), context=100, seen=everything)
 
 
+def test_nothing_is_trained_on_that_repeats_what_is_measured_on(tmp_path: Path) -> None:
+    first = numbered(tmp_path, 1000)
+    second = write(tmp_path / "again.txt", Path(first).read_text() + Path(first).read_text())
+    amounts = {"fit_tokens": 5000, "select_tokens": 1000, "report_tokens": 1000}
+    found = labelled_blocks([first, second], Bytes(), context=100, vocabulary=256, seed=3, **amounts)
+    assert [(len(part.select), len(part.report)) for part in found] == [(10, 10)] * 2
+    measured = {tuple(row) for part in found for rows in (part.select, part.report) for row in rows.tolist()}
+    for part in found:
+        assert 10 < len(part.fit) < 50
+        assert not measured & {tuple(row) for row in part.fit.tolist()}
+
+
 def test_the_seed_decides(tmp_path: Path) -> None:
     source = corpus(numbered(tmp_path, 1000))
     first, again, other = (blocks(source, Bytes(), context=16, seed=seed) for seed in (0, 0, 1))
