@@ -21,18 +21,18 @@ _KEY, _BYTES = "windows", 8
 
 @dataclass(frozen=True)
 class Seen:
-    """Hashes (BLAKE2b, 8 bytes) of windows of `WINDOW` tokens, or of whole blocks where these are shorter.
-
-    The windows tile every block that was trained on, so that another block that shares `WINDOW` tokens with one of them
-    at its beginning or its end is known at any offset.
-    """
+    """Hashes (BLAKE2b, 8 bytes) of windows of `WINDOW` tokens, or of whole blocks where these are shorter."""
 
     hashes: frozenset[bytes] = frozenset()
 
     @classmethod
-    def of(cls, parts: Iterable[Tensor]) -> Seen:
-        """What remembers the token ids of some parts, each (blocks, context)."""
-        return cls(frozenset(found for blocks in parts for found in _tiles(blocks)))
+    def of(cls, parts: Iterable[Tensor], *, every: int = WINDOW) -> Seen:
+        """What remembers the token ids of some parts, each (blocks, context), by a window `every` so many tokens.
+
+        With 1, every run of `WINDOW` tokens is known again. With `WINDOW` the windows tile the blocks, and other blocks
+        that share at least as many tokens with the beginning or the end of one of them are known.
+        """
+        return cls(frozenset(found for blocks in parts for block in blocks for found in _tiles(block, every)))
 
     @classmethod
     def load(cls, file: Path) -> Seen:
@@ -50,10 +50,9 @@ class Seen:
         return torch.tensor(found, dtype=torch.bool)
 
 
-def _tiles(blocks: Tensor) -> Iterator[bytes]:
-    for block in blocks:
-        yield from _windows(block, WINDOW)
-        yield from _windows(block[-WINDOW:], 1)  # where the last window would stick out
+def _tiles(block: Tensor, every: int) -> Iterator[bytes]:
+    yield from _windows(block, every)
+    yield from _windows(block[-WINDOW:], 1)  # where the last window would stick out
 
 
 def _windows(block: Tensor, step: int) -> Iterator[bytes]:

@@ -235,7 +235,7 @@ def labelled_blocks(
                 "it belongs to another model"
             )
         found[source.label] = part
-    measured = Seen.of(part for text in found.values() for part in (text.report, text.select))
+    measured = Seen.of((part for text in found.values() for part in (text.report, text.select)), every=1)
     return tuple(replace(text, fit=text.fit[~measured.within(text.fit)]) for text in found.values())
 
 

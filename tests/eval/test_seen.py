@@ -28,6 +28,14 @@ def test_whoever_shares_a_window_with_what_was_trained_on_is_known() -> None:
             assert seen.within(block[None]).all(), start
 
 
+def test_every_window_of_what_was_seen_is_known_where_that_is_asked() -> None:
+    seen = Seen.of([TRAINED], every=1)
+    middle = torch.cat([torch.arange(50), TRAINED[0, 30 : 30 + WINDOW], torch.arange(46)])
+    assert seen.within(middle[None]).all()
+    assert not Seen.of([TRAINED]).within(middle[None]).any()
+    assert not seen.within(torch.cat([torch.arange(50), TRAINED[0, 30 : 29 + WINDOW], torch.arange(47)])[None]).any()
+
+
 def test_blocks_shorter_than_a_window_are_known_whole() -> None:
     blocks = torch.arange(40).view(4, 10)
     assert Seen.of([blocks[1:3]]).within(blocks).tolist() == [False, True, True, False]
