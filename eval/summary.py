@@ -22,7 +22,7 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the loss table: its losses by label, then their mean, in nats per token."""
+    """One model of the loss table: its losses by label, then their mean where there are several, in nats per token."""
 
     model: str
     losses: tuple[float, ...]
@@ -43,8 +43,9 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, .
     rows = []
     for model, losses in found:
         values = [losses[label] for label in labels]
-        rows.append(Row(model, (*values, sum(values) / len(values)), is_merge=model == merged))
-    return (*labels, "mean"), tuple(rows)
+        mean = [sum(values) / len(values)] if len(labels) > 1 else []
+        rows.append(Row(model, (*values, *mean), is_merge=model == merged))
+    return labels + ("mean",) * (len(labels) > 1), tuple(rows)
 
 
 def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:

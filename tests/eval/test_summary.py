@@ -31,6 +31,9 @@ def test_the_table_has_all_models_and_the_mean() -> None:
     assert [row.model for row in rows] == ["A: a", "B: b", "naive average", "merge at t = 0.5", "ensemble of A and B"]
     assert rows[3].losses == pytest.approx((2.5, 2.7, 2.6))
     assert [row.is_merge for row in rows] == [False, False, False, True, False]
+    columns, rows = loss_table(report(data=[{"label": "x"}]))
+    assert columns == ("x",)
+    assert rows[3].losses == (2.5,)
 
 
 @pytest.mark.parametrize(
