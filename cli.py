@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from rich.console import Console
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 TRAINING = "Training of bends"
-CURVES = ("polychain", "bezier")
 
 app = typer.Typer(
     add_completion=False,
@@ -51,6 +50,8 @@ DtypeChoice = Literal["auto", "float32", "float16", "bfloat16"]
 BendOptimizerChoice = Literal["auto", "adamw", "muon", "lion"]
 StartChoice = Literal["restored", "midpoint"]
 PrecisionChoice = Literal["no", "bf16"]
+CurveChoice = Literal["polychain", "bezier"]
+CURVES = get_args(CurveChoice)
 
 Model = Annotated[
     str,
@@ -79,6 +80,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Tokens = Annotated[
     int, typer.Option("--tokens", min=1, help="Tokens of each text to select on, and as many to report on.")
+]
+Align = Annotated[
+    AlignChoice,
+    typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
 ]
 PathOption = Annotated[
     str,
@@ -255,10 +260,7 @@ def merge(
     b: Model,
     output: Output,
     data: Data = None,
-    align: Annotated[
-        AlignChoice,
-        typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
-    ] = "auto",
+    align: Align = "auto",
     path: PathOption = "linear",
     t: Annotated[str, typer.Option("--t", help="The merge point: auto, or a number from 0 (A) to 1 (B).")] = "auto",
     objective: Annotated[
@@ -382,11 +384,10 @@ def train_path(
     b: Model,
     output: Output,
     data: Data = None,
-    align: Annotated[
-        AlignChoice,
-        typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
-    ] = "auto",
-    path: Annotated[str, typer.Option("--path", help="polychain or bezier.")] = "polychain",
+    align: Align = "auto",
+    path: Annotated[
+        CurveChoice, typer.Option("--path", help="Straight segments through the bends, or a smooth curve towards them.")
+    ] = "polychain",
     bends: Bends = 1,
     steps: Steps = 300,
     bend_optimizer: BendOptimizer = "auto",
@@ -413,8 +414,6 @@ def train_path(
     """
     from isthmus.checkpoint.saving import require_free
 
-    if path not in CURVES:
-        raise BadInput(f"--path {path}: what is trained is {' or '.join(CURVES)}")
     require_free(output, overwrite=overwrite)
     chosen = _path(
         path,
@@ -688,7 +687,7 @@ def _path(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartCho
         from isthmus.merge.bends import BendTraining
         from isthmus.merge.curve import CurvePlan
 
-        return CurvePlan(path, bends, optimizer, start, BendTraining(**training))  # type: ignore[arg-type]
+        return CurvePlan(cast(CurveChoice, path), bends, optimizer, start, BendTraining(**training))
     if not Path(path).is_dir():
         raise BadInput(f"--path {path}: give linear, {', '.join(CURVES)}, or a directory that `isthmus path` wrote")
     return Path(path)

@@ -1,7 +1,8 @@
 """Text that was trained on, known again by hashes of its windows, from which nobody can read it.
 
-A path that was trained in one command is measured in another, where the text may be cut elsewhere: blocks that hold
-a window of what was trained on are left out there, so that nothing is chosen or reported on it.
+Many corpora say things twice, so blocks that hold what is measured on are not trained on. And a path that was trained
+in one command is measured in another, where the text may be cut elsewhere: blocks that hold a window of what was
+trained on are left out there, so that nothing is chosen or reported on it.
 """
 
 from __future__ import annotations

@@ -40,12 +40,13 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, .
     merged = f"merge at t = {point['t']:g}"
     found.append((merged, point["losses"]))
     found.append(("ensemble of A and B", baselines["ensemble"]["losses"]))
-    rows = []
+    several, rows = len(labels) > 1, []
     for model, losses in found:
         values = [losses[label] for label in labels]
-        mean = [sum(values) / len(values)] if len(labels) > 1 else []
-        rows.append(Row(model, (*values, *mean), is_merge=model == merged))
-    return labels + ("mean",) * (len(labels) > 1), tuple(rows)
+        if several:
+            values.append(sum(values) / len(values))
+        rows.append(Row(model, tuple(values), is_merge=model == merged))
+    return (*labels, "mean") if several else labels, tuple(rows)
 
 
 def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -210,7 +209,8 @@ def labelled_blocks(
 
     Text comes twice in many corpora: fit blocks that repeat what is measured on, of any label, are dropped (`Seen`).
 
-    Raises BadInput for two texts of one label, for token ids outside the `vocabulary`, and as `corpus` and `blocks` do.
+    Raises BadInput for two texts of one label, for token ids outside the `vocabulary`, for text that is nothing but
+    repetitions, and as `corpus` and `blocks` do.
     """
     found: dict[str, Blocks] = {}
     for source in map(corpus, specs):
@@ -236,7 +236,18 @@ def labelled_blocks(
             )
         found[source.label] = part
     measured = Seen.of((part for text in found.values() for part in (text.report, text.select)), every=1)
-    return tuple(replace(text, fit=text.fit[~measured.within(text.fit)]) for text in found.values())
+    return tuple(_without(measured, text) for text in found.values())
+
+
+def _without(measured: Seen, text: Blocks) -> Blocks:
+    """One label's blocks without the fit blocks that hold what is measured on."""
+    fit = text.fit[~measured.within(text.fit)]
+    if len(text.fit) and not len(fit):
+        raise BadInput(
+            f"the text '{text.label}' repeats itself: nothing is left to train on that is not measured on, too; "
+            "give text that says more"
+        )
+    return replace(text, fit=fit)
 
 
 def blocks(
@@ -291,21 +302,20 @@ def _tokens(source: Corpus, tokenizer: Tokenizer, seed: int) -> Iterator[list[in
 
 def _table(pieces: Iterator[list[int]], context: int, needed: int, seen: Seen | None) -> tuple[Tensor, int]:
     """At least `needed` unseen blocks, (blocks, context), or all there are; and the number of tokens read for them."""
-    kept = torch.empty(0, context, dtype=torch.int64)
+    kept = [torch.empty(0, context, dtype=torch.int64)]
     pending: list[int] = []
-    read = 0
-    for piece in chain(pieces, [None]):
-        read += len(piece or ())
-        pending.extend(piece or ())
-        if piece is not None and len(pending) < (needed - len(kept)) * context:
-            continue
+    read = available = 0
+    for piece in pieces:
+        read += len(piece)
+        pending.extend(piece)
         whole = len(pending) // context * context
         found = torch.tensor(pending[:whole], dtype=torch.int64).view(-1, context)
         del pending[:whole]
-        kept = torch.cat([kept, found[~seen.within(found)] if seen else found])
-        if len(kept) >= needed:
+        kept.append(found[~seen.within(found)] if seen else found)
+        available += len(kept[-1])
+        if available >= needed:
             break
-    return kept, read
+    return torch.cat(kept), read
 
 
 def _scaled(counts: Mapping[str, int], available: int) -> dict[str, int]:

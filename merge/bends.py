@@ -98,10 +98,11 @@ class Batches:
         for label, blocks in fit.items():
             count = blocks.shape[0]
             if wanted > MAX_PASSES * count:
+                limit = int(MAX_PASSES * count * len(fit) / training.batch)
                 raise BadInput(
                     f"the text '{label}' has {count * blocks.shape[1]:,} tokens to train on, too few for "
                     f"{training.steps} steps, which would read them {wanted / max(1, count):.0f} times: give more "
-                    f"text, or at most --steps {int(MAX_PASSES * count * len(fit) / training.batch)}"
+                    f"text{f', or at most --steps {limit}' if limit else ''}"
                 )
             passes = [torch.randperm(count, generator=generator) for _ in range(-(-wanted // count))]
             orders.append(first + torch.cat(passes)[:wanted])

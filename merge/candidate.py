@@ -14,6 +14,7 @@ from isthmus.align.families import family
 from isthmus.align.pipeline import Aligned, align_states
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.eval.loss import LossMeter
+from isthmus.eval.seen import Seen
 from isthmus.eval.text import Blocks
 from isthmus.merge.curve import CurvePlan, train_curve, training_record
 from isthmus.merge.path import WeightPath
@@ -29,7 +30,7 @@ from isthmus.merge.training_state import TrainingState
 class Candidate:
     """One alignment, how many seconds it took, a path, and the search on the select text (None without text).
 
-    `training` is what the report says of a curved path's training.
+    `training` is what the report says of a curved path's training, `seen` the text that it was trained on.
     """
 
     aligned: Aligned
@@ -37,6 +38,7 @@ class Candidate:
     path: WeightPath
     search: Search | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
 
     @property
     def line(self) -> WeightPath:
@@ -105,13 +107,15 @@ class Chooser:
             kept=keep_in,
         )
         record = {**training_record(plan, trained), "fit_on": list(fit_on)}
-        return self._searched(replace(chosen, path=trained.path, training=record), plan.kind)
+        bent = replace(chosen, path=trained.path, training=record, seen=Seen.of(fit.values()))
+        return self._searched(bent, plan.kind)
 
     def stored(self, found: StoredPath) -> Candidate:
         """The candidate of a path that was trained before."""
         alignment = found.alignment
         aligned = Aligned(found.path.a, found.path.b, alignment.config(self.first.config), alignment, 0.0)
-        return self._searched(Candidate(aligned, 0.0, found.path, training=found.training), found.path.kind)
+        candidate = Candidate(aligned, 0.0, found.path, training=found.training, seen=found.seen)
+        return self._searched(candidate, found.path.kind)
 
     def restored(self, chosen: Candidate, t: float) -> tuple[Mapping[str, Tensor], dict[str, float | bool]]:
         """The point at `t` with its spectrum restored, or as it is where the loss would rise; and what was found."""

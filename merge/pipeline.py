@@ -179,11 +179,9 @@ def merge(
 
     chooser = Chooser(first, second, text, device=device, seed=seed, progress=progress)
     kept: TrainingState | None = None
-    seen = stored.seen if stored else Seen()
     chosen = chooser.stored(stored) if stored else chooser.best(_methods(align, known))
     if isinstance(path, CurvePlan):
         labels = _labels(text, fit_on)
-        seen = Seen.of(part.fit for part in text if part.label in labels)
         if keep_in is not None:
             kept = _training_state(keep_in, first, second, chosen, path, text, labels)
         chosen = chooser.bent(chosen, path, labels, kept)
@@ -242,7 +240,7 @@ def merge(
         report,
         spectra,
         told,
-        seen,
+        chosen.seen,
         kept,
     )
 

@@ -95,3 +95,14 @@ def test_a_browser_draws_every_chart(page: Path, tmp_path: Path) -> None:
     assert re.search(r'id="loss-read"[^>]*>t = \d', done.stdout)
     assert "NaN" not in re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
     assert "Uncaught" not in done.stderr
+
+
+def test_a_single_text_needs_no_choice_between_texts(page: Path, tmp_path: Path) -> None:
+    merged = isthmus.merge(
+        EMBEDDED / "docs", EMBEDDED / "code", data=DATA[:1], tokens=256, align="none", measure_spectrum=False
+    )
+    merged.save(tmp_path / "out")
+    for file, hidden in ((page, False), (tmp_path / "out" / "report.html", True)):
+        controls = [attributes for tag, attributes in Tags(file.read_text()).found if tag == "div"]
+        first = next(attributes for attributes in controls if attributes.get("class") == "controls")
+        assert ("hidden" in first) == hidden

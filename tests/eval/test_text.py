@@ -151,16 +151,36 @@ def test_text_that_training_has_seen_is_left_out(tmp_path: Path) -> None:
         blocks(source, Bytes(), context=100, seen=everything)
 
 
+def spelt(row: list[int]) -> str:
+    return bytes(token - 1 for token in row).decode()
+
+
+AMOUNTS = {"fit_tokens": 5000, "select_tokens": 1000, "report_tokens": 1000}
+
+
 def test_nothing_is_trained_on_that_repeats_what_is_measured_on(tmp_path: Path) -> None:
-    first = numbered(tmp_path, 1000)
-    second = write(tmp_path / "again.txt", Path(first).read_text() + Path(first).read_text())
-    amounts = {"fit_tokens": 5000, "select_tokens": 1000, "report_tokens": 1000}
-    found = labelled_blocks([first, second], Bytes(), context=100, vocabulary=256, seed=3, **amounts)
+    """Two texts say the same seventy times, 66 characters each, in the middle of other words."""
+    said = [f"<{i:02d}>" + f"{i:07d}" * 8 + "......" for i in range(70)]
+    specs = [
+        write(tmp_path / f"{name}.txt", "".join(f"{name}{i:02d}{before}{said[i]}{after}" for i in order))
+        for name, before, after, order in (
+            ("a", "-" * 9, "+" * 22, range(70)),
+            ("b", "*" * 21, "=" * 10, range(69, -1, -1)),
+        )
+    ]
+    found = labelled_blocks(specs, Bytes(), context=100, vocabulary=256, seed=3, **AMOUNTS)
     assert [(len(part.select), len(part.report)) for part in found] == [(10, 10)] * 2
-    measured = {tuple(row) for part in found for rows in (part.select, part.report) for row in rows.tolist()}
+    measured = "".join(spelt(row) for part in found for row in [*part.select.tolist(), *part.report.tolist()])
     for part in found:
         assert 10 < len(part.fit) < 50
-        assert not measured & {tuple(row) for row in part.fit.tolist()}
+        assert not any(said[int(spelt(row)[1:3])] in measured for row in part.fit.tolist())
+
+
+def test_text_that_only_repeats_itself_leaves_nothing_to_train_on(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.txt", "all work and no play " * 500)
+    with pytest.raises(BadInput, match="the text 'x' repeats itself: nothing is left to train on"):
+        labelled_blocks([source], Bytes(), context=100, vocabulary=256, **AMOUNTS)
+    assert len(labelled_blocks([source], Bytes(), context=100, vocabulary=256)[0].report) > 1
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

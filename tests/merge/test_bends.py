@@ -113,6 +113,8 @@ def test_too_little_text_says_what_would_do() -> None:
     with pytest.raises(BadInput, match=message):
         train(BendTraining(steps=13, batch=8))
     assert train(BendTraining(steps=12, batch=8, patience=1)).steps > 0
+    with pytest.raises(BadInput, match=r"which would read them 96 times: give more text$"):
+        Batches({"x": FIT["x"][:1]}, BendTraining(steps=12, batch=8))
 
 
 def test_a_batch_that_cannot_be_shared() -> None:

@@ -73,7 +73,7 @@ def test_one_changed_weight_is_another_model(stored, pair, tmp_path: Path) -> No
         read_path(stored[0], pair[0], load(tmp_path / "b"))
 
 
-@pytest.mark.parametrize("file", ["path.json", "bends.safetensors", "alignment.safetensors"])
+@pytest.mark.parametrize("file", ["path.json", "bends.safetensors", "alignment.safetensors", "seen.safetensors"])
 def test_a_damaged_path_is_refused(stored, pair, file: str) -> None:
     directory, _ = stored
     (directory / file).write_bytes((directory / file).read_bytes()[:40])
