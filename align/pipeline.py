@@ -80,5 +80,6 @@ def align_checkpoints(
 
     Raises IncompatibleModels, before any weight is read, when they do not; and what `align_states` raises.
     """
-    first, second = open_pair(a, b, families=FAMILIES)
+    pair = open_pair(a, b, families=FAMILIES)
+    first, second = pair.first, pair.second
     return align_states(first.state, second.state, first.config, method, seed=seed, on_sweep=on_sweep)

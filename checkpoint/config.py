@@ -20,8 +20,10 @@ def read_facts(source: Source) -> dict[str, Any]:
     Raises BadInput for a model that is defined by its repository's own code, or that is quantized.
     """
     facts = source.json("config.json")
-    if "auto_map" in facts:
-        raise BadInput(f"'{source.name}' is defined by code in its repository, which isthmus never runs")
+    settings = source.json("tokenizer_config.json") if "tokenizer_config.json" in source.files else {}
+    for file, said in (("config.json", facts), ("tokenizer_config.json", settings)):
+        if "auto_map" in said:
+            raise BadInput(f"'{source.name}' is defined by code in its repository ({file}), which isthmus never runs")
     if not isinstance(facts.get("model_type"), str):
         raise BadInput(f"config.json of '{source.name}' has no model_type: it was not saved by transformers")
     if "quantization_config" in facts:
@@ -43,6 +45,12 @@ def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
         return CONFIG_MAPPING[kind].from_dict(dict(facts))
     except Exception as error:
         raise CorruptCheckpoint(f"config.json of '{model}' is not valid: {error}") from None
+
+
+def vocabulary_rows(facts: Mapping[str, Any], model: str) -> int:
+    """The rows of the embedding. Raises as `build_config` does."""
+    rows = facts.get("vocab_size")
+    return rows if isinstance(rows, int) else int(build_config(facts, model).vocab_size)
 
 
 def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = None) -> Schema:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,30 +28,44 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def bytes(self) -> int:
+        """The bytes of its data."""
+        return math.prod(self.shape) * ITEM_BITS[self.dtype] // 8
+
 
 def read_header(path: Path, model: str) -> dict[str, TensorInfo]:
     """The header of a local safetensors file; `model` is the name used in messages.
 
     Raises CorruptCheckpoint when the file is truncated or the header does not describe it.
     """
-    where = f"'{path.name}' of '{model}'"
-    size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(MAX_HEADER, size - 8):
-            raise CorruptCheckpoint(f"{where} is truncated or not a safetensors file: fetch it again")
-        raw = file.read(length)
+
+        def read(start: int, stop: int) -> bytes:
+            file.seek(start)
+            return file.read(stop - start)
+
+        return header_from(read, path.stat().st_size, f"'{path.name}' of '{model}'")
+
+
+def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dict[str, TensorInfo]:
+    """The header of a safetensors file of `size` bytes, of which `read` gives those from a start up to a stop.
+
+    `where` names the file in messages. Raises CorruptCheckpoint as `read_header` does.
+    """
+    length = int.from_bytes(read(0, 8), "little") if size >= 8 else MAX_HEADER + 1
+    if length > min(MAX_HEADER, size - 8):
+        raise CorruptCheckpoint(f"{where} is truncated or not a safetensors file: fetch it again")
     try:
-        header = json.loads(raw)
+        header = json.loads(read(8, 8 + length))
         header.pop("__metadata__", None)
         infos = {name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
         spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
-        sizes = {name: math.prod(info.shape) * ITEM_BITS[info.dtype] // 8 for name, info in infos.items()}
         honest = all(
-            entry["data_offsets"][1] - entry["data_offsets"][0] == sizes[name] for name, entry in header.items()
+            entry["data_offsets"][1] - entry["data_offsets"][0] == infos[name].bytes for name, entry in header.items()
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        honest &= all(isinstance(axis, int) and axis >= 0 for info in infos.values() for axis in info.shape)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise CorruptCheckpoint(f"the header of {where} is damaged: fetch the file again") from None
     end = 0
     for begin, stop in spans:

@@ -2,31 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from isthmus.checkpoint.check import check
+from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.model import Families
+from isthmus.checkpoint.source import CONFIGURATION_FILES
+from isthmus.checkpoint.vocabulary import Growth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def open_pair(
-    a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, families: Families | None = None
-) -> tuple[Checkpoint, Checkpoint]:
+@dataclass(frozen=True)
+class Pair:
+    """Two checkpoints of one form. Where the vocabulary of one grew (`growth`), both have the shared rows alone.
+
+    `whole` are the two with all of their rows.
+    """
+
+    first: Checkpoint
+    second: Checkpoint
+    whole: tuple[Checkpoint, Checkpoint]
+    growth: Growth | None = None
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the shared rows: that of the first that has one. Raises BadInput when neither has."""
+        if self.growth is not None:
+            return self.whole[1 - self.growth.owner].tokenizer()
+        return (self.first if self.first.has_tokenizer else self.second).tokenizer()
+
+    def small_files(self) -> dict[str, Path]:
+        """The small files of a merge: those of the first, with the tokenizer of the model that has all tokens."""
+        keeper = self.first if self.first.has_tokenizer else self.second
+        if self.growth is not None:
+            keeper = self.whole[self.growth.owner]
+        if keeper is self.first or keeper is self.whole[0]:
+            return self.first.files
+        own = {name: path for name, path in self.first.files.items() if name in CONFIGURATION_FILES}
+        return {name: path for name, path in keeper.files.items() if name not in CONFIGURATION_FILES} | own
+
+
+def open_pair(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, families: Families | None = None) -> Pair:
     """Both checkpoints, checked against each other before a weight is downloaded or read; untied alike when one is.
 
     Raises IncompatibleModels when they cannot be merged, and what `check` and `load` raise.
     """
-    check(*(x.reference if isinstance(x, Checkpoint) else x for x in (a, b)), families=families).require()
+    result = check(*(x.reference if isinstance(x, Checkpoint) else x for x in (a, b)), families=families)
+    result.require()
     first, second = (x if isinstance(x, Checkpoint) else load(x, families=families) for x in (a, b))
     if bool(first.schema.tied) != bool(second.schema.tied):
         first, second = first.untied(), second.untied()
-    return first, second
+    growth = result.growth[0]
+    if growth is None:
+        return Pair(first, second, (first, second))
+    narrow_first, narrow_second = (narrowed(side, growth.shared, families) for side in (first, second))
+    return Pair(narrow_first, narrow_second, (first, second), growth)
 
 
-def tokenizer_of(first: Checkpoint, second: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer for both: that of the first that has one. Raises BadInput when neither has."""
-    return (first if first.has_tokenizer else second).tokenizer()
+def narrowed(checkpoint: Checkpoint, rows: int, families: Families | None = None) -> Checkpoint:
+    """The same model with the first `rows` rows of its vocabulary."""
+    facts = {**checkpoint.facts, "vocab_size": rows}
+    schema = schema_of(facts, checkpoint.name, families)
+    return replace(checkpoint, facts=facts, schema=schema, state=_FirstRows(checkpoint.state, schema.shapes))
+
+
+class _FirstRows(Mapping[str, Tensor]):
+    """A state of which some tensors have more rows than `shapes` says."""
+
+    def __init__(self, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]):
+        self._state, self._shapes = state, shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._state[name]
+        return tensor if tuple(tensor.shape) == self._shapes[name] else tensor[: self._shapes[name][0]].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)

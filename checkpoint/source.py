@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, ModelNotFound
-from isthmus.checkpoint.headers import TensorInfo, read_header
+from isthmus.checkpoint.errors import CorruptCheckpoint, ModelNotFound
+from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
+from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+CONFIGURATION_FILES = ("config.json", "generation_config.json")
 SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
+    *CONFIGURATION_FILES,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -24,53 +31,76 @@ SMALL_FILES = (
 )
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+AT_ONCE = 8
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of a file without reading it: bytes, and on the Hub a digest of its content."""
+
+    size: int | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the Hub says of a repository: who may read it. On disk nobody is kept out."""
+
+    gated: bool = False
+    private: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source:
-    """The files of one model. Hub files are fetched when asked for, through the cache; nothing else is."""
+    """The files of one model. Hub files are fetched when asked for, through the cache; nothing else is.
+
+    `files` are those of its folder, by name; `repository` is what the Hub says of it.
+    """
 
     def __init__(self, reference: Reference):
         self.reference, self.name = reference, reference.name
         self.revision: str | None = None
-        if reference.directory is not None:
-            self.files = self._local_files(reference.directory)
-        else:
-            self.files = self._hub_files()
+        self.repository = Repository()
+        self.files = self._local_files(reference.directory) if reference.directory is not None else self._hub_files()
         if "config.json" not in self.files:
-            raise ModelNotFound(
-                f"'{self.name}' holds no config.json: give a model saved by transformers' save_pretrained"
-            )
+            adapter = "adapter_config.json" in self.files
+            advice = "merge the adapter into its base model first" if adapter else "give a model saved by transformers"
+            raise ModelNotFound(f"'{self.name}' holds no config.json: {advice}")
 
-    def _local_files(self, directory: Path) -> set[str]:
+    def _local_files(self, directory: Path) -> dict[str, FileFacts]:
         if not directory.is_dir():
             raise ModelNotFound(f"there is no directory '{directory.name}': check the path")
-        return {path.name for path in directory.iterdir() if path.is_file()}
+        return {path.name: FileFacts(path.stat().st_size) for path in directory.iterdir() if path.is_file()}
 
-    def _hub_files(self) -> set[str]:
+    def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants
 
-        repo, prefix = self.reference.repo_id, self.reference.subfolder
+        repo, prefix = str(self.reference.repo_id), self.reference.subfolder
         depth = len(PurePosixPath(self._within("config.json")).parts) - 1
-        names: list[str] = []
+        found: dict[str, FileFacts] = {}
         if not constants.HF_HUB_OFFLINE:
             try:
-                info = _translated(self.name, lambda: HfApi().model_info(str(repo), revision=self.reference.revision))
+                info = ask(
+                    self.name,
+                    lambda: HfApi().model_info(repo, revision=self.reference.revision, files_metadata=True),
+                )
                 self.revision = info.sha
-                names = [sibling.rfilename for sibling in info.siblings or []]
-                if self._within("config.json") in names:
+                metadata = info.card_data.to_dict() if info.card_data else {}
+                self.repository = Repository(bool(info.gated), bool(info.private), metadata)
+                found = {sibling.rfilename: _facts(sibling) for sibling in info.siblings or []}
+                if self._within("config.json") in found:
                     # Asked for by its branch, so that the cache knows, once offline, where the branch pointed.
                     self.revision = self._fetch("config.json", self.reference.revision).parents[depth].name
-            except _Unreachable as error:
-                names = self._cached_files(error)
+            except Unreachable as error:
+                found = self._cached_files(error)
         else:
-            names = self._cached_files(None)
+            found = self._cached_files(None)
         if prefix is not None:
-            names = [str(PurePosixPath(n).relative_to(prefix)) for n in names if n.startswith(f"{prefix}/")]
-        return {name for name in names if "/" not in name}
+            inside = {name: facts for name, facts in found.items() if name.startswith(f"{prefix}/")}
+            found = {str(PurePosixPath(name).relative_to(prefix)): facts for name, facts in inside.items()}
+        return {name: facts for name, facts in found.items() if "/" not in name}
 
-    def _cached_files(self, error: _Unreachable | None) -> list[str]:
+    def _cached_files(self, error: Unreachable | None) -> dict[str, FileFacts]:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -84,25 +114,51 @@ class Source:
                 f"{why} and '{self.name}' is not in the cache: connect once, or give a directory"
             ) from None
         self.revision = folder.name
-        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): FileFacts(path.stat().st_size) for path in files}
 
     def path(self, filename: str) -> Path:
-        """The local path of a file, fetched into the cache when the model is on the Hub."""
+        """The local path of a file, fetched into the cache when the model is on the Hub.
+
+        Raises CorruptCheckpoint for a link that leads out of the model's folder.
+        """
         if self.reference.directory is not None:
-            return self.reference.directory / filename
+            path = self.reference.directory / filename
+            if path.is_symlink():
+                self._require_inside(path)
+            return path
+        from huggingface_hub import constants
+
         try:
             return self._fetch(filename, self.revision)
-        except _Unreachable:
+        except Unreachable:
+            why = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
             raise ModelNotFound(
-                f"the Hub cannot be reached and '{filename}' of '{self.name}' is not in the cache: "
-                "connect, and try again"
+                f"{why} and '{filename}' of '{self.name}' is not in the cache: connect, and try again"
             ) from None
+
+    def _require_inside(self, path: Path) -> None:
+        folder = path.parent.resolve()
+        # A snapshot in the Hub's cache is made of links to the blobs beside it.
+        caches = [root for root in folder.parents if (root / "snapshots").is_dir() and (root / "blobs").is_dir()]
+        target = path.resolve()
+        if not any(target.is_relative_to(root) for root in (folder, *caches)):
+            raise CorruptCheckpoint(
+                f"'{path.name}' of '{self.name}' is a link that leads out of the model's folder: put the file there"
+            )
 
     def _fetch(self, filename: str, revision: str | None) -> Path:
         from huggingface_hub import hf_hub_download
 
         repo, path = str(self.reference.repo_id), self._within(filename)
-        return Path(_translated(self.name, lambda: hf_hub_download(repo, path, revision=revision)))
+        return Path(ask(self.name, lambda: hf_hub_download(repo, path, revision=revision)))
+
+    def fetch(self, filenames: Iterable[str]) -> None:
+        """Fetch those of some small files that exist, several at once, so that `path` finds them in the cache."""
+        wanted = [name for name in filenames if name in self.files]
+        if self.reference.directory is None:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(self.path, wanted))
 
     def is_local(self, filename: str) -> bool:
         """Whether a file can be read without the network: on disk, or in the cache."""
@@ -120,14 +176,34 @@ class Source:
         """A small JSON file. Raises CorruptCheckpoint when it is not one."""
         try:
             content = json.loads(self.path(filename).read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError):
+        except (ValueError, UnicodeDecodeError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise CorruptCheckpoint(f"'{filename}' of '{self.name}' is not valid JSON: fetch it again") from None
         return content
 
+    @cached_property
+    def card(self) -> str:
+        """The text of the model card, empty without one."""
+        if "README.md" not in self.files:
+            return ""
+        return self.path("README.md").read_text(encoding="utf-8", errors="replace")
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata of the model card (licence, base models, ...): as the Hub has read it, else from its text."""
+        if self.repository.metadata or not self.card:
+            return self.repository.metadata
+        from huggingface_hub import ModelCard
+
+        try:
+            return dict(ModelCard(self.card, ignore_metadata_errors=True).data.to_dict())
+        except Exception:  # what a stranger wrote there may be no YAML, or no metadata
+            return {}
+
     def small_files(self) -> dict[str, Path]:
         """Config, tokenizer and generation files that exist, by name."""
+        self.fetch(SMALL_FILES)
         return {name: self.path(name) for name in SMALL_FILES if name in self.files}
 
     def weight_files(self) -> list[str]:
@@ -141,15 +217,14 @@ class Source:
                 shards = self.json(index).get("weight_map")
                 if not isinstance(shards, dict) or not shards:
                     raise CorruptCheckpoint(f"'{index}' of '{self.name}' has no weight_map: fetch it again")
-                names = sorted(set(shards.values()))
-                for name in names:
+                for name in shards.values():
                     if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
                         raise CorruptCheckpoint(f"'{index}' of '{self.name}' names a shard outside the model: {name!r}")
                     if name not in self.files:
                         raise CorruptCheckpoint(
                             f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again"
                         )
-                return names
+                return sorted(set(shards.values()))
             if single in self.files:
                 return [single]
         raise ModelNotFound(
@@ -157,61 +232,57 @@ class Source:
         )
 
     def header(self, filename: str) -> dict[str, TensorInfo]:
-        """Names, shapes and dtypes in a safetensors file; over the network by range requests, without the weights."""
-        from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import SafetensorsParsingError
+        """Names, shapes and dtypes in a safetensors file; over the network by range requests, without the weights.
+
+        Raises CorruptCheckpoint when the file is truncated or the header does not describe it.
+        """
+        from huggingface_hub import constants
 
         if self.is_local(filename) or constants.HF_HUB_OFFLINE:
             return read_header(self.path(filename), self.name)
+        size = self.files[filename].size
+        if size is None:
+            size = self._read(filename, 0, 1)[1]
         try:
-            metadata = _translated(
-                self.name,
-                lambda: HfApi().parse_safetensors_file_metadata(
-                    str(self.reference.repo_id), self._within(filename), revision=self.revision
-                ),
+            return header_from(
+                lambda start, stop: self._read(filename, start, stop)[0], size, f"'{filename}' of '{self.name}'"
             )
-        except SafetensorsParsingError:
-            raise CorruptCheckpoint(f"the header of '{filename}' of '{self.name}' is damaged") from None
-        except _Unreachable:
+        except Unreachable:
             raise ModelNotFound(f"the Hub cannot be reached for '{self.name}': connect, and try again") from None
-        return {name: TensorInfo(str(info.dtype), tuple(info.shape)) for name, info in metadata.tensors.items()}
+
+    def _read(self, filename: str, start: int, stop: int) -> tuple[bytes, int]:
+        """The bytes from `start` to `stop` of a file on the Hub, and how many it has; never more than these."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        url = hf_hub_url(str(self.reference.repo_id), self._within(filename), revision=self.revision)
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+
+        def read() -> tuple[bytes, int]:
+            with get_session().stream("GET", url, headers=headers) as response:
+                hf_raise_for_status(response)
+                found = b""
+                for part in response.iter_raw():
+                    found += part
+                    if len(found) >= stop - start:
+                        break
+                total = response.headers.get("Content-Range", "").rpartition("/")[2]
+                if response.status_code != 206 or not total.isdigit():
+                    raise CorruptCheckpoint(f"'{filename}' of '{self.name}' cannot be read in part: fetch the model")
+                return found[: stop - start], int(total)
+
+        return ask(self.name, read)
 
 
-class _Unreachable(Exception):
-    """The Hub did not answer at all."""
+def _facts(sibling: RepoSibling) -> FileFacts:
+    if sibling.lfs is not None:
+        return FileFacts(sibling.lfs.size, f"sha256:{sibling.lfs.sha256}")
+    return FileFacts(sibling.size, f"git:{sibling.blob_id}" if sibling.blob_id else None)
 
 
-def _translated(name: str, call: Callable[[], T]) -> T:
-    """The result of a Hub call; its errors become one sentence each, an absent network becomes `_Unreachable`."""
-    from huggingface_hub import errors
-
-    try:
-        return call()
-    except errors.GatedRepoError:
-        raise ModelNotFound(
-            f"'{name}' is gated: accept its terms on the Hub, then log in with 'hf auth login'"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise ModelNotFound(f"'{name}' has no such revision: check what follows the @") from None
-    except errors.RepositoryNotFoundError:
-        raise ModelNotFound(
-            f"there is no model '{name}' on the Hub, or it is private: check the spelling, or log in with "
-            "'hf auth login'"
-        ) from None
-    except errors.LocalEntryNotFoundError as error:
-        raise _Unreachable from error
-    except errors.EntryNotFoundError:
-        raise ModelNotFound(f"a file of '{name}' is missing on the Hub") from None
-    except errors.HFValidationError:
-        raise BadInput(f"'{name}' is not a valid Hub id") from None
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403):
-            raise ModelNotFound(f"the Hub refused access to '{name}' ({status}): log in with 'hf auth login'") from None
-        raise ModelNotFound(f"the Hub answered {status} for '{name}': try again later") from None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0].startswith("httpx") or isinstance(
-            error, (ConnectionError, TimeoutError)
-        ):
-            raise _Unreachable from error
-        raise
+def same_file(a: Source, b: Source, filename: str) -> bool:
+    """Whether a file is the same in two models; when the Hub knows both, by their digests, without fetching them."""
+    known = a.files[filename].digest
+    if known is not None and known == b.files[filename].digest:
+        return True
+    return a.path(filename).read_bytes() == b.path(filename).read_bytes()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.align.families import FAMILIES
+from isthmus.align.families import FAMILIES, family
 from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.pair import open_pair
@@ -51,28 +51,40 @@ def align_and_save(
     for target in filter(None, (output, reference)):
         require_free(target, overwrite=overwrite)
     progress.stage("checking")
-    first, second = open_pair(a, b, families=FAMILIES)
+    pair = open_pair(a, b, families=FAMILIES)
     progress.stage(f"aligning ({method})")
     aligned = align_states(
-        first.state, second.state, first.config, method, seed=seed, on_sweep=lambda *_: progress.advance()
+        pair.first.state,
+        pair.second.state,
+        pair.first.config,
+        method,
+        seed=seed,
+        on_sweep=lambda *_: progress.advance(),
     )
+    first, second = pair.whole
+    moved, base, error = aligned.b, aligned.a, aligned.max_log_prob_error
+    if pair.growth is not None:
+        moved, base = aligned.alignment.apply(second.state, family(second.config)), first.state
+        error = aligned.alignment.verify(second.state, moved, second.config, seed=seed)
+        if reference is not None:
+            base = aligned.alignment.reference(first.state, family(first.config))
     report = {
         "schema": 1,
         "command": "align",
         "endpoints": [{"ref": x.name, "revision": x.revision} for x in (first, second)],
         "method": method,
         "score": aligned.alignment.score,
-        "max_log_prob_error": aligned.max_log_prob_error,
+        "max_log_prob_error": error,
         "seconds": round(time.monotonic() - began, 3),
     }
     progress.stage("saving")
     with atomic_directory(output, overwrite=overwrite) as directory:
-        _save_model(directory, aligned.b, aligned.alignment, second, dtype)
+        _save_model(directory, moved, aligned.alignment, second, dtype)
         aligned.alignment.save(directory / "alignment.safetensors")
         write_json(directory / "isthmus.json", report)
     if reference is not None:
         with atomic_directory(reference, overwrite=overwrite) as directory:
-            _save_model(directory, aligned.a, aligned.alignment, first, dtype)
+            _save_model(directory, base, aligned.alignment, first, dtype)
     return report
 
 

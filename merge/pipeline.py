@@ -20,7 +20,7 @@ from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput, GateRefused
 from isthmus.checkpoint.loading import Checkpoint
-from isthmus.checkpoint.pair import open_pair, tokenizer_of
+from isthmus.checkpoint.pair import Pair, open_pair
 from isthmus.eval.samples import Sample, samples
 from isthmus.eval.seen import Seen
 from isthmus.eval.spectrum import (
@@ -45,6 +45,7 @@ from isthmus.merge.record import Settings, merge_record
 from isthmus.merge.spectra import spectrum
 from isthmus.merge.stored import StoredPath, endpoint_digests, read_path
 from isthmus.merge.training_state import TrainingState
+from isthmus.merge.vocabulary import kept_rows, vocabulary_record, whole_facts, whole_state
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -150,7 +151,8 @@ def merge(
     _require_sense(data, align, t, interior, gates, path, restore)
     device = pick_device(device)
     progress.stage("checking")
-    first, second = open_pair(a, b, families=FAMILIES)
+    pair = open_pair(a, b, families=FAMILIES)
+    first, second = pair.first, pair.second
     known = first.model_type in FAMILIES
     needs_table = align in ("permutation", "orthogonal") or path != "linear" or restore
     if not known and (needs_table or measure_spectrum or gates.require_spectrum):
@@ -159,15 +161,16 @@ def merge(
     asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."))
     if not data and align == "none" and path == "linear" and not measure_spectrum and not gates.require_spectrum:
         assert t is not None, "without text, t is asked for above"
-        return _plain_average(first, second, t, dtype, asked, began)
+        return _plain_average(pair, t, dtype, asked, began)
     first, second = (replace(side, state=dict(side.state)) for side in (first, second))
+    pair = replace(pair, first=first, second=second)
     stored = _stored(path, align, first, second, progress) if isinstance(path, Path) else None
     text: tuple[Blocks, ...] = ()
     if data:
         progress.stage("reading text")
         text = labelled_blocks(
             data,
-            tokenizer_of(first, second),
+            pair.tokenizer(),
             context=int(first.config.max_position_embeddings),
             vocabulary=int(first.config.vocab_size),
             fit_tokens=_fit_tokens(path, len(fit_on) or len(data), int(first.config.max_position_embeddings)),
@@ -214,7 +217,10 @@ def merge(
         with _kept_if_refused(kept):
             gates.pass_spectrum(verdict, max_excess)
 
-    told = _samples(first, second, state, chosen, text, seed, progress) if text else ()
+    told = _samples(pair, state, chosen, text, seed, progress) if text else ()
+    alignment = chosen.aligned.alignment
+    facts = whole_facts(alignment.facts(first.facts), pair)
+    whole = whole_state(state, kept_rows(pair, chosen.aligned))
     report = merge_record(
         (first, second),
         chosen,
@@ -227,16 +233,16 @@ def merge(
         along=along,
         restored=restored,
         plane=plane,
+        vocabulary=vocabulary_record(pair, whole, facts, text, device),
     )
-    alignment = chosen.aligned.alignment
     return Merge(
         (first, second),
         alignment,
         chosen.path,
-        state,
-        alignment.facts(first.facts),
+        whole,
+        facts,
         dtype,
-        _small_files(first, second),
+        pair.small_files(),
         report,
         spectra,
         told,
@@ -245,20 +251,21 @@ def merge(
     )
 
 
-def _plain_average(
-    first: Checkpoint, second: Checkpoint, t: float, dtype: torch.dtype, asked: Settings, began: float
-) -> Merge:
+def _plain_average(pair: Pair, t: float, dtype: torch.dtype, asked: Settings, began: float) -> Merge:
     """(1 − t) A + t B and nothing else: tensor by tensor, never a whole state in memory."""
-    report = merge_record((first, second), None, None, (), asked, t=t, seconds=time.monotonic() - began)
-    line = WeightPath("linear", first.state, second.state)
+    ends = (pair.first, pair.second)
+    line, facts = WeightPath("linear", pair.first.state, pair.second.state), whole_facts(pair.first.facts, pair)
+    merged = whole_state(line(t), kept_rows(pair, None))
+    grown = vocabulary_record(pair, merged, facts, (), "cpu")
+    report = merge_record(ends, None, None, (), asked, t=t, seconds=time.monotonic() - began, vocabulary=grown)
     return Merge(
-        (first, second),
+        ends,
         Alignment("none", {}, 0.0),
         line,
-        line(t),
-        first.facts,
+        merged,
+        facts,
         dtype,
-        _small_files(first, second),
+        pair.small_files(),
         report,
         {},
         (),
@@ -277,8 +284,7 @@ def _stored(directory: Path, align: Align, first: Checkpoint, second: Checkpoint
 
 
 def _samples(
-    first: Checkpoint,
-    second: Checkpoint,
+    pair: Pair,
     state: Mapping[str, Tensor],
     chosen: Candidate,
     text: Sequence[Blocks],
@@ -288,11 +294,11 @@ def _samples(
     """What both endpoints and the merge make of the beginning of every label's report text."""
     progress.stage("writing samples")
     models = {
-        "A": (first.state, first.config),
-        "B": (second.state, second.config),
+        "A": (pair.first.state, pair.first.config),
+        "B": (pair.second.state, pair.second.config),
         "merge": (state, chosen.aligned.config),
     }
-    return samples(models, tokenizer_of(first, second), {part.label: part.report for part in text}, seed=seed)
+    return samples(models, pair.tokenizer(), {part.label: part.report for part in text}, seed=seed)
 
 
 @contextmanager
@@ -304,10 +310,6 @@ def _kept_if_refused(training: TrainingState | None) -> Iterator[None]:
         if training is None:
             raise
         raise GateRefused(f"{refusal}; the trained bends are kept for the same command with other gates") from None
-
-
-def _small_files(first: Checkpoint, second: Checkpoint) -> dict[str, Path]:
-    return first.files if first.has_tokenizer else second.files | first.files
 
 
 def _fit_tokens(path: Literal["linear"] | CurvePlan | Path, labels: int, context: int) -> int:

@@ -14,6 +14,7 @@ from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.checkpoint.pair import narrowed
 from isthmus.checkpoint.saving import atomic_directory, write_json
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.plane import Plane, measure_plane
@@ -71,15 +72,20 @@ def loss_plane(
         raise BadInput(f"--resolution is at least 2; got {resolution}")
     progress, began = progress or Progress(), time.monotonic()
     progress.stage("checking")
-    check(*(m.reference if isinstance(m, Checkpoint) else m for m in models), families=FAMILIES).require()
+    result = check(*(m.reference if isinstance(m, Checkpoint) else m for m in models), families=FAMILIES)
+    result.require()
     ends = [m if isinstance(m, Checkpoint) else load(m, families=FAMILIES) for m in models]
     if len({bool(end.schema.tied) for end in ends}) > 1:
         ends = [end.untied() for end in ends]
+    grown = [growth for growth in result.growth if growth is not None]
+    smallest = min((end for end in ends if end.has_tokenizer), key=_rows, default=ends[0])
+    if grown:
+        ends = [narrowed(end, min(growth.shared for growth in grown), FAMILIES) for end in ends]
     first, *others = ends
     progress.stage("reading text")
     text = labelled_blocks(
         data,
-        next((end for end in ends if end.has_tokenizer), first).tokenizer(),
+        smallest.tokenizer(),
         context=int(first.config.max_position_embeddings),
         vocabulary=int(first.config.vocab_size),
         select_tokens=0,
@@ -109,6 +115,10 @@ def loss_plane(
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
     }
     return LossPlane(plane, report)
+
+
+def _rows(checkpoint: Checkpoint) -> int:
+    return int(checkpoint.config.vocab_size)
 
 
 def path_plane(

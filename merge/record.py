@@ -39,6 +39,7 @@ def merge_record(
     along: PathSpectrum | None = None,
     restored: Mapping[str, float | bool] | None = None,
     plane: Mapping[str, Any] | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
     losses = measured.endpoint_losses() if measured else [{} for _ in endpoints]
@@ -62,6 +63,7 @@ def merge_record(
         "spectrum": asdict(verdict) if verdict else None,
         "restored_spectrum": restored,
         "plane": plane,
+        "vocabulary": vocabulary,
         "path_spectrum": _path_spectrum(along) if along else None,
         "data": [
             {

@@ -1,0 +1,96 @@
+"""What a merge will take: bytes to download, memory, disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.config import schema_of
+from isthmus.checkpoint.model import Families
+from isthmus.checkpoint.source import SMALL_FILES, Source
+
+MBIT_PER_S = 100
+# Measured with merges of random GPT-2 small: the libraries, and copies of the weights in float32 that live at once.
+LIBRARIES, COPIES = 0.5e9, 4.5
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes: still to be fetched, of memory at the peak of an aligned merge, and of the merge on disk."""
+
+    download: int
+    memory: int
+    output: int
+
+    @property
+    def seconds(self) -> float:
+        """The time of the download over a line of `MBIT_PER_S`."""
+        return self.download * 8 / (MBIT_PER_S * 1e6)
+
+    def __str__(self) -> str:
+        if not self.download:
+            fetched = "nothing is left to download"
+        else:
+            fetched = f"{_size(self.download)} to download, {self.seconds:.0f} s at {MBIT_PER_S} Mbit/s"
+        return (
+            f"{fetched}; an aligned merge takes about {_size(self.memory)} of memory and {_size(self.output)} of disk"
+        )
+
+
+def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], families: Families | None) -> Cost:
+    """The cost of a merge of some models, each alike."""
+    download = 0
+    for source in sources:
+        wanted = [*source.weight_files(), *SMALL_FILES]
+        missing = (name for name in wanted if name in source.files and not source.is_local(name))
+        download += sum(source.files[name].size or 0 for name in missing)
+    shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes
+    numbers = sum(_product(shape) for shape in shapes.values())
+    weights = numbers * FLOAT32
+    return Cost(download, round(LIBRARIES + COPIES * weights), weights)
+
+
+def cost_findings(cost: Cost) -> list[Finding]:
+    """Where the machine has less than the merge takes."""
+    findings = []
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if cost.memory > memory:
+        what = f"an aligned merge takes about {_size(cost.memory)} of memory, and this machine has {_size(memory)}"
+        findings.append(Finding("degrades", what, "use a larger machine, or --align none --t without --data", "memory"))
+    free = shutil.disk_usage(_cache()).free
+    if cost.download > free:
+        what = f"{_size(cost.download)} are to be downloaded, and the disk of the cache has {_size(free)} free"
+        findings.append(Finding("degrades", what, "make room, or set HF_HOME to another disk", "disk"))
+    return findings
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _product(shape: Sequence[int]) -> int:
+    found = 1
+    for axis in shape:
+        found *= axis
+    return found
+
+
+def _size(count: float) -> str:
+    return (
+        f"{count / 1e9:.1f} GB"
+        if count >= 1e9
+        else f"{count / 1e6:.0f} MB"
+        if count >= 1e6
+        else f"{count / 1e3:.0f} kB"
+    )

@@ -1,0 +1,110 @@
+"""Asking the Hub through huggingface_hub: again where a fault passes, in one sentence where it does not.
+
+Faults that pass are a dropped or stalled connection, a rate limit (429) and what a server answers when it is overloaded
+(408, 5xx). They are tried again after a pause that doubles, or after what the server asks for, if that is not long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+
+ATTEMPTS = 4
+PAUSE = 0.5
+LONGEST_PAUSE = 60.0
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+LOG_IN = "log in with 'hf auth login'"
+
+
+class Unreachable(Exception):
+    """The Hub did not answer at all."""
+
+
+def ask(name: str, call: Callable[[], T]) -> T:
+    """The result of a call to the Hub for the repository `name`; it may be made up to `ATTEMPTS` times.
+
+    Raises Unreachable without a network; else ModelNotFound, BadInput or IsthmusError, in one sentence.
+    """
+    pause = PAUSE
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except Exception as error:
+            wait = max(pause, _asked_pause(error)) if passes(error) else LONGEST_PAUSE + 1
+            if attempt == ATTEMPTS or wait > LONGEST_PAUSE:
+                raise _translated(name, error) from error
+            time.sleep(wait)
+            pause *= 2
+    raise AssertionError("the last attempt returns or raises")
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same call may succeed in a moment: not without a network, nor where the Hub says no."""
+    if isinstance(error, RecursionError) or _is_no_network(error):
+        return False
+    status = _status(error)
+    if status is not None:
+        return status in PASSING
+    return _is_connection(error) or (error.__cause__ is not None and passes(error.__cause__))
+
+
+def _status(error: BaseException) -> int | None:
+    response: httpx2.Response | None = getattr(error, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def _asked_pause(error: BaseException) -> float:
+    """Seconds that the server asks to wait, 0 where it does not."""
+    response: httpx2.Response | None = getattr(error, "response", None)
+    if response is None:
+        return _asked_pause(error.__cause__) if error.__cause__ else 0.0
+    written = response.headers.get("Retry-After", "")
+    return float(written) if written.isdigit() else 0.0
+
+
+def _is_connection(error: BaseException) -> bool:
+    library = type(error).__module__.partition(".")[0]
+    return library.startswith(("httpx", "httpcore")) or isinstance(error, (ConnectionError, TimeoutError))
+
+
+def _is_no_network(error: BaseException) -> bool:
+    return type(error).__name__ in ("ConnectError", "OfflineModeIsEnabled") or isinstance(error, ConnectionRefusedError)
+
+
+def _translated(name: str, error: Exception) -> Exception:
+    """The exception to raise for what huggingface_hub raised."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return ModelNotFound(f"'{name}' is gated: accept its terms on the Hub, then {LOG_IN}")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelNotFound(f"'{name}' has no such revision: check what follows the @")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelNotFound(
+            f"there is no model '{name}' on the Hub, or it is private: check the spelling, or {LOG_IN}"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return BadInput(f"'{name}' is not a valid Hub id")
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        cause = error.__cause__
+        return _translated(name, cause) if isinstance(cause, errors.HfHubHTTPError) else Unreachable(str(error))
+    if isinstance(error, errors.EntryNotFoundError):
+        return ModelNotFound(f"a file of '{name}' is missing on the Hub")
+    status = _status(error)
+    if status in (401, 403):
+        return ModelNotFound(f"the Hub refused access to '{name}' ({status}): {LOG_IN}")
+    if status is not None:
+        return ModelNotFound(f"the Hub answered {status} for '{name}': try again later")
+    if _is_connection(error) or _is_no_network(error):
+        return Unreachable(str(error))
+    if isinstance(error.__cause__, Exception) and not isinstance(error, IsthmusError):
+        return _translated(name, error.__cause__)
+    return error

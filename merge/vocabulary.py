@@ -1,0 +1,94 @@
+"""A merge of two vocabularies of which one grew: the shared rows are merged, the others kept from the model that has
+them, in the form that the merge is in.
+
+The canonical form subtracts the mean over the rows of the unembedding, so that the rows of a model with more of them
+are all moved by one and the same vector, and that is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isthmus.align.families import family
+from isthmus.align.pipeline import Aligned
+from isthmus.checkpoint.config import build_config
+from isthmus.checkpoint.pair import Pair
+from isthmus.eval.loss import LossMeter
+from isthmus.eval.text import Blocks
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:
+    """The rows past the shared ones, by tensor; `aligned` is the pair after alignment, None for a plain average.
+
+    Empty where both vocabularies are the same.
+    """
+    growth = pair.growth
+    if growth is None or growth.total == growth.shared:
+        return {}
+    owner = pair.whole[growth.owner]
+    narrow: Mapping[str, Tensor] = (pair.first, pair.second)[growth.owner].state
+    moved: Mapping[str, Tensor] = owner.state
+    if aligned is not None and aligned.alignment.method != "none":
+        narrow = aligned.b if growth.owner else aligned.a
+        table, alignment = family(owner.config), aligned.alignment
+        moved = alignment.apply(owner.state, table) if growth.owner else alignment.reference(owner.state, table)
+    found = {}
+    for name in moved:
+        whole = moved[name]
+        if whole.shape != narrow[name].shape:
+            found[name] = whole[growth.shared :] + (narrow[name][0] - whole[0])
+    return found
+
+
+def whole_facts(facts: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
+    """The content of config.json of the merge with all rows; its special tokens are those of the model with more."""
+    if pair.growth is None:
+        return dict(facts)
+    owner = pair.whole[pair.growth.owner].facts
+    return {**facts, "vocab_size": pair.growth.total} | {key: owner[key] for key in TOKEN_IDS if key in owner}
+
+
+def vocabulary_record(
+    pair: Pair, merged: Mapping[str, Tensor], facts: Mapping[str, Any], text: Sequence[Blocks], device: str
+) -> dict[str, Any] | None:
+    """What the report says of a grown vocabulary, None where there is none.
+
+    `loss` is that of the whole merge, `merged` with the content `facts` of config.json, on the report text; every other
+    loss in a report is that of the shared rows.
+    """
+    if pair.growth is None:
+        return None
+    growth = pair.growth
+    kept = "AB"[growth.owner] if growth.total > growth.shared else None
+    loss = None
+    if text:
+        meter = LossMeter(build_config(facts, "merge"), {part.label: part.report for part in text}, device=device)
+        loss = meter(merged).mean
+    rows = {"shared_rows": growth.shared, "rows": growth.total, "kept_from": kept}
+    return {**rows, "added_tokens": list(growth.added), "loss": loss}
+
+
+def whole_state(state: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A merged state with the `rows` that were kept put below its own."""
+    return _Whole(state, rows) if rows else state
+
+
+class _Whole(Mapping[str, Tensor]):
+    def __init__(self, state: Mapping[str, Tensor], rows: Mapping[str, Tensor]):
+        self._state, self._rows = state, rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        own = self._state[name]
+        return torch.cat([own, self._rows[name].to(own)]) if name in self._rows else own
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)

@@ -1,0 +1,116 @@
+"""Merging models of which one has more tokens than the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EMBEDDED
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from isthmus.checkpoint.errors import IncompatibleModels
+from isthmus.merge.pipeline import merge
+
+DATA = ["stdlib:docs:heldout"]
+NEW = ["<|user|>", "<|assistant|>"]
+IDS = torch.tensor([[5, 1024, 77, 1025, 300, 1024]])
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Path:
+    """The embedded `code` with two tokens more, and an embedding padded to 1032 rows."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "code")
+    tokenizer.add_tokens(NEW)
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "code", dtype=torch.float32)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(1032, mean_resizing=False)
+    with torch.no_grad():
+        model.transformer.wte.weight[1024:] = 0.1 * torch.randn(8, 128)
+    model.save_pretrained(tmp_path / "grown")
+    tokenizer.save_pretrained(tmp_path / "grown")
+    return tmp_path / "grown"
+
+
+def log_probs(directory: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return torch.log_softmax(model(IDS).logits, -1)
+
+
+@pytest.mark.parametrize("align", ["none", "permutation", "orthogonal"])
+@pytest.mark.parametrize("owner", ["A", "B"])
+def test_the_end_that_has_more_tokens_is_kept_whole(grown: Path, tmp_path: Path, align: str, owner: str) -> None:
+    other = EMBEDDED / "docs"
+    ends, t = ((grown, other), 0.0) if owner == "A" else ((other, grown), 1.0)
+    found = merge(*ends, align=align, t=t, tokens=256, data=DATA, dtype=torch.float32)
+    found.save(tmp_path / "out")
+    assert (log_probs(tmp_path / "out") - log_probs(grown)).abs().max() < 1e-4
+    assert found.report["vocabulary"]["kept_from"] == owner
+
+
+def test_shared_rows_are_merged_and_the_others_kept(grown: Path, tmp_path: Path) -> None:
+    without = merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.25, dtype=torch.float32)
+    found = merge(EMBEDDED / "docs", grown, align="none", t=0.25, dtype=torch.float32)
+    name = "transformer.wte.weight"
+    assert torch.equal(found.state[name][:1024], without.state[name])
+    own = AutoModelForCausalLM.from_pretrained(grown).transformer.wte.weight
+    assert torch.equal(found.state[name][1024:], own[1024:])
+    assert len(found.state) == len(without.state) == len(list(found.state))
+    found.save(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.convert_tokens_to_ids(NEW) == [1024, 1025]
+    vocabulary = json.loads((tmp_path / "out" / "isthmus.json").read_text())["vocabulary"]
+    shape = {"shared_rows": 1024, "rows": 1032, "kept_from": "B"}
+    assert vocabulary == {**shape, "added_tokens": NEW, "loss": None}
+
+
+def test_the_loss_of_the_whole_merge_is_reported(grown: Path) -> None:
+    report = merge(EMBEDDED / "docs", grown, data=DATA, tokens=256).report
+    shared, whole = report["merge_point"]["loss"], report["vocabulary"]["loss"]
+    assert shared < whole < shared + 0.5  # eight more tokens can only take probability away
+
+
+def test_text_with_a_token_that_only_one_model_knows(grown: Path, tmp_path: Path) -> None:
+    text = tmp_path / "chat.txt"
+    text.write_text("<|user|> says something. " * 400)
+    found = merge(grown, EMBEDDED / "docs", data=[str(text)], tokens=256, align="none", t=0.5)
+    assert found.report["merge_point"]["loss"] is not None
+
+
+def test_padding_alone(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "code", dtype=torch.float32)
+    model.resize_token_embeddings(1088, mean_resizing=False)
+    model.save_pretrained(tmp_path / "padded")
+    AutoTokenizer.from_pretrained(EMBEDDED / "code").save_pretrained(tmp_path / "padded")
+    found = merge(tmp_path / "padded", EMBEDDED / "docs", align="none", t=0.5)
+    assert found.report["vocabulary"] == {
+        "shared_rows": 1024, "rows": 1088, "kept_from": "A", "added_tokens": [], "loss": None,
+    }  # fmt: skip
+
+
+def test_two_that_grew_apart_are_refused(grown: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "docs")
+    tokenizer.add_tokens(["<|other|>"])
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "docs")
+    model.resize_token_embeddings(1032)
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(IncompatibleModels, match="differ in 3 tokens"):
+        merge(tmp_path / "other", grown, align="none", t=0.5)
+
+
+@pytest.mark.parametrize("method", ["permutation", "orthogonal"])
+def test_align_moves_the_whole_model(grown: Path, tmp_path: Path, isthmus, method: str) -> None:
+    options = ("--method", method, "--dtype", "float32", "--reference", tmp_path / "base")
+    assert isthmus("align", EMBEDDED / "docs", grown, "-o", tmp_path / "moved", *options).code == 0
+    assert (log_probs(tmp_path / "moved") - log_probs(grown)).abs().max() < 1e-4
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    assert base.config.vocab_size == 1024
+
+
+def test_a_plane_is_measured_on_the_shared_rows(grown: Path, tmp_path: Path, isthmus) -> None:
+    models = (grown, EMBEDDED / "docs", EMBEDDED / "adamw-1")
+    options = ("--data", DATA[0], "--tokens", 256, "--resolution", 2, "--align", "none")
+    assert isthmus("plane", *models, "-o", tmp_path / "out", *options).code == 0
