@@ -31,7 +31,7 @@ _HOMES = {
     "family": "align.families",
     "corpus": "eval.text",
     "Gates": "merge.gates",
-    "Merge": "merge.pipeline",
+    "Merge": "merge.result",
     "spectrum": "merge.spectra",
     "WeightPath": "merge.path",
     "CurvePlan": "merge.curve",
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from isthmus.merge.curve import CurvePlan
     from isthmus.merge.gates import Gates
     from isthmus.merge.path import WeightPath
-    from isthmus.merge.pipeline import Merge
+    from isthmus.merge.result import Merge
     from isthmus.merge.spectra import spectrum
 
 __all__ = [

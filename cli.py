@@ -29,8 +29,10 @@ from isthmus.merge.progress import Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from isthmus.checkpoint.push import Plan, Target
+
 INTERRUPTED = 130
-TRAINING = "Training of bends"
+TRAINING, PUSHING = "Training of bends", "Pushing to the Hub"
 
 app = typer.Typer(
     add_completion=False,
@@ -158,6 +160,21 @@ Restart = Annotated[
     bool,
     typer.Option("--restart", help="Drop an interrupted training of this output.", rich_help_panel=TRAINING),
 ]
+OptimizerA = Annotated[
+    str | None, typer.Option("--optimizer-a", help="What trained A, where you know better.", show_default=False)
+]
+OptimizerB = Annotated[
+    str | None, typer.Option("--optimizer-b", help="What trained B, where you know better.", show_default=False)
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="Create the repository as a private one.", rich_help_panel=PUSHING)
+]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", help="The branch; created if need be.", show_default=False, rich_help_panel=PUSHING),
+]
+CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.", rich_help_panel=PUSHING)]
+CommitMessage = Annotated[str | None, typer.Option("--commit-message", show_default=False, rich_help_panel=PUSHING)]
 Device = Annotated[str, typer.Option("--device", help="Where losses are measured: auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -199,6 +216,8 @@ def check(
         colours = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
         for finding in result.findings:
             _say(f"[{colours[finding.kind]}]{finding.kind}[/]  {_escape(str(finding))}")
+        if result.cost:
+            _say(f"[dim]{_escape(str(result.cost))}[/]")
         _say("[green]these can be merged[/]" if result.mergeable else "[red]these cannot be merged[/]")
     if not result.mergeable:
         raise typer.Exit(3)
@@ -317,6 +336,18 @@ def merge(
     mixed_precision: MixedPrecision = None,
     fit_on: FitOn = None,
     restart: Restart = False,
+    optimizer_a: OptimizerA = None,
+    optimizer_b: OptimizerB = None,
+    push_to: Annotated[
+        str | None,
+        typer.Option(
+            "--push", help="Push the merge to this repository of the Hub.", show_default=False, rich_help_panel=PUSHING
+        ),
+    ] = None,
+    private: Private = False,
+    revision: Revision = None,
+    create_pr: CreatePr = False,
+    commit_message: CommitMessage = None,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -328,6 +359,12 @@ def merge(
     from isthmus.checkpoint.saving import require_free
 
     require_free(output, overwrite=overwrite)
+    target = None
+    if push_to is not None and is_main():
+        from isthmus.checkpoint.push import Target
+
+        target = Target.find(push_to, revision=revision, private=private, create_pr=create_pr)
+        target.require_room()
     chosen = _path(
         path,
         bends,
@@ -367,15 +404,57 @@ def merge(
             dtype=_dtype(dtype),
             device=device,
             seed=seed,
+            optimizers=(optimizer_a, optimizer_b),
             progress=progress,
         )
         progress.stage("saving")
+        report = result.report
         if is_main():
-            result.save(output, overwrite=overwrite)
-    _emit(json_file, result.report)
+            report = result.save(output, overwrite=overwrite, repo_id=target.repo_id if target else None)
+    _emit(json_file, report)
     if not quiet:
-        _print_merge(result.report)
+        _print_merge(report)
         _say(f"written to {_escape(str(output))}")
+    if target is not None:
+        _push(output, target, commit_message, quiet=quiet)
+
+
+@app.command()
+def push(
+    directory: Annotated[Path, typer.Argument(help="What `isthmus merge` wrote.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(help="The repository: user/model.", show_default=False)],
+    private: Private = False,
+    revision: Revision = None,
+    create_pr: CreatePr = False,
+    commit_message: CommitMessage = None,
+    edited_card: Annotated[
+        bool, typer.Option("--edited-card", help="README.md was changed on purpose since the merge.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and send nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model that is in the repository already.")
+    ] = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Push a merge to the Hub, in one commit. The same command again goes on with an interrupted upload.
+
+    Log in with `hf auth login` first, or set HF_TOKEN.
+    """
+    from isthmus.checkpoint.push import Target
+
+    target = Target.find(repo_id, revision=revision, private=private, create_pr=create_pr, writing=not dry_run)
+    _push(
+        directory,
+        target,
+        commit_message,
+        edited_card=edited_card,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        json_file=json_file,
+        quiet=quiet,
+    )
 
 
 @app.command("path")
@@ -399,6 +478,8 @@ def train_path(
     mixed_precision: MixedPrecision = None,
     fit_on: FitOn = None,
     restart: Restart = False,
+    optimizer_a: OptimizerA = None,
+    optimizer_b: OptimizerB = None,
     tokens: Tokens = 8192,
     device: Device = "auto",
     seed: Seed = 0,
@@ -444,6 +525,7 @@ def train_path(
             tokens=tokens,
             device=device,
             seed=seed,
+            optimizers=(optimizer_a, optimizer_b),
             progress=progress,
         )
         progress.stage("saving")
@@ -628,7 +710,8 @@ def _screen(quiet: bool) -> Iterator[Progress]:
     import warnings
 
     warnings.filterwarnings("ignore", module=r"(?!isthmus)")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for library in ("transformers", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     if quiet or not is_main():
         yield Progress()
         return
@@ -736,6 +819,51 @@ def _print_merge(report: dict[str, Any]) -> None:
         Console(stderr=True).print(table)
     for sentence in sentences(report):
         _say(_escape(sentence))
+
+
+def _push(
+    directory: Path,
+    target: Target,
+    message: str | None,
+    *,
+    edited_card: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    json_file: str | None = None,
+    quiet: bool = False,
+) -> None:
+    """Upload what a directory holds, with the hub client's own progress bars."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    from isthmus.checkpoint.output import read_output
+    from isthmus.checkpoint.push import plan_push
+
+    with _screen(quiet) as progress:
+        progress.stage("comparing with the Hub")
+        plan = plan_push(read_output(directory, edited_card=edited_card), target, overwrite=overwrite)
+    if quiet:
+        disable_progress_bars()
+    pushed = None if dry_run else plan.carry_out(message)
+    _emit(json_file, plan.to_dict(pushed))
+    if not quiet and pushed is None:
+        _print_plan(plan)
+    elif not quiet and pushed is not None:
+        _say(f"{'proposed' if target.create_pr else 'pushed'}: {_escape(pushed.url)}")
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("file")
+    table.add_column("bytes", justify="right")
+    table.add_column()
+    for file in plan.files:
+        table.add_row(_escape(file.name), f"{file.size:,}", "" if file in plan.changed else "is there already")
+    for name in plan.stale:
+        table.add_row(_escape(name), "", "would be removed")
+    Console(stderr=True).print(table)
+    _say(f"nothing was sent; a push would {_escape(str(plan))}")
 
 
 def _print_spectra(report: dict[str, Any]) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+FIGURE, PAGE = "path.png", "report.html"
 
 
-def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any) -> str:
+def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any, *, repo_id: str | None = None) -> str:
     """The card as Markdown with the Hub's metadata.
 
-    `name` is the model's title, `table` and `sentences` what `isthmus.eval.summary` makes of the report.
+    `name` is the model's title, `table` and `sentences` what `isthmus.eval.summary` makes of the report; `repo_id` is
+    where it will be on the Hub, if that is known. The card shows `FIGURE` where losses were measured.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -17,11 +24,62 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         loader=PackageLoader("isthmus", "checkpoint"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     columns, rows = table
-    return environment.get_template("card.md.jinja").render(
+    kind = report["path"]["kind"]
+    body = environment.get_template("card.md.jinja").render(
         report=report,
+        ends=report["endpoints"],
         name=name,
+        path="the straight line" if kind == "linear" else f"a {kind} with trained bends",
         columns=columns,
         rows=rows,
         sentences=sentences,
-        parents=[end["ref"].split("@")[0].split(":")[0] for end in report["endpoints"] if end["revision"] is not None],
+        figure=FIGURE,
+        model=repo_id or name,
+        revision=lambda end: f"`{end['revision'][:12]}`" if end["revision"] else "a local directory",
+        optimizer=lambda end: f"{end['optimizer'] or 'unknown'} ({end['optimizer_evidence']})",
+        local=_local(report),
     )
+    return f"---\n{metadata(report, name).to_yaml()}\n---\n{body}\n"
+
+
+def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
+    """What the Hub understands of a card: parents, licence, losses and perplexities as evaluation results."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=label,
+            dataset_name=label,
+            metric_type=kind,
+            metric_name=kind if kind == "perplexity" else "loss, nats per token",
+            metric_value=round(math.exp(loss) if kind == "perplexity" else loss, 4),
+        )
+        for label, loss in (report["merge_point"].get("losses") or {}).items()
+        for kind in ("loss", "perplexity")
+    ]
+    parents = list(dict.fromkeys(_repository(end) for end in report["endpoints"] if end["on_hub"]))
+    return ModelCardData(
+        base_model=parents or None,
+        base_model_relation="merge" if parents else None,
+        library_name="transformers",
+        license=report["license"],
+        pipeline_tag="text-generation",
+        tags=["merge", "isthmus"],
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+
+
+def _repository(end: Mapping[str, Any]) -> str:
+    return str(end["ref"]).partition("@")[0].partition(":")[0]
+
+
+def _local(report: Mapping[str, Any]) -> str:
+    """What the command leaves open, as it names models of somebody's disk."""
+    local = [end["ref"] for end in report["endpoints"] if not end["on_hub"]]
+    if not local:
+        return ""
+    if len(local) == 1:
+        return f"`./{local[0]}` is a directory on the disk of whoever made the merge."
+    return f"{' and '.join(f'`./{name}`' for name in local)} are directories on the disk of whoever made the merge."

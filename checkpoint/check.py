@@ -10,18 +10,19 @@ from pathlib import Path
 from isthmus.checkpoint.checks.configuration import configuration_findings
 from isthmus.checkpoint.checks.cost import Cost, cost_findings, cost_of
 from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.checks.repository import repository_findings
+from isthmus.checkpoint.checks.repository import licence_of, repository_findings
 from isthmus.checkpoint.checks.tokenizers import SETTING_FILES, tokenizer_findings
 from isthmus.checkpoint.checks.weights import own_findings, pair_findings
 from isthmus.checkpoint.config import read_facts, vocabulary_rows
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.model import Families
+from isthmus.checkpoint.provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import WEIGHT_INDEXES, Source
 from isthmus.checkpoint.vocabulary import Growth
 
 ORDER = ("blocks", "degrades", "notes")
-SMALL = ("config.json", "generation_config.json", *SETTING_FILES, *WEIGHT_INDEXES)
+READ = ("config.json", *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,16 @@ class CheckResult:
     """What `check` found between models, the first of which is the reference for the others.
 
     `growth` says of every other model how its vocabulary and that of the first grew apart, None where they did not.
-    `cost` is None when the models cannot be merged.
+    `provenance` is what the files of every model say of its optimizer, `licences` what their cards
+    name. `cost` is None when they cannot be merged.
     """
 
     models: tuple[str, ...]
     revisions: tuple[str | None, ...]
     findings: tuple[Finding, ...]
-    growth: tuple[Growth | None, ...] = ()
+    growth: tuple[Growth | None, ...]
+    provenance: tuple[tuple[Evidence, ...], ...]
+    licences: tuple[str | None, ...]
     cost: Cost | None = None
 
     @property
@@ -60,6 +64,7 @@ class CheckResult:
             "revisions": list(self.revisions),
             "mergeable": self.mergeable,
             "findings": [asdict(finding) for finding in self.findings],
+            "optimizers": [asdict(conclude(said)) for said in self.provenance],
             "cost": cost,
         }
 
@@ -90,6 +95,8 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
         if not any(finding.kind == "blocks" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors)
     findings += repository_findings(sources)
+    provenance = tuple(tuple(documents(source)) for source in sources)
+    findings += _optimizer_findings(sources, provenance)
     cost = None
     if not any(finding.kind == "blocks" for finding in findings):
         cost = cost_of(sources, facts, families)
@@ -99,8 +106,19 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
         tuple(source.revision for source in sources),
         tuple(sorted(findings, key=lambda finding: ORDER.index(finding.kind))),
         tuple(growth),
+        provenance,
+        tuple(licence_of(source.metadata) for source in sources),
         cost,
     )
+
+
+def _optimizer_findings(sources: Sequence[Source], provenance: Sequence[Sequence[Evidence]]) -> list[Finding]:
+    found = [conclude(said) for said in provenance]
+    if relation([evidence.optimizer for evidence in found]) != "cross-optimizer":
+        return []
+    listed = ", ".join(f"'{s.name}' by {e.optimizer} ({e.why})" for s, e in zip(sources, found, strict=True))
+    advice = "their spectra differ, and a path passes from one kind to the other; the report will say so"
+    return [Finding("notes", f"they were trained by different optimizers: {listed}", advice, "their files")]
 
 
 def _open(references: Sequence[str | Path]) -> list[Source]:
@@ -108,7 +126,7 @@ def _open(references: Sequence[str | Path]) -> list[Source]:
 
     def opened(reference: str | Path) -> Source:
         source = Source(parse_reference(reference))
-        source.fetch(SMALL)
+        source.fetch(name for name in READ if name in source.files and (source.files[name].size or 0) <= SMALL)
         return source
 
     with ThreadPoolExecutor(len(references) or 1) as pool:

@@ -101,8 +101,11 @@ def _translated(name: str, error: Exception) -> Exception:
     status = _status(error)
     if status in (401, 403):
         return ModelNotFound(f"the Hub refused access to '{name}' ({status}): {LOG_IN}")
+    if status == 412:
+        return IsthmusError(f"'{name}' was changed by somebody else meanwhile: look there, and try again")
     if status is not None:
-        return ModelNotFound(f"the Hub answered {status} for '{name}': try again later")
+        said = getattr(error, "server_message", None) if status not in PASSING else None
+        return ModelNotFound(f"the Hub answered {status} for '{name}': {said or 'try again later'}")
     if _is_connection(error) or _is_no_network(error):
         return Unreachable(str(error))
     if isinstance(error.__cause__, Exception) and not isinstance(error, IsthmusError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from isthmus.checkpoint.check import check
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.model import Families
+from isthmus.checkpoint.provenance import Evidence
 from isthmus.checkpoint.source import CONFIGURATION_FILES
 from isthmus.checkpoint.vocabulary import Growth
 
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 class Pair:
     """Two checkpoints of one form. Where the vocabulary of one grew (`growth`), both have the shared rows alone.
 
-    `whole` are the two with all of their rows.
+    `whole` are the two with all of their rows. `provenance` is what the files of each say of its optimizer,
+    `licences` what their cards name.
     """
 
     first: Checkpoint
     second: Checkpoint
     whole: tuple[Checkpoint, Checkpoint]
-    growth: Growth | None = None
+    growth: Growth | None
+    provenance: tuple[Sequence[Evidence], ...]
+    licences: tuple[str | None, ...]
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the shared rows: that of the first that has one. Raises BadInput when neither has."""
@@ -59,11 +63,11 @@ def open_pair(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, familie
     first, second = (x if isinstance(x, Checkpoint) else load(x, families=families) for x in (a, b))
     if bool(first.schema.tied) != bool(second.schema.tied):
         first, second = first.untied(), second.untied()
-    growth = result.growth[0]
+    growth, said, licences = result.growth[0], result.provenance[:2], result.licences[:2]
     if growth is None:
-        return Pair(first, second, (first, second))
+        return Pair(first, second, (first, second), None, said, licences)
     narrow_first, narrow_second = (narrowed(side, growth.shared, families) for side in (first, second))
-    return Pair(narrow_first, narrow_second, (first, second), growth)
+    return Pair(narrow_first, narrow_second, (first, second), growth, said, licences)
 
 
 def narrowed(checkpoint: Checkpoint, rows: int, families: Families | None = None) -> Checkpoint:

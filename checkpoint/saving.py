@@ -25,6 +25,8 @@ from isthmus.checkpoint.errors import BadInput, IsthmusError
 
 SHARD_BYTES = 5 * 10**9
 SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -183,7 +185,10 @@ def save_weights(
 
 
 def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:
-    """Write config.json with these `facts`, and carry over tokenizer and generation files unchanged."""
+    """Write config.json with these `facts`, and carry over tokenizer and generation files.
+
+    They are unchanged, but for where on somebody's disk a tokenizer was loaded from.
+    """
     content = {key: value for key, value in facts.items() if key not in ("_name_or_path", "torch_dtype")}
     content["dtype"] = str(dtype).removeprefix("torch.")
     if not content.get("architectures"):
@@ -193,7 +198,10 @@ def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[s
         content["architectures"] = [type(empty_model(build_config(facts, directory.name))).__name__]
     write_json(directory / "config.json", content)
     for name, path in files.items():
-        if name != "config.json":
+        if name == TOKENIZER_SETTINGS:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PLACES})
+        elif name != "config.json":
             shutil.copyfile(path, directory / name)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from isthmus.checkpoint.errors import CorruptCheckpoint, ModelNotFound
+from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
 from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
@@ -31,7 +32,7 @@ SMALL_FILES = (
 )
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-AT_ONCE = 8
+AT_ONCE, PART = 8, 2**16
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,15 @@ class Source:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(self.path, wanted))
 
+    def open(self, filename: str) -> IO[bytes]:
+        """A file for reading here and there; of one on the Hub only the parts that are read are fetched.
+
+        Raises OSError where they cannot be.
+        """
+        if self.is_local(filename):
+            return self.path(filename).open("rb")
+        return io.BufferedReader(_RemoteFile(self, filename), PART)
+
     def is_local(self, filename: str) -> bool:
         """Whether a file can be read without the network: on disk, or in the cache."""
         if self.reference.directory is not None:
@@ -242,15 +252,15 @@ class Source:
             return read_header(self.path(filename), self.name)
         size = self.files[filename].size
         if size is None:
-            size = self._read(filename, 0, 1)[1]
+            size = self.read_part(filename, 0, 1)[1]
         try:
             return header_from(
-                lambda start, stop: self._read(filename, start, stop)[0], size, f"'{filename}' of '{self.name}'"
+                lambda start, stop: self.read_part(filename, start, stop)[0], size, f"'{filename}' of '{self.name}'"
             )
         except Unreachable:
             raise ModelNotFound(f"the Hub cannot be reached for '{self.name}': connect, and try again") from None
 
-    def _read(self, filename: str, start: int, stop: int) -> tuple[bytes, int]:
+    def read_part(self, filename: str, start: int, stop: int) -> tuple[bytes, int]:
         """The bytes from `start` to `stop` of a file on the Hub, and how many it has; never more than these."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
@@ -272,6 +282,37 @@ class Source:
                 return found[: stop - start], int(total)
 
         return ask(self.name, read)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file on the Hub, read by range requests."""
+
+    def __init__(self, source: Source, filename: str):
+        self._source, self._filename, self._place = source, filename, 0
+        self._size = source.files[filename].size or 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._size, self._place + len(buffer))
+        if stop <= self._place:
+            return 0
+        try:
+            found = self._source.read_part(self._filename, self._place, stop)[0]
+        except (Unreachable, IsthmusError) as error:
+            raise OSError(str(error)) from error
+        buffer[: len(found)] = found
+        self._place += len(found)
+        return len(found)
 
 
 def _facts(sibling: RepoSibling) -> FileFacts:

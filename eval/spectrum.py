@@ -20,7 +20,6 @@ Verdict = Literal["preserved", "transition", "contracted", "inflated"]
 MAX_EXCESS = 0.1
 SAME_KIND = 0.2
 NULL = 1e-5
-FLAT = 1.4
 POSITION_NOISE = 0.03
 
 
@@ -39,21 +38,6 @@ def singular_values(matrix: Tensor) -> Tensor:
 def stable_rank(values: Tensor) -> float:
     """‖W‖_F² / σ₁², between 1 and the rank."""
     return (values.square().sum() / values[0].square()).item()
-
-
-def peakedness(spectrum: Spectrum) -> float:
-    """Mean over matrices of log σ₁ / σ_median, in nats: how far the largest singular values stand out."""
-    logs = [(values[0] / values[values.numel() // 2]).log().item() for values in spectrum.values()]
-    return sum(logs) / len(logs)
-
-
-def muon_like(spectrum: Spectrum) -> bool:
-    """Whether a model's spectra are as flat as Muon leaves them.
-
-    Muon's updates have equal singular values, AdamW's have outliers (Zhang et al. 2026, arXiv 2605.09991). On small
-    GPT-2s the `peakedness` is 0.9 after Muon and 2.1 after AdamW; the border is `FLAT`, their geometric mean.
-    """
-    return peakedness(spectrum) < FLAT
 
 
 def spectral_distance(a: Tensor, b: Tensor) -> float:

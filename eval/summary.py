@@ -76,6 +76,9 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
                 f"step {report['path']['best_step']} were kept; take a lower --bend-lr"
             )
     spectrum = report["spectrum"]
+    if not report["data"] and not spectrum:
+        told.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
+    told += _optimizers(report)
     if spectrum:
         told.append(
             f"spectrum {spectrum['verdict']}: {VERDICTS[spectrum['verdict']]} (excess {spectrum['excess']:.3f} nats, "
@@ -87,7 +90,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
         restored = report["restored_spectrum"]
         losses = f"select loss {restored['select_loss_without']:.3f} without, {restored['select_loss']:.3f} with it"
         told.append(f"spectrum {'restored' if restored['kept'] else 'not restored, the loss would rise'}: {losses}")
-    return tuple(told) or (f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured",)
+    return tuple(told)
 
 
 def _barrier(report: Mapping[str, Any]) -> str:
@@ -108,6 +111,15 @@ def _barrier(report: Mapping[str, Any]) -> str:
     if after < before:
         return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({_share(after, before)} of it)"
     return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
+
+
+def _optimizers(report: Mapping[str, Any]) -> list[str]:
+    """Which optimizers trained the endpoints, where that is known."""
+    ends, kind = report["endpoints"], report["optimizers"]["relation"]
+    if kind == "unknown":
+        return []
+    whys = [f"{side} {end['optimizer']} ({end['optimizer_evidence']})" for side, end in zip("AB", ends, strict=True)]
+    return [f"a {kind} merge: {', '.join(whys)}"]
 
 
 def _along(found: Mapping[str, Any]) -> str:

@@ -47,5 +47,4 @@ def run_example(example: Example, output: Path, *, overwrite: bool, progress: Pr
     """Merge the two checkpoints into a directory of that name below `output`; returns the report."""
     result = merge(CHECKPOINTS / example.a, CHECKPOINTS / example.b, data=DATA, progress=progress)
     progress.stage("saving")
-    result.save(output / example.name, overwrite=overwrite)
-    return result.report
+    return result.save(output / example.name, overwrite=overwrite)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
@@ -12,13 +12,11 @@ from isthmus.align.families import family
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.spectrum import muon_like
 from isthmus.merge.bends import BendTraining, Trained, train_bends
 from isthmus.merge.optimizers import OptimizerName
 from isthmus.merge.path import WeightPath
 from isthmus.merge.progress import Progress
 from isthmus.merge.restore import restore_spectrum
-from isthmus.merge.spectra import spectrum
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -32,8 +30,9 @@ SELECT_BLOCKS = 32
 class CurvePlan:
     """A curve to be trained: its kind, the number of bends, and how.
 
-    `optimizer` ``auto`` takes Muon when both endpoints have Muon-like spectra, else AdamW. The bends start on the
-    straight line, at `start` ``restored`` with the endpoints' singular values put back (`restore_spectrum`).
+    `optimizer` ``auto`` is the one that trained both endpoints, where it is known and one of these, else AdamW
+    (`for_endpoints`). The bends start on the straight line, at `start` ``restored`` with the endpoints' singular values
+    put back (`restore_spectrum`).
     """
 
     kind: Literal["polychain", "bezier"] = "polychain"
@@ -51,6 +50,14 @@ class CurvePlan:
         if settings.lr is not None and not settings.lr > 0:
             raise BadInput(f"--bend-lr is above 0; got {settings.lr:g}")
 
+    def for_endpoints(self, optimizers: Sequence[str | None]) -> CurvePlan:
+        """The plan with its optimizer settled for endpoints that these trained (None for unknown)."""
+        if self.optimizer != "auto":
+            return self
+        shared = optimizers[0] if len(set(optimizers)) == 1 else None
+        known: dict[str | None, OptimizerName] = {name: name for name in get_args(OptimizerName)}
+        return replace(self, optimizer=known.get(shared, "adamw"))
+
     def tokens(self, labels: int, context: int) -> int:
         """The tokens of every label that training reads, blocks of `context` each."""
         return -(-self.training.steps * self.training.batch // max(1, labels)) * context
@@ -67,11 +74,8 @@ def train_curve(
     progress: Progress,
     kept: TrainingState | None = None,
 ) -> tuple[Trained, CurvePlan]:
-    """Bend the straight path `line` as planned; the plan comes back with the optimizer that `auto` took."""
-    if plan.optimizer == "auto":
-        progress.stage("comparing the endpoints' spectra")
-        flat = all(muon_like(spectrum(end, config)) for end in (line.a, line.b))
-        plan = replace(plan, optimizer="muon" if flat else "adamw")
+    """Bend the straight path `line` as planned, with the optimizer settled; the plan comes back as it was used."""
+    plan = plan.for_endpoints(())
     assert plan.optimizer != "auto"
     table = family(config)
     ts = [number / (plan.bends + 1) for number in range(1, plan.bends + 1)]

@@ -1,20 +1,22 @@
-"""What a merge leaves on disk: the model, isthmus.json, README.md and report.html, all or nothing."""
+"""What a merge leaves on disk: the model, isthmus.json, README.md with its figure and report.html, all or nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isthmus.align.families import FAMILIES
-from isthmus.checkpoint.card import render_card
+from isthmus.checkpoint.card import FIGURE, render_card
 from isthmus.checkpoint.config import schema_of
+from isthmus.checkpoint.manifest import REPORT, sealed
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
+from isthmus.eval.figures import loss_figure, png
 from isthmus.eval.report import render_report
 from isthmus.eval.summary import loss_table, sentences
 from isthmus.merge.stored import endpoint_digests, write_path
 
 if TYPE_CHECKING:
-    from isthmus.merge.pipeline import Merge
+    from isthmus.merge.result import Merge
 
 
 def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
@@ -29,15 +31,23 @@ def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
         (directory / "report.html").write_text(page, encoding="utf-8")
 
 
-def save(merged: Merge, target: Path, *, overwrite: bool) -> None:
-    """Write a merge into `target`, atomically."""
+def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = None) -> dict[str, Any]:
+    """Write a merge into `target`, atomically, and return its report as it was written: with the hashes of the files.
+
+    The card says that the model is in the repository `repo_id`, if that is known.
+    """
     report = merged.report
+    name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
         save_weights(directory, shapes, merged.state.__getitem__, merged.dtype)
         save_small_files(directory, merged.facts, merged.files, merged.dtype)
-        write_json(directory / "isthmus.json", report)
-        card = render_card(report, target.absolute().name, loss_table(report), sentences(report))
+        card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
         (directory / "README.md").write_text(card, encoding="utf-8")
+        if report["profile"]:
+            (directory / FIGURE).write_bytes(png(loss_figure(report)))
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")
+        report = sealed(report, directory)
+        write_json(directory / REPORT, report)
+    return report

@@ -6,23 +6,22 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from isthmus.align.alignment import Alignment, Method
 from isthmus.align.families import FAMILIES, family
-from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput, GateRefused
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import Pair, open_pair
+from isthmus.checkpoint.provenance import Evidence
 from isthmus.eval.samples import Sample, samples
-from isthmus.eval.seen import Seen
 from isthmus.eval.spectrum import (
     MAX_EXCESS,
     SAME_KIND,
@@ -34,6 +33,7 @@ from isthmus.eval.spectrum import (
 )
 from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.merge.candidate import Candidate, Chooser
+from isthmus.merge.command import merge_command
 from isthmus.merge.curve import CurvePlan
 from isthmus.merge.gates import Gates
 from isthmus.merge.measure import Measured, measure
@@ -41,7 +41,9 @@ from isthmus.merge.path import WeightPath
 from isthmus.merge.plane import path_plane
 from isthmus.merge.point import Objective, grid
 from isthmus.merge.progress import Progress
+from isthmus.merge.provenance import fingerprint_of, optimizer_of
 from isthmus.merge.record import Settings, merge_record
+from isthmus.merge.result import Merge
 from isthmus.merge.spectra import spectrum
 from isthmus.merge.stored import StoredPath, endpoint_digests, read_path
 from isthmus.merge.training_state import TrainingState
@@ -51,59 +53,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Align = Literal["auto", "none", "permutation", "orthogonal"]
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A merged model, not yet saved: `state` (float32, computed when looked up), and what was found out.
-
-    `path` is the path that `state` is a point of. `facts` is what config.json will say, `files` are the small files to
-    carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
-    `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
-    saved.
-    """
-
-    endpoints: tuple[Checkpoint, Checkpoint]
-    alignment: Alignment
-    path: WeightPath
-    state: Mapping[str, Tensor]
-    facts: Mapping[str, Any]
-    dtype: torch.dtype
-    files: dict[str, Path]
-    report: dict[str, Any]
-    spectra: dict[float, Spectrum]
-    samples: tuple[Sample, ...]
-    seen: Seen = field(default_factory=Seen)
-    training_state: TrainingState | None = None
-
-    @cached_property
-    def config(self) -> PretrainedConfig:
-        """The configuration of the merged model."""
-        return build_config(self.facts, "merge")
-
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model, the report and the model card: whole, or not at all.
-
-        Raises BadInput for an output that exists, IsthmusError when the disk does not take it.
-        """
-        from isthmus.merge.output import save
-
-        save(self, Path(directory), overwrite=overwrite)
-        self._forget_training()
-
-    def save_path(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the path in place of the model, with its report: whole, or not at all. `merge` takes it as `path`.
-
-        Raises as `save` does.
-        """
-        from isthmus.merge.output import save_path
-
-        save_path(self, Path(directory), overwrite=overwrite)
-        self._forget_training()
-
-    def _forget_training(self) -> None:
-        if self.training_state is not None:
-            self.training_state.remove()
 
 
 def merge(
@@ -127,6 +76,7 @@ def merge(
     dtype: torch.dtype | None = None,
     device: str = "auto",
     seed: int = 0,
+    optimizers: tuple[str | None, str | None] = (None, None),
     progress: Progress | None = None,
 ) -> Merge:
     """Merge two checkpoints on a path between them, after alignment, where the loss is lowest.
@@ -140,13 +90,14 @@ def merge(
     many to report on. Without, no loss is measured, and `t` and `align` have to be given. `align="auto"` takes the one
     of ``none`` and ``orthogonal`` with the lower barrier, `t=None` the t in [interior, 1 − interior] with the lowest
     `objective`, both on the select text. `dtype` is what the result is saved in: by default the endpoints' own when
-    they share one, else float32. `measure_spectrum=None` measures it unless the merge is a plain average without data;
+    they share one, else float32. `optimizers` are those that trained A and B, where the user knows better than their
+    files and weights tell. `measure_spectrum=None` measures it unless the merge is a plain average without data;
     `max_excess` and `same_kind` are the thresholds of its verdict, in nats.
 
     Raises IncompatibleModels before any weight is read; GateRefused, with nothing saved, when a gate refuses; BadInput,
     UnsupportedFamily, CorruptCheckpoint, AlignmentError.
     """
-    began = time.monotonic()
+    arguments, began = dict(locals()), time.monotonic()
     progress = progress or Progress()
     _require_sense(data, align, t, interior, gates, path, restore)
     device = pick_device(device)
@@ -158,10 +109,34 @@ def merge(
     if not known and (needs_table or measure_spectrum or gates.require_spectrum):
         family(first.config)  # raises, with the list of the supported ones
     dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
-    asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."))
+    dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
+    usual = {name: parameter.default for name, parameter in signature(merge).parameters.items()}
+    options = {
+        "align": align,
+        "t": t,
+        "objective": objective,
+        "interior": interior,
+        "fit-on": tuple(fit_on),
+        "max-barrier": gates.max_barrier,
+        "require-spectrum": gates.require_spectrum,
+        "require-gain": gates.require_gain,
+        "restore-spectrum": restore,
+        "tokens": tokens,
+        "max-excess": max_excess,
+        "same-kind": same_kind,
+        "optimizer-a": optimizers[0],
+        "optimizer-b": optimizers[1],
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "seed": seed,
+    }
+    defaults = {}
+    dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
+    defaults = {name: parameter.default for name, parameter in signature(merge).parameters.items()}
+    command = merge_command(pair.whole, arguments, defaults)
+    asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."), command)
     if not data and align == "none" and path == "linear" and not measure_spectrum and not gates.require_spectrum:
         assert t is not None, "without text, t is asked for above"
-        return _plain_average(pair, t, dtype, asked, began)
+        return _plain_average(pair, t, dtype, asked, optimizers, began)
     first, second = (replace(side, state=dict(side.state)) for side in (first, second))
     pair = replace(pair, first=first, second=second)
     stored = _stored(path, align, first, second, progress) if isinstance(path, Path) else None
@@ -183,7 +158,14 @@ def merge(
     chooser = Chooser(first, second, text, device=device, seed=seed, progress=progress)
     kept: TrainingState | None = None
     chosen = chooser.stored(stored) if stored else chooser.best(_methods(align, known))
+    wanted = (known if measure_spectrum is None else measure_spectrum) or gates.require_spectrum
+    spectra: dict[float, Spectrum] = {}
+    if wanted or isinstance(path, CurvePlan):
+        progress.stage("measuring the endpoints' spectra")
+        spectra = {t: spectrum(side.state, side.config) for t, side in ((0.0, first), (1.0, second))}
+    trained_by = _provenance(pair, spectra, optimizers)
     if isinstance(path, CurvePlan):
+        path = path.for_endpoints([evidence.optimizer for evidence in trained_by])
         labels = _labels(text, fit_on)
         if keep_in is not None:
             kept = _training_state(keep_in, first, second, chosen, path, text, labels)
@@ -204,12 +186,10 @@ def merge(
     if text and chosen.path.bends:
         plane = path_plane(chosen.path, chosen.aligned.config, text, device, progress)
 
-    spectra: dict[float, Spectrum] = {}
     verdict: SpectrumReport | None = None
     along: PathSpectrum | None = None
-    wanted = known if measure_spectrum is None else measure_spectrum
-    if wanted or gates.require_spectrum:
-        spectra = _spectra(chosen.path, point, chosen.aligned.config, progress)
+    if wanted:
+        spectra = _spectra(chosen.path, point, chosen.aligned.config, spectra, progress)
         limits = {"max_excess": max_excess, "same_kind": same_kind}
         along = along_path(spectra, **limits)
         at_merge = spectrum(state, chosen.aligned.config) if restored and restored["kept"] else spectra[point]
@@ -223,6 +203,8 @@ def merge(
     whole = whole_state(state, kept_rows(pair, chosen.aligned))
     report = merge_record(
         (first, second),
+        trained_by,
+        pair.licences,
         chosen,
         measured,
         text,
@@ -251,13 +233,23 @@ def merge(
     )
 
 
-def _plain_average(pair: Pair, t: float, dtype: torch.dtype, asked: Settings, began: float) -> Merge:
+def _plain_average(
+    pair: Pair,
+    t: float,
+    dtype: torch.dtype,
+    asked: Settings,
+    optimizers: tuple[str | None, str | None],
+    began: float,
+) -> Merge:
     """(1 − t) A + t B and nothing else: tensor by tensor, never a whole state in memory."""
     ends = (pair.first, pair.second)
     line, facts = WeightPath("linear", pair.first.state, pair.second.state), whole_facts(pair.first.facts, pair)
     merged = whole_state(line(t), kept_rows(pair, None))
     grown = vocabulary_record(pair, merged, facts, (), "cpu")
-    report = merge_record(ends, None, None, (), asked, t=t, seconds=time.monotonic() - began, vocabulary=grown)
+    trained_by, seconds = _provenance(pair, {}, optimizers), time.monotonic() - began
+    report = merge_record(
+        ends, trained_by, pair.licences, None, None, (), asked, t=t, seconds=seconds, vocabulary=grown
+    )
     return Merge(
         ends,
         Alignment("none", {}, 0.0),
@@ -391,11 +383,25 @@ def _methods(align: Align, known: bool) -> list[Method]:
     return ["none", "orthogonal"] if known else ["none"]
 
 
-def _spectra(path: WeightPath, point: float, config: PretrainedConfig, progress: Progress) -> dict[float, Spectrum]:
-    ts = sorted({*grid(), point})
+def _provenance(
+    pair: Pair, spectra: Mapping[float, Spectrum], asked: tuple[str | None, str | None]
+) -> tuple[Evidence, Evidence]:
+    """The optimizers of both endpoints; by their weights, too, where their `spectra` were measured."""
+    found = []
+    for t, side, said, name in zip((0.0, 1.0), (pair.first, pair.second), pair.provenance, asked, strict=True):
+        measured = fingerprint_of(side.state, side.config, spectra[t]) if t in spectra else None
+        found.append(optimizer_of(said, measured, name))
+    return found[0], found[1]
+
+
+def _spectra(
+    path: WeightPath, point: float, config: PretrainedConfig, ends: Mapping[float, Spectrum], progress: Progress
+) -> dict[float, Spectrum]:
+    """Spectra along the path; at its ends they are those of the endpoints, which alignment leaves alone."""
+    ts = sorted({*grid(), point} - ends.keys())
     progress.stage("measuring the spectrum", len(ts))
-    found = {}
+    found = dict(ends)
     for t in ts:
         found[t] = spectrum(path(t), config)
         progress.advance()
-    return found
+    return dict(sorted(found.items()))

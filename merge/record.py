@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from isthmus.checkpoint.checks.repository import derived_licence
 from isthmus.checkpoint.loading import Checkpoint
+from isthmus.checkpoint.provenance import Evidence, relation
+from isthmus.checkpoint.reference import parse_reference
 from isthmus.eval.spectrum import PathSpectrum, SpectrumReport
 from isthmus.eval.text import Blocks
 from isthmus.merge.candidate import Candidate
@@ -24,10 +27,13 @@ class Settings:
     t: float | None
     seed: int
     dtype: str
+    command: str
 
 
 def merge_record(
     endpoints: Sequence[Checkpoint],
+    trained_by: Sequence[Evidence],
+    licences: Sequence[str | None],
     chosen: Candidate | None,
     measured: Measured | None,
     text: Sequence[Blocks],
@@ -44,6 +50,7 @@ def merge_record(
     """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
     losses = measured.endpoint_losses() if measured else [{} for _ in endpoints]
     asked = asdict(settings)
+    licence, reason = derived_licence(licences)
     return {
         "schema": 1,
         "command": "merge",
@@ -51,12 +58,18 @@ def merge_record(
             {
                 "ref": side.name,
                 "revision": side.revision,
+                "on_hub": parse_reference(side.reference).directory is None,
+                "license": own,
                 "loss": loss,
-                "optimizer": None,
-                "optimizer_evidence": None,
+                "optimizer": evidence.optimizer,
+                "optimizer_evidence": evidence.why,
             }
-            for side, loss in zip(endpoints, losses, strict=True)
+            for side, loss, evidence, own in zip(endpoints, losses, trained_by, licences, strict=True)
         ],
+        "optimizers": {
+            "relation": relation([evidence.optimizer for evidence in trained_by]),
+            "confidence": [evidence.confidence for evidence in trained_by],
+        },
         "alignment": {"asked": asked.pop("align"), **_alignment(chosen)},
         "path": {"kind": "linear", "bends": 0, "steps": 0, **(chosen.training if chosen else {})},
         **(measured.report() if measured else unmeasured(t)),
@@ -74,6 +87,9 @@ def merge_record(
             }
             for part in text
         ],
+        "license": licence,
+        "license_reason": reason,
+        "reproduce": asked.pop("command"),
         "settings": asked,
         "seconds": round(seconds, 3),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},

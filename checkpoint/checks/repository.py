@@ -8,17 +8,17 @@ from typing import Any
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.source import Source
 
-CARD = "README.md"
+CARD, OTHER = "README.md", "other"
 _NO_DERIVATIVES, _SHARE_ALIKE, _NON_COMMERCIAL = "no derivatives", "share alike", "non-commercial"
 
 
 def licence_of(metadata: Mapping[str, Any]) -> str | None:
-    """The licence that a card's metadata names: its identifier on the Hub, or the name of one of the author's own."""
+    """The licence that a card's metadata names, by its identifier on the Hub; ``other (NAME)`` for one of its own."""
     found = metadata.get("license")
     if isinstance(found, list):
         found = found[0] if len(found) == 1 else None
-    if found == "other" and isinstance(metadata.get("license_name"), str):
-        found = metadata["license_name"]
+    if found == "other":
+        found = f"{OTHER} ({metadata.get('license_name') or 'unnamed'})"
     return found.strip().lower() if isinstance(found, str) and found.strip() else None
 
 
@@ -50,6 +50,8 @@ def derived_licence(licences: Sequence[str | None]) -> tuple[str | None, str]:
         return None, f"The licence is left open: one parent is under {known[0]}, the other names none."
     if len(known) > 1:
         return None, f"The licence is left open: the parents are under {' and '.join(known)}."
+    if known[0].startswith(OTHER):
+        return None, f"The licence is left open: the parents have terms of their own, {known[0]}."
     return known[0], f"All parents are under {known[0]}."
 
 

@@ -13,8 +13,6 @@ from isthmus.eval.spectrum import (
     compare_spectra,
     log_histogram,
     mean_distance,
-    muon_like,
-    peakedness,
     singular_values,
     spectral_distance,
     stable_rank,
@@ -132,9 +130,3 @@ def test_a_path_that_leaves_the_endpoints_spectra() -> None:
     found = along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)})
     assert (found.verdict, found.broken_at) == ("broken", (0.5,))
     assert along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)}, max_excess=0.5).verdict == "preserved"
-
-
-def test_muons_spectra_are_flat() -> None:
-    assert muon_like({"h.0.q": torch.linspace(2.0, 1.0, 64)})
-    assert not muon_like({"h.0.q": torch.logspace(1, -2, 64)})
-    assert peakedness({"a": torch.tensor([4.0, 1.0, 1.0])}) == pytest.approx(math.log(4))

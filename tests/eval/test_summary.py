@@ -7,6 +7,7 @@ from isthmus.eval.summary import loss_table, sentences
 
 def report(**changes: object) -> dict:
     facts = {
+        "optimizers": {"relation": "unknown"},
         "endpoints": [{"ref": "a", "loss": {"x": 3.0, "y": 2.0}}, {"ref": "b", "loss": {"x": 2.0, "y": 3.0}}],
         "data": [{"label": "x"}, {"label": "y"}],
         "alignment": {"method": "orthogonal", "asked": "auto"},

@@ -1,0 +1,65 @@
+"""What isthmus wrote, about to be shown to others: unchanged, and with nothing private in its texts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.manifest import require_unchanged
+
+CARD = "README.md"
+TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file to push: its name in the repository, where it is, its size in bytes, and its two digests on the Hub."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    blob_id: str
+
+
+def read_output(directory: Path, *, edited_card: bool = False) -> tuple[OutputFile, ...]:
+    """The files of a merge that isthmus wrote and nobody changed since; its card may be, where that is `edited_card`.
+
+    Raises BadInput for any other directory, and when a text in it holds a token or a path of this machine.
+    """
+    if not directory.is_dir():
+        raise BadInput(f"there is no directory '{directory.name}': give what 'isthmus merge' wrote")
+    report = require_unchanged(directory, but=frozenset({CARD}) if edited_card else frozenset())
+    paths = [path for path in sorted(directory.iterdir()) if path.is_file()]
+    for path in paths:
+        if path.suffix in TEXT:
+            _require_public(path)
+    return tuple(_output_file(path, report["files"].get(path.name, {}).get("sha256")) for path in paths)
+
+
+def _require_public(path: Path) -> None:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if _TOKEN.search(text):
+        raise BadInput(f"'{path.name}' holds an access token of the Hub: take it out, and revoke it")
+    for what, place in (("home", Path.home()), ("working", Path.cwd()), ("temporary", Path(tempfile.gettempdir()))):
+        written = str(place)
+        if len(place.parts) > 1 and re.search(rf"(?<![\w/.-]){re.escape(written)}(?=[/\s\"'<]|$)", text):
+            raise BadInput(f"'{path.name}' holds the path of your {what} directory: merge again, or take it out")
+
+
+def _output_file(path: Path, known: str | None) -> OutputFile:
+    size = path.stat().st_size
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            blob.update(part)
+            if known is None or path.name == CARD:
+                whole.update(part)
+    sha256 = known if known is not None and path.name != CARD else whole.hexdigest()
+    return OutputFile(path.name, path, size, sha256, blob.hexdigest())

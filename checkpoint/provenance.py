@@ -1,0 +1,241 @@
+"""Which optimizer trained a checkpoint, by what its files say of it. Nothing that they hold is executed.
+
+In the order in which they are believed: the optimizer's own state (`optimizer.pt`), the trainer's arguments
+(`training_args.bin`), a recipe or report of isthmus, the trainer's state, the model card.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from isthmus.checkpoint.errors import CorruptCheckpoint
+from isthmus.checkpoint.source import Source
+
+Confidence = Literal["stated", "likely", "unknown"]
+
+STATES = ("optimizer.pt", "optimizer.bin")
+ARGUMENTS, STATE, RECIPE, REPORT, CARD = (
+    "training_args.bin",
+    "trainer_state.json",
+    "recipe.json",
+    "isthmus.json",
+    "README.md",
+)
+DOCUMENTS = (ARGUMENTS, RECIPE, REPORT, STATE, CARD)
+SMALL = 2**20
+PICKLE = 64 * 2**20
+# Where the classes of a trainer's arguments come from; they are replaced by `_Inert`, and never imported.
+TRAINERS = ("transformers", "accelerate", "trl", "peft", "torch", "sentence_transformers", "datasets")
+# What libraries call the optimizers that leave one kind of weights.
+ALIASES = {
+    "adam": "adamw",
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_torch_xla": "adamw",
+    "adamw_torch_npu_fused": "adamw",
+    "adamw_apex_fused": "adamw",
+    "adamw_hf": "adamw",
+    "adamw_anyprecision": "adamw",
+    "adamw_torch_4bit": "adamw",
+    "adamw_torch_8bit": "adamw",
+    "adamw_bnb_8bit": "adamw",
+    "adamw_8bit": "adamw",
+    "paged_adamw": "adamw",
+    "paged_adamw_32bit": "adamw",
+    "paged_adamw_8bit": "adamw",
+    "lion_8bit": "lion",
+    "lion_32bit": "lion",
+    "paged_lion_8bit": "lion",
+    "paged_lion_32bit": "lion",
+}
+_CARD_LINE = re.compile(r"^[\s>*_-]*optimi[sz]er[\s*_]*[:=|][\s*_`]*(?:use\s+)?([^\n]*)$", re.IGNORECASE | re.MULTILINE)
+_CARD_TEXT = re.compile(r"\b(?:pre-?)?train(?:ed|ing)\s+(?:with|using|by)\s+(?:the\s+)?(\w+)", re.IGNORECASE)
+_NAMES = ("adamw", "adam", "muon", "lion", "sgd", "adafactor", "shampoo", "soap", "sophia", "lamb")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one source says: an optimizer's name, in lower case, or None; how sure that is; and why, for people."""
+
+    optimizer: str | None
+    confidence: Confidence
+    why: str
+
+
+def documents(source: Source) -> list[Evidence]:
+    """What the files of a model say of its optimizer, the most trustworthy first. Only small files are fetched.
+
+    Raises CorruptCheckpoint for a `training_args.bin` that holds code.
+    """
+    found = [_from_state(source, name) for name in STATES if name in source.files]
+    readers: dict[str, Callable[[Source], Evidence | None]] = {
+        ARGUMENTS: _from_arguments,
+        RECIPE: _from_recipe,
+        REPORT: _from_report,
+        STATE: _from_trainer_state,
+        CARD: _from_card,
+    }
+    small = (name for name in readers if name in source.files and (source.files[name].size or 0) <= SMALL)
+    found += [readers[name](source) for name in small]
+    return [evidence for evidence in found if evidence is not None]
+
+
+def conclude(said: Sequence[Evidence], seen: Evidence | None = None) -> Evidence:
+    """The optimizer that documents and, where it was measured, the spectrum (`seen`) agree on, or why it is unknown."""
+    named = [evidence for evidence in said if evidence.optimizer is not None]
+    if not named:
+        return seen or (said[0] if said else Evidence(None, "unknown", "no file says, and no spectrum was measured"))
+    first = named[0]
+    others = [*named[1:], *([seen] if seen and seen.optimizer else [])]
+    against = [evidence for evidence in others if evidence.optimizer != first.optimizer]
+    if against:
+        return Evidence(None, "unknown", f"{first.why}, but {against[0].why}")
+    return first
+
+
+def relation(optimizers: Sequence[str | None]) -> Literal["same-optimizer", "cross-optimizer", "unknown"]:
+    """Whether models were trained by one optimizer."""
+    if None in optimizers:
+        return "unknown"
+    return "same-optimizer" if len(set(optimizers)) == 1 else "cross-optimizer"
+
+
+def canonical_name(written: str) -> str | None:
+    """The optimizer that some words name: ``adamw`` for Adam and its variants; None where they name none or several."""
+    words = re.findall(r"[a-z0-9_]+", written.lower().replace("optimizernames.", ""))
+    if words and words[0] in ALIASES:
+        return ALIASES[words[0]]
+    found = {ALIASES.get(name, name) for name in _NAMES if name in words}
+    return found.pop() if len(found) == 1 else None
+
+
+def _stated(optimizer: str | None, why: str) -> Evidence | None:
+    return Evidence(optimizer, "stated", why) if optimizer else None
+
+
+def _from_arguments(source: Source) -> Evidence | None:
+    arguments = read_training_arguments(source.path(ARGUMENTS), source.name)
+    written = str(arguments.get("optim", ""))
+    return _stated(ALIASES.get(written, written or None), f"{ARGUMENTS} says {written}")
+
+
+class _Inert:
+    """Stands for any class that a trainer's arguments hold: keeps what it is given, does nothing."""
+
+    def __init__(self, *values: object):
+        self.values = values
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
+    """The content of a `training_args.bin`, read by torch's weights-only loader with every class made inert.
+
+    Empty when it cannot be read. Raises CorruptCheckpoint when it asks for anything but the classes of a trainer.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > 8 * SMALL:
+                return {}
+        names = get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no archive of torch's, or a pickle with what its loader does not know
+        return {}
+    foreign = [name for name in names if name.partition(".")[0] not in TRAINERS]
+    if foreign:
+        raise CorruptCheckpoint(
+            f"'{path.name}' of '{model}' would run {foreign[0]} when it is loaded, and was not: do not trust this model"
+        )
+    try:
+        with safe_globals([(_Inert, name) for name in names]):
+            content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:
+        return {}
+    state = content if isinstance(content, dict) else getattr(content, "state", {})
+    if not isinstance(state, dict):
+        return {}
+    return {
+        key: value.values[0] if isinstance(value, _Inert) and value.values else value for key, value in state.items()
+    }
+
+
+def _from_state(source: Source, filename: str) -> Evidence | None:
+    """The optimizer by the names of what it keeps for every weight, read from the pickle's text without running it."""
+    try:
+        with source.open(filename) as file, zipfile.ZipFile(file) as archive:
+            entry = next(e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size <= PICKLE)
+            keys = set(_strings(archive.read(entry)))
+    except (zipfile.BadZipFile, StopIteration, ValueError, pickle.UnpicklingError, OSError, NotImplementedError):
+        return None
+    optimizer = optimizer_by_keys(keys)
+    kept = ", ".join(sorted(keys & {"exp_avg", "exp_avg_sq", "momentum_buffer", "ns_steps"}))
+    return _stated(optimizer, f"{filename} keeps {kept or 'what it keeps'}")
+
+
+def _strings(raw: bytes) -> Iterator[str]:
+    for _, argument, _ in pickletools.genops(io.BytesIO(raw)):
+        if isinstance(argument, str):
+            yield argument
+
+
+def optimizer_by_keys(keys: set[str]) -> str | None:
+    """The optimizer whose state has these keys: two moments are AdamW's, one is Lion's, a momentum Muon's or SGD's."""
+    if keys & {"ns_steps", "ns_coefficients"}:
+        return "muon"
+    if keys & {"exp_avg_sq_row", "exp_avg_sq_col"}:
+        return "adafactor"
+    if "momentum_buffer" in keys:
+        return "sgd" if "dampening" in keys and "exp_avg" not in keys else None
+    if "exp_avg" in keys:
+        other = keys & {"exp_inf", "exp_avg_var", "mu_product"}
+        return None if other else "adamw" if "exp_avg_sq" in keys else "lion"
+    return None
+
+
+def _from_recipe(source: Source) -> Evidence | None:
+    content = source.json(RECIPE)
+    written = content.get("optimizer")
+    ours = isinstance(written, str) and {"adamw_lr", "muon_lr", "steps"} <= content.keys()
+    return _stated(canonical_name(str(written)), f"{RECIPE} says {written}") if ours else None
+
+
+def _from_report(source: Source) -> Evidence | None:
+    """A merge has the optimizer of its endpoints, if they share one; its own spectrum would tell of neither."""
+    content = source.json(REPORT)
+    ends = content.get("endpoints")
+    if not isinstance(ends, list) or not all(isinstance(end, Mapping) for end in ends):
+        return None
+    names = {end.get("optimizer") for end in ends}
+    shared = names.pop() if len(names) == 1 else None
+    listed = " and ".join(str(end.get("ref")) for end in ends)
+    why = f"{REPORT} says that it was made from {listed}"
+    return Evidence(shared, "stated", why) if isinstance(shared, str) else Evidence(None, "unknown", why)
+
+
+def _from_trainer_state(source: Source) -> Evidence | None:
+    content = source.json(STATE)
+    written = next((content[key] for key in ("optimizer", "optim") if isinstance(content.get(key), str)), "")
+    return _stated(canonical_name(written), f"{STATE} says {written}")
+
+
+def _from_card(source: Source) -> Evidence | None:
+    lines = [match.strip(" `*_|") for match in _CARD_LINE.findall(source.card)]
+    said = {canonical_name(line): line for line in lines}
+    if not said:
+        said = {canonical_name(word): word for word in _CARD_TEXT.findall(source.card) if canonical_name(word)}
+    if len(said) != 1:
+        return None
+    optimizer, line = said.popitem()
+    return _stated(optimizer, f"the model card says {json.dumps(line[:60], ensure_ascii=False)}")

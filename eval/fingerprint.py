@@ -1,0 +1,90 @@
+"""Which optimizer leaves such weights: the spectral fingerprint.
+
+Muon orthogonalises its updates and leaves spectra as flat as those of noise; AdamW's have a long tail (Zhang et al.
+2026, arXiv 2605.09991). Lion's updates are signs, so its weights have lighter tails than a Gaussian; SGD moves few of
+them far. A range is what was seen on models whose optimizer is known (`isthmus lab fingerprint`), with a margin; what
+lies in none is unknown, and so is a model whose embedding has hardly been trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from statistics import mean
+
+from torch import Tensor
+
+from isthmus.checkpoint.provenance import Evidence
+from isthmus.eval.spectrum import Spectrum
+
+WHYS = {
+    "adamw": "its spectra have the long tail that AdamW leaves",
+    "muon": "its spectra are as flat as Muon leaves them",
+    "lion": "its spectra have a long tail and its weights none, as Lion leaves them",
+}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Numbers that tell optimizers apart.
+
+    `peakedness`: mean over the hidden matrices of log σ₁ / σ_median, in nats, in canonical form. `attention`: how much
+    larger that is for queries and keys than for the attention's outputs. `kurtosis`: mean over the hidden matrices of
+    E[(w − μ)⁴] / E[(w − μ)²]², 3 for a Gaussian, in the basis that they were trained in. `embedding`: log σ₁ / σ_median
+    of the token embedding.
+    """
+
+    peakedness: float
+    attention: float
+    kurtosis: float
+    embedding: float
+
+
+@dataclass(frozen=True)
+class Range:
+    """From the lowest to the highest number that an optimizer leaves."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in it."""
+        return self.low <= value <= self.high
+
+
+RANGES: dict[str, Mapping[str, Range]] = {}
+
+
+def fingerprint(spectrum: Spectrum, hidden: Iterable[Tensor], embedding: Tensor) -> Fingerprint:
+    """The fingerprint of a model.
+
+    `spectrum` is that of its hidden matrices in canonical form, `hidden` are the same matrices as they are stored,
+    `embedding` are the singular values of its token embedding, descending.
+    """
+    by_kind: dict[str, list[float]] = {}
+    for name, values in spectrum.items():
+        by_kind.setdefault(name.rpartition(".")[2], []).append(peak(values))
+    queries = mean(by_kind["q"] + by_kind["k"])
+    every = [value for values in by_kind.values() for value in values]
+    return Fingerprint(mean(every), queries - mean(by_kind["o"]), mean(map(kurtosis, hidden)), peak(embedding))
+
+
+def peak(values: Tensor) -> float:
+    """log σ₁ / σ_median of descending singular values, in nats: how far the largest stand out."""
+    return (values[0] / values[values.numel() // 2]).log().item()
+
+
+def kurtosis(matrix: Tensor) -> float:
+    """E[(w − μ)⁴] / E[(w − μ)²]² over the entries, float64."""
+    centred = matrix.double() - matrix.double().mean()
+    return (centred.pow(4).mean() / centred.square().mean().square()).item()
+
+
+def judge(found: Fingerprint) -> Evidence:
+    """The one optimizer whose ranges hold all numbers of a fingerprint; else unknown, and why."""
+    numbers = {part.name: getattr(found, part.name) for part in fields(found)}
+    fitting = [name for name, ranges in RANGES.items() if all(r.holds(numbers[key]) for key, r in ranges.items())]
+    measured = f"peakedness {found.peakedness:.2f}, kurtosis {found.kurtosis:.2f}"
+    if len(fitting) == 1:
+        return Evidence(fitting[0], "likely", f"{WHYS[fitting[0]]} ({measured})")
+    return Evidence(None, "unknown", f"its weights are like those of no optimizer that is known ({measured})")

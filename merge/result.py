@@ -1,0 +1,80 @@
+"""A merged model, not yet saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from isthmus.align.alignment import Alignment
+from isthmus.checkpoint.config import build_config
+from isthmus.checkpoint.loading import Checkpoint
+from isthmus.eval.samples import Sample
+from isthmus.eval.seen import Seen
+from isthmus.eval.spectrum import Spectrum
+from isthmus.merge.path import WeightPath
+from isthmus.merge.training_state import TrainingState
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merged model, not yet saved: `state` (float32, computed when looked up), and what was found out.
+
+    `path` is the path that `state` is a point of. `facts` is what config.json will say, `files` are the small files to
+    carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
+    `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
+    saved.
+    """
+
+    endpoints: tuple[Checkpoint, Checkpoint]
+    alignment: Alignment
+    path: WeightPath
+    state: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+    dtype: torch.dtype
+    files: dict[str, Path]
+    report: dict[str, Any]
+    spectra: dict[float, Spectrum]
+    samples: tuple[Sample, ...]
+    seen: Seen = field(default_factory=Seen)
+    training_state: TrainingState | None = None
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration of the merged model."""
+        return build_config(self.facts, "merge")
+
+    def save(self, directory: str | Path, *, overwrite: bool = False, repo_id: str | None = None) -> dict[str, Any]:
+        """Write the model, the report and the model card: whole, or not at all. Returns the report as it was written.
+
+        `repo_id` is where on the Hub it will be pushed to, for the card to say so.
+
+        Raises BadInput for an output that exists, IsthmusError when the disk does not take it.
+        """
+        from isthmus.merge.output import save
+
+        report = save(self, Path(directory), overwrite=overwrite, repo_id=repo_id)
+        self._forget_training()
+        return report
+
+    def save_path(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the path in place of the model, with its report: whole, or not at all. `merge` takes it as `path`.
+
+        Raises as `save` does.
+        """
+        from isthmus.merge.output import save_path
+
+        save_path(self, Path(directory), overwrite=overwrite)
+        self._forget_training()
+
+    def _forget_training(self) -> None:
+        if self.training_state is not None:
+            self.training_state.remove()
