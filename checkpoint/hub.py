@@ -108,6 +108,6 @@ def _translated(name: str, error: Exception) -> Exception:
         return ModelNotFound(f"the Hub answered {status} for '{name}': {said or 'try again later'}")
     if _is_connection(error) or _is_no_network(error):
         return Unreachable(str(error))
-    if isinstance(error.__cause__, Exception) and not isinstance(error, IsthmusError):
+    if isinstance(error.__cause__, Exception) and not isinstance(error, (IsthmusError, ValueError)):
         return _translated(name, error.__cause__)
     return error

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import partial
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from isthmus.checkpoint.card import FIGURE
@@ -41,15 +42,15 @@ NOBODYS = frozenset({".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "L
 class Target:
     """Where a push goes: a repository, a branch of it (`revision`, None for main) or a pull request to that.
 
-    `info` is what the Hub says of it now, None where there is no such repository or no such branch; `exists` tells
-    these two apart.
+    `info` is what the Hub says of it now, None where there is no such repository; of a branch that is `new` it is what
+    the Hub says of main, from which it will be made.
     """
 
     repo_id: str
     revision: str | None
     private: bool
     create_pr: bool
-    exists: bool
+    new: bool
     info: ModelInfo | None
 
     @classmethod
@@ -82,12 +83,10 @@ class Target:
         if "/" not in repo_id:
             repo_id = f"{_asked(repo_id, lambda: HfApi().whoami())['name']}/{repo_id}"
         info = _look_up(repo_id, None)
-        exists = info is not None
         if info is not None and private and not info.private:
             raise BadInput(f"'{repo_id}' is public, so that --private cannot be kept: choose another name")
-        if exists and revision is not None:
-            info = _look_up(repo_id, revision)
-        return cls(repo_id, revision, private, create_pr, exists, info)
+        branch = _look_up(repo_id, revision) if info is not None and revision is not None else info
+        return cls(repo_id, revision, private, create_pr, revision is not None and branch is None, branch or info)
 
     @property
     def files(self) -> list[RepoSibling]:
@@ -95,10 +94,10 @@ class Target:
         return list(self.info.siblings or []) if self.info else []
 
     def require_room(self) -> None:
-        """Raise BadInput when somebody's files are there, unless they are to be proposed as a pull request."""
-        if self.create_pr:
-            if not self.exists:
-                raise BadInput(f"there is no repository '{self.repo_id}' to open a pull request in")
+        """Raise BadInput when somebody's files would be overwritten: not by a new branch, nor by a pull request."""
+        if self.create_pr and self.info is None:
+            raise BadInput(f"there is no repository '{self.repo_id}' to open a pull request in")
+        if self.create_pr or self.new:
             return
         others = [file.rfilename for file in self.files if file.rfilename not in NOBODYS]
         if others:
@@ -131,12 +130,11 @@ class Plan:
             return f"change nothing in {self.target.repo_id}"
         size = sum(file.size for file in self.changed)
         steps = [f"send {len(self.changed)} files ({size:,} bytes) to {self.target.repo_id} in one commit"]
-        if not self.target.exists:
-            steps.insert(
-                0, f"create the {'private' if self.target.private else 'public'} repository {self.target.repo_id}"
-            )
-        elif self.target.info is None:
+        if self.target.new:
             steps.insert(0, f"create the branch {self.target.revision}")
+        if self.target.info is None:
+            kind = "private" if self.target.private else "public"
+            steps.insert(0, f"create the {kind} repository {self.target.repo_id}")
         if self.target.create_pr:
             steps.append("as a pull request")
         return ", ".join(steps)
@@ -149,7 +147,7 @@ class Plan:
             "repo": self.target.repo_id,
             "revision": self.target.revision or "main",
             "dry_run": pushed is None,
-            "creates_repository": not self.target.exists,
+            "creates_repository": self.target.info is None,
             "files": [{"name": f.name, "bytes": f.size, "changed": f in self.changed} for f in self.files],
             "removes": list(self.stale),
             **(asdict(pushed) if pushed else {"url": None, "commit": None, "pull_request": None}),
@@ -166,13 +164,13 @@ class Plan:
         url = f"{api.endpoint}/{target.repo_id}"
         if not self.changed and not self.stale:
             return Pushed(url, target.info.sha if target.info else None)
-        if not target.exists:
+        if target.info is None:
             _asked(
                 target.repo_id,
                 lambda: api.create_repo(target.repo_id, private=target.private or None, exist_ok=True),
             )
-        if target.info is None and target.revision is not None:
-            branch = target.revision
+        if target.new:
+            branch = str(target.revision)
             _asked(target.repo_id, lambda: api.create_branch(target.repo_id, branch=branch, exist_ok=True))
         additions = [CommitOperationAdd(file.name, file.path) for file in self.changed]
         removals = [CommitOperationDelete(name) for name in self.stale]
@@ -224,9 +222,7 @@ class Plan:
 def plan_push(files: Sequence[OutputFile], target: Target, *, overwrite: bool = False) -> Plan:
     """What a push of `files` would do. Raises BadInput when others' files would be overwritten (unless `overwrite`)."""
     changed = _differing(files, target.files)
-    if changed and not overwrite:
-        target.require_room()
-    if changed and target.create_pr and not target.exists:
+    if changed and (not overwrite or target.create_pr):
         target.require_room()
     ours = {file.name for file in files}
     there = [file.rfilename for file in target.files]
@@ -265,6 +261,8 @@ def _asked(repo_id: str, call: Callable[[], T]) -> T:
         raise ModelNotFound(f"the Hub cannot be reached for '{repo_id}': connect, and {again}") from None
     except IsthmusError:
         raise
+    except JSONDecodeError:
+        raise IsthmusError(f"the Hub answered '{repo_id}' with what is no JSON: {again}") from None
     except ValueError as error:
         raise BadInput(f"the Hub refuses the card of '{repo_id}': {_one_line(error)}") from None
     except Exception as error:

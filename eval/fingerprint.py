@@ -9,7 +9,7 @@ lies in none is unknown, and so is a model whose embedding has hardly been train
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import mean
 
 from torch import Tensor
@@ -31,13 +31,18 @@ class Fingerprint:
     `peakedness`: mean over the hidden matrices of log σ₁ / σ_median, in nats, in canonical form. `attention`: how much
     larger that is for queries and keys than for the attention's outputs. `kurtosis`: mean over the hidden matrices of
     E[(w − μ)⁴] / E[(w − μ)²]², 3 for a Gaussian, in the basis that they were trained in. `embedding`: log σ₁ / σ_median
-    of the token embedding.
+    of the token embedding, which grows as long as a model is trained, by whatever optimizer.
     """
 
     peakedness: float
     attention: float
     kurtosis: float
     embedding: float
+
+    @property
+    def share(self) -> float:
+        """`peakedness` / `embedding`: how far the hidden spectra have come, against the embedding's."""
+        return self.peakedness / self.embedding
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,23 @@ class Range:
         return self.low <= value <= self.high
 
 
-RANGES: dict[str, Mapping[str, Range]] = {}
+# Calibrated on the models of `isthmus.lab.fingerprint`: what lies between two kinds of them is in no range.
+RANGES: Mapping[str, Mapping[str, Range]] = {
+    "muon": {"share": Range(0.15, 0.385), "kurtosis": Range(2.95, 4.0), "embedding": Range(2.2, 4.0)},
+    "adamw": {
+        "peakedness": Range(1.6, 3.0),
+        "share": Range(0.5, 1.0),
+        "attention": Range(0.15, 2.0),
+        "kurtosis": Range(2.96, 3.8),
+        "embedding": Range(2.3, 4.0),
+    },
+    "lion": {
+        "peakedness": Range(1.6, 3.5),
+        "attention": Range(-1.5, -0.1),
+        "kurtosis": Range(2.2, 2.85),
+        "embedding": Range(2.3, 4.0),
+    },
+}
 
 
 def fingerprint(spectrum: Spectrum, hidden: Iterable[Tensor], embedding: Tensor) -> Fingerprint:
@@ -82,8 +103,7 @@ def kurtosis(matrix: Tensor) -> float:
 
 def judge(found: Fingerprint) -> Evidence:
     """The one optimizer whose ranges hold all numbers of a fingerprint; else unknown, and why."""
-    numbers = {part.name: getattr(found, part.name) for part in fields(found)}
-    fitting = [name for name, ranges in RANGES.items() if all(r.holds(numbers[key]) for key, r in ranges.items())]
+    fitting = [name for name, ranges in RANGES.items() if all(r.holds(getattr(found, k)) for k, r in ranges.items())]
     measured = f"peakedness {found.peakedness:.2f}, kurtosis {found.kurtosis:.2f}"
     if len(fitting) == 1:
         return Evidence(fitting[0], "likely", f"{WHYS[fitting[0]]} ({measured})")

@@ -36,6 +36,7 @@ class Repo:
     sha: str = "a" * 40
     revisions: tuple[str, ...] = ("main",)
     branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    heads: dict[str, str] = field(default_factory=dict)
     commits: list[dict[str, object]] = field(default_factory=list)
 
     def at(self, revision: str) -> dict[str, bytes] | None:
@@ -44,9 +45,7 @@ class Repo:
         return self.branches.get(revision)
 
     def sha_of(self, revision: str) -> str:
-        if revision in self.branches:
-            return hashlib.sha1(f"{revision}{sorted(self.branches[revision])}".encode()).hexdigest()
-        return self.sha
+        return self.heads.get(revision, self.sha)
 
     @property
     def metadata(self) -> dict[str, object]:
@@ -223,7 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
         if getattr(self, "_mute", False):
             return self._drop()
         if status != 200:
-            self._reply(status, b"", {"X-Error-Code": code} if code else {})
+            body = json.dumps({"error": code or f"error {status}"}).encode()
+            self._reply(status, body, {"X-Error-Code": code} if code else {})
         return None
 
     def _drop(self) -> None:
@@ -363,7 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 403, ""
         name = f"{owner}/{asked['name']}"
         if name in self.server_hub.repos:
-            return 409, ""
+            there = {"error": "You already created this model repo", "url": f"{self.server_hub.url}/{name}"}
+            return self._json(there, 409)
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
         self.server_hub.repos[name] = Repo({".gitattributes": b"*.safetensors filter=lfs\n"}, private=private)
         return self._json({"url": f"{self.server_hub.url}/{name}"})
@@ -418,7 +419,7 @@ class _Handler(BaseHTTPRequestHandler):
             repo.branches[f"refs/pr/{number}"] = files
             reply["pullRequestUrl"] = f"{url}/discussions/{number}"
         elif revision in repo.branches:
-            repo.branches[revision] = files
+            repo.branches[revision], repo.heads[revision] = files, sha
         else:
             repo.files, repo.sha = files, sha
         return self._json(reply)
