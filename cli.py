@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from isthmus.checkpoint.push import Plan, Target
+    from isthmus.lab.fingerprint import Verdict
 
 INTERRUPTED = 130
 TRAINING, PUSHING = "Training of bends", "Pushing to the Hub"
@@ -641,6 +642,25 @@ def pretrain(
             _say(f"{checkpoint}: training loss {loss:.3f}")
 
 
+@lab.command("fingerprint")
+def fingerprints(
+    output: Annotated[Path, typer.Argument(help="The directory to train into.", show_default=False)],
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Does the spectral fingerprint tell optimizers apart? Trains models (an hour on two cores) and judges them."""
+    from dataclasses import asdict
+
+    from isthmus.lab.fingerprint import fingerprint_study
+
+    with _screen(quiet) as progress:
+        found = fingerprint_study(output, progress=progress)
+    _emit(json_file, {"models": [{**asdict(verdict), "outcome": verdict.outcome} for verdict in found]})
+    if not quiet:
+        _print_fingerprints(found)
+
+
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -864,6 +884,24 @@ def _print_plan(plan: Plan) -> None:
         table.add_row(_escape(name), "", "would be removed")
     Console(stderr=True).print(table)
     _say(f"nothing was sent; a push would {_escape(str(plan))}")
+
+
+def _print_fingerprints(verdicts: list[Verdict]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("model", "trained by", "peakedness", "share", "attention", "kurtosis", "embedding", "judged"):
+        table.add_column(column)
+    for verdict in verdicts:
+        found = verdict.numbers
+        numbers = (found.peakedness, found.share, found.attention, found.kurtosis, found.embedding)
+        judged = verdict.judged or "unknown"
+        style = "red" if verdict.outcome == "wrong" else "bold" if verdict.held_out else None
+        table.add_row(verdict.name, verdict.trained_by, *(f"{n:.2f}" for n in numbers), judged, style=style)
+    Console(stderr=True).print(table)
+    outcomes = [verdict.outcome for verdict in verdicts if verdict.held_out]
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("right", "unknown", "wrong"))
+    _say(f"held out: {counts}")
 
 
 def _print_spectra(report: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Whether the spectral fingerprint tells optimizers apart: models trained on purpose, their fingerprints, the verdicts.
 
 The ranges in `isthmus.eval.fingerprint` were chosen on the models of `CALIBRATION`; those of `HELD_OUT` have other
-widths, learning rates and text, and were looked at afterwards. SGD has no range: it has to come out as unknown, as have
+widths, learning rates and text, and were trained afterwards. SGD has no range: it has to come out as unknown. So have
 models that were hardly trained, and those that two optimizers trained one after the other.
 """
 
@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from isthmus.checkpoint.loading import load
-from isthmus.eval.fingerprint import judge
+from isthmus.eval.fingerprint import Fingerprint, judge
 from isthmus.lab.pretrain import CODE, DOCS, Recipe, make_checkpoint, small_config
+from isthmus.lab.pretrain import EMBEDDED as EMBEDDED_RECIPES
 from isthmus.merge.progress import Progress
 from isthmus.merge.provenance import fingerprint_of
 from isthmus.merge.spectra import spectrum
 
 EMBEDDED = Path(__file__).parent / "checkpoints"
-BOTH = (DOCS, CODE)
+BOTH, OTHER = (DOCS, CODE), ("stdlib:docs:heldout", "stdlib:code:heldout")
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,6 @@ CALIBRATION = (
     _subject("x-muon-50", 2, 96, 3, 50, 1e-2, 2e-3, 0.1, BOTH, 308),
     _subject("x-sgd-100", 3, 64, 4, 100, 0.3, 0.3, 0.0, BOTH, 309),
     _subject("x-lion-150", 2, 80, 5, 150, 2e-4, 2e-4, 0.0, BOTH, 310),
-)
-HELD_OUT = (
     _subject("t-adamw-80", 2, 80, 5, 600, 2e-3, 2e-3, 0.2, [DOCS], 201),
     _subject("t-muon-80", 2, 80, 5, 400, 1.5e-2, 3e-3, 0.1, [DOCS], 202),
     _subject("t-adamw-112", 3, 112, 7, 400, 3e-3, 3e-3, 0.05, [CODE], 203),
@@ -108,3 +107,65 @@ HELD_OUT = (
     _subject("t-adamw-64-b", 4, 64, 2, 500, 1e-3, 1e-3, 1.0, [DOCS], 210),
     _subject("t-muon-64-b", 4, 64, 2, 400, 5e-3, 1e-3, 0.0, [CODE], 211),
 )
+HELD_OUT = (
+    _subject("h-adamw-88", 3, 88, 4, 500, 2.5e-3, 2.5e-3, 0.2, OTHER, 401),
+    _subject("h-muon-88", 3, 88, 4, 400, 1.2e-2, 2e-3, 0.2, OTHER, 402),
+    _subject("h-adamw-120", 2, 120, 6, 500, 1.5e-3, 1.5e-3, 0.1, OTHER[1:], 403),
+    _subject("h-muon-120", 2, 120, 6, 400, 6e-3, 3e-3, 0.2, OTHER[1:], 404),
+    _subject("h-adamw-72", 5, 72, 6, 500, 3e-3, 3e-3, 0.4, OTHER[:1], 405),
+    _subject("h-muon-72", 5, 72, 6, 350, 2.5e-2, 2e-3, 0.05, OTHER[:1], 406),
+    _subject("h-lion-88", 3, 88, 4, 500, 8e-4, 8e-4, 0.2, OTHER, 407),
+    _subject("h-lion-120", 2, 120, 6, 400, 1.2e-3, 1.2e-3, 0.1, OTHER[1:], 408),
+    _subject("h-sgd-88", 3, 88, 4, 500, 0.5, 0.5, 0.0, OTHER, 409),
+    _subject("h-adamw-88-short", 3, 88, 4, 80, 2e-3, 2e-3, 0.1, OTHER, 410),
+    _subject("h-adamw-144", 2, 144, 4, 400, 2e-3, 2e-3, 0.1, OTHER, 411),
+    _subject("h-muon-144", 2, 144, 4, 300, 8e-3, 4e-3, 0.1, OTHER, 412),
+    _subject("h-adamw-64-slow", 2, 64, 4, 600, 4e-4, 4e-4, 0.1, OTHER, 413),
+    _subject("h-muon-64-slow", 2, 64, 4, 200, 2e-3, 5e-4, 0.1, OTHER, 414),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the table: what trained a model, its fingerprint, and what that was judged to be."""
+
+    name: str
+    trained_by: str
+    held_out: bool
+    numbers: Fingerprint
+    judged: str | None
+
+    @property
+    def outcome(self) -> Literal["right", "unknown", "wrong"]:
+        """Whether the verdict is right; a model of two optimizers is right to be unknown, and wrong otherwise."""
+        if self.judged is None:
+            return "unknown"
+        return "right" if self.judged == self.trained_by else "wrong"
+
+
+def fingerprint_study(
+    directory: Path, subjects: Sequence[Subject] = CALIBRATION + HELD_OUT, progress: Progress | None = None
+) -> list[Verdict]:
+    """Train the models into `directory`, except for those that are there, and judge them and the embedded ones."""
+    progress = progress or Progress()
+    tokenizer = load(EMBEDDED / "docs").tokenizer()
+    places = {}
+    for subject in subjects:
+        recipe = subject.recipe
+        places[recipe.name] = (directory / recipe.name, recipe.optimizer if recipe.base is None else "two")
+        if not (directory / recipe.name).exists():
+            config = small_config(layers=subject.layers, width=subject.width, heads=subject.heads)
+            start = dict(load(EMBEDDED / recipe.base).state) if recipe.base else None
+            make_checkpoint(recipe, config, tokenizer, start, directory, progress)
+    for recipe in EMBEDDED_RECIPES:
+        places[recipe.name] = (EMBEDDED / recipe.name, recipe.optimizer)
+    held_out = {subject.recipe.name for subject in HELD_OUT}
+    progress.stage("measuring fingerprints", len(places))
+    found = []
+    for name, (place, optimizer) in places.items():
+        model = load(place)
+        state = dict(model.state)
+        numbers = fingerprint_of(state, model.config, spectrum(state, model.config))
+        found.append(Verdict(name, optimizer, name in held_out, numbers, judge(numbers).optimizer))
+        progress.advance()
+    return found

@@ -6,7 +6,7 @@ the leaves that are trained are the pieces of the symmetry table, put together f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
 from isthmus.eval.text import corpus
-from isthmus.merge.optimizers import Schedule, make_optimizers
+from isthmus.merge.optimizers import OptimizerName, Schedule, make_optimizers
 from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from isthmus.align.symmetry import State
 
 VOCABULARY = 1024
+DOCS, CODE = "stdlib:docs:train", "stdlib:code:train"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -40,11 +41,11 @@ class Recipe:
     """
 
     name: str
-    optimizer: Literal["adamw", "muon"]
+    optimizer: OptimizerName | Literal["sgd"]
     seed: int
     steps: int
     base: str | None = None
-    data: tuple[str, ...] = ("stdlib:docs:train", "stdlib:code:train")
+    data: tuple[str, ...] = (DOCS, CODE)
     batch: int = 32
     context: int = 128
     adamw_lr: float = 2e-3
@@ -57,21 +58,21 @@ EMBEDDED = (
     Recipe("muon-1", "muon", seed=2, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
     Recipe("adamw-2", "adamw", seed=3, steps=1500),
     Recipe("muon-2", "muon", seed=4, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
-    Recipe("docs", "adamw", 5, 300, base="adamw-1", data=("stdlib:docs:train",), adamw_lr=1e-3),
-    Recipe("code", "adamw", 6, 300, base="adamw-1", data=("stdlib:code:train",), adamw_lr=1e-3),
+    Recipe("docs", "adamw", 5, 300, base="adamw-1", data=(DOCS,), adamw_lr=1e-3),
+    Recipe("code", "adamw", 6, 300, base="adamw-1", data=(CODE,), adamw_lr=1e-3),
 )
 
 
-def small_config() -> GPT2Config:
-    """The embedded checkpoints' architecture: 4 layers, width 128, 4 heads, context 128, 0.94M parameters."""
+def small_config(*, layers: int = 4, width: int = 128, heads: int = 4) -> GPT2Config:
+    """A small GPT-2 with a context of 128; by default that of the embedded checkpoints, 0.94M parameters."""
     from transformers import GPT2Config
 
     return GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=128,
-        n_embd=128,
-        n_layer=4,
-        n_head=4,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -140,14 +141,7 @@ def pretrain(
     state = start or dict(model.named_parameters())
     leaves = {name: piece.detach().clone().requires_grad_() for name, piece in table.split(state).items()}
 
-    optimizers = make_optimizers(
-        recipe.optimizer,
-        [leaves],
-        table.matrices,
-        lr=recipe.muon_lr if recipe.optimizer == "muon" else recipe.adamw_lr,
-        adamw_lr=recipe.adamw_lr,
-        weight_decay=recipe.weight_decay,
-    )
+    optimizers = _optimizers(recipe, leaves, table.matrices)
     schedule = Schedule(optimizers, recipe.steps, floor=0.1)
     source = batches(recipe, tokenizer)
     for step in range(recipe.steps):
@@ -162,6 +156,16 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
         on_step(step, loss.item())
     return {name: value.detach() for name, value in table.join(leaves).items()}
+
+
+def _optimizers(recipe: Recipe, leaves: Mapping[str, Tensor], matrices: Sequence[str]) -> list[torch.optim.Optimizer]:
+    if recipe.optimizer == "sgd":
+        decay = recipe.weight_decay
+        return [torch.optim.SGD(list(leaves.values()), lr=recipe.adamw_lr, momentum=0.9, weight_decay=decay)]
+    lr = recipe.muon_lr if recipe.optimizer == "muon" else recipe.adamw_lr
+    return make_optimizers(
+        recipe.optimizer, [leaves], matrices, lr=lr, adamw_lr=recipe.adamw_lr, weight_decay=recipe.weight_decay
+    )
 
 
 def make_checkpoints(
@@ -188,12 +192,12 @@ def make_checkpoints(
         if (directory / name).exists():
             continue
         recipe = known[name] if steps is None else replace(known[name], steps=steps)
-        losses[name] = _make_checkpoint(recipe, directory, progress)
+        losses[name] = _make_embedded(recipe, directory, progress)
     return losses
 
 
-def _make_checkpoint(recipe: Recipe, directory: Path, progress: Progress) -> float:
-    """Train one model, save it with its tokenizer and recipe, and return the mean loss of its last 50 steps."""
+def _make_embedded(recipe: Recipe, directory: Path, progress: Progress) -> float:
+    """Train one of the embedded models, from its base where it has one."""
     progress.stage("preparing the text")
     config, start = small_config(), None
     if recipe.base is None:
@@ -203,6 +207,18 @@ def _make_checkpoint(recipe: Recipe, directory: Path, progress: Progress) -> flo
             raise BadInput(f"'{recipe.name}' starts from '{recipe.base}', which is not there: train that one first")
         base = load(directory / recipe.base)
         start, tokenizer = dict(base.state), base.tokenizer()
+    return make_checkpoint(recipe, config, tokenizer, start, directory, progress)
+
+
+def make_checkpoint(
+    recipe: Recipe,
+    config: GPT2Config,
+    tokenizer: PreTrainedTokenizerBase,
+    start: State | None,
+    directory: Path,
+    progress: Progress,
+) -> float:
+    """Train one model, save it with its tokenizer and recipe, and return the mean loss of its last 50 steps."""
     losses: list[float] = []
 
     def follow(step: int, loss: float) -> None:
