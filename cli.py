@@ -588,7 +588,7 @@ def spectrum(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Spectra: stable ranks of every kind of matrix, and spectral distances between models."""
+    """Spectra: stable ranks of every kind of matrix, the optimizers that left them, distances between models."""
     with _screen(quiet) as progress:
         from isthmus.merge.spectra import compare_models
 
@@ -916,5 +916,8 @@ def _print_spectra(report: dict[str, Any]) -> None:
     for model in report["models"]:
         table.add_row(model["ref"], *(f"{model['stable_rank'][kind]:.1f}" for kind in kinds))
     console.print(table)
+    for model in report["models"]:
+        found = model["optimizer"]
+        _say(_escape(f"{model['ref']}: trained by {found['optimizer'] or 'an unknown optimizer'}, {found['why']}"))
     for pair in report["distances"]:
         _say(f"{_escape(pair['a'])} and {_escape(pair['b'])}: {pair['distance']:.3f} nats apart")

@@ -60,7 +60,9 @@ ALIASES = {
     "paged_lion_8bit": "lion",
     "paged_lion_32bit": "lion",
 }
-_CARD_LINE = re.compile(r"^[\s>*_-]*optimi[sz]er[\s*_]*[:=|][\s*_`]*(?:use\s+)?([^\n]*)$", re.IGNORECASE | re.MULTILINE)
+_CARD_LINE = re.compile(
+    r"^[\s>*_|-]*optimi[sz]er[\s*_]*[:=|][\s*_`]*(?:use\s+)?([^\n]*)$", re.IGNORECASE | re.MULTILINE
+)
 _CARD_TEXT = re.compile(r"\b(?:pre-?)?train(?:ed|ing)\s+(?:with|using|by)\s+(?:the\s+)?(\w+)", re.IGNORECASE)
 _NAMES = ("adamw", "adam", "muon", "lion", "sgd", "adafactor", "shampoo", "soap", "sophia", "lamb")
 
@@ -134,6 +136,8 @@ def _from_arguments(source: Source) -> Evidence | None:
 class _Inert:
     """Stands for any class that a trainer's arguments hold: keeps what it is given, does nothing."""
 
+    values: tuple[object, ...] = ()
+
     def __init__(self, *values: object):
         self.values = values
 
@@ -194,7 +198,7 @@ def optimizer_by_keys(keys: set[str]) -> str | None:
     """The optimizer whose state has these keys: two moments are AdamW's, one is Lion's, a momentum Muon's or SGD's."""
     if keys & {"ns_steps", "ns_coefficients"}:
         return "muon"
-    if keys & {"exp_avg_sq_row", "exp_avg_sq_col"}:
+    if keys & {"exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var"}:
         return "adafactor"
     if "momentum_buffer" in keys:
         return "sgd" if "dampening" in keys and "exp_avg" not in keys else None

@@ -33,6 +33,7 @@ SMALL_FILES = (
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 AT_ONCE, PART = 8, 2**16
+OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Source:
     def __init__(self, reference: Reference):
         self.reference, self.name = reference, reference.name
         self.revision: str | None = None
+        self._cut_off: str | None = None  # why only what is in the cache is known
         self.repository = Repository()
         self.files = self._local_files(reference.directory) if reference.directory is not None else self._hub_files()
         if "config.json" not in self.files:
@@ -105,7 +107,7 @@ class Source:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        why = "the Hub cannot be reached" if error else "offline mode is on (HF_HUB_OFFLINE)"
+        self._cut_off = why = "the Hub cannot be reached" if error else OFFLINE
         try:
             folder = Path(
                 snapshot_download(str(self.reference.repo_id), revision=self.reference.revision, local_files_only=True)
@@ -128,15 +130,14 @@ class Source:
             if path.is_symlink():
                 self._require_inside(path)
             return path
-        from huggingface_hub import constants
-
         try:
             return self._fetch(filename, self.revision)
         except Unreachable:
-            why = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-            raise ModelNotFound(
-                f"{why} and '{filename}' of '{self.name}' is not in the cache: connect, and try again"
-            ) from None
+            raise self._not_cached(f"'{filename}'") from None
+
+    def _not_cached(self, what: str) -> ModelNotFound:
+        why = self._cut_off or "the Hub cannot be reached"
+        return ModelNotFound(f"{why} and {what} of '{self.name}' is not in the cache: connect, and try again")
 
     def _require_inside(self, path: Path) -> None:
         folder = path.parent.resolve()
@@ -230,6 +231,8 @@ class Source:
                 for name in shards.values():
                     if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
                         raise CorruptCheckpoint(f"'{index}' of '{self.name}' names a shard outside the model: {name!r}")
+                    if name not in self.files and self._cut_off:
+                        raise self._not_cached(f"'{name}'")
                     if name not in self.files:
                         raise CorruptCheckpoint(
                             f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again"
@@ -237,6 +240,8 @@ class Source:
                 return sorted(set(shards.values()))
             if single in self.files:
                 return [single]
+        if self._cut_off:
+            raise self._not_cached("the file with the weights")
         raise ModelNotFound(
             f"'{self.name}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index"
         )

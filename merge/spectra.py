@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,13 @@ from isthmus.align.canonical import canonical
 from isthmus.align.families import family
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.loading import load
+from isthmus.checkpoint.provenance import documents
+from isthmus.checkpoint.reference import parse_reference
+from isthmus.checkpoint.source import Source
+from isthmus.eval.fingerprint import judge
 from isthmus.eval.spectrum import Spectrum, mean_distance, singular_values, stable_rank
 from isthmus.merge.progress import Progress
+from isthmus.merge.provenance import fingerprint_of, optimizer_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -31,20 +37,29 @@ def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
 
 
 def compare_models(references: Sequence[str | Path], progress: Progress) -> dict[str, Any]:
-    """Spectra of models and the spectral distances of all pairs, as JSON-ready data."""
+    """Spectra of models, the optimizers that left them, and the spectral distances of all pairs, as JSON-ready data."""
     checkpoints = [load(reference) for reference in references]
     progress.stage("measuring spectra", len(checkpoints))
-    found = []
+    found, prints = [], []
     for checkpoint in checkpoints:
         found.append(spectrum(checkpoint.state, checkpoint.config))
+        prints.append(fingerprint_of(checkpoint.state, checkpoint.config, found[-1]))
         progress.advance()
     models = []
-    for checkpoint, values in zip(checkpoints, found, strict=True):
+    for checkpoint, values, numbers in zip(checkpoints, found, prints, strict=True):
+        said = documents(Source(parse_reference(checkpoint.reference)))
         ranks = {name: stable_rank(sigma) for name, sigma in values.items()}
         kinds = dict.fromkeys(name.rpartition(".")[2] for name in ranks)
         means = {kind: mean([rank for name, rank in ranks.items() if name.endswith(f".{kind}")]) for kind in kinds}
         models.append(
-            {"ref": checkpoint.name, "revision": checkpoint.revision, "stable_rank": means, "matrices": ranks}
+            {
+                "ref": checkpoint.name,
+                "revision": checkpoint.revision,
+                "stable_rank": means,
+                "matrices": ranks,
+                "optimizer": asdict(optimizer_of(said, numbers)),
+                "fingerprint": {**asdict(numbers), "judged": asdict(judge(numbers))},
+            }
         )
     distances = [
         {

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import EMBEDDED
+from safetensors.torch import load_file, save_file
+
+from isthmus.checkpoint.check import check
+from isthmus.checkpoint.checks.weights import distance, own_findings
+from isthmus.checkpoint.config import read_facts
+from isthmus.checkpoint.reference import parse_reference
+from isthmus.checkpoint.source import Source
+
+
+def apart(a, b) -> float | None:
+    sides = []
+    for directory in (a, b):
+        source = Source(parse_reference(directory))
+        sides += [source, own_findings(source, read_facts(source), None)[1]]
+    return distance(*sides)
+
+
+def test_the_distance_of_copies_relatives_and_strangers(saved) -> None:
+    assert apart(EMBEDDED / "docs", EMBEDDED / "docs") == 0
+    assert apart(EMBEDDED / "docs", EMBEDDED / "code") < 0.3
+    assert apart(EMBEDDED / "adamw-1", EMBEDDED / "muon-1") == pytest.approx(1.0, abs=0.02)
+
+
+def test_against_the_definition(saved) -> None:
+    a, b = saved("a"), saved("b", 1)
+    first, second = ({n: v.double() for n, v in load_file(d / "model.safetensors").items()} for d in (a, b))
+    names = [name for name, value in first.items() if value.ndim == 2]
+    difference = sum((first[n] - second[n]).square().sum() for n in names)
+    total = sum(first[n].square().sum() + second[n].square().sum() for n in names)
+    # All are read: their number is below twice that of the sample, and none has more rows than it takes.
+    assert len(names) < 16
+    assert apart(a, b) == pytest.approx((difference / total).sqrt().item(), rel=1e-12)
+
+
+def test_without_numbers_there_is_no_distance(saved) -> None:
+    a, b = saved("a"), saved("b", 1)
+    tensors = {n: torch.full_like(v, float("nan")) for n, v in load_file(b / "model.safetensors").items()}
+    save_file(tensors, b / "model.safetensors")
+    assert apart(a, b) is None
+    assert check(a, b).mergeable  # no weight was looked at to find out
+
+
+def test_another_dtype_is_noted(saved) -> None:
+    found = check(saved("a"), saved("b", 1, dtype=torch.float16))
+    assert any(
+        str(finding) == "'a' is stored in F32, 'b' in F16: the merge is saved in float32, or in what --dtype says"
+        for finding in found.findings
+    )

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EMBEDDED, state_of
+from transformers import GPT2LMHeadModel
+
+from isthmus.checkpoint.loading import load
+from isthmus.eval.fingerprint import RANGES, Fingerprint, fingerprint, judge, kurtosis, peak
+from isthmus.lab.fingerprint import CALIBRATION, HELD_OUT, fingerprint_study
+from isthmus.lab.pretrain import small_config
+from isthmus.merge.provenance import fingerprint_of
+from isthmus.merge.spectra import spectrum
+
+
+def of(state: dict, config: object) -> Fingerprint:
+    return fingerprint_of(state, config, spectrum(state, config))
+
+
+@pytest.mark.parametrize("name", ["adamw-1", "adamw-2", "docs", "code", "muon-1", "muon-2"])
+def test_the_embedded_models_are_told_apart(name: str) -> None:
+    model = load(EMBEDDED / name)
+    found = judge(of(dict(model.state), model.config))
+    assert found.optimizer == ("muon" if "muon" in name else "adamw")
+    assert found.confidence == "likely"
+
+
+def test_a_model_that_was_never_trained_is_unknown() -> None:
+    """Its spectra are as flat as Muon's."""
+    torch.manual_seed(0)
+    config = small_config()
+    numbers = of(state_of(GPT2LMHeadModel(config)), config)
+    assert numbers.peakedness < 0.8
+    assert judge(numbers).optimizer is None
+
+
+def test_the_study_trains_judges_and_keeps_what_is_there(tmp_path: Path) -> None:
+    chosen = [subject for subject in CALIBRATION if subject.recipe.name in ("x-muon-30", "x-adamw-30")]
+    found = {verdict.name: verdict for verdict in fingerprint_study(tmp_path, chosen)}
+    assert (found["x-muon-30"].judged, found["x-muon-30"].outcome) == ("muon", "right")
+    assert (found["x-adamw-30"].judged, found["x-adamw-30"].outcome) == (None, "unknown")
+    assert len(found) == 8
+    before = (tmp_path / "x-muon-30" / "model.safetensors").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "x-adamw-30")
+    assert fingerprint_study(tmp_path, chosen[:0])[0].name == "adamw-1"
+    assert (tmp_path / "x-muon-30" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_no_model_of_the_study_was_judged_wrongly() -> None:
+    """The numbers that the study measured, judged by the ranges as they are."""
+    study = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "fingerprint.json").read_text())
+    names = {subject.recipe.name for subject in (*CALIBRATION, *HELD_OUT)}
+    assert names < {model["name"] for model in study["models"]}
+    for model in study["models"]:
+        judged = judge(Fingerprint(**model["numbers"])).optimizer
+        assert judged in (None, model["trained_by"]), model["name"]
+        assert judged == model["judged"]
+
+
+def test_numbers() -> None:
+    assert peak(torch.tensor([4.0, 2.0, 1.0])) == pytest.approx(math.log(2))
+    assert kurtosis(torch.tensor([[1.0, -1.0], [1.0, -1.0]])) == pytest.approx(1.0)
+    torch.manual_seed(0)
+    assert kurtosis(torch.randn(400, 400)) == pytest.approx(3.0, abs=0.05)
+    spectra = {
+        "h.0.q": torch.tensor([math.e, 1.0, 0.5]),
+        "h.0.k": torch.tensor([math.e, 1.0, 0.5]),
+        "h.0.o": torch.tensor([1.0, 1.0, 0.5]),
+    }
+    found = fingerprint(spectra, [torch.tensor([[1.0, -1.0]])], torch.tensor([math.e**2, 1.0, 1.0]))
+    assert (found.peakedness, found.attention, found.kurtosis, found.embedding) == pytest.approx((2 / 3, 1, 1, 2))
+    assert found.share == pytest.approx(1 / 3)
+
+
+def test_no_two_ranges_overlap() -> None:
+    for first in RANGES:
+        for second in RANGES:
+            shared = RANGES[first].keys() & RANGES[second].keys()
+            apart = [
+                k
+                for k in shared
+                if min(RANGES[first][k].high, RANGES[second][k].high) < max(RANGES[first][k].low, RANGES[second][k].low)
+            ]
+            assert first == second or apart
