@@ -4,6 +4,7 @@
 
     result = isthmus.merge("./a", "./b", data=["stdlib:docs"])
     result.save("./merged")
+    isthmus.push("./merged", "user/merged")
 
 Everything here is imported when it is first used; importing isthmus itself loads neither torch nor transformers.
 """
@@ -29,6 +30,7 @@ _HOMES = {
     "Alignment": "align.alignment",
     "canonical": "align.canonical",
     "family": "align.families",
+    "push": "checkpoint.push",
     "corpus": "eval.text",
     "Gates": "merge.gates",
     "Merge": "merge.result",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
         UnsupportedFamily,
     )
     from isthmus.checkpoint.loading import Checkpoint, load
+    from isthmus.checkpoint.push import push
     from isthmus.eval.text import corpus
     from isthmus.merge import merge
     from isthmus.merge.bends import BendTraining
@@ -88,6 +91,7 @@ __all__ = [
     "family",
     "load",
     "merge",
+    "push",
     "spectrum",
 ]
 

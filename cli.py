@@ -868,7 +868,8 @@ def _push(
     if not quiet and pushed is None:
         _print_plan(plan)
     elif not quiet and pushed is not None:
-        _say(f"{'proposed' if target.create_pr else 'pushed'}: {_escape(pushed.url)}")
+        did = "proposed" if target.create_pr else "pushed"
+        _say(f"{did if plan.changed else 'nothing to push, it is all there'}: {_escape(pushed.url)}")
 
 
 def _print_plan(plan: Plan) -> None:

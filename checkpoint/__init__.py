@@ -1,5 +1,6 @@
-"""In and out: references, headers, lazy reading, checking, saving, cards.
+"""In and out: references, headers, lazy reading, checking, provenance, saving, cards, pushing.
 
-Imports nothing else of isthmus. `loading` opens a checkpoint, `check` compares several from headers alone, `saving`
-writes a directory whole or not at all, `errors` holds every exception.
+Imports nothing else of isthmus. `loading` opens a checkpoint, `check` compares several from headers alone, `provenance`
+reads who trained one, `saving` writes a directory whole or not at all, `push` brings one to the Hub, `errors` holds
+every exception.
 """

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import partial
 from json import JSONDecodeError
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from isthmus.checkpoint.card import FIGURE
 from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
 from isthmus.checkpoint.hub import LOG_IN, Unreachable, ask
 from isthmus.checkpoint.manifest import REPORT
-from isthmus.checkpoint.output import OutputFile
+from isthmus.checkpoint.output import OutputFile, read_output
 from isthmus.checkpoint.source import SMALL_FILES
 
 if TYPE_CHECKING:
@@ -217,6 +218,30 @@ class Plan:
             return send()
 
         return _asked(target.repo_id, once)
+
+
+def push(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    edited_card: bool = False,
+    overwrite: bool = False,
+) -> Pushed:
+    """Push a merge that isthmus saved to a repository of the Hub, which is made if need be, in one commit.
+
+    It goes to main, to the branch `revision`, or into a pull request. The card may have been changed since where that
+    is `edited_card`; a model that is there already is replaced only to `overwrite` it.
+
+    Raises BadInput, ModelNotFound or IsthmusError (`isthmus.checkpoint.errors`); nothing is to be seen on the Hub then,
+    and the same push again does not send what has arrived.
+    """
+    files = read_output(Path(directory), edited_card=edited_card)
+    target = Target.find(repo_id, revision=revision, private=private, create_pr=create_pr)
+    return plan_push(files, target, overwrite=overwrite).carry_out(commit_message)
 
 
 def plan_push(files: Sequence[OutputFile], target: Target, *, overwrite: bool = False) -> Plan:

@@ -96,7 +96,9 @@ def test_round_trip_is_equal_bit_for_bit(logged_in: HubServer, merged: Path, tmp
 def test_the_same_push_again_changes_nothing(logged_in: HubServer, merged: Path, isthmus) -> None:
     assert isthmus("push", merged, REPO).code == 0
     logged_in.requests.clear()
-    assert isthmus("push", merged, REPO).code == 0
+    again = isthmus("push", merged, REPO)
+    assert again.code == 0
+    assert "nothing to push, it is all there: " in again.err
     assert logged_in.writes() == []
 
 
