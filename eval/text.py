@@ -104,7 +104,8 @@ def corpus(spec: str) -> Corpus:
         files = [path]
     else:
         raise BadInput(f"no text at '{source}': give a file, a directory, stdlib:docs or stdlib:code")
-    return Corpus(label or path.stem, path.name, [lambda p=p: _read_file(p) for p in files])  # type: ignore[misc]
+    place = path.resolve()
+    return Corpus(label or place.stem, place.name, [lambda p=p: _read_file(p) for p in files])  # type: ignore[misc]
 
 
 def _read_file(path: Path) -> list[str]:

@@ -90,4 +90,4 @@ def _curve(plan: CurvePlan) -> list[str]:
 
 
 def _written(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).removeprefix("torch.")
+    return str(value).removeprefix("torch.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from isthmus.align.families import family
-from isthmus.checkpoint.provenance import Evidence, conclude
+from isthmus.checkpoint.provenance import Evidence, canonical_name, conclude
 from isthmus.eval.fingerprint import Fingerprint, fingerprint, judge
 from isthmus.eval.spectrum import Spectrum, singular_values
 
@@ -32,6 +32,6 @@ def optimizer_of(said: Sequence[Evidence], found: Fingerprint | None, asked: str
     The weights of a model that is itself a merge tell of none.
     """
     if asked is not None:
-        return Evidence(asked, "stated", "the user says so")
+        return Evidence(canonical_name(asked) or asked.lower(), "stated", "the user says so")
     merged = any(evidence.confidence == "unknown" for evidence in said)
     return conclude(said, judge(found) if found is not None and not merged else None)

@@ -93,9 +93,10 @@ def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[
     """What differs between two tokenizers, and how the vocabularies grew; `rows_a`, `rows_b` are their embeddings'."""
     if not (has_tokenizer(a) and has_tokenizer(b)):
         return _without(a, rows_a, b, rows_b), None
-    if rows_a == rows_b and _same(a, b):
-        return [], None
-    first, second = read_tokenizer(a), read_tokenizer(b)
+    if _same(a, b):  # then only their settings can differ
+        first, second = (Tokenizer({}, (), None, *_settings(source)) for source in (a, b))
+    else:
+        first, second = read_tokenizer(a), read_tokenizer(b)
     found = compare_vocabularies(Vocabulary(first.tokens, rows_a), Vocabulary(second.tokens, rows_b))
     file = "tokenizer.json" if "tokenizer.json" in b.files else "vocab.json"
     if isinstance(found, Conflict):
@@ -110,7 +111,7 @@ def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[
 
 
 def _same(a: Source, b: Source) -> bool:
-    names = [name for name in (*CONTENT_FILES, *SETTING_FILES) if name in a.files or name in b.files]
+    names = [name for name in CONTENT_FILES if name in a.files or name in b.files]
     return all(name in a.files and name in b.files and same_file(a, b, name) for name in names)
 
 

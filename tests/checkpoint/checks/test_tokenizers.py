@@ -95,7 +95,10 @@ def test_other_sizes_without_tokenizers_block(saved) -> None:
 def test_a_tokenizer_that_is_the_same_on_the_hub_is_not_fetched(hub, pair) -> None:
     for name, directory in zip(("user/same-a", "user/same-b"), pair, strict=True):
         hub.add(name, directory)
-    assert check("user/same-a", "user/same-b").mergeable
+    settings = json.loads(hub.repos["user/same-b"].files["tokenizer_config.json"])
+    hub.repos["user/same-b"].files["tokenizer_config.json"] = json.dumps({**settings, "eos_token": "the"}).encode()
+    result = check("user/same-a", "user/same-b")
+    assert any("the eos_token is" in str(finding) for finding in result.findings)
     assert hub.bytes_sent("tokenizer.json") == 0
     hub.repos["user/same-b"].files["tokenizer.json"] += b"\n"
     assert check("user/same-a", "user/same-b").mergeable
