@@ -100,7 +100,7 @@ BendOptimizer = Annotated[
     BendOptimizerChoice,
     typer.Option(
         "--bend-optimizer",
-        help="auto: muon when both models have Muon's flat spectra, else adamw.",
+        help="auto: the one that trained both models, where that is known, else adamw.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -175,7 +175,10 @@ Revision = Annotated[
     typer.Option("--revision", help="The branch; created if need be.", show_default=False, rich_help_panel=PUSHING),
 ]
 CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.", rich_help_panel=PUSHING)]
-CommitMessage = Annotated[str | None, typer.Option("--commit-message", show_default=False, rich_help_panel=PUSHING)]
+CommitMessage = Annotated[
+    str | None,
+    typer.Option("--commit-message", help="What the commit says.", show_default=False, rich_help_panel=PUSHING),
+]
 Device = Annotated[str, typer.Option("--device", help="Where losses are measured: auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -203,7 +206,7 @@ def check(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Can these models be merged? Headers and small files only, no weights are read."""
+    """Can these models be merged? Headers and small files only, no weights are downloaded."""
     if len(models) < 2:
         raise BadInput("check compares models: give at least two")
     with _screen(quiet) as progress:
@@ -361,6 +364,8 @@ def merge(
 
     require_free(output, overwrite=overwrite)
     target = None
+    if push_to is None and (private or revision or create_pr or commit_message):
+        raise BadInput("--private, --revision, --create-pr and --commit-message are for --push: say where to push to")
     if push_to is not None and is_main():
         from isthmus.checkpoint.push import Target
 
@@ -513,6 +518,7 @@ def train_path(
     if restart:
         _drop_training(output)
     with _screen(quiet) as progress:
+        from isthmus.merge.output import path_report
         from isthmus.merge.pipeline import merge as run
 
         result = run(
@@ -532,7 +538,7 @@ def train_path(
         progress.stage("saving")
         if is_main():
             result.save_path(output, overwrite=overwrite)
-    report = {**result.report, "command": "path"}
+    report = path_report(result.report)
     _emit(json_file, report)
     if not quiet:
         _print_merge(report)

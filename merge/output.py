@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
     from isthmus.merge.result import Merge
 
 
+def path_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of a merge as that of the path that it was found on."""
+    command = report["reproduce"].replace("isthmus merge", "isthmus path", 1).replace(" -o merged", " -o path", 1)
+    return {**report, "command": "path", "reproduce": command}
+
+
 def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
     """Write the path of a merge into `target`, atomically, with isthmus.json and report.html."""
-    report = {**merged.report, "command": "path"}
+    report = path_report(merged.report)
     training = {key: value for key, value in report["path"].items() if key != "history"}
     digests = endpoint_digests(*merged.endpoints)
     with atomic_directory(target, overwrite=overwrite) as directory:

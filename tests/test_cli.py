@@ -114,7 +114,10 @@ def test_spectrum(isthmus) -> None:
     found = isthmus("spectrum", ADAMW, MUON, "--json", "-")
     assert found.code == 0
     assert "adamw-1 and muon-1: 0." in found.err
-    assert json.loads(found.out)["distances"][0]["distance"] > 0.2
+    assert "muon-1: trained by muon, recipe.json says muon" in found.err
+    result = json.loads(found.out)
+    assert result["distances"][0]["distance"] > 0.2
+    assert [model["fingerprint"]["judged"]["optimizer"] for model in result["models"]] == ["adamw", "muon"]
 
 
 BAD_USE = {
@@ -131,6 +134,10 @@ BAD_USE = {
     ),
     "no text": (("merge", DOCS, CODE, "-o", "out", "--data", "absent.txt"), "no text at 'absent.txt'"),
     "no data and no t": (("merge", DOCS, CODE, "-o", "out"), "without text no loss can be measured"),
+    "private, but not pushed": (
+        ("merge", DOCS, CODE, "-o", "out", "--private"),
+        "are for --push: say where to push to",
+    ),
 }
 
 
@@ -280,6 +287,8 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     assert "on a polychain of 1 bend (muon, 24 steps) after orthogonal alignment" in trained.err
     report = json.loads(trained.out)
     assert (report["command"], report["path"]["kind"], report["path"]["bends"]) == ("path", "polychain", 1)
+    assert report["reproduce"].startswith("isthmus path ./adamw-1 ./muon-1 -o path --data ")
+    assert "--steps 24 --bend-optimizer muon --batch 8" in report["reproduce"]
     assert report["barrier"] < report["line_barrier"] < report["barrier_before_alignment"]
     names = {"path.json", "bends.safetensors", "alignment.safetensors", "seen.safetensors"}
     names |= {"isthmus.json", "report.html"}
@@ -291,6 +300,7 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     assert merged.code == 0
     again = json.loads(merged.out)
     assert again["path"]["steps"] == 24
+    assert again["reproduce"].endswith("--path ./path --tokens 512")
     assert again["barrier"] < again["line_barrier"]
     assert "model.safetensors" in {file.name for file in (tmp_path / "out").iterdir()}
 

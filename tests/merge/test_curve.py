@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from conftest import EMBEDDED
 
@@ -42,3 +43,20 @@ def test_a_path_without_a_barrier_still_gets_lower() -> None:
     assert trained.best > trained.steps / 2
     assert not torch.equal(trained.path.bends[0]["transformer.wte.weight"], state["transformer.wte.weight"])
     assert progress.told[-1] == "barrier 0.000"
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "expected"),
+    [
+        (("muon", "muon"), "muon"),
+        (("lion", "lion"), "lion"),
+        (("adamw", "adamw"), "adamw"),
+        (("adamw", "muon"), "adamw"),
+        (("sgd", "sgd"), "adamw"),
+        ((None, None), "adamw"),
+        (("muon", None), "adamw"),
+    ],
+)
+def test_auto_takes_what_trained_both(optimizers: tuple, expected: str) -> None:
+    assert CurvePlan().for_endpoints(optimizers).optimizer == expected
+    assert CurvePlan(optimizer="lion").for_endpoints(optimizers).optimizer == "lion"
