@@ -897,8 +897,8 @@ def _print_fingerprints(verdicts: list[Verdict]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("model", "trained by", "peakedness", "share", "attention", "kurtosis", "embedding", "judged"):
-        table.add_column(column)
+    for column in ("model", "trained by", "peak", "share", "attention", "kurtosis", "embedding", "judged"):
+        table.add_column(column, no_wrap=True)
     for verdict in verdicts:
         found = verdict.numbers
         numbers = (found.peakedness, found.share, found.attention, found.kurtosis, found.embedding)
