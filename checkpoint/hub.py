@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
-
-if TYPE_CHECKING:
-    import httpx2
 
 T = TypeVar("T")
 
@@ -57,13 +54,12 @@ def passes(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    response: httpx2.Response | None = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _asked_pause(error: BaseException) -> float:
     """Seconds that the server asks to wait, 0 where it does not."""
-    response: httpx2.Response | None = getattr(error, "response", None)
+    response: Any = getattr(error, "response", None)
     if response is None:
         return _asked_pause(error.__cause__) if error.__cause__ else 0.0
     written = response.headers.get("Retry-After", "")

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hub_server import TOKEN, HubServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,15 +82,18 @@ def test_links_of_the_documentation_lead_somewhere() -> None:
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands there, with embedded checkpoints for the two models."""
+def test_the_python_of_the_readme_runs(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, with embedded checkpoints for the two models, by a user who is logged in."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     text = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for name, model in (("model-a", "adamw-1"), ("model-b", "muon-1")):
         shutil.copytree(ROOT / "lab" / "checkpoints" / model, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "merged" / "model.safetensors").exists()
+    weights = (tmp_path / "merged" / "model.safetensors").read_bytes()
+    assert hub.repos["user/merged"].files["model.safetensors"] == weights
+    assert hub.repos["user/merged"].private
 
 
 def test_public_names() -> None:

@@ -90,12 +90,9 @@ def test_variants_of_one_base_need_no_alignment_and_gain() -> None:
 
 def test_two_runs_with_one_seed_are_the_same(strangers, tmp_path: Path) -> None:
     again = isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048)
-    strangers.save(tmp_path / "one")
-    again.save(tmp_path / "two")
-    first, second = (json.loads((tmp_path / name / "isthmus.json").read_text()) for name in ("one", "two"))
-    assert without_times(first) == without_times(second)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
-    assert weights[0] == weights[1]
+    first, second = (run.save(tmp_path / name / "m") for run, name in ((strangers, "one"), (again, "two")))
+    assert without_times(strangers.report) == without_times(again.report)
+    assert first["files"] == second["files"]
 
 
 def test_no_token_serves_two(strangers) -> None:
@@ -271,7 +268,8 @@ def test_progress_is_told(saved) -> None:
             stages.append(name)
 
     isthmus.merge(saved("a"), saved("b"), align="orthogonal", t=0.5, progress=Listening())
-    assert stages == ["checking", "aligning (orthogonal)", "measuring the spectrum"]
+    expected = ["checking", "aligning (orthogonal)", "measuring the endpoints' spectra", "measuring the spectrum"]
+    assert stages == expected
 
 
 def test_checkpoints_that_are_open_already() -> None:
