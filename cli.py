@@ -421,7 +421,8 @@ def merge(
     if not quiet:
         _print_merge(report)
         _say(f"written to {_escape(str(output))}")
-    if target is not None:
+    if target is not None:  # looked up again: others may have pushed there meanwhile
+        target = type(target).find(target.repo_id, revision=revision, private=private, create_pr=create_pr)
         _push(output, target, commit_message, quiet=quiet)
 
 

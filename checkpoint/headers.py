@@ -54,7 +54,7 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
     `where` names the file in messages. Raises CorruptCheckpoint as `read_header` does.
     """
     length = int.from_bytes(read(0, 8), "little") if size >= 8 else MAX_HEADER + 1
-    if length > min(MAX_HEADER, size - 8):
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
         raise CorruptCheckpoint(f"{where} is truncated or not a safetensors file: fetch it again")
     try:
         header = json.loads(read(8, 8 + length))

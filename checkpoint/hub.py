@@ -47,13 +47,14 @@ def passes(error: BaseException) -> bool:
     """Whether the same call may succeed in a moment: not without a network, nor where the Hub says no."""
     if isinstance(error, RecursionError) or _is_no_network(error):
         return False
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status in PASSING
     return _is_connection(error) or (error.__cause__ is not None and passes(error.__cause__))
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """The status of the Hub's answer that an exception tells of, None where there was no answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
@@ -94,7 +95,7 @@ def _translated(name: str, error: Exception) -> Exception:
         return _translated(name, cause) if isinstance(cause, errors.HfHubHTTPError) else Unreachable(str(error))
     if isinstance(error, errors.EntryNotFoundError):
         return ModelNotFound(f"a file of '{name}' is missing on the Hub")
-    status = _status(error)
+    status = status_of(error)
     if status in (401, 403):
         return ModelNotFound(f"the Hub refused access to '{name}' ({status}): {LOG_IN}")
     if status == 412:

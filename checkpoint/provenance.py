@@ -123,6 +123,14 @@ def canonical_name(written: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def _content(source: Source, filename: str) -> dict[str, Any]:
+    """A JSON file that is no part of the model, so that its damage is none of the merge's."""
+    try:
+        return source.json(filename)
+    except CorruptCheckpoint:
+        return {}
+
+
 def _stated(optimizer: str | None, why: str) -> Evidence | None:
     return Evidence(optimizer, "stated", why) if optimizer else None
 
@@ -209,7 +217,7 @@ def optimizer_by_keys(keys: set[str]) -> str | None:
 
 
 def _from_recipe(source: Source) -> Evidence | None:
-    content = source.json(RECIPE)
+    content = _content(source, RECIPE)
     written = content.get("optimizer")
     ours = isinstance(written, str) and {"adamw_lr", "muon_lr", "steps"} <= content.keys()
     return _stated(canonical_name(str(written)), f"{RECIPE} says {written}") if ours else None
@@ -217,7 +225,7 @@ def _from_recipe(source: Source) -> Evidence | None:
 
 def _from_report(source: Source) -> Evidence | None:
     """A merge has the optimizer of its endpoints, if they share one; its own spectrum would tell of neither."""
-    content = source.json(REPORT)
+    content = _content(source, REPORT)
     ends = content.get("endpoints")
     if not isinstance(ends, list) or not all(isinstance(end, Mapping) for end in ends):
         return None
@@ -229,7 +237,7 @@ def _from_report(source: Source) -> Evidence | None:
 
 
 def _from_trainer_state(source: Source) -> Evidence | None:
-    content = source.json(STATE)
+    content = _content(source, STATE)
     written = next((content[key] for key in ("optimizer", "optim") if isinstance(content.get(key), str)), "")
     return _stated(canonical_name(written), f"{STATE} says {written}")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from isthmus.checkpoint.card import FIGURE
 from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
-from isthmus.checkpoint.hub import LOG_IN, Unreachable, ask
+from isthmus.checkpoint.hub import LOG_IN, Unreachable, ask, status_of
 from isthmus.checkpoint.manifest import REPORT
 from isthmus.checkpoint.output import OutputFile, read_output
 from isthmus.checkpoint.source import SMALL_FILES
@@ -36,6 +36,7 @@ MODEL_FILES = (
     "report.html",
 )
 T = TypeVar("T")
+REFUSED = frozenset({429, 503})  # answers that mean that nothing was done
 NOBODYS = frozenset({".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt"})
 
 
@@ -77,7 +78,8 @@ class Target:
             validate_repo_id(repo_id)
         except HFValidationError:
             raise BadInput(f"'{repo_id}' is no name for a repository: write user/model") from None
-        if create_pr and revision not in (None, "main"):
+        revision = None if revision == "main" else revision
+        if create_pr and revision is not None:
             raise BadInput("a pull request is opened against main: leave --revision out")
         if get_token() is None and (writing or "/" not in repo_id):
             raise BadInput(f"pushing needs an account of the Hub: {LOG_IN}, or set HF_TOKEN")
@@ -102,9 +104,10 @@ class Target:
             return
         others = [file.rfilename for file in self.files if file.rfilename not in NOBODYS]
         if others:
+            more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
             raise BadInput(
-                f"'{self.repo_id}' holds {others[0]} and {len(others) - 1} more files already: choose another name, "
-                "add --create-pr to propose the merge, or push with --overwrite to replace them"
+                f"'{self.repo_id}' holds {others[0]}{more} already: choose another name, add --create-pr to propose "
+                "the merge, or push with --overwrite to replace what is there"
             )
 
 
@@ -200,12 +203,11 @@ class Plan:
         """Send the commit; when the answer was lost, look whether it was made before it is sent again."""
         from huggingface_hub import CommitInfo
 
-        target, tries = self.target, 0
+        target, lost = self.target, False
 
         def once() -> CommitInfo:
-            nonlocal tries
-            tries += 1
-            if tries > 1:
+            nonlocal lost
+            if lost:
                 if target.create_pr:
                     raise IsthmusError(
                         f"the connection to '{target.repo_id}' broke while the pull request was opened: look there "
@@ -215,7 +217,11 @@ class Plan:
                 if now is not None and not _differing(self.files, now.siblings or []):
                     url = f"{target.repo_id}/commit/{now.sha}"
                     return CommitInfo(commit_url=url, commit_message="", commit_description="", oid=str(now.sha))
-            return send()
+            try:
+                return send()
+            except Exception as error:
+                lost = status_of(error) not in REFUSED
+                raise
 
         return _asked(target.repo_id, once)
 

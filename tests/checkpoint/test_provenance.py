@@ -173,6 +173,13 @@ def test_the_model_card(saved, card: str, expected: str | None) -> None:
     assert said(directory).optimizer == expected
 
 
+def test_files_that_are_no_part_of_the_model_may_be_damaged(saved) -> None:
+    directory = saved("m")
+    for name in ("recipe.json", "isthmus.json", "trainer_state.json"):
+        (directory / name).write_text("{")
+    assert said(directory).optimizer is None
+
+
 def test_the_trainers_state(saved) -> None:
     directory = saved("m")
     (directory / "trainer_state.json").write_text(json.dumps({"log_history": [], "optimizer": "SGD"}))

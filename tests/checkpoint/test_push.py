@@ -312,6 +312,21 @@ def test_somebody_else_pushed_meanwhile(logged_in: HubServer, merged: Path, monk
     assert logged_in.repos[REPO].commits == []
 
 
+def test_a_pull_request_that_was_refused_for_a_moment_is_opened(logged_in: HubServer, merged: Path, isthmus) -> None:
+    logged_in.add(REPO, A)
+    logged_in.faults.append(Fault("POST", "/commit/", 429, headers={"Retry-After": "0"}))
+    assert isthmus("push", merged, REPO, "--create-pr", "--revision", "main").code == 0
+    assert len(logged_in.repos[REPO].commits) == 1
+
+
+def test_a_pull_request_needs_a_repository(logged_in: HubServer, merged: Path, isthmus) -> None:
+    found = isthmus("push", merged, REPO, "--create-pr")
+    assert found.code == 2
+    assert "there is no repository 'user/merged' to open a pull request in" in found.err
+    assert isthmus("push", merged, REPO, "--create-pr", "--revision", "x").code == 2
+    assert logged_in.writes() == []
+
+
 def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(logged_in: HubServer, merged: Path, isthmus) -> None:
     logged_in.add(REPO, A)
     logged_in.faults.append(Fault("POST", "/commit/", late=True))
