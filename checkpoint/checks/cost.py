@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,7 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
         missing = (name for name in wanted if name in source.files and not source.is_local(name))
         download += sum(source.files[name].size or 0 for name in missing)
     shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes
-    numbers = sum(_product(shape) for shape in shapes.values())
-    weights = numbers * FLOAT32
+    weights = FLOAT32 * sum(math.prod(shape) for shape in shapes.values())
     return Cost(download, round(LIBRARIES + COPIES * weights), weights)
 
 
@@ -77,13 +77,6 @@ def _cache() -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _product(shape: Sequence[int]) -> int:
-    found = 1
-    for axis in shape:
-        found *= axis
-    return found
 
 
 def _size(count: float) -> str:
