@@ -31,19 +31,15 @@ def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:
     growth = pair.growth
     if growth is None or growth.total == growth.shared:
         return {}
-    owner = pair.whole[growth.owner]
-    narrow: Mapping[str, Tensor] = (pair.first, pair.second)[growth.owner].state
-    moved: Mapping[str, Tensor] = owner.state
-    if aligned is not None and aligned.alignment.method != "none":
-        narrow = aligned.b if growth.owner else aligned.a
-        table, alignment = family(owner.config), aligned.alignment
-        moved = alignment.apply(owner.state, table) if growth.owner else alignment.reference(owner.state, table)
-    found = {}
-    for name in moved:
-        whole = moved[name]
-        if whole.shape != narrow[name].shape:
-            found[name] = whole[growth.shared :] + (narrow[name][0] - whole[0])
-    return found
+    owner, shared = pair.whole[growth.owner], (pair.first, pair.second)[growth.owner]
+    if aligned is None or aligned.alignment.method == "none":
+        grown = [name for name, shape in owner.schema.shapes.items() if shape != shared.schema.shapes[name]]
+        return {name: owner.state[name][growth.shared :].clone() for name in grown}
+    near = aligned.b if growth.owner else aligned.a
+    table, alignment = family(owner.config), aligned.alignment
+    moved = alignment.apply(owner.state, table) if growth.owner else alignment.reference(owner.state, table)
+    grown = [name for name, whole in moved.items() if whole.shape != near[name].shape]
+    return {name: moved[name][growth.shared :] + (near[name][0] - moved[name][0]) for name in grown}
 
 
 def whole_facts(facts: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
