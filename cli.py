@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
@@ -29,6 +29,7 @@ from isthmus.merge.progress import Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from isthmus.checkpoint.output import OutputFile
     from isthmus.checkpoint.push import Plan, Target
     from isthmus.lab.fingerprint import Verdict
 
@@ -369,8 +370,10 @@ def merge(
     if push_to is not None and is_main():
         from isthmus.checkpoint.push import Target
 
-        target = Target.find(push_to, revision=revision, private=private, create_pr=create_pr)
-        target.require_room()
+        with _screen(quiet) as progress:
+            progress.stage("looking at the Hub")
+            target = Target.find(push_to, revision=revision, private=private, create_pr=create_pr)
+            target.require_room()
     chosen = _path(
         path,
         bends,
@@ -423,7 +426,9 @@ def merge(
         _say(f"written to {_escape(str(output))}")
     if target is not None:  # looked up again: others may have pushed there meanwhile
         target = type(target).find(target.repo_id, revision=revision, private=private, create_pr=create_pr)
-        _push(output, target, commit_message, quiet=quiet)
+        from isthmus.checkpoint.output import read_output
+
+        _push(read_output(output), target, commit_message, quiet=quiet)
 
 
 @app.command()
@@ -449,14 +454,18 @@ def push(
 
     Log in with `hf auth login` first, or set HF_TOKEN.
     """
+    from isthmus.checkpoint.output import read_output
     from isthmus.checkpoint.push import Target
 
-    target = Target.find(repo_id, revision=revision, private=private, create_pr=create_pr, writing=not dry_run)
+    with _screen(quiet) as progress:
+        progress.stage("reading what was written")
+        files = read_output(directory, edited_card=edited_card)
+        progress.stage("looking at the Hub")
+        target = Target.find(repo_id, revision=revision, private=private, create_pr=create_pr, writing=not dry_run)
     _push(
-        directory,
+        files,
         target,
         commit_message,
-        edited_card=edited_card,
         overwrite=overwrite,
         dry_run=dry_run,
         json_file=json_file,
@@ -849,25 +858,21 @@ def _print_merge(report: dict[str, Any]) -> None:
 
 
 def _push(
-    directory: Path,
+    files: Sequence[OutputFile],
     target: Target,
     message: str | None,
     *,
-    edited_card: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     json_file: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Upload what a directory holds, with the hub client's own progress bars."""
+    """Upload the files of a merge, with the hub client's own progress bars."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from isthmus.checkpoint.output import read_output
     from isthmus.checkpoint.push import plan_push
 
-    with _screen(quiet) as progress:
-        progress.stage("comparing with the Hub")
-        plan = plan_push(read_output(directory, edited_card=edited_card), target, overwrite=overwrite)
+    plan = plan_push(files, target, overwrite=overwrite)
     if quiet:
         disable_progress_bars()
     pushed = None if dry_run else plan.carry_out(message)
