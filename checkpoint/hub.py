@@ -45,7 +45,7 @@ def ask(name: str, call: Callable[[], T]) -> T:
 
 def passes(error: BaseException) -> bool:
     """Whether the same call may succeed in a moment: not without a network, nor where the Hub says no."""
-    if isinstance(error, RecursionError) or _is_no_network(error):
+    if _is_no_network(error):
         return False
     status = status_of(error)
     if status is not None:

@@ -18,12 +18,11 @@ from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.source import Source
+from isthmus.checkpoint.source import TOKENIZER_FILES, Source
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-TOKENIZER_FILES = frozenset({"tokenizer.json", "vocab.json"})
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

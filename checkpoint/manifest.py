@@ -25,8 +25,8 @@ def sealed(report: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     return {**content, SEAL: _seal(content)}
 
 
-def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The report of an output that isthmus wrote and nobody changed since, except for the files `but`.
+def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> None:
+    """Refuse a directory that isthmus did not write, or that was changed since, except for the files `but`.
 
     Raises BadInput for any other directory, naming what was changed, added or removed.
     """
@@ -53,7 +53,6 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
             what = "was changed in"
         if what is not None:
             raise BadInput(f"'{file}' {what} '{name}' since isthmus wrote it: merge again, or undo that")
-    return {**report, SEAL: seal}
 
 
 def _seal(content: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.manifest import require_unchanged
+from isthmus.checkpoint.source import CARD
 
-CARD = "README.md"
 TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 
@@ -34,12 +34,12 @@ def read_output(directory: Path, *, edited_card: bool = False) -> tuple[OutputFi
     """
     if not directory.is_dir():
         raise BadInput(f"there is no directory '{directory.name}': give what 'isthmus merge' wrote")
-    report = require_unchanged(directory, but=frozenset({CARD}) if edited_card else frozenset())
+    require_unchanged(directory, but=frozenset({CARD}) if edited_card else frozenset())
     paths = [path for path in sorted(directory.iterdir()) if path.is_file()]
     for path in paths:
         if path.suffix in TEXT:
             _require_public(path)
-    return tuple(_output_file(path, report["files"].get(path.name, {}).get("sha256")) for path in paths)
+    return tuple(_output_file(path) for path in paths)
 
 
 def _require_public(path: Path) -> None:
@@ -52,14 +52,11 @@ def _require_public(path: Path) -> None:
             raise BadInput(f"'{path.name}' holds the path of your {what} directory: merge again, or take it out")
 
 
-def _output_file(path: Path, known: str | None) -> OutputFile:
+def _output_file(path: Path) -> OutputFile:
     size = path.stat().st_size
-    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    whole = hashlib.sha256()
+    blob, whole = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False), hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):
             blob.update(part)
-            if known is None or path.name == CARD:
-                whole.update(part)
-    sha256 = known if known is not None and path.name != CARD else whole.hexdigest()
-    return OutputFile(path.name, path, size, sha256, blob.hexdigest())
+            whole.update(part)
+    return OutputFile(path.name, path, size, whole.hexdigest(), blob.hexdigest())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,13 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.source import Source
+from isthmus.checkpoint.manifest import REPORT
+from isthmus.checkpoint.source import CARD, Source
 
 Confidence = Literal["stated", "likely", "unknown"]
 
 STATES = ("optimizer.pt", "optimizer.bin")
-ARGUMENTS, STATE, RECIPE, REPORT, CARD = (
-    "training_args.bin",
-    "trainer_state.json",
-    "recipe.json",
-    "isthmus.json",
-    "README.md",
-)
+ARGUMENTS, STATE, RECIPE = "training_args.bin", "trainer_state.json", "recipe.json"
 DOCUMENTS = (ARGUMENTS, RECIPE, REPORT, STATE, CARD)
 SMALL = 2**20
 PICKLE = 64 * 2**20
@@ -163,17 +158,17 @@ def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
             if sum(entry.file_size for entry in archive.infolist()) > 8 * SMALL:
                 return {}
         names = get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # no archive of torch's, or a pickle with what its loader does not know
-        return {}
-    foreign = [name for name in names if name.partition(".")[0] not in TRAINERS]
-    if foreign:
-        raise CorruptCheckpoint(
-            f"'{path.name}' of '{model}' would run {foreign[0]} when it is loaded, and was not: do not trust this model"
-        )
-    try:
+        foreign = [name for name in names if name.partition(".")[0] not in TRAINERS]
+        if foreign:
+            raise CorruptCheckpoint(
+                f"'{path.name}' of '{model}' would run {foreign[0]} when it is loaded, and was not: do not trust this "
+                "model"
+            )
         with safe_globals([(_Inert, name) for name in names]):
             content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception:
+    except CorruptCheckpoint:
+        raise
+    except Exception:  # torch raises many kinds for a file that is damaged or none of its own; it says nothing then
         return {}
     state = content if isinstance(content, dict) else getattr(content, "state", {})
     if not isinstance(state, dict):
@@ -189,8 +184,8 @@ def _from_state(source: Source, filename: str) -> Evidence | None:
         with source.open(filename) as file, zipfile.ZipFile(file) as archive:
             entry = next(e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size <= PICKLE)
             keys = set(_strings(archive.read(entry)))
-    except (zipfile.BadZipFile, StopIteration, ValueError, pickle.UnpicklingError, OSError, NotImplementedError):
-        return None
+    except (StopIteration, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return None  # no archive of torch's, or a damaged one: it says nothing
     optimizer = optimizer_by_keys(keys)
     kept = ", ".join(sorted(keys & {"exp_avg", "exp_avg_sq", "momentum_buffer", "ns_steps"}))
     return _stated(optimizer, f"{filename} keeps {kept or 'what it keeps'}")

@@ -289,7 +289,7 @@ def _asked(repo_id: str, call: Callable[[], T]) -> T:
     try:
         return ask(repo_id, call)
     except Unreachable:
-        raise ModelNotFound(f"the Hub cannot be reached for '{repo_id}': connect, and {again}") from None
+        raise ModelNotFound(f"the Hub cannot be reached for '{repo_id}': connect, and push again") from None
     except IsthmusError:
         raise
     except JSONDecodeError:

@@ -19,6 +19,8 @@ from isthmus.checkpoint.reference import Reference
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
+CARD = "README.md"
+TOKENIZER_FILES = frozenset({"tokenizer.json", "vocab.json"})
 CONFIGURATION_FILES = ("config.json", "generation_config.json")
 SMALL_FILES = (
     *CONFIGURATION_FILES,
@@ -193,12 +195,17 @@ class Source:
             raise CorruptCheckpoint(f"'{filename}' of '{self.name}' is not valid JSON: fetch it again") from None
         return content
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there are tokenizer files that can be read without running code."""
+        return not TOKENIZER_FILES.isdisjoint(self.files)
+
     @cached_property
     def card(self) -> str:
         """The text of the model card, empty without one."""
-        if "README.md" not in self.files:
+        if CARD not in self.files:
             return ""
-        return self.path("README.md").read_text(encoding="utf-8", errors="replace")
+        return self.path(CARD).read_text(encoding="utf-8", errors="replace")
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:

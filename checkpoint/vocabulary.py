@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The `tokens` of a model by their ids (None without a tokenizer), and the `rows` of its embedding."""
+    """The `tokens` of a model by their ids, and the `rows` of its embedding."""
 
-    tokens: Mapping[str, int] | None
+    tokens: Mapping[str, int]
     rows: int
 
 
@@ -42,12 +42,7 @@ class Conflict:
 
 
 def compare_vocabularies(a: Vocabulary, b: Vocabulary) -> Growth | Conflict | None:
-    """How two vocabularies fit: None when they are the same, `Growth` when only one of them grew, else `Conflict`.
-
-    Without a tokenizer on one side the numbers of rows have to be the same.
-    """
-    if a.tokens is None or b.tokens is None:
-        return None if a.rows == b.rows else Conflict(abs(a.rows - b.rows), "")
+    """How two vocabularies fit: None when they are the same, `Growth` when only one of them grew, else `Conflict`."""
     differing = [t for t in a.tokens.keys() | b.tokens.keys() if a.tokens.get(t) != b.tokens.get(t)]
     if not differing:
         if a.rows == b.rows:

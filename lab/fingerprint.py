@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.fingerprint import Fingerprint, judge
-from isthmus.lab.pretrain import CODE, DOCS, Recipe, make_checkpoint, small_config
-from isthmus.lab.pretrain import EMBEDDED as EMBEDDED_RECIPES
+from isthmus.lab.demo import CHECKPOINTS
+from isthmus.lab.pretrain import CODE, DOCS, EMBEDDED, Recipe, make_checkpoint, small_config
 from isthmus.merge.progress import Progress
 from isthmus.merge.provenance import fingerprint_of
 from isthmus.merge.spectra import spectrum
 
-EMBEDDED = Path(__file__).parent / "checkpoints"
 BOTH, OTHER = (DOCS, CODE), ("stdlib:docs:heldout", "stdlib:code:heldout")
 
 
@@ -148,17 +147,17 @@ def fingerprint_study(
 ) -> list[Verdict]:
     """Train the models into `directory`, except for those that are there, and judge them and the embedded ones."""
     progress = progress or Progress()
-    tokenizer = load(EMBEDDED / "docs").tokenizer()
+    tokenizer = load(CHECKPOINTS / "docs").tokenizer()
     places = {}
     for subject in subjects:
         recipe = subject.recipe
         places[recipe.name] = (directory / recipe.name, recipe.optimizer if recipe.base is None else "two")
         if not (directory / recipe.name).exists():
             config = small_config(layers=subject.layers, width=subject.width, heads=subject.heads)
-            start = dict(load(EMBEDDED / recipe.base).state) if recipe.base else None
+            start = dict(load(CHECKPOINTS / recipe.base).state) if recipe.base else None
             make_checkpoint(recipe, config, tokenizer, start, directory, progress)
-    for recipe in EMBEDDED_RECIPES:
-        places[recipe.name] = (EMBEDDED / recipe.name, recipe.optimizer)
+    for recipe in EMBEDDED:
+        places[recipe.name] = (CHECKPOINTS / recipe.name, recipe.optimizer)
     held_out = {subject.recipe.name for subject in HELD_OUT}
     progress.stage("measuring fingerprints", len(places))
     found = []

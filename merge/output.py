@@ -11,6 +11,7 @@ from isthmus.checkpoint.card import FIGURE, render_card
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.manifest import REPORT, sealed
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
+from isthmus.checkpoint.source import CARD
 from isthmus.eval.figures import loss_figure, png
 from isthmus.eval.report import render_report
 from isthmus.eval.summary import loss_table, sentences
@@ -50,7 +51,7 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
         save_weights(directory, shapes, merged.state.__getitem__, merged.dtype)
         save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        (directory / CARD).write_text(card, encoding="utf-8")
         if report["profile"]:
             (directory / FIGURE).write_bytes(png(loss_figure(report)))
         page = render_report(report, merged.spectra, merged.samples)

@@ -109,28 +109,6 @@ def merge(
     if not known and (needs_table or measure_spectrum or gates.require_spectrum):
         family(first.config)  # raises, with the list of the supported ones
     dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
-    dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
-    usual = {name: parameter.default for name, parameter in signature(merge).parameters.items()}
-    options = {
-        "align": align,
-        "t": t,
-        "objective": objective,
-        "interior": interior,
-        "fit-on": tuple(fit_on),
-        "max-barrier": gates.max_barrier,
-        "require-spectrum": gates.require_spectrum,
-        "require-gain": gates.require_gain,
-        "restore-spectrum": restore,
-        "tokens": tokens,
-        "max-excess": max_excess,
-        "same-kind": same_kind,
-        "optimizer-a": optimizers[0],
-        "optimizer-b": optimizers[1],
-        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-        "seed": seed,
-    }
-    defaults = {}
-    dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
     defaults = {name: parameter.default for name, parameter in signature(merge).parameters.items()}
     command = merge_command(pair.whole, arguments, defaults)
     asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."), command)
@@ -159,11 +137,11 @@ def merge(
     kept: TrainingState | None = None
     chosen = chooser.stored(stored) if stored else chooser.best(_methods(align, known))
     wanted = (known if measure_spectrum is None else measure_spectrum) or gates.require_spectrum
-    spectra: dict[float, Spectrum] = {}
+    ends: dict[float, Spectrum] = {}
     if wanted or isinstance(path, CurvePlan):
         progress.stage("measuring the endpoints' spectra")
-        spectra = {t: spectrum(side.state, side.config) for t, side in ((0.0, first), (1.0, second))}
-    trained_by = _provenance(pair, spectra, optimizers)
+        ends = {end: spectrum(side.state, side.config) for end, side in ((0.0, first), (1.0, second))}
+    trained_by = _provenance(pair, ends, optimizers)
     if isinstance(path, CurvePlan):
         path = path.for_endpoints([evidence.optimizer for evidence in trained_by])
         labels = _labels(text, fit_on)
@@ -186,10 +164,11 @@ def merge(
     if text and chosen.path.bends:
         plane = path_plane(chosen.path, chosen.aligned.config, text, device, progress)
 
+    spectra: dict[float, Spectrum] = {}
     verdict: SpectrumReport | None = None
     along: PathSpectrum | None = None
     if wanted:
-        spectra = _spectra(chosen.path, point, chosen.aligned.config, spectra, progress)
+        spectra = _spectra(chosen.path, point, chosen.aligned.config, ends, progress)
         limits = {"max_excess": max_excess, "same_kind": same_kind}
         along = along_path(spectra, **limits)
         at_merge = spectrum(state, chosen.aligned.config) if restored and restored["kept"] else spectra[point]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.source import Source
+from isthmus.checkpoint.source import CARD, Source
 
-CARD, OTHER = "README.md", "other"
+OTHER = "other"
 _NO_DERIVATIVES, _SHARE_ALIKE, _NON_COMMERCIAL = "no derivatives", "share alike", "non-commercial"
 
 

@@ -32,11 +32,6 @@ class Tokenizer:
     chat_template: str | None = None
 
 
-def has_tokenizer(source: Source) -> bool:
-    """Whether there are tokenizer files that can be read without running code."""
-    return "tokenizer.json" in source.files or "vocab.json" in source.files
-
-
 def read_tokenizer(source: Source) -> Tokenizer:
     """A tokenizer from its files. Raises CorruptCheckpoint when they are damaged."""
     special, chat = _settings(source)
@@ -91,7 +86,7 @@ def _content(token: Any) -> str | None:
 
 def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[list[Finding], Growth | None]:
     """What differs between two tokenizers, and how the vocabularies grew; `rows_a`, `rows_b` are their embeddings'."""
-    if not (has_tokenizer(a) and has_tokenizer(b)):
+    if not (a.has_tokenizer and b.has_tokenizer):
         return _without(a, rows_a, b, rows_b), None
     if _same(a, b):  # then only their settings can differ
         first, second = (Tokenizer({}, (), None, *_settings(source)) for source in (a, b))
@@ -121,10 +116,10 @@ def _without(a: Source, rows_a: int, b: Source, rows_b: int) -> list[Finding]:
         what = f"the vocabulary size differs: {rows_a} in '{a.name}', {rows_b} in '{b.name}'"
         advice = "without both tokenizers nobody can tell which rows they share; add the tokenizer files"
         findings.append(Finding("blocks", what, advice, "config.json"))
-    if not has_tokenizer(a) and not has_tokenizer(b):
+    if not a.has_tokenizer and not b.has_tokenizer:
         what = f"neither '{a.name}' nor '{b.name}' has a tokenizer"
         return [*findings, Finding("notes", what, "losses cannot be measured", "tokenizer.json")]
-    bare, other = (b, a) if has_tokenizer(a) else (a, b)
+    bare, other = (b, a) if a.has_tokenizer else (a, b)
     what = f"'{bare.name}' has no tokenizer, so its token ids cannot be compared"
     return [
         *findings,

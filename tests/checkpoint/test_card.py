@@ -159,6 +159,7 @@ def test_the_command_repeats_what_was_asked(hub: HubServer, tmp_path: Path) -> N
         restore=True,
         measure_spectrum=False,
     )
+    assert found.spectra == {}
     assert found.report["reproduce"] == (
         f"isthmus merge user/repeat@{'a' * 40}:deep ./code -o merged --data words={DATA[0]} --path bezier --bends 2 "
         "--steps 4 --bend-optimizer lion --bend-lr 0.0003 --batch 4 --align permutation --t 0.25 --objective worst "

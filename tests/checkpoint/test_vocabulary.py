@@ -8,13 +8,12 @@ ABC = {"a": 0, "b": 1, "c": 2}
 GROWN = {**ABC, "d": 3, "e": 4}
 
 
-def compare(a: dict | None, rows_a: int, b: dict | None, rows_b: int):
+def compare(a: dict, rows_a: int, b: dict, rows_b: int):
     return compare_vocabularies(Vocabulary(a, rows_a), Vocabulary(b, rows_b))
 
 
 def test_the_same_vocabulary() -> None:
     assert compare(ABC, 3, dict(ABC), 3) is None
-    assert compare(None, 3, ABC, 3) is None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,3 @@ def test_conflicts(a: dict, b: dict, count: int) -> None:
     found = compare(a, 8, b, 8)
     assert isinstance(found, Conflict)
     assert found.count == count
-
-
-def test_without_a_tokenizer_the_rows_decide() -> None:
-    assert isinstance(compare(None, 3, ABC, 4), Conflict)
