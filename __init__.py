@@ -37,7 +37,7 @@ _HOMES = {
     "spectrum": "merge.spectra",
     "WeightPath": "merge.path",
     "CurvePlan": "merge.curve",
-    "BendTraining": "merge.bends",
+    "PathTraining": "merge.bends",
 }
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from isthmus.checkpoint.push import push
     from isthmus.eval.text import corpus
     from isthmus.merge import merge
-    from isthmus.merge.bends import BendTraining
+    from isthmus.merge.training import PathTraining
     from isthmus.merge.curve import CurvePlan
     from isthmus.merge.gates import Gates
     from isthmus.merge.path import WeightPath
@@ -71,7 +71,7 @@ __all__ = [
     "Alignment",
     "AlignmentError",
     "BadInput",
-    "BendTraining",
+    "PathTraining",
     "CheckResult",
     "Checkpoint",
     "CorruptCheckpoint",

@@ -803,10 +803,10 @@ def _path(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartCho
     if path == "linear":
         return path
     if path in CURVES:
-        from isthmus.merge.bends import BendTraining
+        from isthmus.merge.training import PathTraining
         from isthmus.merge.curve import CurvePlan
 
-        return CurvePlan(cast(CurveChoice, path), bends, optimizer, start, BendTraining(**training))
+        return CurvePlan(cast(CurveChoice, path), bends, optimizer, start, PathTraining(**training))
     if not Path(path).is_dir():
         raise BadInput(f"--path {path}: give linear, {', '.join(CURVES)}, or a directory that `isthmus path` wrote")
     return Path(path)

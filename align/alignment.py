@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
+from isthmus.align.gauge import regauge
 from isthmus.align.symmetry import Elements, Family, State, act_on_piece
 from isthmus.checkpoint.config import untied_facts
 from isthmus.checkpoint.errors import AlignmentError, BadInput
@@ -23,8 +24,10 @@ from isthmus.checkpoint.model import log_probs
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-Method = Literal["none", "permutation", "orthogonal"]
+Method = Literal["none", "permutation", "orthogonal", "activations", "combined", "learned"]
+KEEP_FORM: frozenset[Method] = frozenset({"none", "permutation"})
 TOLERANCE = 1e-4
+_GAUGE = "gauge/"
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,19 @@ class Alignment:
     """One group element per space (`isthmus.align.symmetry` says which tensors), taking B to A.
 
     `score` is the objective of the matching that found it, 1 for an exact copy (`isthmus.align.matching`). Applying an
-    ``orthogonal`` alignment brings a state into canonical form first; ``permutation`` and ``none`` keep its form.
+    alignment brings a state into canonical form first; ``permutation`` and ``none`` keep its form. A ``learned`` one
+    then moves the gauge of norms and value biases to `gauge` (`isthmus.align.gauge`).
     """
 
     method: Method
     elements: Elements
     score: float
+    gauge: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def folds(self) -> bool:
         """Whether it needs canonical states, whose unembedding is untied."""
-        return self.method == "orthogonal"
+        return self.method not in KEEP_FORM
 
     def config(self, config: PretrainedConfig) -> PretrainedConfig:
         """The configuration of an aligned model: untied where the canonical form unties."""
@@ -69,12 +74,11 @@ class Alignment:
 
         The pieces are taken out of the dictionary one by one, so that a large model is not held twice.
         """
-        return table.join(
-            {name: act_on_piece(pieces.pop(name), entry, self.elements) for name, entry in table.pieces.items()}
-        )
+        moved = {name: act_on_piece(pieces.pop(name), entry, self.elements) for name, entry in table.pieces.items()}
+        return table.join(regauge(moved, table, self.gauge) if self.gauge else moved)
 
     def inverse(self, table: Family) -> Alignment:
-        """The alignment that takes A to B."""
+        """The alignment that takes A to B; in canonical form, so without a gauge."""
         elements = dict(self.elements)
         outer = {inner: heads for heads, inners in table.inner_spaces().items() for inner in inners}
         for space, element in self.elements.items():
@@ -87,7 +91,7 @@ class Alignment:
         return Alignment(self.method, elements, self.score)
 
     def compose(self, then: Alignment, table: Family) -> Alignment:
-        """This alignment followed by another: C to B, then B to A, is C to A.
+        """This alignment followed by another: C to B, then B to A, is C to A, with the gauge of the other.
 
         Raises BadInput when the two are of different methods.
         """
@@ -103,12 +107,13 @@ class Alignment:
                 elements[space] = element @ following
             else:
                 elements[space] = element[then.elements[outer[space]]] @ following
-        return Alignment(self.method, elements, then.score)
+        return replace(then, elements=elements)
 
     def save(self, path: str | Path) -> None:
         """Write to one safetensors file."""
         facts = {"method": self.method, "score": self.score}
         tensors = {name: element.contiguous() for name, element in self.elements.items()}
+        tensors |= {_GAUGE + name: vector.contiguous() for name, vector in self.gauge.items()}
         content = save(tensors, metadata={"isthmus.alignment": json.dumps(facts)})
         Path(path).write_bytes(content)  # save_file would make it unreadable for others
 
@@ -118,12 +123,14 @@ class Alignment:
         try:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["isthmus.alignment"])
-                elements = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception as error:
             raise BadInput(
                 f"'{Path(path).name}' is not an alignment saved by isthmus ({type(error).__name__})"
             ) from None
-        return cls(facts["method"], elements, facts["score"])
+        elements = {name: tensor for name, tensor in tensors.items() if not name.startswith(_GAUGE)}
+        gauge = {name.removeprefix(_GAUGE): tensors[name] for name in tensors.keys() - elements.keys()}
+        return cls(facts["method"], elements, facts["score"], gauge)
 
     def verify(
         self,

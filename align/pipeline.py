@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from isthmus.align.alignment import Alignment, Method
+from isthmus.align.activations import cross_correlations
+from isthmus.align.alignment import KEEP_FORM, Alignment, Method
 from isthmus.align.canonical import canonical
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.matching import match
 from isthmus.align.memory import release_freed
+from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import open_pair
 
@@ -38,6 +40,7 @@ def align_states(
     config: PretrainedConfig,
     method: Method = "orthogonal",
     *,
+    ids: Tensor | None = None,
     seed: int = 0,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
 ) -> Aligned:
@@ -45,19 +48,30 @@ def align_states(
 
     ``permutation`` keeps both states' form and tied embeddings; ``orthogonal`` also rotates the residual stream and
     the inside of heads, for which both are brought into canonical form (a plain model, with an untied unembedding).
+    ``activations`` rotates alike, matching what both models compute on the token `ids` (blocks, context); ``combined``
+    matches that and the weights. (``learned`` starts from one of these: `isthmus.align.learned`.)
 
-    Raises AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
+    Raises BadInput for activations without text, AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
     """
     if method == "none":
         return Aligned(a, b, config, Alignment("none", {}, 0.0), 0.0)
     table = family(config)
     untied = table.untied()
-    rotate = method == "orthogonal"
+    rotate = method not in KEEP_FORM
+    looks = method in ("activations", "combined")
+    if looks and ids is None:
+        raise BadInput(f"--align {method} matches what the models compute on text: add --data")
     pieces_a = untied.split(canonical(a, table))
     release_freed()
     pieces_b = untied.split(canonical(b, table))
     release_freed()
-    found = match(pieces_a, pieces_b, untied, rotate=rotate, on_sweep=on_sweep)
+    seen = None
+    if ids is not None and looks:
+        states, untied_config = (untied.join(pieces_a), untied.join(pieces_b)), Alignment(method, {}, 0.0).config(config)
+        seen = cross_correlations(*states, untied_config, untied, ids)
+        del states
+    weigh = method != "activations"
+    found = match(pieces_a, pieces_b, untied, rotate=rotate, activations=seen, weigh=weigh, on_sweep=on_sweep)
     alignment = Alignment(method, found.elements, found.score)
     if rotate:
         moved, reference = alignment.apply_to_pieces(pieces_b, untied), untied.join(pieces_a)

@@ -93,12 +93,23 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Activation:
+    """Where vectors along a space can be seen: columns `start:stop` of what goes into a module, or comes out of it."""
+
+    space: str
+    module: str
+    side: Literal["input", "output"]
+    start: int | None = None
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """The symmetry table of one model: pieces, spaces, and where the gauge of its norms and biases sits.
 
     `writers` are (piece, axis) pairs that add to the residual stream; `head` is the unembedding, which is no piece
     of its own while it is `tied` to `embedding`; `matrices` lists the pieces whose spectra are measured; `prefix` is
-    what transformers puts before the names of the base model.
+    what transformers puts before the names of the base model; `activations` are the places where spaces can be seen.
     """
 
     model_type: str
@@ -114,6 +125,7 @@ class Family:
     head_piece: Piece
     tied: bool
     matrices: tuple[str, ...]
+    activations: tuple[Activation, ...]
 
     def untied(self) -> Family:
         """The table of the same model with an unembedding of its own."""

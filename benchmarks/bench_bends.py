@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from isthmus.align.families import family
 from isthmus.checkpoint.loading import load
-from isthmus.merge.bends import CurveModule
+from isthmus.merge.training import PathModule
 from isthmus.merge.optimizers import OptimizerName, make_optimizers
 from isthmus.merge.path import Kind, WeightPath
 
@@ -55,7 +55,7 @@ def compare(optimizer: OptimizerName, kind: Kind, bends: int) -> dict[str, float
     state_a, state_b = dict(a.state), dict(b.state)
     line = WeightPath("linear", state_a, state_b)
     starts = tuple(dict(line(i / (bends + 1))) for i in range(1, bends + 1))
-    curve = CurveModule(WeightPath(kind, state_a, state_b, starts), a.config)
+    curve = PathModule(WeightPath(kind, state_a, state_b, starts), a.config)
     bent = make_optimizers(optimizer, curve.leaves(), table.matrices, lr=1e-4, adamw_lr=1e-4)
     ts = torch.linspace(0.05, 0.95, ROUNDS + 2).tolist()
     steps = (

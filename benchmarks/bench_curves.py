@@ -13,7 +13,7 @@ from typing import Any
 from measured import record
 
 import isthmus
-from isthmus.merge.bends import BendTraining
+from isthmus.merge.training import PathTraining
 from isthmus.merge.curve import CurvePlan
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
@@ -22,7 +22,7 @@ PAIRS = (("adamw-1", "adamw-2"), ("muon-1", "muon-2"), ("adamw-1", "muon-1"))
 
 
 def curve(a: str, b: str, steps: int, fit_on: tuple[str, ...] = ()) -> dict[str, Any]:
-    plan = CurvePlan(training=BendTraining(steps=steps))
+    plan = CurvePlan(training=PathTraining(steps=steps))
     ends = EMBEDDED / a, EMBEDDED / b
     report = isthmus.merge(*ends, data=DATA, align="orthogonal", path=plan, fit_on=fit_on).report
     naive, line, bent = (report[key] for key in ("barrier_before_alignment", "line_barrier", "barrier"))

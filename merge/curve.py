@@ -12,7 +12,7 @@ from isthmus.align.families import family
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
-from isthmus.merge.bends import BendTraining, Trained, train_bends
+from isthmus.merge.training import PathTraining, Trained, train_path
 from isthmus.merge.optimizers import OptimizerName
 from isthmus.merge.path import WeightPath
 from isthmus.merge.progress import Progress
@@ -39,7 +39,7 @@ class CurvePlan:
     bends: int = 1
     optimizer: Literal["auto"] | OptimizerName = "auto"
     start: Literal["midpoint", "restored"] = "restored"
-    training: BendTraining = field(default_factory=BendTraining)
+    training: PathTraining = field(default_factory=PathTraining)
 
     def __post_init__(self) -> None:
         settings = self.training
@@ -105,7 +105,7 @@ def train_curve(
         done = step
 
     training = replace(plan.training, optimizer=plan.optimizer)
-    trained = train_bends(start, config, fit, height, training, device=device, kept=kept, on_step=follow)
+    trained = train_path(start, config, fit, height, training, device=device, kept=kept, on_step=follow)
     return trained, replace(plan, training=training)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.saving import write_json
 from isthmus.merge.stored import read_bends, write_bends
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from isthmus.align.symmetry import State
 
 Entry = tuple[int, float | None, float]
+BEST, ALIGNMENT = "best.safetensors", "alignment.safetensors"
 
 
 class TrainingState:
@@ -52,12 +54,21 @@ class TrainingState:
             )
         return True
 
-    def save(self, accelerator: Accelerator, step: int, history: Sequence[Entry], best: Sequence[State]) -> None:
-        """Keep the run after `step` steps; every process calls this."""
+    def save(
+        self,
+        accelerator: Accelerator,
+        step: int,
+        history: Sequence[Entry],
+        best: Sequence[State],
+        alignment: Alignment | None = None,
+    ) -> None:
+        """Keep the run after `step` steps, the best states so far and their alignment; every process calls this."""
         target = self.folder / f"step-{step}"
         accelerator.save_state(str(target))
         if accelerator.is_main_process:
-            write_bends(target / "best.safetensors", best)
+            write_bends(target / BEST, best)
+            if alignment is not None:
+                alignment.save(target / ALIGNMENT)
             latest = {"identity": self.identity, "step": step, "history": [list(entry) for entry in history]}
             write_json(self.folder / "latest.json.new", latest)
             (self.folder / "latest.json.new").replace(self.folder / "latest.json")
@@ -66,13 +77,16 @@ class TrainingState:
                     shutil.rmtree(old, ignore_errors=True)
         accelerator.wait_for_everyone()
 
-    def load(self, accelerator: Accelerator) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...]]:
-        """Put the run back; returns the steps done, the history and the best bends so far."""
+    def load(
+        self, accelerator: Accelerator
+    ) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...], Alignment | None]:
+        """Put the run back; returns the steps done, the history, and the best states so far with their alignment."""
         latest = json.loads((self.folder / "latest.json").read_text(encoding="utf-8"))
         target = self.folder / f"step-{latest['step']}"
         accelerator.load_state(str(target))
         history = [(step, loss, height) for step, loss, height in latest["history"]]
-        return latest["step"], history, read_bends(target / "best.safetensors")
+        alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
+        return latest["step"], history, read_bends(target / BEST), alignment
 
     def remove(self) -> None:
         """The run is over."""

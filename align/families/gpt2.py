@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isthmus.align.symmetry import Attention, Axis, Family, Norm, Piece, Reader, Space
+from isthmus.align.symmetry import Activation, Attention, Axis, Family, Norm, Piece, Reader, Space
 from isthmus.checkpoint.errors import UnsupportedFamily
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def gpt2(config: GPT2Config) -> Family:
         "wpe": Piece("transformer.wpe.weight", (Axis(size=config.n_positions), stream)),
     }
     norms, attentions, matrices = [], [], []
+    activations = [Activation("residual", "lm_head", "input")]
     writers = [("wte", 1), ("wpe", 1)]
     for layer in range(config.n_layer):
         h, prefix = f"h.{layer}", f"transformer.h.{layer}"
@@ -61,6 +62,15 @@ def gpt2(config: GPT2Config) -> Family:
             norms.append(Norm(f"{h}.{name}", f"{h}.{name}.bias", reads))
         attentions.append(Attention(f"{h}.k.bias", f"{h}.v.bias", f"{h}.o", f"{h}.o.bias"))
         writers += [(f"{h}.o", 1), (f"{h}.o.bias", 0), (f"{h}.proj", 1), (f"{h}.proj.bias", 0)]
+        attention, mlp = f"{prefix}.attn", f"{prefix}.mlp"
+        activations += [
+            Activation("residual", f"{attention}.c_attn", "input"),
+            Activation(f"{h}.qk", f"{attention}.c_attn", "output", 0, width),
+            Activation(f"{h}.qk", f"{attention}.c_attn", "output", width, 2 * width),
+            Activation(f"{h}.ov", f"{attention}.c_proj", "input"),
+            Activation("residual", f"{mlp}.c_fc", "input"),
+            Activation(f"{h}.mlp", f"{mlp}.c_proj", "input"),
+        ]
         matrices += [f"{h}.{name}" for name in ("q", "k", "v", "o", "fc", "proj")]
 
     pieces |= {
@@ -82,5 +92,6 @@ def gpt2(config: GPT2Config) -> Family:
         head_piece=Piece("lm_head.weight", (tokens, stream)),
         tied=True,
         matrices=tuple(matrices),
+        activations=tuple(activations),
     )
     return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()

@@ -143,7 +143,7 @@ def test_names_that_are_no_plain_words(hub: HubServer, saved, tmp_path: Path, na
 
 def test_the_command_repeats_what_was_asked(hub: HubServer, tmp_path: Path) -> None:
     hub.add("user/repeat", EMBEDDED / "docs", "deep")
-    plan = CurvePlan("bezier", 2, "lion", training=isthmus.BendTraining(steps=4, batch=4, lr=3e-4))
+    plan = CurvePlan("bezier", 2, "lion", training=isthmus.PathTraining(steps=4, batch=4, lr=3e-4))
     found = isthmus.merge(
         "user/repeat:deep",
         EMBEDDED / "code",

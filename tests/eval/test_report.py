@@ -13,12 +13,12 @@ import pytest
 from conftest import EMBEDDED
 
 import isthmus
-from isthmus.merge.bends import BendTraining
+from isthmus.merge.training import PathTraining
 from isthmus.merge.curve import CurvePlan
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-PLAN = CurvePlan(training=BendTraining(steps=4, batch=4))
+PLAN = CurvePlan(training=PathTraining(steps=4, batch=4))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from conftest import EMBEDDED
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.text import blocks, corpus
-from isthmus.merge.bends import BendTraining
+from isthmus.merge.training import PathTraining
 from isthmus.merge.curve import CurvePlan, train_curve, training_record
 from isthmus.merge.path import WeightPath
 from isthmus.merge.progress import Progress
@@ -33,7 +33,7 @@ def test_a_path_without_a_barrier_still_gets_lower() -> None:
         model.config,
         {"docs": text.fit},
         {"docs": text.select},
-        CurvePlan(training=BendTraining(steps=48, batch=8, lr=3e-4)),
+        CurvePlan(training=PathTraining(steps=48, batch=8, lr=3e-4)),
         device="cpu",
         progress=progress,
     )

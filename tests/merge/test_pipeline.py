@@ -244,7 +244,7 @@ def test_a_stored_path_is_measured_on_no_text_that_trained_it(tmp_path: Path, mo
 
     monkeypatch.setattr("isthmus.merge.pipeline.labelled_blocks", spy)
     ends = EMBEDDED / "adamw-1", EMBEDDED / "adamw-2"
-    plan = isthmus.CurvePlan(training=isthmus.BendTraining(steps=4, batch=32))
+    plan = isthmus.CurvePlan(training=isthmus.PathTraining(steps=4, batch=32))
     isthmus.merge(*ends, data=DATA, tokens=512, align="orthogonal", path=plan).save_path(tmp_path / "path")
     isthmus.merge(*ends, data=DATA, tokens=1024, path=tmp_path / "path")
     first, second = read

@@ -44,7 +44,7 @@ def test_without_a_spectrum_nobody_knows_and_the_user_may_say(bare: dict[str, Pa
 
 
 def test_bends_are_trained_by_what_trained_the_ends(bare: dict[str, Path]) -> None:
-    plan = isthmus.CurvePlan(training=isthmus.BendTraining(steps=2, batch=2))
+    plan = isthmus.CurvePlan(training=isthmus.PathTraining(steps=2, batch=2))
     options = {"data": DATA, "path": plan, "align": "none", "tokens": 128, "t": 0.5}
     ends = (bare["muon-1"], bare["muon-2"])
     assert isthmus.merge(*ends, **options).report["path"]["optimizer"] == "muon"

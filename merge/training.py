@@ -1,7 +1,9 @@
-"""Training the bends of a path: the mean loss over t is lowered on the fit text, the endpoints stay as they are.
+"""Training a path: the mean loss over t is lowered on the fit text, while the endpoints compute what they compute.
 
-Every micro-batch gets one t; eight consecutive ones cover the eighths of [0, 1] in a random order, so that t is uniform
-and evenly spread. What is trained are the pieces of the symmetry table, Q, K and V apart.
+What is trained are the bends, as pieces of the symmetry table, Q, K and V apart; the alignment of B, which moves B
+without changing its function (`isthmus.align.learned`); or both together, as Zhang et al. 2026 (arXiv 2605.09991) do.
+Every micro-batch gets one t; eight consecutive ones cover the eighths of `span` in a random order, so that t is uniform
+and evenly spread.
 
 Processes, devices and precision are accelerate's business: every process draws the same batches and t, takes its share
 of the rows, and the gradients are averaged.
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from isthmus.align.families import family
+from isthmus.align.learned import LearnedAlignment
 from isthmus.align.symmetry import Family, State
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.model import empty_model, with_tied
@@ -28,6 +31,7 @@ from isthmus.merge.path import WeightPath, coefficients, mix
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from isthmus.align.alignment import Alignment
     from isthmus.merge.training_state import TrainingState
 
 Precision = Literal["no", "bf16"]
@@ -39,8 +43,9 @@ MAX_PASSES = 4.0
 
 
 @dataclass(frozen=True)
-class BendTraining:
-    """How bends are trained.
+class PathTraining:
+    """How a path is trained: at t in `span`, the part of [0, 1] that matters. `optimizer`, `lr` and `weight_decay` are
+    for the bends.
 
     A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`,
     `precision` None what accelerate was launched with.
@@ -56,6 +61,7 @@ class BendTraining:
     weight_decay: float = 0.2
     precision: Precision | None = None
     patience: int = 6
+    span: tuple[float, float] = (0.0, 1.0)
     seed: int = 0
 
     @property
@@ -66,7 +72,7 @@ class BendTraining:
 
 @dataclass(frozen=True)
 class Trained:
-    """The best path that was seen, and how it came about.
+    """The best path that was seen, and how it came about. `alignment` is where B then was, where that was learned.
 
     `history` has (steps done, mean training loss since the last entry, height on the select text); the first entry is
     the warm start. `best` is the number of steps of the path that is kept; `diverged` the step, counted from 1, at
@@ -78,6 +84,7 @@ class Trained:
     best: int
     diverged: int | None
     history: tuple[tuple[int, float | None, float], ...]
+    alignment: Alignment | None = None
 
 
 class Batches:
@@ -89,7 +96,7 @@ class Batches:
     Raises BadInput when the blocks of a label would be read more than `MAX_PASSES` times.
     """
 
-    def __init__(self, fit: Mapping[str, Tensor], training: BendTraining):
+    def __init__(self, fit: Mapping[str, Tensor], training: PathTraining):
         generator = torch.Generator().manual_seed(training.seed)
         wanted = -(-training.steps * training.batch // len(fit))
         self.rows = torch.cat(list(fit.values()))
@@ -111,7 +118,9 @@ class Batches:
         self._size = training.batch // training.accumulate
         micro = training.steps * training.accumulate
         strata = torch.cat([torch.randperm(STRATA, generator=generator) for _ in range(-(-micro // STRATA))])[:micro]
-        self.ts: list[float] = ((strata + torch.rand(micro, generator=generator)) / STRATA).tolist()
+        first_t, last_t = training.span
+        uniform = (strata + torch.rand(micro, generator=generator)) / STRATA
+        self.ts: list[float] = (first_t + (last_t - first_t) * uniform).tolist()
 
     def __getitem__(self, micro: int) -> tuple[Tensor, float]:
         """Token ids (rows, context) and t of micro-batch number `micro`."""
@@ -119,16 +128,19 @@ class Batches:
         return self.rows[chosen], self.ts[micro]
 
 
-class CurveModule(nn.Module):
-    """The loss at θ(t) as a function of the bends, which are its only parameters."""
+class PathModule(nn.Module):
+    """The loss at θ(t) as a function of the bends, and of B where that is `moving`; nothing else is trained."""
 
-    def __init__(self, path: WeightPath, config: PretrainedConfig):
+    def __init__(self, path: WeightPath, config: PretrainedConfig, moving: LearnedAlignment | None = None):
         super().__init__()
         self._table: Family = family(config)
         self._kind = path.kind
         self._model = (empty_model(config),)  # in a tuple: its weights are not ours
         self.names = tuple(self._table.pieces)
+        self.moving = moving
         for end, state in (("a", path.a), ("b", path.b)):
+            if moving and end == "b":
+                continue
             for index, piece in enumerate(self._table.split(state).values()):
                 self.register_buffer(f"{end}{index}", piece.detach().clone(), persistent=False)
         self._bends = [
@@ -140,10 +152,12 @@ class CurveModule(nn.Module):
         """Mean loss per token of ids (batch, length) at θ(t)."""
         model = self._model[0]
         weights = coefficients(self._kind, t, len(self._bends) + 2)
+        moved = self.moving() if self.moving else {}
         pieces = {}
         for index, name in enumerate(self.names):
             middle = [bend[index] for bend in self._bends]
-            pieces[name] = mix([getattr(self, f"a{index}"), *middle, getattr(self, f"b{index}")], weights)
+            b = moved[name] if self.moving else getattr(self, f"b{index}")
+            pieces[name] = mix([getattr(self, f"a{index}"), *middle, b], weights)
         state = with_tied(self._table.join(pieces), model)
         logits = functional_call(model, state, (ids,), {"use_cache": False}).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
@@ -152,26 +166,31 @@ class CurveModule(nn.Module):
         """The parameters of every bend, by the names of their pieces."""
         return [dict(zip(self.names, bend, strict=True)) for bend in self._bends]
 
-    def states(self) -> tuple[State, ...]:
-        """The bends as states, on the CPU."""
-        return tuple(
-            self._table.join({name: leaf.detach().to("cpu", copy=True) for name, leaf in bend.items()})
-            for bend in self.leaves()
-        )
+    def now(self, path: WeightPath) -> WeightPath:
+        """The path as it now is, on the CPU."""
+        bends = tuple(self._on_cpu(bend) for bend in self.leaves())
+        if self.moving is None:
+            return replace(path, bends=bends)
+        with torch.no_grad():
+            return replace(path, b=self._on_cpu(self.moving()), bends=bends)
+
+    def _on_cpu(self, pieces: State) -> State:
+        return self._table.join({name: piece.detach().to("cpu", copy=True) for name, piece in pieces.items()})
 
 
-def train_bends(
+def train_path(
     path: WeightPath,
     config: PretrainedConfig,
     fit: Mapping[str, Tensor],
     height: Callable[[WeightPath], float],
-    training: BendTraining,
+    training: PathTraining,
     *,
+    moving: LearnedAlignment | None = None,
     device: str = "cpu",
     kept: TrainingState | None = None,
     on_step: Callable[[int, float], None] = lambda step, height: None,
 ) -> Trained:
-    """Train the bends of `path` on the `fit` blocks, and return the path with the lowest `height`.
+    """Train the bends of `path`, and B where it is `moving`, on the `fit` blocks; returns the path of lowest `height`.
 
     The height is what the caller measures of a path, in nats: a barrier that may fall below 0, so that a path that has
     none can still get better.
@@ -202,26 +221,26 @@ def train_bends(
             f"--accumulate {training.accumulate}: take a multiple of {share}"
         )
     batches = Batches(fit, training)
-    module = CurveModule(path, config)
-    made = make_optimizers(
-        training.optimizer,
-        module.leaves(),
-        family(config).matrices,
-        lr=training.peak,
-        adamw_lr=BESIDE_MUON * training.peak,
-        weight_decay=training.weight_decay,
-    )
+    module = PathModule(path, config, moving)
+    made = moving.optimizers() if moving else []
+    if path.bends:
+        made += make_optimizers(
+            training.optimizer,
+            module.leaves(),
+            family(config).matrices,
+            lr=training.peak,
+            adamw_lr=BESIDE_MUON * training.peak,
+            weight_decay=training.weight_decay,
+        )
     schedule = Schedule(made, training.steps, floor=0.05)
     run, *optimizers = accelerator.prepare(module, *made)
 
-    def current() -> WeightPath:
-        return replace(path, bends=module.states())
-
     history: list[tuple[int, float | None, float]] = []
     best, first, diverged = path, 0, None
+    alignment = moving.alignment() if moving else None
     if kept is not None and kept.exists():
-        first, history, bends = kept.load(accelerator)
-        best = replace(path, bends=bends)
+        first, history, states, alignment = kept.load(accelerator)
+        best = replace(path, bends=states[: len(path.bends)], **({"b": states[-1]} if moving else {}))
     else:
         history.append((0, None, height(path)))
     every = max(1, training.steps // EVALUATIONS)
@@ -245,7 +264,7 @@ def train_bends(
             optimizer.zero_grad()
         done = step + 1
         if done % every == 0 or done == training.steps:
-            found = current()
+            found = module.now(path)
             reached = height(found)
             if not math.isfinite(reached):
                 diverged = done
@@ -253,12 +272,13 @@ def train_bends(
             history.append((done, sum(losses) / len(losses), reached))
             losses.clear()
             if _since_best(history) == 0:
-                best = found
+                best, alignment = found, moving.alignment() if moving else None
             if kept is not None:
-                kept.save(accelerator, done, history, [dict(bend) for bend in best.bends])
+                states = (*best.bends, best.b) if moving else best.bends
+                kept.save(accelerator, done, history, [dict(state) for state in states], alignment)
         on_step(done, history[-1][2])
     lowest = min(history, key=lambda entry: entry[2])[0]
-    return Trained(best, history[-1][0], lowest, diverged, tuple(history))
+    return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignment)
 
 
 def _since_best(history: Sequence[tuple[int, Any, float]]) -> int:

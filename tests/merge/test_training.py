@@ -15,7 +15,7 @@ from isthmus.checkpoint.model import empty_model
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import blocks, corpus
-from isthmus.merge.bends import Batches, BendTraining, CurveModule, Trained, train_bends
+from isthmus.merge.training import Batches, PathTraining, PathModule, Trained, train_path
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.training_state import TrainingState
 
@@ -38,9 +38,9 @@ def barrier(path: WeightPath) -> float:
 
 
 def train(
-    training: BendTraining, start: WeightPath = START, kept: TrainingState | None = None, **more: object
+    training: PathTraining, start: WeightPath = START, kept: TrainingState | None = None, **more: object
 ) -> Trained:
-    return train_bends(start, CONFIG, FIT, barrier, training, kept=kept, **more)  # type: ignore[arg-type]
+    return train_path(start, CONFIG, FIT, barrier, training, kept=kept, **more)  # type: ignore[arg-type]
 
 
 def same(a: Trained, b: Trained) -> bool:
@@ -52,7 +52,7 @@ def same(a: Trained, b: Trained) -> bool:
 @pytest.mark.parametrize("kind", ["polychain", "bezier"])
 def test_training_lowers_the_barrier_and_leaves_the_endpoints(optimizer: str, kind: str) -> None:
     start = WeightPath(kind, A, B, (MIDDLE,))  # type: ignore[arg-type]
-    found = train(BendTraining(steps=12, batch=8, optimizer=optimizer), start)  # type: ignore[arg-type]
+    found = train(PathTraining(steps=12, batch=8, optimizer=optimizer), start)  # type: ignore[arg-type]
     assert found.history[0][2] == pytest.approx(barrier(start))
     assert found.history[-1][2] < found.history[0][2]
     assert found.path.a is A
@@ -62,7 +62,7 @@ def test_training_lowers_the_barrier_and_leaves_the_endpoints(optimizer: str, ki
 
 def test_two_bends_and_several_micro_batches() -> None:
     start = WeightPath("polychain", A, B, (MIDDLE, MIDDLE))
-    found = train(BendTraining(steps=12, batch=8, accumulate=4, optimizer="muon"), start)
+    found = train(PathTraining(steps=12, batch=8, accumulate=4, optimizer="muon"), start)
     assert found.history[-1][2] < found.history[0][2]
     first, second = found.path.bends
     assert not torch.equal(first["transformer.wte.weight"], second["transformer.wte.weight"])
@@ -73,7 +73,7 @@ def test_two_bends_and_several_micro_batches() -> None:
 def test_a_bends_gradient_is_the_states_gradient_times_its_coefficient(kind: str, t: float) -> None:
     """d L(Σ c_i θ_i) / d θ_i = c_i L'(θ(t)), with L' taken at the state itself."""
     path = WeightPath(kind, A, B, (MIDDLE, A))  # type: ignore[arg-type]
-    module, ids = CurveModule(path, CONFIG), FIT["x"][:4]
+    module, ids = PathModule(path, CONFIG), FIT["x"][:4]
     loss = module(ids, t)
     loss.backward()
     model = empty_model(CONFIG)
@@ -92,14 +92,14 @@ def test_a_bends_gradient_is_the_states_gradient_times_its_coefficient(kind: str
 
 
 def test_every_eight_micro_batches_cover_the_eighths_of_the_path() -> None:
-    batches = Batches(FIT, BendTraining(steps=5, batch=8, accumulate=8))
+    batches = Batches(FIT, PathTraining(steps=5, batch=8, accumulate=8))
     for start in range(0, 40, 8):
         assert sorted(int(8 * t) for t in batches.ts[start : start + 8]) == list(range(8))
 
 
 def test_batches_have_equal_shares_of_all_labels_and_read_every_block_before_any_twice() -> None:
     fit = {"x": torch.arange(10)[:, None], "y": torch.arange(100, 120)[:, None]}
-    batches = Batches(fit, BendTraining(steps=10, batch=4))
+    batches = Batches(fit, PathTraining(steps=10, batch=4))
     rows = torch.cat([batches[step][0] for step in range(10)]).flatten().tolist()
     xs, ys = [r for r in rows if r < 100], [r for r in rows if r >= 100]
     assert (len(xs), len(ys)) == (20, 20)
@@ -111,19 +111,19 @@ def test_batches_have_equal_shares_of_all_labels_and_read_every_block_before_any
 def test_too_little_text_says_what_would_do() -> None:
     message = r"the text 'x' has 768 tokens to train on, too few for 13 steps, .* at most --steps 12"
     with pytest.raises(BadInput, match=message):
-        train(BendTraining(steps=13, batch=8))
-    assert train(BendTraining(steps=12, batch=8, patience=1)).steps > 0
+        train(PathTraining(steps=13, batch=8))
+    assert train(PathTraining(steps=12, batch=8, patience=1)).steps > 0
     with pytest.raises(BadInput, match=r"which would read them 96 times: give more text$"):
-        Batches({"x": FIT["x"][:1]}, BendTraining(steps=12, batch=8))
+        Batches({"x": FIT["x"][:1]}, PathTraining(steps=12, batch=8))
 
 
 def test_a_batch_that_cannot_be_shared() -> None:
     with pytest.raises(BadInput, match="a batch of 8 blocks cannot be shared by 1 processes with --accumulate 3"):
-        train(BendTraining(steps=2, batch=8, accumulate=3))
+        train(PathTraining(steps=2, batch=8, accumulate=3))
 
 
 def test_training_that_diverges_keeps_the_best_bends_and_names_the_step() -> None:
-    found = train(BendTraining(steps=12, batch=8, optimizer="adamw", lr=1e30))
+    found = train(PathTraining(steps=12, batch=8, optimizer="adamw", lr=1e30))
     assert found.diverged is not None
     assert 1 <= found.diverged <= 12
     assert found.best < found.diverged
@@ -132,14 +132,14 @@ def test_training_that_diverges_keeps_the_best_bends_and_names_the_step() -> Non
 
 
 def test_training_stops_when_the_barrier_falls_no_more() -> None:
-    found = train(BendTraining(steps=12, batch=8, optimizer="lion", lr=0.5, patience=3))
+    found = train(PathTraining(steps=12, batch=8, optimizer="lion", lr=0.5, patience=3))
     assert found.steps == 3
     assert found.best == 0
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion"])
 def test_interrupted_and_resumed_is_uninterrupted(optimizer: str, tmp_path: Path) -> None:
-    training = BendTraining(steps=12, batch=8, accumulate=2, optimizer=optimizer)  # type: ignore[arg-type]
+    training = PathTraining(steps=12, batch=8, accumulate=2, optimizer=optimizer)  # type: ignore[arg-type]
     whole = train(training)
 
     class Interrupted(Exception):
@@ -159,14 +159,14 @@ def test_interrupted_and_resumed_is_uninterrupted(optimizer: str, tmp_path: Path
 
 
 def test_an_unfinished_run_of_something_else_is_not_taken_over(tmp_path: Path) -> None:
-    training = BendTraining(steps=12, batch=8)
+    training = PathTraining(steps=12, batch=8)
     train(training, kept=TrainingState(tmp_path / "kept", {"run": 1}))
     with pytest.raises(BadInput, match=r"an unfinished run with other models, text or settings .* or --restart"):
         train(training, kept=TrainingState(tmp_path / "kept", {"run": 2}))
 
 
 def test_bfloat16_trains_to_nearly_the_same() -> None:
-    exact, rough = (train(BendTraining(steps=12, batch=8, precision=p)) for p in ("no", "bf16"))  # type: ignore[arg-type]
+    exact, rough = (train(PathTraining(steps=12, batch=8, precision=p)) for p in ("no", "bf16"))  # type: ignore[arg-type]
     assert exact.history[-1][2] != rough.history[-1][2]
     assert rough.history[-1][2] == pytest.approx(exact.history[-1][2], rel=0.1)
     assert all(value.dtype == torch.float32 for value in rough.path.bends[0].values())
@@ -175,4 +175,4 @@ def test_bfloat16_trains_to_nearly_the_same() -> None:
 def test_float16_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(BadInput, match="in float32 or bf16, not in fp16"):
-        train(BendTraining(steps=2, batch=8))
+        train(PathTraining(steps=2, batch=8))

@@ -1,0 +1,105 @@
+"""Activation matching: how the hidden activations of two models go together on the same text.
+
+For every space, C = Σ over tokens of (h_B − mean)ᵀ (h_A − mean), rows B, columns A: what weight matching takes from
+products of weights, taken from what the weights do (Li et al. 2015, arXiv 1511.07543; Ainsworth et al. 2023, arXiv
+2209.04836). Only these sums are kept, no activation is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from isthmus.align.symmetry import Activation, Family
+from isthmus.checkpoint.model import empty_model, with_tied
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+TOKENS_AT_ONCE = 1024
+
+
+def cross_correlations(
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    table: Family,
+    ids: Tensor,
+    on_rows: Callable[[int], None] = lambda count: None,
+) -> dict[str, Tensor]:
+    """C of every space, divided by the root of the product of both models' total variances: a share of at most 1.
+
+    `a` and `b` are states of configuration `config`, in canonical form where the stream is to be rotated; `ids` token
+    ids (blocks, context). For a space that is seen in several places, C and its bound are sums over them. Returns
+    space → (n, n), float64; a space without variance is left out. `on_rows` is told how many blocks were done.
+    """
+    sums: dict[Activation, _Sums] = {place: _Sums() for place in table.activations}
+    models = [empty_model(config) for _ in (a, b)]
+    full = [with_tied(state, model) for state, model in zip((a, b), models, strict=True)]
+    rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
+    with _captured(models[0], table) as seen_a, _captured(models[1], table) as seen_b, torch.no_grad():
+        for part in torch.split(ids, rows):
+            for model, state in zip(models, full, strict=True):
+                functional_call(model, dict(state), (part,), {"use_cache": False})
+            for place, found in sums.items():
+                found.add(seen_a.pop(place), seen_b.pop(place))
+            on_rows(part.shape[0])
+    crosses: dict[str, Tensor] = {}
+    bounds: dict[str, float] = {}
+    for place, found in sums.items():
+        cross, bound = found.covariance()
+        crosses[place.space] = crosses.get(place.space, 0) + cross
+        bounds[place.space] = bounds.get(place.space, 0.0) + bound
+    return {space: cross / bounds[space] for space, cross in crosses.items() if bounds[space] > 0}
+
+
+class _Sums:
+    """Sums over tokens for one place: of both models' vectors, their squares, and their products."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.a = self.b = self.squares_a = self.squares_b = self.products = torch.zeros(())
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Vectors (tokens, n) of A and of B."""
+        self.count += a.shape[0]
+        self.products = self.products + b.mT @ a
+        self.a, self.b = self.a + a.double().sum(0), self.b + b.double().sum(0)
+        self.squares_a = self.squares_a + a.double().square().sum()
+        self.squares_b = self.squares_b + b.double().square().sum()
+
+    def covariance(self) -> tuple[Tensor, float]:
+        """C, and the root of the product of the variances."""
+        cross = self.products.double() - torch.outer(self.b, self.a) / self.count
+        variances = [
+            (squares - sums.square().sum() / self.count).clamp_min(0)
+            for squares, sums in ((self.squares_a, self.a), (self.squares_b, self.b))
+        ]
+        return cross, float((variances[0] * variances[1]).sqrt())
+
+
+@contextmanager
+def _captured(model: torch.nn.Module, table: Family) -> Iterator[dict[Activation, Tensor]]:
+    """While it lasts, every forward pass leaves its vectors, (tokens, n) by place, in the dictionary."""
+    seen: dict[Activation, Tensor] = {}
+
+    def hook(place: Activation) -> Callable[..., None]:
+        def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            found = inputs[0] if place.side == "input" else output
+            seen[place] = found[..., place.start : place.stop].flatten(0, -2)
+
+        return keep
+
+    handles = [
+        model.get_submodule(place.module).register_forward_hook(hook(place)) for place in table.activations
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,100 @@
+"""The gauge that the canonical form fixes, at other values: same function, another straight line.
+
+In canonical form every norm has scale 1 and its readers' norms shift 0, and values have no bias. All of that is choice:
+with any d > 0, β and u
+
+- norm: scale d, shift β (d ∘ its own where the reader has no bias); readers W ← diag(1/d) W, b ← b − β W;
+- attention: value bias b_v + u, output bias b_o − u W_o
+
+leave the log-probabilities alone. A straight line between a canonical A and such a B is not the line between two
+canonical forms, though: products of interpolated factors differ by t (1 − t) (d − 1)(…), and a learned alignment finds
+the values for which that helps. Heads have such a gauge, too: any invertible map between query and key, or value and
+output, whose factors `balanced` makes equally large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from isthmus.align.canonical import canonical
+from isthmus.align.symmetry import Family, State
+
+
+def regauge(pieces: Mapping[str, Tensor], table: Family, gauge: Mapping[str, Tensor]) -> State:
+    """Canonical pieces with the gauge moved to `gauge`, function unchanged; differentiable in both.
+
+    `gauge` has vectors (width,) by the name of a piece: d for a norm's weight, β for its bias, u for a value bias. What
+    it does not name stays.
+    """
+    moved = dict(pieces)
+    for norm in table.norms:
+        scale, shift = gauge.get(norm.weight), gauge.get(norm.bias)
+        if scale is not None:
+            moved[norm.weight] = moved[norm.weight] * scale
+            moved[norm.bias] = moved[norm.bias] * scale
+        if shift is not None:
+            moved[norm.bias] = moved[norm.bias] + shift
+        for reader in norm.readers:
+            weight = moved[reader.weight].movedim(reader.axis, -1)  # (outputs, residual)
+            if scale is not None:
+                weight = weight / scale
+                moved[reader.weight] = weight.movedim(-1, reader.axis)
+            if shift is not None and reader.bias is not None:
+                moved[reader.bias] = moved[reader.bias] - weight @ shift
+    for attention in table.attentions:
+        value = gauge.get(attention.value_bias)
+        if value is not None:
+            moved[attention.value_bias] = moved[attention.value_bias] + value
+            moved[attention.output_bias] = moved[attention.output_bias] - value @ moved[attention.output]
+    return moved
+
+
+def free_gauge(table: Family, pieces: Mapping[str, Tensor]) -> State:
+    """The gauge that changes nothing, all that `regauge` takes: ones for scales, zeros for shifts and value biases."""
+    found = {}
+    for norm in table.norms:
+        found[norm.weight] = torch.ones_like(pieces[norm.weight])
+        if all(reader.bias for reader in norm.readers):
+            found[norm.bias] = torch.zeros_like(pieces[norm.bias])
+    for attention in table.attentions:
+        found[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
+    return found
+
+
+def neutral(state: Mapping[str, Tensor], table: Family) -> State:
+    """A state in canonical form with `balanced` heads: what a gauge changed is taken out again, function unchanged."""
+    return table.untied().join(balanced(table.untied().split(canonical(state, table)), table))
+
+
+def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
+    """Pieces in which both factors of every head's circuit have the same singular values; the circuits are unchanged.
+
+    With P all that the inside of a head acts on directly (query, or value, with its bias) and D all on which it acts by
+    the inverse transpose (key, or output), P Dᵀ = U S Vᵀ is the circuit, and P = U √S, D = V √S. In float64.
+    """
+    moved = dict(pieces)
+    for inner in (name for name, space in table.spaces.items() if space.kind == "inner"):
+        blocks, size = table.spaces[inner].blocks, table.spaces[inner].size
+        sides: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
+        for name, position in table.occurrences(inner):
+            sides[table.pieces[name].axes[position].dual].append((name, position))
+        stacks = []
+        for dual in (False, True):
+            rows = [moved[name].movedim(position, -1).reshape(-1, blocks, size) for name, position in sides[dual]]
+            stacks.append(torch.cat([row.double() for row in rows]).transpose(0, 1))  # (blocks, rows, size)
+        (left, upper), (right, lower) = (torch.linalg.qr(stack) for stack in stacks)
+        u, s, vh = torch.linalg.svd(upper @ lower.mT)
+        roots = s.sqrt()[:, None]
+        factors = (left @ (u * roots), right @ (vh.mT * roots))
+        for dual, factor in zip((False, True), factors, strict=True):
+            start = 0
+            for name, position in sides[dual]:
+                old = moved[name].movedim(position, -1)
+                count = old.numel() // (blocks * size)
+                part = factor[:, start : start + count].transpose(0, 1).reshape(old.shape)
+                moved[name] = part.to(old.dtype).movedim(-1, position)
+                start += count
+    return moved
