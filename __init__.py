@@ -60,18 +60,17 @@ if TYPE_CHECKING:
     from isthmus.checkpoint.push import push
     from isthmus.eval.text import corpus
     from isthmus.merge import merge
-    from isthmus.merge.training import PathTraining
     from isthmus.merge.curve import CurvePlan
     from isthmus.merge.gates import Gates
     from isthmus.merge.path import WeightPath
     from isthmus.merge.result import Merge
     from isthmus.merge.spectra import spectrum
+    from isthmus.merge.training import PathTraining
 
 __all__ = [
     "Alignment",
     "AlignmentError",
     "BadInput",
-    "PathTraining",
     "CheckResult",
     "Checkpoint",
     "CorruptCheckpoint",
@@ -82,6 +81,7 @@ __all__ = [
     "IsthmusError",
     "Merge",
     "ModelNotFound",
+    "PathTraining",
     "UnsupportedFamily",
     "WeightPath",
     "align",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from isthmus.lab.fingerprint import Verdict
 
 INTERRUPTED = 130
-TRAINING, PUSHING = "Training of bends", "Pushing to the Hub"
+TRAINING, PUSHING = "Training of bends and alignments", "Pushing to the Hub"
 
 app = typer.Typer(
     add_completion=False,
@@ -46,8 +46,8 @@ lab = typer.Typer(no_args_is_help=True, help="The studies, and how the embedded 
 app.add_typer(lab, name="lab")
 
 
-AlignChoice = Literal["auto", "none", "permutation", "orthogonal"]
-MoveChoice = Literal["permutation", "orthogonal"]
+AlignChoice = Literal["auto", "none", "permutation", "orthogonal", "activations", "combined", "learned"]
+MoveChoice = Literal["permutation", "orthogonal", "activations", "combined", "learned"]
 MoveOrNotChoice = Literal["none", "permutation", "orthogonal"]
 ObjectiveChoice = Literal["mean", "worst"]
 DtypeChoice = Literal["auto", "float32", "float16", "bfloat16"]
@@ -87,7 +87,19 @@ Tokens = Annotated[
 ]
 Align = Annotated[
     AlignChoice,
-    typer.Option("--align", help="auto: none or orthogonal, whichever has the lower barrier on the select text."),
+    typer.Option(
+        "--align",
+        help="auto tries none, orthogonal, combined and learned in turn, until the barrier is within the noise.",
+    ),
+]
+AlignSteps = Annotated[
+    int, typer.Option("--align-steps", min=1, help="Steps of a learned alignment.", rich_help_panel=TRAINING)
+]
+AlignBatch = Annotated[
+    int,
+    typer.Option(
+        "--align-batch", min=1, help="Blocks of text per step of a learned alignment.", rich_help_panel=TRAINING
+    ),
 ]
 PathOption = Annotated[
     str,
@@ -235,8 +247,18 @@ def align(
     output: Output,
     method: Annotated[
         MoveChoice,
-        typer.Option("--method", help="permutation keeps tied embeddings; orthogonal also rotates."),
+        typer.Option(
+            "--method",
+            help="permutation keeps tied embeddings; orthogonal also rotates; activations, combined and learned look "
+            "at --data, too.",
+        ),
     ] = "orthogonal",
+    data: Data = None,
+    align_steps: AlignSteps = 1000,
+    align_batch: AlignBatch = 8,
+    mixed_precision: MixedPrecision = None,
+    restart: Restart = False,
+    device: Device = "auto",
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -257,14 +279,20 @@ def align(
     An orthogonally aligned B is in canonical form: average it with the canonical form of A, which --reference writes.
     """
     with _screen(quiet) as progress:
+        from isthmus.merge.learn import LearnPlan
         from isthmus.merge.moved import align_and_save
 
+        if restart:
+            _drop_training(output)
         report = align_and_save(
             a,
             b,
             output,
             method=method,
+            data=data or (),
+            learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
             reference=reference,
+            device=device,
             dtype=_dtype(dtype),
             seed=seed,
             overwrite=overwrite,
@@ -330,6 +358,8 @@ def merge(
         DtypeChoice,
         typer.Option("--dtype", help="What to save in; auto keeps the endpoints' when they share one."),
     ] = "auto",
+    align_steps: AlignSteps = 1000,
+    align_batch: AlignBatch = 8,
     bends: Bends = 1,
     steps: Steps = 300,
     bend_optimizer: BendOptimizer = "auto",
@@ -391,6 +421,7 @@ def merge(
         _drop_training(output)
     with _screen(quiet) as progress:
         from isthmus.merge.gates import Gates
+        from isthmus.merge.learn import LearnPlan
         from isthmus.merge.pipeline import merge as run
 
         result = run(
@@ -398,6 +429,7 @@ def merge(
             b,
             data=data or (),
             align=align,
+            learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
             path=chosen,
             fit_on=fit_on or (),
             keep_in=output,
@@ -803,8 +835,8 @@ def _path(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartCho
     if path == "linear":
         return path
     if path in CURVES:
-        from isthmus.merge.training import PathTraining
         from isthmus.merge.curve import CurvePlan
+        from isthmus.merge.training import PathTraining
 
         return CurvePlan(cast(CurveChoice, path), bends, optimizer, start, PathTraining(**training))
     if not Path(path).is_dir():

@@ -95,9 +95,7 @@ def _captured(model: torch.nn.Module, table: Family) -> Iterator[dict[Activation
 
         return keep
 
-    handles = [
-        model.get_submodule(place.module).register_forward_hook(hook(place)) for place in table.activations
-    ]
+    handles = [model.get_submodule(place.module).register_forward_hook(hook(place)) for place in table.activations]
     try:
         yield seen
     finally:

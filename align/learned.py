@@ -36,6 +36,9 @@ class LearnedAlignment(nn.Module):
     untied, `table` the untied symmetry table.
     """
 
+    complement: Tensor
+    rotation: _Square
+
     def __init__(self, start: Alignment, b: Mapping[str, Tensor], table: Family):
         super().__init__()
         self._start, self._table = start, table
@@ -46,7 +49,8 @@ class LearnedAlignment(nn.Module):
         self._stream = next(name for name, space in table.spaces.items() if space.kind == "stream")
         width = table.spaces[self._stream].size
         self.register_buffer("complement", _complement_of_ones(width).float(), persistent=False)
-        self.rotation = orthogonal(_Square(width - 1), orthogonal_map="cayley")
+        self.rotation = _Square(width - 1)
+        orthogonal(self.rotation, orthogonal_map="cayley")
         self._inner = {name: space for name, space in table.spaces.items() if space.kind == "inner"}
         self.heads = nn.ParameterList(
             nn.Parameter(torch.eye(space.size)) for space in self._inner.values() for _ in range(space.blocks)
@@ -118,4 +122,5 @@ def _complement_of_ones(width: int) -> Tensor:
     """An orthonormal basis of the vectors whose entries sum to 0, (width, width − 1)."""
     start = torch.eye(width, dtype=torch.float64)
     start[:, 0] = 1.0
-    return torch.linalg.qr(start)[0][:, 1:]
+    basis: Tensor = torch.linalg.qr(start)[0]
+    return basis[:, 1:]

@@ -269,9 +269,9 @@ def match(
     `activations` are correlations by space, which stand beside the weights, or where these do not `weigh` alone.
 
     Starts: the residual stream from all weights that only the stream acts on, from the token embedding, from the
-    unembedding, from the activations, and from the identity. They are compared by what they promise once the layers are solved for them; the
-    most promising one is followed until a sweep over all spaces raises the objective by less than the share
-    `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
+    unembedding, from the activations, and from the identity. They are compared by what they promise once the layers
+    are solved for them; the most promising one is followed until a sweep over all spaces raises the objective by less
+    than the share `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
     """
     problem = _Problem(a, b, table, rotate=rotate, activations=activations, weigh=weigh)
     starts = problem.starts()

@@ -51,7 +51,8 @@ def align_states(
     ``activations`` rotates alike, matching what both models compute on the token `ids` (blocks, context); ``combined``
     matches that and the weights. (``learned`` starts from one of these: `isthmus.align.learned`.)
 
-    Raises BadInput for activations without text, AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
+    Raises BadInput for activations without text; AlignmentError when the aligned model's log-probabilities differ by
+    more than 1e-4; UnsupportedFamily.
     """
     if method == "none":
         return Aligned(a, b, config, Alignment("none", {}, 0.0), 0.0)
@@ -67,9 +68,8 @@ def align_states(
     release_freed()
     seen = None
     if ids is not None and looks:
-        states, untied_config = (untied.join(pieces_a), untied.join(pieces_b)), Alignment(method, {}, 0.0).config(config)
-        seen = cross_correlations(*states, untied_config, untied, ids)
-        del states
+        untied_config = Alignment(method, {}, 0.0).config(config)
+        seen = cross_correlations(untied.join(pieces_a), untied.join(pieces_b), untied_config, untied, ids)
     weigh = method != "activations"
     found = match(pieces_a, pieces_b, untied, rotate=rotate, activations=seen, weigh=weigh, on_sweep=on_sweep)
     alignment = Alignment(method, found.elements, found.score)

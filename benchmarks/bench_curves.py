@@ -13,8 +13,8 @@ from typing import Any
 from measured import record
 
 import isthmus
-from isthmus.merge.training import PathTraining
 from isthmus.merge.curve import CurvePlan
+from isthmus.merge.training import PathTraining
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 DATA = ("stdlib:docs", "stdlib:code")

@@ -19,6 +19,10 @@ class BadInput(IsthmusError):
     exit_code = 2
 
 
+class TooLittleText(BadInput):
+    """The text has too few tokens for what is to be done with it."""
+
+
 class ModelNotFound(BadInput):
     """A directory or repository does not exist, is gated or private, or is not in the offline cache."""
 

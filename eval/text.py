@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, TooLittleText
 from isthmus.eval.seen import Seen
 
 STDLIB_EXCLUDED = frozenset(
@@ -244,7 +244,7 @@ def _without(measured: Seen, text: Blocks) -> Blocks:
     """One label's blocks without the fit blocks that hold what is measured on."""
     fit = text.fit[~measured.within(text.fit)]
     if len(text.fit) and not len(fit):
-        raise BadInput(
+        raise TooLittleText(
             f"the text '{text.label}' repeats itself: nothing is left to train on that is not measured on, too; "
             "give text that says more"
         )
@@ -269,18 +269,18 @@ def blocks(
     asked, fit gets what the other two leave, and these are scaled down alike to the whole text, or to half of it where
     there is to be a fit part. Blocks with text that was `seen` before are left out.
 
-    Raises BadInput when the text is empty, or too short for one block in every part that was asked for.
+    Raises TooLittleText when the text is empty, or too short for one block in every part that was asked for.
     """
     wanted = {"report": report_tokens, "select": select_tokens, "fit": fit_tokens}
     counts = {part: -(-tokens // context) for part, tokens in wanted.items()}
     needed = sum(counts.values())
     table, read = _table(_tokens(source, tokenizer, seed), context, needed, seen)
     if not read:
-        raise BadInput(f"the text '{source.label}' ({source.origin}) is empty")
+        raise TooLittleText(f"the text '{source.label}' ({source.origin}) is empty")
     available, parts = len(table), sum(1 for count in counts.values() if count)
     if available < parts:
         known = f", {available * context} of them in blocks that training has not seen" if seen else ""
-        raise BadInput(
+        raise TooLittleText(
             f"the text '{source.label}' ({source.origin}) has {read} tokens{known}, too short: {parts} disjoint "
             f"parts of at least one block of {context} tokens are needed ({parts * context} tokens)"
         )

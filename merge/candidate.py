@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from isthmus.align.alignment import Method
+from isthmus.align.alignment import Alignment, Method
 from isthmus.align.families import family
+from isthmus.align.gauge import neutral
 from isthmus.align.pipeline import Aligned, align_states
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.seen import Seen
 from isthmus.eval.text import Blocks
 from isthmus.merge.curve import CurvePlan, train_curve, training_record
+from isthmus.merge.learn import LearnPlan, learn, learning_record, movable
 from isthmus.merge.path import WeightPath
 from isthmus.merge.point import Objective, grid
 from isthmus.merge.progress import Progress
@@ -25,12 +28,16 @@ from isthmus.merge.search import Search
 from isthmus.merge.stored import StoredPath
 from isthmus.merge.training_state import TrainingState
 
+ACTIVATION_TOKENS = 16_384
+CLOSED: tuple[Method, ...] = ("none", "orthogonal", "combined")  # what learning starts from
+
 
 @dataclass(frozen=True)
 class Candidate:
     """One alignment, how many seconds it took, a path, and the search on the select text (None without text).
 
-    `training` is what the report says of a curved path's training, `seen` the text that it was trained on.
+    `training` is what the report says of a curved path's training, `learning` of its alignment's; `seen` is the text
+    that they were trained on.
     """
 
     aligned: Aligned
@@ -38,12 +45,22 @@ class Candidate:
     path: WeightPath
     search: Search | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    learning: Mapping[str, Any] | None = None
     seen: Seen = field(default_factory=Seen)
 
     @property
     def line(self) -> WeightPath:
         """The straight line from A to the aligned B."""
         return WeightPath("linear", self.aligned.a, self.aligned.b)
+
+    def at(self, t: float) -> Mapping[str, Tensor]:
+        """θ(t), in a form in which spectra can be compared: a learned gauge is taken out again."""
+        return self.comparable(self.path(t))
+
+    def comparable(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A state of the path's form, computing the same, in a form in which spectra can be compared."""
+        learned = self.aligned.alignment.method == "learned"
+        return neutral(state, family(self.aligned.config)) if learned else state
 
 
 class Chooser:
@@ -58,8 +75,10 @@ class Chooser:
         device: str,
         seed: int,
         progress: Progress,
+        read_more: Callable[[int], Sequence[Blocks]] | None = None,
     ):
-        self.first, self.second, self.text = first, second, text
+        """`read_more` gives text to fit on, so many tokens of every label, where `text` was read without."""
+        self.first, self.second, self.text, self.read_more = first, second, tuple(text), read_more
         self.device, self.seed, self.progress = device, seed, progress
         self.parts = {part.label: part.select for part in text}
 
@@ -67,11 +86,16 @@ class Chooser:
         """The pair aligned by one method."""
         if method != "none":
             self.progress.stage(f"aligning ({method})")
+        ids = None
+        if method in ("activations", "combined"):
+            fit = self.fit(-(-ACTIVATION_TOKENS // max(1, len(self.text))))
+            ids = torch.cat([rows[: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1]))] for rows in fit.values()])
         return align_states(
             self.first.state,
             self.second.state,
             self.first.config,
             method,
+            ids=ids,
             seed=self.seed,
             on_sweep=lambda *_: self.progress.advance(),
         )
@@ -84,30 +108,100 @@ class Chooser:
         return self._searched(Candidate(aligned, time.monotonic() - began, line), f"align {method}")
 
     def best(self, methods: Sequence[Method]) -> Candidate:
-        """The candidate with the lowest barrier; a later one only where it is lower by more than the noise."""
-        best, *others = [self.candidate(method) for method in methods]
-        for other in others:
-            if other.search and best.search and other.search.lower_than(best.search):
-                best = other
+        """The candidate with the lowest barrier; a later one only where it is lower by more than the noise.
+
+        A barrier within the noise ends the search.
+        """
+        best = self.candidate(methods[0])
+        for method in methods[1:]:
+            if best.search and best.search.is_flat:
+                break
+            best = self.better(best, method)
         return best
 
-    def bent(
-        self, chosen: Candidate, plan: CurvePlan, fit_on: Sequence[str], keep_in: TrainingState | None
+    def better(self, best: Candidate, method: Method) -> Candidate:
+        """The candidate that another method gives, where its barrier is lower by more than the noise; else `best`."""
+        other = self.candidate(method)
+        return other if other.search and best.search and other.search.lower_than(best.search) else best
+
+    def fit(self, tokens: int) -> dict[str, Tensor]:
+        """The text to fit on by label, at least `tokens` of each where there are; read now if it has not been.
+
+        Raises TooLittleText where there is none.
+        """
+        if self.read_more is not None and any(part.fit.numel() < tokens for part in self.text):
+            more = {part.label: part.fit for part in self.read_more(tokens)}
+            self.text = tuple(replace(part, fit=more[part.label]) for part in self.text)
+        return {part.label: part.fit for part in self.text}
+
+    def learned(
+        self, start: Candidate, plan: LearnPlan, fit_on: Sequence[str], keep_in: TrainingState | None
     ) -> Candidate:
-        """The candidate with a trained curve for its path; trained on the fit text of the labels `fit_on`."""
+        """The candidate with its alignment learned, or as it was where its barrier is no higher."""
+        began = time.monotonic()
+        context = int(self.first.config.max_position_embeddings)
+        fit = self.fit(plan.tokens(len(fit_on), context))
+        fit = {label: fit[label] for label in fit_on}
+        a, b = self.first.state, self.second.state
+        trained = learn(
+            start.aligned, a, b, fit, self.parts, plan, device=self.device, progress=self.progress, kept=keep_in
+        )
+        aligned = self._moved(trained.alignment)
+        record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": list(fit_on)}
+        seconds = start.seconds + time.monotonic() - began
+        line, seen = WeightPath("linear", aligned.a, aligned.b), Seen.of(fit.values())
+        found = self._searched(Candidate(aligned, seconds, line, learning=record, seen=seen), "learned alignment")
+        if found.search and start.search and not found.search.no_higher_than(start.search):
+            return replace(start, seconds=seconds, learning=record, seen=seen)
+        return found
+
+    def _moved(self, alignment: Alignment | None) -> Aligned:
+        """The pair under an alignment that was learned, verified."""
+        assert alignment is not None
+        table, config = family(self.first.config), self.second.config
+        a, b = alignment.reference(self.first.state, table), alignment.apply(self.second.state, table)
+        error = alignment.verify(self.second.state, b, config, seed=self.seed)
+        return Aligned(a, b, alignment.config(config), alignment, error)
+
+    def bent(
+        self,
+        chosen: Candidate,
+        plan: CurvePlan,
+        fit_on: Sequence[str],
+        keep_in: TrainingState | None,
+        *,
+        with_alignment: bool = False,
+    ) -> Candidate:
+        """The candidate with a trained curve for its path; trained on the fit text of the labels `fit_on`.
+
+        B's alignment is learned together with the curve if that is asked for.
+        """
+        began = time.monotonic()
         fit = {part.label: part.fit for part in self.text if part.label in fit_on}
+        line, moving, config = chosen.line, None, chosen.aligned.config
+        if with_alignment:
+            line, moving = movable(chosen.aligned, self.first.state, self.second.state)
+            config = Alignment("learned", {}, 0.0).config(config)
         trained, plan = train_curve(
-            chosen.line,
-            chosen.aligned.config,
+            line,
+            config,
             fit,
             self.parts,
             plan,
             device=self.device,
             progress=self.progress,
             kept=keep_in,
+            moving=moving,
         )
         record = {**training_record(plan, trained), "fit_on": list(fit_on)}
-        bent = replace(chosen, path=trained.path, training=record, seen=Seen.of(fit.values()))
+        path = trained.path
+        if with_alignment:
+            aligned = self._moved(trained.alignment)
+            path = replace(path, a=aligned.a, b=aligned.b)
+            learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
+            seconds = chosen.seconds + time.monotonic() - began
+            chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
+        bent = replace(chosen, path=path, training=record, seen=Seen.of(fit.values()))
         return self._searched(bent, plan.kind)
 
     def stored(self, found: StoredPath) -> Candidate:
@@ -119,9 +213,9 @@ class Chooser:
 
     def restored(self, chosen: Candidate, t: float) -> tuple[Mapping[str, Tensor], dict[str, float | bool]]:
         """The point at `t` with its spectrum restored, or as it is where the loss would rise; and what was found."""
-        before = chosen.path(t)
-        line, table = chosen.line, family(chosen.aligned.config)
-        after = restore_spectrum(dict(before), line.a, line.b, t, table)
+        before = chosen.at(t)
+        a, b = (chosen.comparable(state) for state in (chosen.aligned.a, chosen.aligned.b))
+        after = restore_spectrum(dict(before), a, b, t, family(chosen.aligned.config))
         meter = self._meter("restoring the spectrum", chosen.aligned, 2)
         losses = [meter(state).mean for state in (before, after)]
         kept = losses[1] <= losses[0]

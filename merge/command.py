@@ -15,6 +15,7 @@ from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.eval.text import corpus
 from isthmus.merge.curve import CurvePlan
+from isthmus.merge.learn import LearnPlan
 
 # Arguments of `merge` that decide what comes out of it, by their options on the command line.
 OPTIONS = {
@@ -57,6 +58,7 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
     words = ["isthmus", "merge", *map(public_reference, ends), "-o", "merged"]
     for spec in arguments["data"]:
         words += ["--data", public_text(spec)]
+    words += _learning(arguments["learn"])
     path = arguments["path"]
     if isinstance(path, CurvePlan):
         words += ["--path", path.kind, *_curve(path)]
@@ -73,6 +75,11 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
     return shlex.join(words)
 
 
+def _learning(plan: LearnPlan) -> list[str]:
+    usual = LearnPlan()
+    return _unusual({"--align-steps": (plan.steps, usual.steps), "--align-batch": (plan.batch, usual.batch)})
+
+
 def _curve(plan: CurvePlan) -> list[str]:
     usual = CurvePlan()
     asked = {
@@ -86,6 +93,11 @@ def _curve(plan: CurvePlan) -> list[str]:
         "--accumulate": (plan.training.accumulate, usual.training.accumulate),
         "--mixed-precision": (plan.training.precision, usual.training.precision),
     }
+    return _unusual(asked)
+
+
+def _unusual(asked: Mapping[str, tuple[object, object]]) -> list[str]:
+    """Options whose value, the first of two, is not the default."""
     return [word for name, (mine, default) in asked.items() if mine != default for word in (name, _written(mine))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,15 +12,16 @@ from isthmus.align.families import family
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
-from isthmus.merge.training import PathTraining, Trained, train_path
 from isthmus.merge.optimizers import OptimizerName
 from isthmus.merge.path import WeightPath
 from isthmus.merge.progress import Progress
 from isthmus.merge.restore import restore_spectrum
+from isthmus.merge.training import PathTraining, Trained, train_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from isthmus.align.learned import LearnedAlignment
     from isthmus.merge.training_state import TrainingState
 
 SELECT_BLOCKS = 32
@@ -73,8 +74,12 @@ def train_curve(
     device: str,
     progress: Progress,
     kept: TrainingState | None = None,
+    moving: LearnedAlignment | None = None,
 ) -> tuple[Trained, CurvePlan]:
-    """Bend the straight path `line` as planned, with the optimizer settled; the plan comes back as it was used."""
+    """Bend the straight path `line` as planned, with the optimizer settled; the plan comes back as it was used.
+
+    B's alignment is learned with the bends where it is `moving`.
+    """
     plan = plan.for_endpoints(())
     assert plan.optimizer != "auto"
     table = family(config)
@@ -87,15 +92,41 @@ def train_curve(
         progress.advance()
     start = WeightPath(plan.kind, line.a, line.b, tuple(bends))
 
+    between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
+    height = height_of(line, config, select, between, device)
+    training = replace(plan.training, optimizer=plan.optimizer)
+    name = f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})"
+    name += " and the alignment" if moving else ""
+    trained = train_with_bar(
+        name, start, config, fit, height, training, moving=moving, device=device, kept=kept, progress=progress
+    )
+    return trained, replace(plan, training=training)
+
+
+def height_of(
+    line: WeightPath, config: PretrainedConfig, select: Mapping[str, Tensor], between: Sequence[float], device: str
+) -> Callable[[WeightPath], float]:
+    """The height of any path with the ends of `line`: its highest excess at the t in `between`, on some select text."""
     meter = LossMeter(config, {label: blocks[:SELECT_BLOCKS] for label, blocks in select.items()}, device=device)
     ends = profile(line, meter, (0.0, 1.0))
-    between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
+    return lambda path: ends.with_points((t, meter(path(t))) for t in between).highest(between)
 
-    def height(path: WeightPath) -> float:
-        return ends.with_points((t, meter(path(t))) for t in between).highest(between)
 
-    steps = plan.training.steps
-    progress.stage(f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})", steps)
+def train_with_bar(
+    name: str,
+    start: WeightPath,
+    config: PretrainedConfig,
+    fit: Mapping[str, Tensor],
+    height: Callable[[WeightPath], float],
+    training: PathTraining,
+    *,
+    moving: LearnedAlignment | None,
+    device: str,
+    kept: TrainingState | None,
+    progress: Progress,
+) -> Trained:
+    """`train_path` as a stage of a longer computation, its newest barrier beside the bar."""
+    progress.stage(name, training.steps)
     done = 0
 
     def follow(step: int, newest: float) -> None:
@@ -104,9 +135,7 @@ def train_curve(
         progress.advance(step - done)
         done = step
 
-    training = replace(plan.training, optimizer=plan.optimizer)
-    trained = train_path(start, config, fit, height, training, device=device, kept=kept, on_step=follow)
-    return trained, replace(plan, training=training)
+    return train_path(start, config, fit, height, training, moving=moving, device=device, kept=kept, on_step=follow)
 
 
 def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:
@@ -122,7 +151,5 @@ def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:
         "asked_steps": plan.training.steps,
         "best_step": trained.best,
         "diverged_at": trained.diverged,
-        "history": [
-            {"step": step, "training_loss": loss, "select_excess": height} for step, loss, height in trained.history
-        ],
+        "history": trained.history_record(),
     }

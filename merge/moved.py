@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isthmus.align.alignment import Method
 from isthmus.align.families import FAMILIES, family
-from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.config import schema_of
+from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.pair import open_pair
 from isthmus.checkpoint.saving import (
     atomic_directory,
@@ -18,14 +19,22 @@ from isthmus.checkpoint.saving import (
     save_weights,
     write_json,
 )
+from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.merge.candidate import ACTIVATION_TOKENS, CLOSED, Chooser
+from isthmus.merge.learn import LearnPlan
+from isthmus.merge.pipeline import pick_device
 from isthmus.merge.progress import Progress
+from isthmus.merge.training_state import TrainingState
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from isthmus.align.alignment import Alignment, Method
+    from isthmus.align.alignment import Alignment
     from isthmus.checkpoint.loading import Checkpoint
+
+LOOKING: frozenset[Method] = frozenset({"activations", "combined", "learned"})
+SELECT_TOKENS = 8192
 
 
 def align_and_save(
@@ -34,15 +43,20 @@ def align_and_save(
     output: Path,
     *,
     method: Method = "orthogonal",
+    data: Sequence[str] = (),
+    learn: LearnPlan = LearnPlan(),  # noqa: B008
     reference: Path | None = None,
     dtype: torch.dtype | None = None,
+    device: str = "auto",
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Align B to A and write the moved B, with alignment.safetensors and isthmus.json, to `output`; returns the report.
 
-    `reference` also gets A, in the form that B was moved next to (for ``orthogonal`` the canonical form).
+    ``activations``, ``combined`` and ``learned`` look at text, `data` as `--data` takes it; ``learned`` follows
+    `learn`, and is kept beside `output` while it goes on, and resumed. `reference` also gets A, in the form that B was
+    moved next to (where B was rotated, the canonical form).
 
     Raises what `isthmus.align.pipeline.align_states` and `isthmus.checkpoint.saving.atomic_directory` raise.
     """
@@ -52,15 +66,31 @@ def align_and_save(
         require_free(target, overwrite=overwrite)
     progress.stage("checking")
     pair = open_pair(a, b, families=FAMILIES)
-    progress.stage(f"aligning ({method})")
-    aligned = align_states(
-        pair.first.state,
-        pair.second.state,
-        pair.first.config,
-        method,
-        seed=seed,
-        on_sweep=lambda *_: progress.advance(),
-    )
+    if method in LOOKING and not data:
+        raise BadInput(f"--method {method} looks at what the models do with text: add --data")
+    text: tuple[Blocks, ...] = ()
+    if method in LOOKING:
+        progress.stage("reading text")
+        context = int(pair.first.config.max_position_embeddings)
+        text = labelled_blocks(
+            data,
+            pair.tokenizer(),
+            context=context,
+            vocabulary=int(pair.first.config.vocab_size),
+            fit_tokens=max(ACTIVATION_TOKENS, learn.tokens(len(data), context) if method == "learned" else 0),
+            select_tokens=SELECT_TOKENS if method == "learned" else 0,
+            report_tokens=0,
+            seed=seed,
+        )
+    chooser = Chooser(pair.first, pair.second, text, device=pick_device(device), seed=seed, progress=progress)
+    kept, learning = None, None
+    if method == "learned":
+        start, labels = chooser.best(CLOSED), [part.label for part in text]
+        kept = TrainingState.of_run(output, pair.first, pair.second, start.aligned, learn, text, labels)
+        found = chooser.learned(start, learn, labels, kept)
+        aligned, learning = found.aligned, found.learning
+    else:
+        aligned = chooser.align(method)
     first, second = pair.whole
     moved, base, error = aligned.b, aligned.a, aligned.max_log_prob_error
     if pair.growth is not None:
@@ -72,7 +102,9 @@ def align_and_save(
         "schema": 1,
         "command": "align",
         "endpoints": [{"ref": x.name, "revision": x.revision} for x in (first, second)],
-        "method": method,
+        "method": aligned.alignment.method,
+        "asked": method,
+        "learning": learning,
         "score": aligned.alignment.score,
         "max_log_prob_error": error,
         "seconds": round(time.monotonic() - began, 3),
@@ -85,6 +117,8 @@ def align_and_save(
     if reference is not None:
         with atomic_directory(reference, overwrite=overwrite) as directory:
             _save_model(directory, base, aligned.alignment, first, dtype)
+    if kept is not None:
+        kept.remove()
     return report
 
 

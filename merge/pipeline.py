@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from isthmus.align.alignment import Alignment, Method
 from isthmus.align.families import FAMILIES, family
-from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput, GateRefused
+from isthmus.checkpoint.errors import BadInput, GateRefused, TooLittleText
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import Pair, open_pair
 from isthmus.checkpoint.provenance import Evidence
 from isthmus.eval.samples import Sample, samples
+from isthmus.eval.seen import Seen
 from isthmus.eval.spectrum import (
     MAX_EXCESS,
     SAME_KIND,
@@ -32,10 +33,11 @@ from isthmus.eval.spectrum import (
     compare_spectra,
 )
 from isthmus.eval.text import Blocks, labelled_blocks
-from isthmus.merge.candidate import Candidate, Chooser
+from isthmus.merge.candidate import ACTIVATION_TOKENS, CLOSED, Candidate, Chooser
 from isthmus.merge.command import merge_command
 from isthmus.merge.curve import CurvePlan
 from isthmus.merge.gates import Gates
+from isthmus.merge.learn import LearnPlan
 from isthmus.merge.measure import Measured, measure
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plane import path_plane
@@ -45,14 +47,11 @@ from isthmus.merge.provenance import fingerprint_of, optimizer_of
 from isthmus.merge.record import Settings, merge_record
 from isthmus.merge.result import Merge
 from isthmus.merge.spectra import spectrum
-from isthmus.merge.stored import StoredPath, endpoint_digests, read_path
+from isthmus.merge.stored import StoredPath, read_path
 from isthmus.merge.training_state import TrainingState
 from isthmus.merge.vocabulary import kept_rows, vocabulary_record, whole_facts, whole_state
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-Align = Literal["auto", "none", "permutation", "orthogonal"]
+Align = Literal["auto"] | Method
 
 
 def merge(
@@ -61,6 +60,7 @@ def merge(
     *,
     data: Sequence[str] = (),
     align: Align = "auto",
+    learn: LearnPlan = LearnPlan(),  # noqa: B008
     path: Literal["linear"] | CurvePlan | Path = "linear",
     fit_on: Sequence[str] = (),
     keep_in: Path | None = None,
@@ -87,12 +87,17 @@ def merge(
     where the loss on the select text does not rise by it.
 
     `data` are corpora as `--data` takes them (`isthmus.eval.text.corpus`); each gives `tokens` tokens to select and as
-    many to report on. Without, no loss is measured, and `t` and `align` have to be given. `align="auto"` takes the one
-    of ``none`` and ``orthogonal`` with the lower barrier, `t=None` the t in [interior, 1 − interior] with the lowest
-    `objective`, both on the select text. `dtype` is what the result is saved in: by default the endpoints' own when
-    they share one, else float32. `optimizers` are those that trained A and B, where the user knows better than their
-    files and weights tell. `measure_spectrum=None` measures it unless the merge is a plain average without data;
-    `max_excess` and `same_kind` are the thresholds of its verdict, in nats.
+    many to report on. Without, no loss is measured, and `t` and `align` have to be given. `t=None` is the t in
+    [interior, 1 − interior] with the lowest `objective`. `align="learned"` starts from the best closed form and follows
+    `learn`; with a curve, it is trained together with the bends. ``auto`` goes from ``none`` over ``orthogonal`` and
+    ``combined`` to ``learned``, keeps what has the lowest barrier, and stops where that is within the noise; before a
+    curve it stops after ``orthogonal``, and it does not learn where text is short or the model too large
+    (`LearnPlan.affordable`). All of that is decided on the select text.
+
+    `dtype` is what the result is saved in: by default the endpoints' own when they share one, else float32.
+    `optimizers` are those that trained A and B, where the user knows better than their files and weights tell.
+    `measure_spectrum=None` measures it unless the merge is a plain average without data; `max_excess` and `same_kind`
+    are the thresholds of its verdict, in nats.
 
     Raises IncompatibleModels before any weight is read; GateRefused, with nothing saved, when a gate refuses; BadInput,
     UnsupportedFamily, CorruptCheckpoint, AlignmentError.
@@ -105,7 +110,7 @@ def merge(
     pair = open_pair(a, b, families=FAMILIES)
     first, second = pair.first, pair.second
     known = first.model_type in FAMILIES
-    needs_table = align in ("permutation", "orthogonal") or path != "linear" or restore
+    needs_table = align not in ("auto", "none") or path != "linear" or restore
     if not known and (needs_table or measure_spectrum or gates.require_spectrum):
         family(first.config)  # raises, with the list of the supported ones
     dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
@@ -121,21 +126,58 @@ def merge(
     text: tuple[Blocks, ...] = ()
     if data:
         progress.stage("reading text")
-        text = labelled_blocks(
+        tokenizer, context = pair.tokenizer(), int(first.config.max_position_embeddings)
+        read = partial(
+            labelled_blocks,
             data,
-            pair.tokenizer(),
-            context=int(first.config.max_position_embeddings),
+            tokenizer,
+            context=context,
             vocabulary=int(first.config.vocab_size),
-            fit_tokens=_fit_tokens(path, len(fit_on) or len(data), int(first.config.max_position_embeddings)),
+            seed=seed,
+        )
+        text = read(
+            fit_tokens=_fit_tokens(align, learn, path, len(fit_on) or len(data), context),
             select_tokens=tokens,
             report_tokens=tokens,
-            seed=seed,
             seen=stored.seen if stored else None,
         )
 
-    chooser = Chooser(first, second, text, device=device, seed=seed, progress=progress)
+        def read_more(count: int) -> Sequence[Blocks]:
+            progress.stage("reading more text")
+            measured = Seen.of((rows for part in text for rows in (part.select, part.report)), every=1)
+            return read(fit_tokens=count, select_tokens=0, report_tokens=0, seen=measured)
+
+    chooser = Chooser(
+        first,
+        second,
+        text,
+        device=device,
+        seed=seed,
+        progress=progress,
+        read_more=read_more if align == "auto" and path == "linear" else None,
+    )
     kept: TrainingState | None = None
-    chosen = chooser.stored(stored) if stored else chooser.best(_methods(align, known))
+    labels = _labels(text, fit_on)
+    if stored:
+        chosen = chooser.stored(stored)
+    elif align == "learned":
+        chosen = chooser.best(CLOSED)
+    elif align == "auto":
+        chosen = chooser.best(CLOSED[:2] if known else CLOSED[:1])
+    else:
+        chosen = chooser.candidate(align)
+    if align == "auto" and path == "linear" and known and chosen.search and not chosen.search.is_flat:
+        with suppress(TooLittleText):
+            chosen = chooser.better(chosen, "combined")
+            weights = sum(value.numel() for value in first.state.values())
+            if chosen.search and not chosen.search.is_flat and learn.affordable(weights, context, device):
+                chooser.fit(learn.tokens(len(labels), context))
+                kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, learn, chooser.text, labels)
+                chosen = chooser.learned(chosen, learn, labels, kept)
+    elif align == "learned" and path == "linear":
+        kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, learn, text, labels)
+        chosen = chooser.learned(chosen, learn, labels, kept)
+    text = chooser.text
     wanted = (known if measure_spectrum is None else measure_spectrum) or gates.require_spectrum
     ends: dict[float, Spectrum] = {}
     if wanted or isinstance(path, CurvePlan):
@@ -144,12 +186,11 @@ def merge(
     trained_by = _provenance(pair, ends, optimizers)
     if isinstance(path, CurvePlan):
         path = path.for_endpoints([evidence.optimizer for evidence in trained_by])
-        labels = _labels(text, fit_on)
-        if keep_in is not None:
-            kept = _training_state(keep_in, first, second, chosen, path, text, labels)
-        chosen = chooser.bent(chosen, path, labels, kept)
+        learned = align == "learned"
+        kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, (path, learned), text, labels)
+        chosen = chooser.bent(chosen, path, labels, kept, with_alignment=learned)
     point = chooser.point(chosen, objective, interior) if t is None else t
-    state: Mapping[str, Tensor] = chosen.path(point)
+    state = chosen.at(point)
     restored: dict[str, float | bool] | None = None
     if restore:
         state, restored = chooser.restored(chosen, point)
@@ -168,7 +209,7 @@ def merge(
     verdict: SpectrumReport | None = None
     along: PathSpectrum | None = None
     if wanted:
-        spectra = _spectra(chosen.path, point, chosen.aligned.config, ends, progress)
+        spectra = _spectra(chosen, point, ends, progress)
         limits = {"max_excess": max_excess, "same_kind": same_kind}
         along = along_path(spectra, **limits)
         at_merge = spectrum(state, chosen.aligned.config) if restored and restored["kept"] else spectra[point]
@@ -280,11 +321,18 @@ def _kept_if_refused(training: TrainingState | None) -> Iterator[None]:
     except GateRefused as refusal:
         if training is None:
             raise
-        raise GateRefused(f"{refusal}; the trained bends are kept for the same command with other gates") from None
+        raise GateRefused(f"{refusal}; what was trained is kept for the same command with other gates") from None
 
 
-def _fit_tokens(path: Literal["linear"] | CurvePlan | Path, labels: int, context: int) -> int:
-    return path.tokens(labels, context) if isinstance(path, CurvePlan) else 0
+def _fit_tokens(
+    align: Align, learn: LearnPlan, path: Literal["linear"] | CurvePlan | Path, labels: int, context: int
+) -> int:
+    """The tokens of every label that are fitted on, as far as that is known beforehand."""
+    if isinstance(path, CurvePlan):
+        return path.tokens(labels, context)
+    if align == "learned" and path == "linear":
+        return learn.tokens(labels, context)
+    return -(-ACTIVATION_TOKENS // max(1, labels)) if align in ("activations", "combined") and path == "linear" else 0
 
 
 def _labels(text: Sequence[Blocks], fit_on: Sequence[str]) -> list[str]:
@@ -294,26 +342,6 @@ def _labels(text: Sequence[Blocks], fit_on: Sequence[str]) -> list[str]:
         if label not in known:
             raise BadInput(f"--fit-on {label}: there is no text of that label; there are: {', '.join(known)}")
     return list(fit_on) or known
-
-
-def _training_state(
-    output: Path,
-    first: Checkpoint,
-    second: Checkpoint,
-    chosen: Candidate,
-    plan: CurvePlan,
-    text: Sequence[Blocks],
-    labels: Sequence[str],
-) -> TrainingState:
-    """Where the run is kept; it is known by its endpoints, their alignment, its text and its settings."""
-    words = {part.label: part.fit for part in text if part.label in labels}
-    identity = {
-        "endpoints": endpoint_digests(first, second),
-        "align": chosen.aligned.alignment.method,
-        "plan": asdict(plan),
-        "text": digest(words),
-    }
-    return TrainingState.beside(output, identity)
 
 
 def _require_sense(
@@ -327,6 +355,8 @@ def _require_sense(
 ) -> None:
     if not data and isinstance(path, CurvePlan):
         raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
+    if not data and align in ("activations", "combined", "learned") and not isinstance(path, Path):
+        raise BadInput(f"--align {align} looks at what the models do with text: add --data")
     if not data and restore:
         raise BadInput("--restore-spectrum is judged by the loss on text: add --data")
     if not data and t is None:
@@ -356,12 +386,6 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _methods(align: Align, known: bool) -> list[Method]:
-    if align != "auto":
-        return [align]
-    return ["none", "orthogonal"] if known else ["none"]
-
-
 def _provenance(
     pair: Pair, spectra: Mapping[float, Spectrum], asked: tuple[str | None, str | None]
 ) -> tuple[Evidence, Evidence]:
@@ -374,13 +398,13 @@ def _provenance(
 
 
 def _spectra(
-    path: WeightPath, point: float, config: PretrainedConfig, ends: Mapping[float, Spectrum], progress: Progress
+    chosen: Candidate, point: float, ends: Mapping[float, Spectrum], progress: Progress
 ) -> dict[float, Spectrum]:
     """Spectra along the path; at its ends they are those of the endpoints, which alignment leaves alone."""
     ts = sorted({*grid(), point} - ends.keys())
     progress.stage("measuring the spectrum", len(ts))
     found = dict(ends)
     for t in ts:
-        found[t] = spectrum(path(t), config)
+        found[t] = spectrum(chosen.at(t), chosen.aligned.config)
         progress.advance()
     return dict(sorted(found.items()))

@@ -113,4 +113,5 @@ def _alignment(chosen: Candidate | None) -> Mapping[str, Any]:
         "score": found.alignment.score,
         "max_log_prob_error": found.max_log_prob_error,
         "seconds": round(chosen.seconds, 3),
+        "learning": chosen.learning,
     }

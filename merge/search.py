@@ -64,6 +64,21 @@ class Search:
                 break
         return difference.mean > SURE * difference.stderr
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the barrier so far is within the noise of 0."""
+        highest = self.profile.excess(self._highest())
+        return highest.mean <= SURE * highest.stderr
+
+    def no_higher_than(self, other: Search) -> bool:
+        """Whether this path's barrier is at most the other's, both on all blocks."""
+        found = []
+        for search in (self, other):
+            t = search._highest()
+            search._measure((0.0, t, 1.0), QUARTERS)
+            found.append(search.profile.excess(t).mean)
+        return found[0] <= found[1]
+
     def settle(self, objective: Objective, interior: float) -> float:
         """The t of the grid with the lowest objective, and then a point half-way beside it that is surely lower."""
         self.explore(objective, interior)

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from isthmus.align.families import family
 from isthmus.align.learned import LearnedAlignment
 from isthmus.align.symmetry import Family, State
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, TooLittleText
 from isthmus.checkpoint.model import empty_model, with_tied
 from isthmus.merge.optimizers import OptimizerName, Schedule, make_optimizers
 from isthmus.merge.path import WeightPath, coefficients, mix
@@ -86,6 +86,10 @@ class Trained:
     history: tuple[tuple[int, float | None, float], ...]
     alignment: Alignment | None = None
 
+    def history_record(self) -> list[dict[str, Any]]:
+        """The history, JSON-ready."""
+        return [{"step": step, "training_loss": loss, "select_excess": height} for step, loss, height in self.history]
+
 
 class Batches:
     """The rows of every micro-batch of a run, and its t, all drawn from one seed.
@@ -93,7 +97,7 @@ class Batches:
     `fit` has the blocks of every label, (blocks, context). A batch has equal shares of all labels; every label's blocks
     are read in a new order on every pass.
 
-    Raises BadInput when the blocks of a label would be read more than `MAX_PASSES` times.
+    Raises TooLittleText when the blocks of a label would be read more than `MAX_PASSES` times.
     """
 
     def __init__(self, fit: Mapping[str, Tensor], training: PathTraining):
@@ -106,10 +110,10 @@ class Batches:
             count = blocks.shape[0]
             if wanted > MAX_PASSES * count:
                 limit = int(MAX_PASSES * count * len(fit) / training.batch)
-                raise BadInput(
+                raise TooLittleText(
                     f"the text '{label}' has {count * blocks.shape[1]:,} tokens to train on, too few for "
                     f"{training.steps} steps, which would read them {wanted / max(1, count):.0f} times: give more "
-                    f"text{f', or at most --steps {limit}' if limit else ''}"
+                    f"text{f', or take at most {limit} steps' if limit else ''}"
                 )
             passes = [torch.randperm(count, generator=generator) for _ in range(-(-wanted // count))]
             orders.append(first + torch.cat(passes)[:wanted])
@@ -240,7 +244,7 @@ def train_path(
     alignment = moving.alignment() if moving else None
     if kept is not None and kept.exists():
         first, history, states, alignment = kept.load(accelerator)
-        best = replace(path, bends=states[: len(path.bends)], **({"b": states[-1]} if moving else {}))
+        best = replace(path, bends=states[: len(path.bends)], b=states[-1] if moving else path.b)
     else:
         history.append((0, None, height(path)))
     every = max(1, training.steps // EVALUATIONS)
@@ -274,8 +278,8 @@ def train_path(
             if _since_best(history) == 0:
                 best, alignment = found, moving.alignment() if moving else None
             if kept is not None:
-                states = (*best.bends, best.b) if moving else best.bends
-                kept.save(accelerator, done, history, [dict(state) for state in states], alignment)
+                states = tuple(dict(state) for state in ((*best.bends, best.b) if moving else best.bends))
+                kept.save(accelerator, done, history, states, alignment)
         on_step(done, history[-1][2])
     lowest = min(history, key=lambda entry: entry[2])[0]
     return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignment)

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from isthmus.align.alignment import Alignment
+from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.saving import write_json
-from isthmus.merge.stored import read_bends, write_bends
+from isthmus.merge.stored import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from isthmus.align.pipeline import Aligned
     from isthmus.align.symmetry import State
+    from isthmus.checkpoint.loading import Checkpoint
+    from isthmus.eval.text import Blocks
 
 Entry = tuple[int, float | None, float]
 BEST, ALIGNMENT = "best.safetensors", "alignment.safetensors"
@@ -38,6 +42,28 @@ class TrainingState:
         """The run whose result will be `output`: a hidden folder next to it."""
         output = output.absolute()
         return cls(output.parent / f".{output.name}.isthmus-training", identity)
+
+    @classmethod
+    def of_run(
+        cls,
+        output: Path | None,
+        first: Checkpoint,
+        second: Checkpoint,
+        start: Aligned,
+        plan: object,
+        text: Sequence[Blocks],
+        labels: Sequence[str],
+    ) -> TrainingState | None:
+        """The run known by its endpoints, their alignment, its text and its settings; None without an output."""
+        if output is None:
+            return None
+        identity = {
+            "endpoints": endpoint_digests(first, second),
+            "align": start.alignment.method,
+            "plan": repr(plan),
+            "text": digest({part.label: part.fit for part in text if part.label in labels}),
+        }
+        return cls.beside(output, identity)
 
     def exists(self) -> bool:
         """Whether there is something to resume.

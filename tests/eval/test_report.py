@@ -13,8 +13,8 @@ import pytest
 from conftest import EMBEDDED
 
 import isthmus
-from isthmus.merge.training import PathTraining
 from isthmus.merge.curve import CurvePlan
+from isthmus.merge.training import PathTraining
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

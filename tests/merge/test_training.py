@@ -15,8 +15,8 @@ from isthmus.checkpoint.model import empty_model
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import blocks, corpus
-from isthmus.merge.training import Batches, PathTraining, PathModule, Trained, train_path
 from isthmus.merge.path import WeightPath, coefficients
+from isthmus.merge.training import Batches, PathModule, PathTraining, Trained, train_path
 from isthmus.merge.training_state import TrainingState
 
 ADAMW, MUON = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")

@@ -1,0 +1,126 @@
+"""An alignment that is learned: from the best closed form, with the loss in the middle of the straight line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from isthmus.align.alignment import KEEP_FORM, Alignment
+from isthmus.align.families import family
+from isthmus.align.learned import LearnedAlignment
+from isthmus.align.pipeline import Aligned
+from isthmus.checkpoint.errors import BadInput
+from isthmus.merge.curve import height_of, train_with_bar
+from isthmus.merge.path import WeightPath
+from isthmus.merge.training import PathTraining, Precision, Trained
+
+if TYPE_CHECKING:
+    from isthmus.align.symmetry import Elements, Family
+    from isthmus.merge.progress import Progress
+    from isthmus.merge.training_state import TrainingState
+
+SPAN = (0.3, 0.7)
+BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
+# Weights times tokens that `auto` will spend on learning: minutes on two cores, or on one GPU.
+AFFORDABLE = {"cpu": 2e12, "cuda": 1e15}
+
+
+@dataclass(frozen=True)
+class LearnPlan:
+    """How an alignment is learned along a straight line; `batch` blocks a step, over all processes."""
+
+    steps: int = 1000
+    batch: int = 8
+    precision: Precision | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) < 1:
+            raise BadInput("--align-steps and --align-batch are at least 1")
+
+    def training(self) -> PathTraining:
+        """The settings of the run."""
+        return PathTraining(
+            steps=self.steps, batch=self.batch, precision=self.precision, patience=12, span=SPAN, seed=self.seed
+        )
+
+    def tokens(self, labels: int, context: int) -> int:
+        """The tokens of every label that are read, blocks of `context` each."""
+        return -(-self.steps * self.batch // max(1, labels)) * context
+
+    def affordable(self, weights: int, context: int, device: str) -> bool:
+        """Whether `auto` may spend this much on a model of so many weights."""
+        return weights * self.steps * self.batch * context <= AFFORDABLE[device.partition(":")[0]]
+
+
+def movable(aligned: Aligned, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[WeightPath, LearnedAlignment]:
+    """The straight line from A to the aligned B in canonical form, and that B to be moved on.
+
+    `a` and `b` are both states as they were; `aligned` may have kept their form.
+    """
+    start, table = aligned.alignment, family(aligned.config)
+    line = WeightPath("linear", aligned.a, aligned.b)
+    if start.method in KEEP_FORM:
+        start = Alignment("orthogonal", identity(table) | start.elements, start.score)
+        line = replace(line, a=start.reference(a, table), b=start.apply(b, table))
+    return line, LearnedAlignment(start, line.b, table.untied())
+
+
+def identity(table: Family) -> Elements:
+    """The elements that move nothing."""
+    found: Elements = {}
+    for name, space in table.spaces.items():
+        if space.kind == "inner":
+            found[name] = torch.eye(space.size, dtype=torch.float64).repeat(space.blocks, 1, 1)
+        elif space.kind == "stream":
+            found[name] = torch.eye(space.size, dtype=torch.float64)
+        else:
+            found[name] = torch.arange(space.size)
+    return found
+
+
+def learn(
+    start: Aligned,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    fit: Mapping[str, Tensor],
+    select: Mapping[str, Tensor],
+    plan: LearnPlan,
+    *,
+    device: str,
+    progress: Progress,
+    kept: TrainingState | None = None,
+) -> Trained:
+    """Train the alignment of B on the `fit` blocks; the best one by the barrier on `select`, at worst the start."""
+    line, moving = movable(start, a, b)
+    config = Alignment("learned", {}, 0.0).config(start.config)
+    height = height_of(line, config, select, BETWEEN, device)
+    return train_with_bar(
+        "learning the alignment",
+        line,
+        config,
+        fit,
+        height,
+        plan.training(),
+        moving=moving,
+        device=device,
+        kept=kept,
+        progress=progress,
+    )
+
+
+def learning_record(plan: LearnPlan, trained: Trained, start: str) -> dict[str, Any]:
+    """What the report says of the learning, JSON-ready; `start` is the method of the closed form."""
+    return {
+        "start": start,
+        **asdict(plan),
+        "steps": trained.steps,
+        "asked_steps": plan.steps,
+        "best_step": trained.best,
+        "diverged_at": trained.diverged,
+        "history": trained.history_record(),
+    }
