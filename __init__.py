@@ -37,7 +37,8 @@ _HOMES = {
     "spectrum": "merge.spectra",
     "WeightPath": "merge.path",
     "CurvePlan": "merge.curve",
-    "PathTraining": "merge.bends",
+    "PathTraining": "merge.training",
+    "LearnPlan": "merge.learn",
 }
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from isthmus.merge import merge
     from isthmus.merge.curve import CurvePlan
     from isthmus.merge.gates import Gates
+    from isthmus.merge.learn import LearnPlan
     from isthmus.merge.path import WeightPath
     from isthmus.merge.result import Merge
     from isthmus.merge.spectra import spectrum
@@ -79,6 +81,7 @@ __all__ = [
     "Gates",
     "IncompatibleModels",
     "IsthmusError",
+    "LearnPlan",
     "Merge",
     "ModelNotFound",
     "PathTraining",

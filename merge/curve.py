@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from isthmus.merge.training_state import TrainingState
 
 SELECT_BLOCKS = 32
+CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def train_curve(
 
     between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
     height = height_of(line, config, select, between, device)
-    training = replace(plan.training, optimizer=plan.optimizer)
+    apart = CALM / (plan.bends + 1)
+    training = replace(plan.training, optimizer=plan.optimizer, span=plan.training.span or (apart, 1 - apart))
     name = f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})"
     name += " and the alignment" if moving else ""
     trained = train_with_bar(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ from isthmus.align.alignment import KEEP_FORM, Alignment
 from isthmus.align.families import family
 from isthmus.align.learned import LearnedAlignment
 from isthmus.align.pipeline import Aligned
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, TooLittleText
 from isthmus.merge.curve import height_of, train_with_bar
 from isthmus.merge.path import WeightPath
-from isthmus.merge.training import PathTraining, Precision, Trained
+from isthmus.merge.training import MAX_PASSES, PathTraining, Precision, Trained
 
 if TYPE_CHECKING:
     from isthmus.align.symmetry import Elements, Family
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from isthmus.merge.training_state import TrainingState
 
 SPAN = (0.3, 0.7)
+FEWEST_STEPS = 20
 BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
 # Weights times tokens that `auto` will spend on learning: minutes on two cores, or on one GPU.
 AFFORDABLE = {"cpu": 2e12, "cuda": 1e15}
@@ -51,6 +52,16 @@ class LearnPlan:
     def tokens(self, labels: int, context: int) -> int:
         """The tokens of every label that are read, blocks of `context` each."""
         return -(-self.steps * self.batch // max(1, labels)) * context
+
+    def within(self, blocks: Sequence[int]) -> LearnPlan:
+        """The plan with no more steps than so many blocks of every label last for.
+
+        Raises TooLittleText where that would be too few to learn anything.
+        """
+        most = int(MAX_PASSES * min(blocks)) * len(blocks) // self.batch
+        if most < FEWEST_STEPS:
+            raise TooLittleText(f"there is text for {most} steps only")
+        return replace(self, steps=min(self.steps, most))
 
     def affordable(self, weights: int, context: int, device: str) -> bool:
         """Whether `auto` may spend this much on a model of so many weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from inspect import signature
@@ -156,27 +156,14 @@ def merge(
         progress=progress,
         read_more=read_more if align == "auto" and path == "linear" else None,
     )
-    kept: TrainingState | None = None
     labels = _labels(text, fit_on)
+    kept: TrainingState | None = None
     if stored:
         chosen = chooser.stored(stored)
-    elif align == "learned":
-        chosen = chooser.best(CLOSED)
-    elif align == "auto":
-        chosen = chooser.best(CLOSED[:2] if known else CLOSED[:1])
+    elif isinstance(path, CurvePlan) or align not in ("auto", "learned"):
+        chosen = chooser.best(CLOSED if align == "learned" else _closed(align, known))
     else:
-        chosen = chooser.candidate(align)
-    if align == "auto" and path == "linear" and known and chosen.search and not chosen.search.is_flat:
-        with suppress(TooLittleText):
-            chosen = chooser.better(chosen, "combined")
-            weights = sum(value.numel() for value in first.state.values())
-            if chosen.search and not chosen.search.is_flat and learn.affordable(weights, context, device):
-                chooser.fit(learn.tokens(len(labels), context))
-                kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, learn, chooser.text, labels)
-                chosen = chooser.learned(chosen, learn, labels, kept)
-    elif align == "learned" and path == "linear":
-        kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, learn, text, labels)
-        chosen = chooser.learned(chosen, learn, labels, kept)
+        chosen, kept = _aligned(chooser, align, learn, labels, keep_in, known=known)
     text = chooser.text
     wanted = (known if measure_spectrum is None else measure_spectrum) or gates.require_spectrum
     ends: dict[float, Spectrum] = {}
@@ -282,6 +269,40 @@ def _plain_average(
         {},
         (),
     )
+
+
+def _closed(align: Align, known: bool) -> Sequence[Method]:
+    """The closed forms to try, for a family that is `known`."""
+    if align == "auto":
+        return CLOSED[:2] if known else CLOSED[:1]
+    return (align,)
+
+
+def _aligned(
+    chooser: Chooser, align: Align, learn: LearnPlan, labels: Sequence[str], keep_in: Path | None, *, known: bool
+) -> tuple[Candidate, TrainingState | None]:
+    """The alignment of a straight line, ``learned`` or ``auto``, and where its training is kept."""
+    first, second = chooser.first, chooser.second
+    auto = align == "auto"
+    chosen = chooser.best(_closed(align, known) if auto else CLOSED)
+    if auto and (not known or chosen.search is None or chosen.search.is_flat):
+        return chosen, None
+    context = int(first.config.max_position_embeddings)
+    try:
+        if auto:
+            chosen = chooser.better(chosen, "combined")
+            weights = sum(value.numel() for value in first.state.values())
+            flat = chosen.search is not None and chosen.search.is_flat
+            if flat or not learn.affordable(weights, context, chooser.device):
+                return chosen, None
+            fit = chooser.fit(learn.tokens(len(labels), context))
+            learn = learn.within([fit[label].shape[0] for label in labels])
+        kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, learn, chooser.text, labels)
+        return chooser.learned(chosen, learn, labels, kept), kept
+    except TooLittleText:
+        if not auto:
+            raise
+        return chosen, None
 
 
 def _stored(directory: Path, align: Align, first: Checkpoint, second: Checkpoint, progress: Progress) -> StoredPath:

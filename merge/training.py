@@ -44,8 +44,8 @@ MAX_PASSES = 4.0
 
 @dataclass(frozen=True)
 class PathTraining:
-    """How a path is trained: at t in `span`, the part of [0, 1] that matters. `optimizer`, `lr` and `weight_decay` are
-    for the bends.
+    """How a path is trained: at t in `span`, None for what suits the path. `optimizer`, `lr` and `weight_decay` are for
+    the bends.
 
     A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`,
     `precision` None what accelerate was launched with.
@@ -61,7 +61,7 @@ class PathTraining:
     weight_decay: float = 0.2
     precision: Precision | None = None
     patience: int = 6
-    span: tuple[float, float] = (0.0, 1.0)
+    span: tuple[float, float] | None = None
     seed: int = 0
 
     @property
@@ -122,7 +122,7 @@ class Batches:
         self._size = training.batch // training.accumulate
         micro = training.steps * training.accumulate
         strata = torch.cat([torch.randperm(STRATA, generator=generator) for _ in range(-(-micro // STRATA))])[:micro]
-        first_t, last_t = training.span
+        first_t, last_t = training.span or (0.0, 1.0)
         uniform = (strata + torch.rand(micro, generator=generator)) / STRATA
         self.ts: list[float] = (first_t + (last_t - first_t) * uniform).tolist()
 

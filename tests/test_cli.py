@@ -73,7 +73,9 @@ def test_a_merge_that_is_worse_says_so(isthmus, tmp_path: Path) -> None:
 
 
 def test_a_gate_refuses_and_nothing_is_written(isthmus, tmp_path: Path) -> None:
-    found = isthmus("merge", ADAMW, MUON, "-o", tmp_path / "out", *DATA, "--tokens", 512, "--require-gain")
+    found = isthmus(
+        "merge", ADAMW, MUON, "-o", tmp_path / "out", *DATA, "--tokens", 512, "--align", "orthogonal", "--require-gain"
+    )
     assert found.code == 3
     assert one_sentence(found.err)
     assert "nothing was saved" in found.err

@@ -16,15 +16,17 @@ from conftest import EMBEDDED
 import isthmus
 from isthmus.checkpoint.loading import load
 from isthmus.eval.text import labelled_blocks
+from isthmus.merge.learn import LearnPlan
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
+SHORT = LearnPlan(steps=20)
 
 
 @pytest.fixture(scope="module", params=["docs", "muon-1"])
 def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One merge that stays tied and one that is untied."""
     out = tmp_path_factory.mktemp("merged") / f"with-{request.param}"
-    isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / request.param, data=DATA, tokens=1024).save(out)
+    isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / request.param, data=DATA, tokens=1024, learn=SHORT).save(out)
     return out
 
 
