@@ -84,10 +84,11 @@ class _Problem:
         table: Family,
         *,
         rotate: bool,
+        inside: bool = True,
         activations: Mapping[str, Tensor] | None = None,
         weigh: bool = True,
     ):
-        self.table, self.rotate = table, rotate
+        self.table, self.rotate, self.turn_heads = table, rotate, rotate and inside
         self._pool = ThreadPoolExecutor(max_workers=2)  # one for all sweeps: every new thread keeps memory of its own
         constant = {norm.weight for norm in table.norms}  # all ones in canonical form
         self.names = [
@@ -174,7 +175,7 @@ class _Problem:
             rows = torch.unflatten(full, 0, (count, -1))
             pairs = torch.unflatten(rows, 2, (count, -1)).transpose(1, 2)
             crosses[inner] = pairs  # (heads of B, heads of A, d, d)
-            if self.rotate:
+            if self.turn_heads:
                 values += torch.linalg.svdvals(pairs).sum(-1)
             else:
                 values += (_permutation_matrices(pairs) * pairs).sum((-1, -2))
@@ -182,7 +183,7 @@ class _Problem:
         solved: Elements = {space: order}
         for inner, pairs in crosses.items():
             chosen = pairs[order, torch.arange(count)]
-            solved[inner] = procrustes(chosen) if self.rotate else _permutation_matrices(chosen)
+            solved[inner] = procrustes(chosen) if self.turn_heads else _permutation_matrices(chosen)
         return solved, float(values[order, torch.arange(count)].sum())
 
     def solve_layers(self, elements: Elements) -> Elements:
@@ -258,13 +259,15 @@ def match(
     table: Family,
     *,
     rotate: bool = True,
+    inside: bool = True,
     activations: Mapping[str, Tensor] | None = None,
     weigh: bool = True,
     sweeps: int = 50,
     tolerance: float = 1e-2,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
 ) -> Matching:
-    """The best elements found over several starts; `a`, `b` are canonical pieces, `rotate` allows rotations.
+    """The best elements found over several starts; `a`, `b` are canonical pieces, `rotate` allows rotations:
+    of the residual stream, and `inside` heads.
 
     `activations` are correlations by space, which stand beside the weights, or where these do not `weigh` alone.
 
@@ -273,7 +276,7 @@ def match(
     are solved for them; the most promising one is followed until a sweep over all spaces raises the objective by less
     than the share `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
     """
-    problem = _Problem(a, b, table, rotate=rotate, activations=activations, weigh=weigh)
+    problem = _Problem(a, b, table, rotate=rotate, inside=inside, activations=activations, weigh=weigh)
     starts = problem.starts()
     promises = {start: problem.promise(residual) for start, residual in starts.items()}
     start = max(promises, key=lambda name: promises[name])

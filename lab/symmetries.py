@@ -1,0 +1,159 @@
+"""Which symmetry buys what: linear barriers as the group grows, on pairs of models that differ in seed or optimizer.
+
+Five AdamW and five Muon models, trained alike but for their seeds (the embedded ones are two of each), make five pairs
+of either kind and five that cross. On each of them, the barrier of the straight line on text that was not fitted on:
+without alignment; with permutations; with a rotation of the residual stream beside them; with rotations inside heads;
+with activations beside the weights; and learned, with invertible maps inside heads and the gauge of norms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+from isthmus.align.alignment import Alignment
+from isthmus.align.canonical import canonical
+from isthmus.align.families import family
+from isthmus.align.matching import match
+from isthmus.align.pipeline import Aligned, align_states
+from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.checkpoint.saving import write_json
+from isthmus.eval.barrier import profile
+from isthmus.eval.loss import LossMeter
+from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.lab.demo import CHECKPOINTS
+from isthmus.lab.pretrain import EMBEDDED, Recipe, make_checkpoint, small_config
+from isthmus.merge.candidate import ACTIVATION_TOKENS
+from isthmus.merge.learn import LearnPlan, learn
+from isthmus.merge.path import WeightPath
+from isthmus.merge.point import grid
+from isthmus.merge.progress import Progress
+
+DATA = ("stdlib:docs", "stdlib:code")
+STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
+FIRST = {"adamw": EMBEDDED[0], "muon": EMBEDDED[1]}
+SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One pair: its kind, and the barrier in nats with every step of `STEPS`, each beside all that came before."""
+
+    kind: str
+    a: str
+    b: str
+    barriers: Mapping[str, float]
+
+
+def recipes() -> list[Recipe]:
+    """What is trained beside the embedded models."""
+    return [
+        replace(first, name=f"{name}-{number}", seed=10 * number + first.seed)
+        for number in range(3, SEEDS + 1)
+        for name, first in FIRST.items()
+    ]
+
+
+def pairs() -> list[tuple[str, str, str]]:
+    """(kind, A, B): five pairs of every kind."""
+    found = []
+    for number in range(1, SEEDS + 1):
+        after = number % SEEDS + 1
+        found += [(f"{name}-{name}", f"{name}-{number}", f"{name}-{after}") for name in FIRST]
+        found.append(("adamw-muon", f"adamw-{number}", f"muon-{number}"))
+    return found
+
+
+def symmetry_study(
+    directory: Path,
+    *,
+    wanted: Sequence[tuple[str, str, str]] | None = None,
+    plan: LearnPlan | None = None,
+    progress: Progress | None = None,
+) -> list[Ablation]:
+    """Train the models into `directory`, except for those that are there, and ablate all pairs, or those `wanted`.
+
+    Pairs that were done before are read back.
+    """
+    progress = progress or Progress()
+    plan = plan or LearnPlan(steps=400)
+    wanted = pairs() if wanted is None else wanted
+    tokenizer = load(CHECKPOINTS / "docs").tokenizer()
+    places = {recipe.name: CHECKPOINTS / recipe.name for recipe in EMBEDDED}
+    for recipe in recipes():
+        places[recipe.name] = directory / recipe.name
+        used = any(recipe.name in pair for pair in wanted)
+        if used and not places[recipe.name].exists():
+            make_checkpoint(recipe, small_config(), tokenizer, None, directory, progress)
+    context = int(small_config().n_positions)
+    text: tuple[Blocks, ...] = ()
+    found = []
+    for kind, a, b in wanted:
+        file = directory / f"{a}, {b}.json"
+        if not file.exists():
+            text = text or labelled_blocks(
+                DATA,
+                tokenizer,
+                context=context,
+                vocabulary=len(tokenizer),
+                fit_tokens=max(plan.tokens(len(DATA), context), ACTIVATION_TOKENS),
+            )
+            write_json(file, ablate(load(places[a]), load(places[b]), text, plan, progress))
+        found.append(Ablation(kind, a, b, json.loads(file.read_text())))
+    return found
+
+
+def ablate(
+    first: Checkpoint, second: Checkpoint, text: Sequence[Blocks], plan: LearnPlan, progress: Progress
+) -> dict[str, float]:
+    """The barrier of one pair, step by step, in nats per token on the report text."""
+    a, b, config, table = dict(first.state), dict(second.state), first.config, family(first.config)
+    fit, select, report = ({part.label: getattr(part, name) for part in text} for name in ("fit", "select", "report"))
+    ids = torch.cat([rows[: ACTIVATION_TOKENS // (len(fit) * rows.shape[1])] for rows in fit.values()])
+    progress.stage(f"aligning {first.name} and {second.name}", len(STEPS))
+    steps = {"none": align_states(a, b, config, "none"), "permutation": align_states(a, b, config, "permutation")}
+    steps["residual rotation"] = _stream_rotated(a, b, first)
+    steps["head maps"] = align_states(a, b, config, "orthogonal")
+    steps["activations"] = align_states(a, b, config, "combined", ids=ids)
+    found = {}
+    for name, aligned in steps.items():
+        found[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
+        progress.advance()
+    trained = learn(steps["activations"], a, b, fit, select, plan, device="cpu", progress=progress)
+    assert trained.alignment is not None
+    trained.alignment.verify(b, trained.alignment.apply(b, table), config)
+    found["learned"] = _barrier(trained.path, steps["activations"], report)
+    return found
+
+
+def _stream_rotated(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], first: Checkpoint) -> Aligned:
+    """A rotated residual stream, and permutations everywhere else."""
+    table = family(first.config)
+    untied, forms = table.untied(), [canonical(state, table) for state in (a, b)]
+    found = match(untied.split(forms[0]), untied.split(forms[1]), untied, inside=False)
+    alignment = Alignment("orthogonal", found.elements, found.score)
+    moved = alignment.apply(b, table)
+    error = alignment.verify(b, moved, first.config)
+    return Aligned(forms[0], moved, alignment.config(first.config), alignment, error)
+
+
+def _barrier(path: WeightPath, aligned: Aligned, blocks: Mapping[str, torch.Tensor]) -> float:
+    return profile(path, LossMeter(aligned.config, blocks), grid()).barrier
+
+
+def table_rows(found: Sequence[Ablation]) -> list[tuple[str, str, float, float, float]]:
+    """(kind, step, mean barrier, its standard deviation over pairs, mean share of the barrier without alignment)."""
+    rows = []
+    for kind in dict.fromkeys(pair.kind for pair in found):
+        same = [pair.barriers for pair in found if pair.kind == kind]
+        for step in STEPS:
+            values = [barriers[step] for barriers in same]
+            spread = stdev(values) if len(values) > 1 else 0.0
+            share = mean(barriers[step] / barriers["none"] for barriers in same)
+            rows.append((kind, step, mean(values), spread, share))
+    return rows
