@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from conftest import EMBEDDED
+
+from isthmus.checkpoint.loading import load
+from isthmus.eval.text import labelled_blocks
+from isthmus.lab.symmetries import STEPS, Ablation, ablate, pairs, recipes, symmetry_study, table_rows
+from isthmus.merge.learn import LearnPlan
+from isthmus.merge.progress import Progress
+
+
+def test_every_step_is_measured_and_the_group_pays() -> None:
+    a, b = load(EMBEDDED / "muon-1"), load(EMBEDDED / "muon-2")
+    text = labelled_blocks(
+        ("stdlib:docs", "stdlib:code"),
+        a.tokenizer(),
+        context=128,
+        vocabulary=1024,
+        fit_tokens=16_384,
+        select_tokens=1024,
+        report_tokens=1024,
+    )
+    found = ablate(a, b, text, LearnPlan(steps=24), Progress())
+    assert tuple(found) == STEPS
+    assert found["none"] > found["permutation"] > found["residual rotation"] > found["head maps"] > found["activations"]
+    assert found["learned"] < 0.8 * found["activations"]
+
+
+def test_five_pairs_of_every_kind_of_ten_models() -> None:
+    kinds = [kind for kind, _, _ in pairs()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"adamw-adamw": 5, "muon-muon": 5, "adamw-muon": 5}
+    assert len({(a, b) for _, a, b in pairs()}) == 15
+    made = {recipe.name for recipe in recipes()} | {"adamw-1", "adamw-2", "muon-1", "muon-2"}
+    assert {name for _, *two in pairs() for name in two} == made
+    assert len({recipe.seed for recipe in recipes()} | {1, 2, 3, 4}) == 10
+
+
+def test_pairs_that_were_done_are_read_back_and_summed_up(tmp_path: Path) -> None:
+    values = [dict.fromkeys(STEPS, 2.0), dict.fromkeys(STEPS, 1.0)]
+    values[0]["learned"], values[1]["learned"] = 0.5, 0.1
+    wanted = [pair for pair in pairs() if pair[0] == "adamw-muon"][:2]
+    for (_, a, b), numbers in zip(wanted, values, strict=True):
+        (tmp_path / f"{a}, {b}.json").write_text(json.dumps(numbers))
+    found = symmetry_study(tmp_path, wanted=wanted)
+    assert found == [Ablation(*pair, numbers) for pair, numbers in zip(wanted, values, strict=True)]
+    rows = {row[1]: row for row in table_rows(found)}
+    assert rows["learned"][2] == pytest.approx(0.3)
+    assert rows["learned"][3] == pytest.approx(0.2828, abs=1e-4)
+    assert rows["learned"][4] == pytest.approx(mean([0.25, 0.1]))
