@@ -75,6 +75,12 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
                 f"training diverged at step {report['path']['diverged_at']} (the loss was no number): the bends of "
                 f"step {report['path']['best_step']} were kept; take a lower --bend-lr"
             )
+        learning = report["alignment"].get("learning") or {}
+        if learning.get("diverged_at"):
+            told.append(
+                f"learning the alignment diverged at step {learning['diverged_at']} (the loss was no number): that of "
+                f"step {learning['best_step']} was kept"
+            )
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum:
         told.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
