@@ -356,7 +356,7 @@ def test_a_gate_refuses_a_curve_and_its_training_is_not_lost(isthmus, tmp_path: 
     refused = isthmus(*merge, "--max-barrier", 0.0001)
     assert refused.code == 3
     assert one_sentence(refused.err)
-    assert "the trained bends are kept for the same command with other gates" in refused.err
+    assert "what was trained is kept for the same command with other gates" in refused.err
     assert [path.name for path in tmp_path.iterdir()] == [".out.isthmus-training"]
     state = tmp_path / ".out.isthmus-training" / "latest.json"
     assert json.loads(state.read_text())["step"] == 24
