@@ -109,7 +109,7 @@ def test_batches_have_equal_shares_of_all_labels_and_read_every_block_before_any
 
 
 def test_too_little_text_says_what_would_do() -> None:
-    message = r"the text 'x' has 768 tokens to train on, too few for 13 steps, .* at most --steps 12"
+    message = r"the text 'x' has 768 tokens to train on, too few for 13 steps, .* take at most 12 steps"
     with pytest.raises(BadInput, match=message):
         train(PathTraining(steps=13, batch=8))
     assert train(PathTraining(steps=12, batch=8, patience=1)).steps > 0
