@@ -30,13 +30,12 @@ def cross_correlations(
     config: PretrainedConfig,
     table: Family,
     ids: Tensor,
-    on_rows: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Tensor]:
     """C of every space, divided by the root of the product of both models' total variances: a share of at most 1.
 
     `a` and `b` are states of configuration `config`, in canonical form where the stream is to be rotated; `ids` token
     ids (blocks, context). For a space that is seen in several places, C and its bound are sums over them. Returns
-    space → (n, n), float64; a space without variance is left out. `on_rows` is told how many blocks were done.
+    space → (n, n), float64; zeros for a space without variance.
     """
     sums: dict[Activation, _Sums] = {place: _Sums() for place in table.activations}
     models = [empty_model(config) for _ in (a, b)]
@@ -48,14 +47,13 @@ def cross_correlations(
                 functional_call(model, dict(state), (part,), {"use_cache": False})
             for place, found in sums.items():
                 found.add(seen_a.pop(place), seen_b.pop(place))
-            on_rows(part.shape[0])
     crosses: dict[str, Tensor] = {}
     bounds: dict[str, float] = {}
     for place, found in sums.items():
         cross, bound = found.covariance()
         crosses[place.space] = crosses.get(place.space, 0) + cross
         bounds[place.space] = bounds.get(place.space, 0.0) + bound
-    return {space: cross / bounds[space] for space, cross in crosses.items() if bounds[space] > 0}
+    return {space: cross / (bounds[space] or 1.0) for space, cross in crosses.items()}
 
 
 class _Sums:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Method = Literal["none", "permutation", "orthogonal", "activations", "combined", "learned"]
 KEEP_FORM: frozenset[Method] = frozenset({"none", "permutation"})
+LOOKING: frozenset[Method] = frozenset({"activations", "combined"})  # at what the models do with text
 TOLERANCE = 1e-4
 _GAUGE = "gauge/"
 

@@ -90,10 +90,7 @@ class LearnedAlignment(nn.Module):
         """Where it now is, as an alignment of the original B; in float64."""
         exact = deepcopy(self).double().to("cpu")
         exact.complement = _complement_of_ones(len(exact.complement))
-        here = exact._elements()
-        for name, space in self._table.spaces.items():
-            if space.kind in ("neurons", "heads"):
-                here[name] = torch.arange(space.size)
+        here = self._table.identity() | exact._elements()
         gauge = {name: value.float() for name, value in exact._gauge().items()}
         moved = Alignment("learned", here, self._start.score, gauge)
         return replace(self._start, method="learned").compose(moved, self._table)

@@ -142,11 +142,7 @@ class _Problem:
                 moved = act_on_piece(self.b[name], self.table.pieces[name], elements, skip=skip)
                 term = self._term(name, position, moved)
             total = term.clone() if total is None else total.add_(term)
-        if total is None:  # nothing says anything: every element is as good
-            size = self.table.spaces[space].size * max(
-                (self.table.spaces[inner].size for inner in self.inner.get(space, ())), default=1
-            )
-            total = torch.zeros(size, size)
+        assert total is not None
         return total
 
     def starts(self) -> Elements:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from isthmus.align.activations import cross_correlations
-from isthmus.align.alignment import KEEP_FORM, Alignment, Method
+from isthmus.align.alignment import KEEP_FORM, LOOKING, Alignment, Method
 from isthmus.align.canonical import canonical
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.matching import match
@@ -49,25 +49,26 @@ def align_states(
     ``permutation`` keeps both states' form and tied embeddings; ``orthogonal`` also rotates the residual stream and
     the inside of heads, for which both are brought into canonical form (a plain model, with an untied unembedding).
     ``activations`` rotates alike, matching what both models compute on the token `ids` (blocks, context); ``combined``
-    matches that and the weights. (``learned`` starts from one of these: `isthmus.align.learned`.)
+    matches that and the weights.
 
-    Raises BadInput for activations without text; AlignmentError when the aligned model's log-probabilities differ by
-    more than 1e-4; UnsupportedFamily.
+    Raises BadInput for activations without text, and for ``learned``, which is trained (`isthmus.merge.learn`);
+    AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
     """
     if method == "none":
         return Aligned(a, b, config, Alignment("none", {}, 0.0), 0.0)
     table = family(config)
     untied = table.untied()
     rotate = method not in KEEP_FORM
-    looks = method in ("activations", "combined")
-    if looks and ids is None:
-        raise BadInput(f"--align {method} matches what the models compute on text: add --data")
+    if method == "learned":
+        raise BadInput("an alignment is learned on text: take isthmus.merge, or `isthmus align --method learned`")
+    if method in LOOKING and ids is None:
+        raise BadInput(f"'{method}' matches what the models compute on text: give token ids")
     pieces_a = untied.split(canonical(a, table))
     release_freed()
     pieces_b = untied.split(canonical(b, table))
     release_freed()
     seen = None
-    if ids is not None and looks:
+    if ids is not None and method in LOOKING:
         untied_config = Alignment(method, {}, 0.0).config(config)
         seen = cross_correlations(untied.join(pieces_a), untied.join(pieces_b), untied_config, untied, ids)
     weigh = method != "activations"
@@ -87,6 +88,7 @@ def align_checkpoints(
     b: str | Path | Checkpoint,
     method: Method = "orthogonal",
     *,
+    ids: Tensor | None = None,
     seed: int = 0,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
 ) -> Aligned:
@@ -96,4 +98,4 @@ def align_checkpoints(
     """
     pair = open_pair(a, b, families=FAMILIES)
     first, second = pair.first, pair.second
-    return align_states(first.state, second.state, first.config, method, seed=seed, on_sweep=on_sweep)
+    return align_states(first.state, second.state, first.config, method, ids=ids, seed=seed, on_sweep=on_sweep)

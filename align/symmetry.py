@@ -142,6 +142,17 @@ class Family:
         tied = {self.head_piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
         return Schema(shapes, tied, self.prefix)
 
+    def identity(self) -> Elements:
+        """The elements that move nothing, rotations as matrices."""
+        found: Elements = {}
+        for name, space in self.spaces.items():
+            if space.kind in ("neurons", "heads"):
+                found[name] = torch.arange(space.size)
+            else:
+                eye = torch.eye(space.size, dtype=torch.float64)
+                found[name] = eye.repeat(space.blocks, 1, 1) if space.kind == "inner" else eye
+        return found
+
     def inner_spaces(self) -> dict[str, tuple[str, ...]]:
         """For every ``heads`` space, the ``inner`` spaces that act inside those heads."""
         found: dict[str, tuple[str, ...]] = {}

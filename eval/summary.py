@@ -112,7 +112,10 @@ def _barrier(report: Mapping[str, Any]) -> str:
         )
         return told if method == "none" else f"{told}, {before:.3f} before alignment ({_share(after, before)} of it)"
     if method == "none":
-        reason = "alignment did not lower it, so none was used" if asked == "auto" else "no alignment"
+        reason = "no alignment"
+        if asked != "none":
+            tried = len(report["alignment"].get("tried", ())) > 1
+            reason = "alignment did not lower it, so none was used" if tried else "within the noise without alignment"
         return f"barrier {after:.3f} nats ({reason})"
     if after < before:
         return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({_share(after, before)} of it)"

@@ -28,7 +28,7 @@ from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.lab.demo import CHECKPOINTS
 from isthmus.lab.pretrain import EMBEDDED, Recipe, make_checkpoint, small_config
-from isthmus.merge.candidate import ACTIVATION_TOKENS
+from isthmus.merge.candidate import ACTIVATION_TOKENS, looked_at
 from isthmus.merge.learn import LearnPlan, learn
 from isthmus.merge.path import WeightPath
 from isthmus.merge.point import grid
@@ -114,12 +114,11 @@ def ablate(
     """The barrier of one pair, step by step, in nats per token on the report text."""
     a, b, config, table = dict(first.state), dict(second.state), first.config, family(first.config)
     fit, select, report = ({part.label: getattr(part, name) for part in text} for name in ("fit", "select", "report"))
-    ids = torch.cat([rows[: ACTIVATION_TOKENS // (len(fit) * rows.shape[1])] for rows in fit.values()])
     progress.stage(f"aligning {first.name} and {second.name}", len(STEPS))
     steps = {"none": align_states(a, b, config, "none"), "permutation": align_states(a, b, config, "permutation")}
     steps["residual rotation"] = _stream_rotated(a, b, first)
     steps["head maps"] = align_states(a, b, config, "orthogonal")
-    steps["activations"] = align_states(a, b, config, "combined", ids=ids)
+    steps["activations"] = align_states(a, b, config, "combined", ids=looked_at(fit))
     found = {}
     for name, aligned in steps.items():
         found[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)

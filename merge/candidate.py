@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import Alignment, Method
+from isthmus.align.alignment import LOOKING, Alignment, Method
 from isthmus.align.families import family
 from isthmus.align.gauge import neutral
 from isthmus.align.pipeline import Aligned, align_states
@@ -29,7 +29,6 @@ from isthmus.merge.stored import StoredPath
 from isthmus.merge.training_state import TrainingState
 
 ACTIVATION_TOKENS = 16_384
-CLOSED: tuple[Method, ...] = ("none", "orthogonal", "combined")  # what learning starts from
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,11 @@ class Candidate:
         """The straight line from A to the aligned B."""
         return WeightPath("linear", self.aligned.a, self.aligned.b)
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the barrier on the select text is within the noise of 0; not so without text."""
+        return self.search is not None and self.search.is_flat
+
     def at(self, t: float) -> Mapping[str, Tensor]:
         """θ(t), in a form in which spectra can be compared: a learned gauge is taken out again."""
         return self.comparable(self.path(t))
@@ -61,6 +65,12 @@ class Candidate:
         """A state of the path's form, computing the same, in a form in which spectra can be compared."""
         learned = self.aligned.alignment.method == "learned"
         return neutral(state, family(self.aligned.config)) if learned else state
+
+
+def looked_at(fit: Mapping[str, Tensor]) -> Tensor:
+    """The token ids whose activations are matched: `ACTIVATION_TOKENS` of the fit text, the same of every label."""
+    blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}
+    return torch.cat([rows[: blocks[label]] for label, rows in fit.items()])
 
 
 class Chooser:
@@ -81,15 +91,14 @@ class Chooser:
         self.first, self.second, self.text, self.read_more = first, second, tuple(text), read_more
         self.device, self.seed, self.progress = device, seed, progress
         self.parts = {part.label: part.select for part in text}
+        self.context = int(first.config.max_position_embeddings)
+        self.tried: dict[str, float] = {}
 
     def align(self, method: Method) -> Aligned:
         """The pair aligned by one method."""
         if method != "none":
             self.progress.stage(f"aligning ({method})")
-        ids = None
-        if method in ("activations", "combined"):
-            fit = self.fit(-(-ACTIVATION_TOKENS // max(1, len(self.text))))
-            ids = torch.cat([rows[: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1]))] for rows in fit.values()])
+        ids = looked_at(self.fit(-(-ACTIVATION_TOKENS // max(1, len(self.text))))) if method in LOOKING else None
         return align_states(
             self.first.state,
             self.second.state,
@@ -114,7 +123,7 @@ class Chooser:
         """
         best = self.candidate(methods[0])
         for method in methods[1:]:
-            if best.search and best.search.is_flat:
+            if best.is_flat:
                 break
             best = self.better(best, method)
         return best
@@ -139,9 +148,7 @@ class Chooser:
     ) -> Candidate:
         """The candidate with its alignment learned, or as it was where its barrier is no higher."""
         began = time.monotonic()
-        context = int(self.first.config.max_position_embeddings)
-        fit = self.fit(plan.tokens(len(fit_on), context))
-        fit = {label: fit[label] for label in fit_on}
+        fit = {part.label: part.fit for part in self.text if part.label in fit_on}
         a, b = self.first.state, self.second.state
         trained = learn(
             start.aligned, a, b, fit, self.parts, plan, device=self.device, progress=self.progress, kept=keep_in
@@ -232,6 +239,8 @@ class Chooser:
             return found
         search = Search(found.path, self._meter(f"choosing: the path, {name}", found.aligned, len(grid()) // 2))
         search.explore()
+        if not found.path.bends:
+            self.tried[found.aligned.alignment.method] = search.barrier
         return replace(found, search=search)
 
     def _meter(self, stage: str, aligned: Aligned, points: int) -> LossMeter:

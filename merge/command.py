@@ -58,8 +58,8 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
     words = ["isthmus", "merge", *map(public_reference, ends), "-o", "merged"]
     for spec in arguments["data"]:
         words += ["--data", public_text(spec)]
-    words += _learning(arguments["learn"])
     path = arguments["path"]
+    words += _learning(arguments["learn"]) if path == "linear" else []
     if isinstance(path, CurvePlan):
         words += ["--path", path.kind, *_curve(path)]
     elif path != "linear":
@@ -77,7 +77,13 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
 
 def _learning(plan: LearnPlan) -> list[str]:
     usual = LearnPlan()
-    return _unusual({"--align-steps": (plan.steps, usual.steps), "--align-batch": (plan.batch, usual.batch)})
+    return _unusual(
+        {
+            "--align-steps": (plan.steps, usual.steps),
+            "--align-batch": (plan.batch, usual.batch),
+            "--mixed-precision": (plan.precision, usual.precision),
+        }
+    )
 
 
 def _curve(plan: CurvePlan) -> list[str]:

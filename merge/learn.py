@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from isthmus.align.alignment import KEEP_FORM, Alignment
@@ -19,7 +18,6 @@ from isthmus.merge.path import WeightPath
 from isthmus.merge.training import MAX_PASSES, PathTraining, Precision, Trained
 
 if TYPE_CHECKING:
-    from isthmus.align.symmetry import Elements, Family
     from isthmus.merge.progress import Progress
     from isthmus.merge.training_state import TrainingState
 
@@ -76,22 +74,9 @@ def movable(aligned: Aligned, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) 
     start, table = aligned.alignment, family(aligned.config)
     line = WeightPath("linear", aligned.a, aligned.b)
     if start.method in KEEP_FORM:
-        start = Alignment("orthogonal", identity(table) | start.elements, start.score)
+        start = Alignment("orthogonal", table.identity() | start.elements, start.score)
         line = replace(line, a=start.reference(a, table), b=start.apply(b, table))
     return line, LearnedAlignment(start, line.b, table.untied())
-
-
-def identity(table: Family) -> Elements:
-    """The elements that move nothing."""
-    found: Elements = {}
-    for name, space in table.spaces.items():
-        if space.kind == "inner":
-            found[name] = torch.eye(space.size, dtype=torch.float64).repeat(space.blocks, 1, 1)
-        elif space.kind == "stream":
-            found[name] = torch.eye(space.size, dtype=torch.float64)
-        else:
-            found[name] = torch.arange(space.size)
-    return found
 
 
 def learn(

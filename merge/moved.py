@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.align.alignment import Method
+from isthmus.align.alignment import LOOKING, Method
 from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.errors import BadInput
@@ -20,11 +20,11 @@ from isthmus.checkpoint.saving import (
     write_json,
 )
 from isthmus.eval.text import Blocks, labelled_blocks
-from isthmus.merge.candidate import ACTIVATION_TOKENS, CLOSED, Chooser
+from isthmus.merge.candidate import ACTIVATION_TOKENS, Chooser
+from isthmus.merge.climb import climb
 from isthmus.merge.learn import LearnPlan
 from isthmus.merge.pipeline import pick_device
 from isthmus.merge.progress import Progress
-from isthmus.merge.training_state import TrainingState
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from isthmus.align.alignment import Alignment
     from isthmus.checkpoint.loading import Checkpoint
 
-LOOKING: frozenset[Method] = frozenset({"activations", "combined", "learned"})
 SELECT_TOKENS = 8192
 
 
@@ -64,12 +63,13 @@ def align_and_save(
     began = time.monotonic()
     for target in filter(None, (output, reference)):
         require_free(target, overwrite=overwrite)
+    needs_text = method == "learned" or method in LOOKING
+    if needs_text and not data:
+        raise BadInput(f"--method {method} looks at what the models do with text: add --data")
     progress.stage("checking")
     pair = open_pair(a, b, families=FAMILIES)
-    if method in LOOKING and not data:
-        raise BadInput(f"--method {method} looks at what the models do with text: add --data")
     text: tuple[Blocks, ...] = ()
-    if method in LOOKING:
+    if needs_text:
         progress.stage("reading text")
         context = int(pair.first.config.max_position_embeddings)
         text = labelled_blocks(
@@ -85,9 +85,7 @@ def align_and_save(
     chooser = Chooser(pair.first, pair.second, text, device=pick_device(device), seed=seed, progress=progress)
     kept, learning = None, None
     if method == "learned":
-        start, labels = chooser.best(CLOSED), [part.label for part in text]
-        kept = TrainingState.of_run(output, pair.first, pair.second, start.aligned, learn, text, labels)
-        found = chooser.learned(start, learn, labels, kept)
+        found, kept = climb(chooser, method, learn, [part.label for part in text], output, known=True)
         aligned, learning = found.aligned, found.learning
     else:
         aligned = chooser.align(method)

@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import Alignment, Method
+from isthmus.align.alignment import LOOKING, Alignment
 from isthmus.align.families import FAMILIES, family
-from isthmus.checkpoint.errors import BadInput, GateRefused, TooLittleText
+from isthmus.checkpoint.errors import BadInput, GateRefused
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import Pair, open_pair
 from isthmus.checkpoint.provenance import Evidence
@@ -33,7 +33,8 @@ from isthmus.eval.spectrum import (
     compare_spectra,
 )
 from isthmus.eval.text import Blocks, labelled_blocks
-from isthmus.merge.candidate import ACTIVATION_TOKENS, CLOSED, Candidate, Chooser
+from isthmus.merge.candidate import ACTIVATION_TOKENS, Candidate, Chooser
+from isthmus.merge.climb import Align, climb, closed_forms
 from isthmus.merge.command import merge_command
 from isthmus.merge.curve import CurvePlan
 from isthmus.merge.gates import Gates
@@ -50,8 +51,6 @@ from isthmus.merge.spectra import spectrum
 from isthmus.merge.stored import StoredPath, read_path
 from isthmus.merge.training_state import TrainingState
 from isthmus.merge.vocabulary import kept_rows, vocabulary_record, whole_facts, whole_state
-
-Align = Literal["auto"] | Method
 
 
 def merge(
@@ -161,9 +160,9 @@ def merge(
     if stored:
         chosen = chooser.stored(stored)
     elif isinstance(path, CurvePlan) or align not in ("auto", "learned"):
-        chosen = chooser.best(CLOSED if align == "learned" else _closed(align, known))
+        chosen = chooser.best(closed_forms(align, known=known))
     else:
-        chosen, kept = _aligned(chooser, align, learn, labels, keep_in, known=known)
+        chosen, kept = climb(chooser, align, learn, labels, keep_in, known=known)
     text = chooser.text
     wanted = (known if measure_spectrum is None else measure_spectrum) or gates.require_spectrum
     ends: dict[float, Spectrum] = {}
@@ -222,6 +221,7 @@ def merge(
         along=along,
         restored=restored,
         plane=plane,
+        tried=chooser.tried,
         vocabulary=vocabulary_record(pair, whole, facts, text, device),
     )
     return Merge(
@@ -269,40 +269,6 @@ def _plain_average(
         {},
         (),
     )
-
-
-def _closed(align: Align, known: bool) -> Sequence[Method]:
-    """The closed forms to try, for a family that is `known`."""
-    if align == "auto":
-        return CLOSED[:2] if known else CLOSED[:1]
-    return (align,)
-
-
-def _aligned(
-    chooser: Chooser, align: Align, learn: LearnPlan, labels: Sequence[str], keep_in: Path | None, *, known: bool
-) -> tuple[Candidate, TrainingState | None]:
-    """The alignment of a straight line, ``learned`` or ``auto``, and where its training is kept."""
-    first, second = chooser.first, chooser.second
-    auto = align == "auto"
-    chosen = chooser.best(_closed(align, known) if auto else CLOSED)
-    if auto and (not known or chosen.search is None or chosen.search.is_flat):
-        return chosen, None
-    context = int(first.config.max_position_embeddings)
-    try:
-        if auto:
-            chosen = chooser.better(chosen, "combined")
-            weights = sum(value.numel() for value in first.state.values())
-            flat = chosen.search is not None and chosen.search.is_flat
-            if flat or not learn.affordable(weights, context, chooser.device):
-                return chosen, None
-            fit = chooser.fit(learn.tokens(len(labels), context))
-            learn = learn.within([fit[label].shape[0] for label in labels])
-        kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, learn, chooser.text, labels)
-        return chooser.learned(chosen, learn, labels, kept), kept
-    except TooLittleText:
-        if not auto:
-            raise
-        return chosen, None
 
 
 def _stored(directory: Path, align: Align, first: Checkpoint, second: Checkpoint, progress: Progress) -> StoredPath:
@@ -353,7 +319,7 @@ def _fit_tokens(
         return path.tokens(labels, context)
     if align == "learned" and path == "linear":
         return learn.tokens(labels, context)
-    return -(-ACTIVATION_TOKENS // max(1, labels)) if align in ("activations", "combined") and path == "linear" else 0
+    return -(-ACTIVATION_TOKENS // max(1, labels)) if align in LOOKING and path == "linear" else 0
 
 
 def _labels(text: Sequence[Blocks], fit_on: Sequence[str]) -> list[str]:
@@ -376,7 +342,7 @@ def _require_sense(
 ) -> None:
     if not data and isinstance(path, CurvePlan):
         raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
-    if not data and align in ("activations", "combined", "learned") and not isinstance(path, Path):
+    if not data and align in {*LOOKING, "learned"} and not isinstance(path, Path):
         raise BadInput(f"--align {align} looks at what the models do with text: add --data")
     if not data and restore:
         raise BadInput("--restore-spectrum is judged by the loss on text: add --data")

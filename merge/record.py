@@ -45,6 +45,7 @@ def merge_record(
     along: PathSpectrum | None = None,
     restored: Mapping[str, float | bool] | None = None,
     plane: Mapping[str, Any] | None = None,
+    tried: Mapping[str, float] | None = None,
     vocabulary: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
@@ -70,7 +71,7 @@ def merge_record(
             "relation": relation([evidence.optimizer for evidence in trained_by]),
             "confidence": [evidence.confidence for evidence in trained_by],
         },
-        "alignment": {"asked": asked.pop("align"), **_alignment(chosen)},
+        "alignment": {"asked": asked.pop("align"), **_alignment(chosen, tried or {})},
         "path": {"kind": "linear", "bends": 0, "steps": 0, **(chosen.training if chosen else {})},
         **(measured.report() if measured else unmeasured(t)),
         "spectrum": asdict(verdict) if verdict else None,
@@ -104,7 +105,7 @@ def _path_spectrum(along: PathSpectrum) -> dict[str, Any]:
     }
 
 
-def _alignment(chosen: Candidate | None) -> Mapping[str, Any]:
+def _alignment(chosen: Candidate | None, tried: Mapping[str, float]) -> Mapping[str, Any]:
     if chosen is None:
         return {"method": "none", "score": 0.0, "max_log_prob_error": 0.0, "seconds": 0.0}
     found = chosen.aligned
@@ -114,4 +115,5 @@ def _alignment(chosen: Candidate | None) -> Mapping[str, Any]:
         "max_log_prob_error": found.max_log_prob_error,
         "seconds": round(chosen.seconds, 3),
         "learning": chosen.learning,
+        "tried": dict(tried),
     }

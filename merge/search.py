@@ -72,12 +72,9 @@ class Search:
 
     def no_higher_than(self, other: Search) -> bool:
         """Whether this path's barrier is at most the other's, both on all blocks."""
-        found = []
         for search in (self, other):
-            t = search._highest()
-            search._measure((0.0, t, 1.0), QUARTERS)
-            found.append(search.profile.excess(t).mean)
-        return found[0] <= found[1]
+            search._measure(list(search._found), QUARTERS)
+        return self.barrier <= other.barrier
 
     def settle(self, objective: Objective, interior: float) -> float:
         """The t of the grid with the lowest objective, and then a point half-way beside it that is surely lower."""

@@ -8,11 +8,13 @@ are all moved by one and the same vector, and that is put back.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from isthmus.align.canonical import canonical
 from isthmus.align.families import family
 from isthmus.align.pipeline import Aligned
 from isthmus.checkpoint.config import build_config
@@ -36,7 +38,9 @@ def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:
         grown = [name for name, shape in owner.schema.shapes.items() if shape != shared.schema.shapes[name]]
         return {name: owner.state[name][growth.shared :].clone() for name in grown}
     near = aligned.b if growth.owner else aligned.a
-    table, alignment = family(owner.config), aligned.alignment
+    table, alignment = family(owner.config), replace(aligned.alignment, gauge={})
+    if aligned.alignment.gauge:  # the merge is saved without it
+        near = canonical(near, family(aligned.config))
     moved = alignment.apply(owner.state, table) if growth.owner else alignment.reference(owner.state, table)
     grown = [name for name, whole in moved.items() if whole.shape != near[name].shape]
     return {name: moved[name][growth.shared :] + (near[name][0] - moved[name][0]) for name in grown}

@@ -280,6 +280,21 @@ def test_out_of_range_ids_of_a_foreign_tokenizer(isthmus, saved, tmp_path: Path)
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_align_learns_on_text_and_says_so_without(isthmus, tmp_path: Path) -> None:
+    moved = ("align", ADAMW, MUON, "-o", tmp_path / "moved", "--method", "learned")
+    without = isthmus(*moved)
+    assert without.code == 2
+    assert one_sentence(without.err)
+    assert "--method learned looks at what the models do with text: add --data" in without.err
+    found = isthmus(*moved, *DATA, "--align-steps", 24, "--json", "-")
+    assert found.code == 0
+    report = json.loads(found.out)
+    assert (report["method"], report["asked"]) == ("learned", "learned")
+    assert report["learning"]["asked_steps"] == 24
+    assert report["max_log_prob_error"] < 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
+
 BENT = (*DATA, "--align", "orthogonal", "--tokens", 1024, "--steps", 24, "--batch", 8, "--bend-optimizer", "muon")
 
 

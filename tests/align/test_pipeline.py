@@ -9,23 +9,25 @@ import isthmus
 from isthmus.align.alignment import Alignment
 from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
-from isthmus.checkpoint.errors import IncompatibleModels
+from isthmus.checkpoint.errors import BadInput, IncompatibleModels
 from isthmus.checkpoint.loading import load
 from isthmus.eval.loss import LossMeter
 from isthmus.merge.path import WeightPath
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("method", ["permutation", "orthogonal"])
+@pytest.mark.parametrize("method", ["permutation", "orthogonal", "activations", "combined"])
 def test_a_moved_copy_comes_back(method: str, tied: bool) -> None:
     config = tiny_config(tie_word_embeddings=tied)
     state, table = state_of(tiny_model(3, tie_word_embeddings=tied)), family(config)
     kind = "permutation" if method == "permutation" else "orthogonal"
     moved = Alignment(method, random_elements(table, kind, 5), 0.0).apply(state, table)
     moved_config = Alignment(method, {}, 0.0).config(config)
-    if method == "orthogonal":
+    if method != "permutation":
         state, config = Alignment(method, {}, 0.0).reference(state, table), moved_config
-    found = align_states(state, moved, config, method)
+    ids = torch.randint(config.vocab_size, (64, 32), generator=torch.Generator().manual_seed(1))
+    found = align_states(state, moved, config, method, ids=ids)
+    assert found.alignment.score == pytest.approx(1.0, abs=1e-4)
     assert found.max_log_prob_error < 1e-4
     assert max((found.a[name] - found.b[name]).abs().max().item() for name in found.a) < 5e-5
 
@@ -42,6 +44,15 @@ def test_permutation_keeps_the_head_tied_and_a_as_it_was() -> None:
 def test_trained_strangers_keep_their_function(method: str) -> None:
     a, b = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")
     assert align_states(a.state, b.state, a.config, method).max_log_prob_error < 1e-4
+
+
+def test_activations_need_text_and_learning_another_room() -> None:
+    state = state_of(tiny_model(0))
+    for method in ("activations", "combined"):
+        with pytest.raises(BadInput, match=f"'{method}' matches what the models compute on text: give token ids"):
+            align_states(state, state, tiny_config(), method)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="an alignment is learned on text"):
+        align_states(state, state, tiny_config(), "learned")
 
 
 def test_checkpoints_are_checked_first(saved) -> None:

@@ -42,7 +42,18 @@ def test_the_table_has_all_models_and_the_mean() -> None:
     [
         ({}, "barrier 0.500 nats after orthogonal alignment, 2.000 before (25% of it)"),
         ({"barrier": 2.5}, "barrier 2.500 nats: orthogonal alignment did not help, it was 2.000 before"),
-        ({"alignment": {"method": "none", "asked": "auto"}}, "alignment did not lower it, so none was used"),
+        (
+            {"alignment": {"method": "none", "asked": "auto", "tried": {"none": 0.5, "orthogonal": 0.6}}},
+            "alignment did not lower it, so none was used",
+        ),
+        (
+            {"alignment": {"method": "none", "asked": "auto", "tried": {"none": 0.0}}},
+            "nats (within the noise without alignment)",
+        ),
+        (
+            {"alignment": {"method": "learned", "asked": "auto", "learning": {"diverged_at": 7, "best_step": 3}}},
+            "learning the alignment diverged at step 7 (the loss was no number): that of step 3 was kept",
+        ),
         ({"alignment": {"method": "none", "asked": "none"}}, "barrier 0.500 nats (no alignment)"),
         ({}, "the merge is worse than the better endpoint by 0.100 ± 0.010 nats"),
         ({"merge_point": gain(0.1, 0.01)}, "the merge is better than the better endpoint by 0.100 ± 0.010 nats"),

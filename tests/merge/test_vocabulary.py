@@ -11,6 +11,7 @@ from conftest import EMBEDDED
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isthmus.checkpoint.errors import IncompatibleModels
+from isthmus.merge.learn import LearnPlan
 from isthmus.merge.pipeline import merge
 
 DATA = ["stdlib:docs:heldout"]
@@ -48,6 +49,17 @@ def test_the_end_that_has_more_tokens_is_kept_whole(grown: Path, tmp_path: Path,
     found.save(tmp_path / "out")
     assert (log_probs(tmp_path / "out") - log_probs(grown)).abs().max() < 1e-4
     assert found.report["vocabulary"]["kept_from"] == owner
+
+
+@pytest.mark.parametrize("owner", ["A", "B"])
+def test_a_learned_gauge_does_not_reach_the_rows_that_are_kept(grown: Path, tmp_path: Path, owner: str) -> None:
+    other = EMBEDDED / "muon-1"
+    ends, t = ((grown, other), 0.0) if owner == "A" else ((other, grown), 1.0)
+    plan = LearnPlan(steps=20)
+    found = merge(*ends, align="learned", learn=plan, t=t, tokens=256, data=DATA, dtype=torch.float32)
+    assert found.alignment.gauge["ln_f"].std() > 0.01
+    found.save(tmp_path / "out")
+    assert (log_probs(tmp_path / "out") - log_probs(grown)).abs().max() < 1e-4
 
 
 def test_shared_rows_are_merged_and_the_others_kept(grown: Path, tmp_path: Path) -> None:
