@@ -101,7 +101,7 @@ def symmetry_study(
                 tokenizer,
                 context=context,
                 vocabulary=len(tokenizer),
-                fit_tokens=max(plan.tokens(len(DATA), context), ACTIVATION_TOKENS),
+                fit_tokens=max(plan.training.tokens(len(DATA), context), ACTIVATION_TOKENS),
             )
             write_json(file, ablate(load(places[a]), load(places[b]), text, plan, progress))
         found.append(Ablation(kind, a, b, json.loads(file.read_text())))

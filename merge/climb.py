@@ -43,7 +43,7 @@ def climb(
         weights = sum(value.numel() for value in chooser.first.state.values())
         if chosen.is_flat or not plan.affordable(weights, chooser.context, chooser.device):
             return chosen, None
-        fit = chooser.fit(plan.tokens(len(labels), chooser.context))
+        fit = chooser.fit(plan.training.tokens(len(labels), chooser.context))
         return _learned(chooser, chosen, plan.within([len(fit[label]) for label in labels]), labels, keep_in)
     except TooLittleText:
         return chosen, None

@@ -60,10 +60,6 @@ class CurvePlan:
         known: dict[str | None, OptimizerName] = {name: name for name in get_args(OptimizerName)}
         return replace(self, optimizer=known.get(shared, "adamw"))
 
-    def tokens(self, labels: int, context: int) -> int:
-        """The tokens of every label that training reads, blocks of `context` each."""
-        return -(-self.training.steps * self.training.batch // max(1, labels)) * context
-
 
 def train_curve(
     line: WeightPath,

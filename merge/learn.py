@@ -41,15 +41,10 @@ class LearnPlan:
         if min(self.steps, self.batch) < 1:
             raise BadInput("--align-steps and --align-batch are at least 1")
 
+    @property
     def training(self) -> PathTraining:
         """The settings of the run."""
-        return PathTraining(
-            steps=self.steps, batch=self.batch, precision=self.precision, patience=12, span=SPAN, seed=self.seed
-        )
-
-    def tokens(self, labels: int, context: int) -> int:
-        """The tokens of every label that are read, blocks of `context` each."""
-        return -(-self.steps * self.batch // max(1, labels)) * context
+        return PathTraining(self.steps, self.batch, precision=self.precision, span=SPAN, seed=self.seed)
 
     def within(self, blocks: Sequence[int]) -> LearnPlan:
         """The plan with no more steps than so many blocks of every label last for.
@@ -101,7 +96,7 @@ def learn(
         config,
         fit,
         height,
-        plan.training(),
+        plan.training,
         moving=moving,
         device=device,
         kept=kept,

@@ -77,7 +77,7 @@ def align_and_save(
             pair.tokenizer(),
             context=context,
             vocabulary=int(pair.first.config.vocab_size),
-            fit_tokens=max(ACTIVATION_TOKENS, learn.tokens(len(data), context) if method == "learned" else 0),
+            fit_tokens=max(ACTIVATION_TOKENS, learn.training.tokens(len(data), context) if method == "learned" else 0),
             select_tokens=SELECT_TOKENS if method == "learned" else 0,
             report_tokens=0,
             seed=seed,

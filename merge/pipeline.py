@@ -316,9 +316,9 @@ def _fit_tokens(
 ) -> int:
     """The tokens of every label that are fitted on, as far as that is known beforehand."""
     if isinstance(path, CurvePlan):
-        return path.tokens(labels, context)
+        return path.training.tokens(labels, context)
     if align == "learned" and path == "linear":
-        return learn.tokens(labels, context)
+        return learn.training.tokens(labels, context)
     return -(-ACTIVATION_TOKENS // max(1, labels)) if align in LOOKING and path == "linear" else 0
 
 

@@ -64,6 +64,10 @@ class PathTraining:
     span: tuple[float, float] | None = None
     seed: int = 0
 
+    def tokens(self, labels: int, context: int) -> int:
+        """The tokens of every label that training reads, blocks of `context` each."""
+        return -(-self.steps * self.batch // max(1, labels)) * context
+
     @property
     def peak(self) -> float:
         """The highest learning rate."""

@@ -45,7 +45,7 @@ def test_variants_of_one_base_are_better_merged(shown) -> None:
 def test_strangers_need_alignment_and_their_spectra_meet(shown) -> None:
     out, text = shown
     report = json.loads((out / "adamw-muon" / "isthmus.json").read_text())
-    assert report["alignment"]["method"] == "orthogonal"
+    assert report["alignment"]["method"] == "learned"
     assert report["barrier"] < report["barrier_before_alignment"] / 3
     assert report["spectrum"]["verdict"] == "transition"
     assert "nats after orthogonal alignment" in text
