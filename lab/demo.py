@@ -14,7 +14,7 @@ from isthmus.merge.progress import Progress
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
-LEARN = LearnPlan(steps=200)  # a quarter of a minute; the default learns longer
+LEARN = LearnPlan(steps=100)  # some seconds; the default learns longer
 
 
 @dataclass(frozen=True)

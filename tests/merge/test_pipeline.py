@@ -19,7 +19,7 @@ from isthmus.merge.progress import Progress
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 TIMES = ("seconds",)
-SHORT = LearnPlan(steps=40)
+SHORT = LearnPlan(steps=24)
 
 
 def without_times(report: dict) -> dict:

@@ -112,3 +112,24 @@ def test_on_real_models_it_chooses_as_the_whole_grid_does() -> None:
     assert passes < everything / 2
     best = min((t for t in grid() if 0 < t < 1), key=lambda t: whole.at(t).mean)
     assert t == best
+
+
+def test_flat_is_within_the_noise() -> None:
+    flat, hill = (Search(along, Surface(SHAPES[shape], noise=0.02)) for shape in ("falls to the end", "hill"))  # type: ignore[arg-type]
+    for search in (flat, hill):
+        search.explore()
+    assert flat.is_flat
+    assert not hill.is_flat
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_which_barrier_is_higher_is_what_all_blocks_say(seed: int) -> None:
+    """Two hills that a quarter of the blocks cannot tell apart; on all of them the comparison is exact, both ways."""
+    shapes = [lambda t, h=h: 3 + h * t * (1 - t) for h in (0.4, 0.402)]  # type: ignore[misc]
+    first, second = (Search(along, Surface(shape, 0.05, seed + n)) for n, shape in enumerate(shapes))  # type: ignore[arg-type]
+    for search in (first, second):
+        search.explore()
+    ts = [[t for t, _ in search.profile.points] for search in (first, second)]
+    exact = [profile(along, s.meter, points).barrier for s, points in zip((first, second), ts, strict=True)]  # type: ignore[arg-type]
+    assert first.no_higher_than(second) == (exact[0] <= exact[1])
+    assert second.no_higher_than(first) == (exact[1] <= exact[0])
