@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from isthmus.checkpoint.output import OutputFile
     from isthmus.checkpoint.push import Plan, Target
     from isthmus.lab.fingerprint import Verdict
+    from isthmus.merge.recipe import Recipe
 
 INTERRUPTED = 130
 TRAINING, PUSHING = "Training of bends and alignments", "Pushing to the Hub"
+OPERATORS = "Merging by a method"
 
 app = typer.Typer(
     add_completion=False,
@@ -55,6 +57,19 @@ BendOptimizerChoice = Literal["auto", "adamw", "muon", "lion"]
 StartChoice = Literal["restored", "midpoint"]
 PrecisionChoice = Literal["no", "bf16"]
 CurveChoice = Literal["polychain", "bezier"]
+SoupChoice = Literal["uniform", "greedy"]
+MethodChoice = Literal[
+    "linear",
+    "slerp",
+    "karcher",
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "model_stock",
+    "fisher",
+    "regmean",
+]
 CURVES = get_args(CurveChoice)
 
 Model = Annotated[
@@ -100,6 +115,55 @@ AlignBatch = Annotated[
     typer.Option(
         "--align-batch", min=1, help="Blocks of text per step of a learned alignment.", rich_help_panel=TRAINING
     ),
+]
+MethodOption = Annotated[
+    MethodChoice | None,
+    typer.Option(
+        "--method",
+        help="Merge by an operator in place of a path; linear for more than two models.",
+        show_default=False,
+        rich_help_panel=OPERATORS,
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="The model that the others were trained from.",
+        show_default=False,
+        rich_help_panel=OPERATORS,
+    ),
+]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        help="A model's weight, once for all or once for each: a number, or a gradient over the layers (0,0.5,1).",
+        show_default=False,
+        rich_help_panel=OPERATORS,
+    ),
+]
+Density = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--density",
+        help="The share of a task vector that ties and dare keep, as --weight.",
+        show_default=False,
+        rich_help_panel=OPERATORS,
+    ),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        "--lambda", help="What merged task vectors are multiplied by.", show_default=False, rich_help_panel=OPERATORS
+    ),
+]
+SoupOption = Annotated[
+    SoupChoice,
+    typer.Option("--soup", help="greedy leaves out models that do not lower the loss.", rich_help_panel=OPERATORS),
+]
+Search = Annotated[
+    bool, typer.Option("--search", help="Search for weights on the select text.", rich_help_panel=OPERATORS)
 ]
 PathOption = Annotated[
     str,
@@ -308,11 +372,30 @@ def align(
 
 @app.command()
 def merge(
-    a: Model,
-    b: Model,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two models, or more with --method; or a recipe of mergekit's, a .yml file.", show_default=False
+        ),
+    ],
     output: Output,
     data: Data = None,
-    align: Align = "auto",
+    method: MethodOption = None,
+    base: Base = None,
+    weight: Weight = None,
+    density: Density = None,
+    scale: Scale = None,
+    soup: SoupOption = "uniform",
+    search: Search = False,
+    align: Annotated[
+        AlignChoice | None,
+        typer.Option(
+            "--align",
+            help="auto tries none, orthogonal, combined and (two models) learned in turn, until the barrier is within "
+            "the noise.",
+            show_default="auto; none for a recipe, and for a method without --data",
+        ),
+    ] = None,
     path: PathOption = "linear",
     t: Annotated[str, typer.Option("--t", help="The merge point: auto, or a number from 0 (A) to 1 (B).")] = "auto",
     objective: Annotated[
@@ -390,7 +473,11 @@ def merge(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Merge two models: check, align, walk the path, choose its lowest point, measure, save."""
+    """Merge models: check, align, walk the path to its lowest point or apply a method, measure, save.
+
+    Two models are merged along the path between them. More, or two with --method, are merged by an operator: linear,
+    slerp, karcher, task_arithmetic, ties, dare_linear, dare_ties, model_stock, fisher, regmean.
+    """
     from isthmus.checkpoint.saving import require_free
 
     require_free(output, overwrite=overwrite)
@@ -419,35 +506,60 @@ def merge(
     )
     if restart:
         _drop_training(output)
-    with _screen(quiet) as progress:
-        from isthmus.merge.gates import Gates
-        from isthmus.merge.learn import LearnPlan
-        from isthmus.merge.pipeline import merge as run
+    from isthmus.merge.gates import Gates
 
-        result = run(
-            a,
-            b,
-            data=data or (),
-            align=align,
-            learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
-            path=chosen,
-            fit_on=fit_on or (),
-            keep_in=output,
-            t=_point(t),
-            objective=objective,
-            interior=interior,
-            restore=restore_spectrum,
-            gates=Gates(max_barrier, require_spectrum, require_gain),
-            tokens=tokens,
-            measure_spectrum=spectrum,
-            max_excess=max_excess,
-            same_kind=same_kind,
-            dtype=_dtype(dtype),
-            device=device,
-            seed=seed,
-            optimizers=(optimizer_a, optimizer_b),
-            progress=progress,
-        )
+    usual: dict[str, Any] = {
+        "data": data or (),
+        "gates": Gates(max_barrier, require_spectrum, require_gain),
+        "tokens": tokens,
+        "measure_spectrum": spectrum,
+        "max_excess": max_excess,
+        "same_kind": same_kind,
+        "dtype": _dtype(dtype),
+        "device": device,
+        "seed": seed,
+    }
+    by_operator = method is not None or len(models) != 2
+    for_operator = {"--base": base, "--weight": weight, "--density": density, "--lambda": scale, "--search": search}
+    for_path = {"--path": path != "linear", "--restore-spectrum": restore_spectrum, "--fit-on": fit_on}
+    if not by_operator and (soup != "uniform" or any(for_operator.values())):
+        raise BadInput("--base, --weight, --density, --lambda, --soup and --search are for a --method: name one")
+    for option, given in for_path.items():
+        if by_operator and given:
+            raise BadInput(f"{option} is for two models and the path between them: leave it out, or leave --method out")
+    with _screen(quiet) as progress:
+        if by_operator:
+            from isthmus.merge.many import combine
+
+            if align == "learned":
+                raise BadInput("--align learned is for two models and the path between them: take combined")
+            recipe, from_file = _recipe(models, method, base, weight, density, scale, t)
+            result = combine(
+                recipe,
+                align=align or ("auto" if data and not from_file else "none"),
+                soup="search" if search else soup,
+                progress=progress,
+                **usual,
+            )
+        else:
+            from isthmus.merge.learn import LearnPlan
+            from isthmus.merge.pipeline import merge as run
+
+            result = run(
+                *models,
+                align=align or "auto",
+                learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
+                path=chosen,
+                fit_on=fit_on or (),
+                keep_in=output,
+                t=_point(t),
+                objective=objective,
+                interior=interior,
+                restore=restore_spectrum,
+                optimizers=(optimizer_a, optimizer_b),
+                progress=progress,
+                **usual,
+            )
         progress.stage("saving")
         report = result.report
         if is_main():
@@ -877,6 +989,47 @@ def _drop_training(output: Path) -> None:
 
     if is_main():
         TrainingState.beside(output, None).remove()
+
+
+def _recipe(
+    models: Sequence[str],
+    method: str | None,
+    base: str | None,
+    weight: Sequence[str] | None,
+    density: Sequence[str] | None,
+    scale: float | None,
+    t: str,
+) -> tuple[Recipe, bool]:
+    """What models and options say to do, and whether a file says it."""
+    from isthmus.merge.mergekit import is_recipe, read_recipe
+    from isthmus.merge.recipe import recipe
+
+    if len(models) == 1 and is_recipe(models[0]):
+        given = {"--method": method, "--base": base, "--weight": weight, "--density": density, "--lambda": scale}
+        for option, value in given.items():
+            if value is not None:
+                raise BadInput(f"the recipe says what {option} would: leave {option} out")
+        return read_recipe(models[0]), True
+    if len(models) == 1:
+        raise BadInput("give two models or more, or a recipe (a .yml file)")
+    found = recipe(
+        method or "linear",
+        models,
+        base=base,
+        weights=[_gradient("--weight", value) for value in weight or ()],
+        densities=[_gradient("--density", value) for value in density or ()],
+        scale=scale,
+        t=_point(t),
+    )
+    return found, False
+
+
+def _gradient(option: str, text: str) -> list[float]:
+    """One number, or several with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{option} takes a number, or a gradient of numbers with commas; got '{text}'") from None
 
 
 def _point(t: str) -> float | None:

@@ -41,7 +41,7 @@ def cross_correlations(
     models = [empty_model(config) for _ in (a, b)]
     full = [with_tied(state, model) for state, model in zip((a, b), models, strict=True)]
     rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
-    with _captured(models[0], table) as seen_a, _captured(models[1], table) as seen_b, torch.no_grad():
+    with captured(models[0], table) as seen_a, captured(models[1], table) as seen_b, torch.no_grad():
         for part in torch.split(ids, rows):
             for model, state in zip(models, full, strict=True):
                 functional_call(model, dict(state), (part,), {"use_cache": False})
@@ -82,7 +82,7 @@ class _Sums:
 
 
 @contextmanager
-def _captured(model: torch.nn.Module, table: Family) -> Iterator[dict[Activation, Tensor]]:
+def captured(model: torch.nn.Module, table: Family) -> Iterator[dict[Activation, Tensor]]:
     """While it lasts, every forward pass leaves its vectors, (tokens, n) by place, in the dictionary."""
     seen: dict[Activation, Tensor] = {}
 

@@ -258,6 +258,7 @@ def match(
     inside: bool = True,
     activations: Mapping[str, Tensor] | None = None,
     weigh: bool = True,
+    start: Elements | None = None,
     sweeps: int = 50,
     tolerance: float = 1e-2,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
@@ -265,7 +266,8 @@ def match(
     """The best elements found over several starts; `a`, `b` are canonical pieces, `rotate` allows rotations:
     of the residual stream, and `inside` heads.
 
-    `activations` are correlations by space, which stand beside the weights, or where these do not `weigh` alone.
+    `activations` are correlations by space, which stand beside the weights, or where these do not `weigh` alone. With
+    `start`, elements of all spaces, only these are followed.
 
     Starts: the residual stream from all weights that only the stream acts on, from the token embedding, from the
     unembedding, from the activations, and from the identity. They are compared by what they promise once the layers
@@ -273,16 +275,19 @@ def match(
     than the share `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
     """
     problem = _Problem(a, b, table, rotate=rotate, inside=inside, activations=activations, weigh=weigh)
-    starts = problem.starts()
-    promises = {start: problem.promise(residual) for start, residual in starts.items()}
-    start = max(promises, key=lambda name: promises[name])
-    elements: Elements = {problem.stream: starts[start]}
+    if start is not None:
+        name, elements = "given", dict(start)
+    else:
+        starts = problem.starts()
+        promises = {found: problem.promise(residual) for found, residual in starts.items()}
+        name = max(promises, key=lambda found: promises[found])
+        elements = {problem.stream: starts[name]}
     score, count = -float("inf"), 0
     for count in range(1, sweeps + 1):
         previous = score
         elements, score = problem.sweep(elements)
         release_freed()
-        on_sweep(start, count, score)
+        on_sweep(name, count, score)
         if score - previous < tolerance * score or score > 1 - COPY:
             break
-    return Matching(elements, score, count, start)
+    return Matching(elements, score, count, name)

@@ -24,10 +24,12 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         loader=PackageLoader("isthmus", "checkpoint"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     columns, rows = table
-    kind = report["path"]["kind"]
+    kind, base = report["path"]["kind"], report.get("base")
     body = environment.get_template("card.md.jinja").render(
         report=report,
         ends=report["endpoints"],
+        letters=[letter(place) for place in range(len(report["endpoints"]))],
+        base=base,
         name=name,
         path="the straight line" if kind == "linear" else f"a {kind} with trained bends",
         columns=columns,
@@ -40,6 +42,11 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         local=_local(report),
     )
     return f"---\n{metadata(report, name).to_yaml()}\n---\n{body}\n"
+
+
+def letter(place: int) -> str:
+    """How the endpoint at a place is called: A, B, ..., and from the 27th on by its number."""
+    return chr(ord("A") + place) if place < 26 else str(place + 1)
 
 
 def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
@@ -58,7 +65,8 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
         for label, loss in (report["merge_point"].get("losses") or {}).items()
         for kind in ("loss", "perplexity")
     ]
-    parents = list(dict.fromkeys(_repository(end) for end in report["endpoints"] if end["on_hub"]))
+    ends = [*report["endpoints"], *filter(None, [report.get("base")])]
+    parents = list(dict.fromkeys(_repository(end) for end in ends if end["on_hub"]))
     return ModelCardData(
         base_model=parents or None,
         base_model_relation="merge" if parents else None,
@@ -77,9 +85,10 @@ def _repository(end: Mapping[str, Any]) -> str:
 
 def _local(report: Mapping[str, Any]) -> str:
     """What the command leaves open, as it names models of somebody's disk."""
-    local = [end["ref"] for end in report["endpoints"] if not end["on_hub"]]
+    ends = [*report["endpoints"], *filter(None, [report.get("base")])]
+    local = [f"`./{end['ref']}`" for end in ends if not end["on_hub"]]
     if not local:
         return ""
     if len(local) == 1:
-        return f"`./{local[0]}` is a directory on the disk of whoever made the merge."
-    return f"{' and '.join(f'`./{name}`' for name in local)} are directories on the disk of whoever made the merge."
+        return f"{local[0]} is a directory on the disk of whoever made the merge."
+    return f"{', '.join(local[:-1])} and {local[-1]} are directories on the disk of whoever made the merge."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from isthmus.checkpoint.errors import CorruptCheckpoint
@@ -23,10 +23,11 @@ ITEM_BITS = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of one tensor: the format's dtype name (F32, BF16, ...) and its shape."""
+    """What a header says of one tensor: the format's dtype name (F32, BF16, ...), its shape, and its first byte."""
 
     dtype: str
     shape: tuple[int, ...]
+    start: int = field(default=0, compare=False)
 
     @property
     def bytes(self) -> int:
@@ -59,7 +60,10 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
     try:
         header = json.loads(read(8, 8 + length))
         header.pop("__metadata__", None)
-        infos = {name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        infos = {
+            name: TensorInfo(entry["dtype"], tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][0]))
+            for name, entry in header.items()
+        }
         spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
         honest = all(
             entry["data_offsets"][1] - entry["data_offsets"][0] == infos[name].bytes for name, entry in header.items()

@@ -18,6 +18,7 @@ from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.reference import parse_reference
+from isthmus.checkpoint.rows import row_counts
 from isthmus.checkpoint.source import TOKENIZER_FILES, Source
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ class LazyState(Mapping[str, Tensor]):
     A file is mapped only while one of its tensors is read, so that what was read and dropped takes no memory.
     """
 
-    def __init__(self, entries: dict[str, tuple[Path, str]], model: str):
+    def __init__(self, entries: dict[str, tuple[Path, str, TensorInfo]], model: str):
         self._entries, self._model = entries, model
         self._pickles: dict[Path, dict[str, Tensor]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        path, stored = self._entries[name]
+        path, stored, _ = self._entries[name]
         if path.suffix == ".safetensors":
             from safetensors import SafetensorError, safe_open
 
@@ -51,15 +52,47 @@ class LazyState(Mapping[str, Tensor]):
             if path not in self._pickles:
                 self._pickles[path] = _read_pickle(path, self._model)
             tensor = self._pickles[path][stored]
+        if not self._holds_numbers(name, tensor) and tensor.ndim > 1:
+            raise self._all_zero(name)
+        return torch.as_tensor(tensor, dtype=torch.float32)
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor in blocks of rows (`isthmus.checkpoint.rows`), read one by one, checked as a look-up does."""
+        path, _, info = self._entries[name]
+        if path.suffix != ".safetensors":
+            yield from torch.split(self[name], row_counts(info.shape))
+            return
+        nonzero = len(info.shape) < 2
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(info.start)
+                for rows in row_counts(info.shape):
+                    block = torch.empty((rows, *info.shape[1:]), dtype=DTYPES[info.dtype])
+                    into = block.view(-1).view(torch.uint8).numpy().data
+                    while len(into):
+                        count = file.readinto(into)
+                        if not count:
+                            raise CorruptCheckpoint(f"'{path.name}' of '{self._model}' was cut off while it was read")
+                        into = into[count:]
+                    nonzero |= self._holds_numbers(name, block)
+                    yield block.float()
+        except OSError as error:
+            raise CorruptCheckpoint(f"cannot read '{name}' of '{self._model}': {error.strerror}") from None
+        if not nonzero:
+            raise self._all_zero(name)
+
+    def _holds_numbers(self, name: str, tensor: Tensor) -> bool:
+        """Whether any number in it is other than zero. Raises CorruptCheckpoint where one is NaN or Inf."""
         # A sum is finite and other than zero only if the tensor is, and needs no second tensor of its size.
         total = tensor.sum(dtype=torch.float32)
         if not torch.isfinite(total) and not torch.isfinite(tensor).all():
             raise CorruptCheckpoint(f"'{name}' of '{self._model}' holds NaN or Inf: the model cannot be merged")
-        if tensor.ndim > 1 and total == 0 and not tensor.any():
-            raise CorruptCheckpoint(
-                f"'{name}' of '{self._model}' is all zero: the checkpoint was never trained or is damaged"
-            )
-        return torch.as_tensor(tensor, dtype=torch.float32)
+        return bool(total != 0) or bool(tensor.any())
+
+    def _all_zero(self, name: str) -> CorruptCheckpoint:
+        return CorruptCheckpoint(
+            f"'{name}' of '{self._model}' is all zero: the checkpoint was never trained or is damaged"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -201,6 +234,6 @@ def load(reference: str | Path, *, families: Families | None = None) -> Checkpoi
         raise CorruptCheckpoint(problems[0] + more)
     dtypes = {stored[name][1].dtype for name in found.values()}
     dtype = DTYPES[dtypes.pop()] if len(dtypes) == 1 else torch.float32
-    entries = {name: (paths[stored[found[name]][0]], found[name]) for name in names.shapes}
+    entries = {name: (paths[stored[found[name]][0]], found[name], stored[found[name]][1]) for name in names.shapes}
     state = LazyState(entries, source.name)
     return Checkpoint(source.name, reference, source.revision, facts, names, state, dtype, source.small_files())

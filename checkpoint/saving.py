@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.rows import in_blocks
 
 SHARD_BYTES = 5 * 10**9
 SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -139,15 +140,15 @@ def _exchange(new: Path, old: Path) -> None:
 def save_weights(
     directory: Path,
     names: Mapping[str, tuple[int, ...]],
-    tensor: Callable[[str], Tensor],
+    state: Mapping[str, Tensor],
     dtype: torch.dtype,
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write weights as safetensors, tensor by tensor: peak memory is one tensor.
+    """Write weights as safetensors, tensor by tensor; of a state that gives blocks of rows, block by block.
 
-    `names` gives the shape of every tensor, `tensor` computes one. Above `shard_bytes` the weights go into several
-    files with an index, as transformers writes them.
+    `names` gives the shape of every tensor. Above `shard_bytes` the weights go into several files with an index, as
+    transformers writes them.
     """
     item = torch.empty(0, dtype=dtype).element_size()
     sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
@@ -180,8 +181,9 @@ def save_weights(
         with (directory / file).open("wb") as out:
             out.write(struct.pack("<Q", len(raw)) + raw)
             for name in shard:
-                value = tensor(name).to(dtype).contiguous()
-                out.write(value.flatten().view(torch.uint8).numpy().data)
+                for block in in_blocks(state, name):
+                    value = block.to(dtype).contiguous()
+                    out.write(value.flatten().view(torch.uint8).numpy().data)
 
 
 def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:

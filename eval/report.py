@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from isthmus.checkpoint.card import letter
 from isthmus.eval.spectrum import log_histogram, stable_rank
 from isthmus.eval.summary import loss_table, profiles, sentences
 
@@ -37,7 +38,8 @@ def render_report(
     names = list(next(iter(spectra.values()))) if spectra else []
     return environment.get_template("report.html.jinja").render(
         report=report,
-        title=" and ".join(end["ref"] for end in report["endpoints"]),
+        title=_listed([end["ref"] for end in report["endpoints"]]),
+        letters=[letter(place) for place in range(len(report["endpoints"]))],
         columns=columns,
         rows=rows,
         sentences=sentences(report) if merged else (),
@@ -74,6 +76,10 @@ def _matrix(values: Sequence[torch.Tensor]) -> dict[str, Any]:
         "shares": [[round(share, 4) for share in log_histogram(sigma, edges)] for sigma in values],
         "stable_rank": [round(stable_rank(sigma), 2) for sigma in values],
     }
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _range(plane: Mapping[str, Any]) -> str:

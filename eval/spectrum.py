@@ -7,7 +7,7 @@ out; singular values that are zero to rounding for that reason are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,27 +51,29 @@ def spectral_distance(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class MatrixSpectrum:
-    """One matrix at A, at M and at B: stable ranks, distances in nats, excess, position, mean log-ratio."""
+    """One matrix at A, at M, at B and at what more there is: stable ranks, distance of the endpoints in nats, excess,
+    position (None for other than two endpoints), mean log-ratio."""
 
     name: str
-    stable_rank: tuple[float, float, float]
+    stable_rank: tuple[float, ...]
     distance: float
     excess: float
-    position: float
+    position: float | None
     log_ratio: float
 
 
 @dataclass(frozen=True)
 class SpectrumReport:
-    """The spectrum of M between A and B: a verdict, and the means over all matrices that lead to it.
+    """The spectrum of M between A and B, or among more: a verdict, and the means over all matrices that lead to it.
 
-    `excess` = [d(A,M) + d(M,B) − d(A,B)] / 2 ≥ 0, `position` = d(A,M) / (d(A,M) + d(M,B)), `distance` = d(A,B),
-    `log_ratio` the mean of log σ(M) − [log σ(A) + log σ(B)] / 2.
+    `excess` is the mean distance of log σ_i(M) from the interval of the endpoints' log σ_i, which for two of them is
+    [d(A,M) + d(M,B) − d(A,B)] / 2 ≥ 0; `position` = d(A,M) / (d(A,M) + d(M,B)) for two, else None; `distance` = d(A,B),
+    the largest of all pairs; `log_ratio` the mean of log σ(M) − the endpoints' mean log σ.
     """
 
     verdict: Verdict
     excess: float
-    position: float
+    position: float | None
     distance: float
     log_ratio: float
     matrices: tuple[MatrixSpectrum, ...]
@@ -80,32 +82,46 @@ class SpectrumReport:
 def compare_spectra(
     a: Spectrum, m: Spectrum, b: Spectrum, *, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND
 ) -> SpectrumReport:
-    """The verdict on M between A and B.
+    """The verdict on M between A and B: that of `among` two."""
+    return among((a, b), m, max_excess=max_excess, same_kind=same_kind)
+
+
+def among(
+    ends: Sequence[Spectrum], m: Spectrum, *, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND
+) -> SpectrumReport:
+    """The verdict on M among any number of endpoints.
 
     An excess of at most `max_excess` is ``preserved`` when the endpoints are closer than `same_kind`, ``transition``
     when they are further apart; above it, ``contracted`` or ``inflated`` by the sign of the mean log-ratio.
     """
     rows = []
-    for name in a:
-        to_a, to_b, apart = (
-            spectral_distance(a[name], m[name]),
-            spectral_distance(m[name], b[name]),
-            spectral_distance(a[name], b[name]),
-        )
-        rank = min(x[name].numel() for x in (a, m, b))
-        ratio = (m[name][:rank].log() - (a[name][:rank].log() + b[name][:rank].log()) / 2).mean().item()
-        ranks = (stable_rank(a[name]), stable_rank(m[name]), stable_rank(b[name]))
-        position = to_a / (to_a + to_b) if to_a + to_b > 0 else 0.5
-        rows.append(MatrixSpectrum(name, ranks, apart, max(0.0, (to_a + to_b - apart) / 2), position, ratio))
-    excess, position, distance, ratio = (
-        sum(getattr(row, key) for row in rows) / len(rows) for key in ("excess", "position", "distance", "log_ratio")
+    for name, values in m.items():
+        rank = min(x[name].numel() for x in (*ends, m))
+        logs = torch.stack([end[name][:rank].log() for end in ends])
+        own = values[:rank].log()
+        outside = (logs.amin(0) - own).clamp_min(0) + (own - logs.amax(0)).clamp_min(0)
+        apart = max(spectral_distance(x[name], y[name]) for x in ends for y in ends)
+        first, *others = (stable_rank(x[name]) for x in ends)
+        position = None
+        if len(ends) == 2:
+            to_a, to_b = (spectral_distance(end[name], values) for end in ends)
+            position = to_a / (to_a + to_b) if to_a + to_b > 0 else 0.5
+        ranks, ratio = (first, stable_rank(values), *others), (own - logs.mean(0)).mean().item()
+        rows.append(MatrixSpectrum(name, ranks, apart, outside.mean().item(), position, ratio))
+    excess, distance, ratio = (
+        _mean([getattr(row, key) for row in rows]) for key in ("excess", "distance", "log_ratio")
     )
+    positions = [row.position for row in rows if row.position is not None]
     verdict: Verdict
     if excess <= max_excess:
         verdict = "preserved" if distance < same_kind else "transition"
     else:
         verdict = "contracted" if ratio < 0 else "inflated"
-    return SpectrumReport(verdict, excess, position, distance, ratio, tuple(rows))
+    return SpectrumReport(verdict, excess, _mean(positions) if positions else None, distance, ratio, tuple(rows))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 @dataclass(frozen=True)
@@ -140,12 +156,13 @@ def along_path(
     same = mean_distance(a, b) < same_kind
     broken, furthest = [], 0.0
     for t, point in zip(ts, found, strict=True):
+        assert point.position is not None, "between two endpoints"
         if point.excess > max_excess or (not same and point.position < furthest - position_noise):
             broken.append(t)
         furthest = max(furthest, point.position)
     return PathSpectrum(
         "broken" if broken else "preserved" if same else "transition",
-        tuple((t, point.excess, point.position) for t, point in zip(ts, found, strict=True)),
+        tuple((t, point.excess, point.position or 0.0) for t, point in zip(ts, found, strict=True)),
         tuple(broken),
     )
 

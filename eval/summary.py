@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from isthmus.checkpoint.card import letter
+
 VERDICTS = {
     "preserved": "the endpoints share one kind of spectrum, and the merge keeps it",
     "transition": (
@@ -34,12 +36,20 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, .
     labels = tuple(part["label"] for part in report["data"])
     if not labels:
         return (), ()
-    found = [(f"{side}: {end['ref']}", end["loss"]) for side, end in zip("AB", report["endpoints"], strict=True)]
-    point, baselines = report["merge_point"], report["baselines"]
+    ends, point, baselines = report["endpoints"], report["merge_point"], report["baselines"]
+    found = [(f"{letter(place)}: {end['ref']}", end["loss"]) for place, end in enumerate(ends)]
+    if report.get("base"):
+        found.append((f"base: {report['base']['ref']}", baselines["base"]["losses"]))
     found.append(("naive average", baselines["naive_average"]["losses"]))
-    merged = f"merge at t = {point['t']:g}"
+    if "method" in report:
+        if report["alignment"]["method"] != "none":
+            found.append(("average, aligned", baselines["average"]["losses"]))
+        merged = f"merge by {report['method']['name']}"
+    else:
+        merged = f"merge at t = {point['t']:g}"
     found.append((merged, point["losses"]))
-    found.append(("ensemble of A and B", baselines["ensemble"]["losses"]))
+    whose = "of A and B" if len(ends) == 2 else f"of all {len(ends)}"
+    found.append((f"ensemble {whose}", baselines["ensemble"]["losses"]))
     several, rows = len(labels) > 1, []
     for model, losses in found:
         values = [losses[label] for label in labels]
@@ -68,7 +78,9 @@ def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, A
 def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     """The barrier and whether alignment helped; whether the merge is worth having; the spectrum; without full stops."""
     told = []
-    if report["data"]:
+    if "method" in report:
+        told += _operator(report)
+    elif report["data"]:
         told += [_barrier(report), _gain(report["merge_point"])]
         if report["path"].get("diverged_at"):
             told.append(
@@ -82,13 +94,14 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
                 f"step {learning['best_step']} was kept"
             )
     spectrum = report["spectrum"]
-    if not report["data"] and not spectrum:
+    if not report["data"] and not spectrum and "method" not in report:
         told.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
     told += _optimizers(report)
     if spectrum:
+        place = "" if spectrum["position"] is None else f"position {spectrum['position']:.2f}, "
         told.append(
             f"spectrum {spectrum['verdict']}: {VERDICTS[spectrum['verdict']]} (excess {spectrum['excess']:.3f} nats, "
-            f"position {spectrum['position']:.2f}, endpoints {spectrum['distance']:.3f} nats apart)"
+            f"{place}endpoints {'at most ' * (len(report['endpoints']) > 2)}{spectrum['distance']:.3f} nats apart)"
         )
     if report.get("path_spectrum"):
         told.append(_along(report["path_spectrum"]))
@@ -97,6 +110,27 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
         losses = f"select loss {restored['select_loss_without']:.3f} without, {restored['select_loss']:.3f} with it"
         told.append(f"spectrum {'restored' if restored['kept'] else 'not restored, the loss would rise'}: {losses}")
     return tuple(told)
+
+
+def _operator(report: Mapping[str, Any]) -> list[str]:
+    """What an operator made of the models: its excess, its weights, and whether it is worth having."""
+    name, count, soup = report["method"]["name"], len(report["endpoints"]), report["soup"]
+    models = f"{count} model{'s' * (count > 1)}"
+    base = f", on top of {report['base']['ref']}" if report["base"] else ""
+    if not report["data"]:
+        return [f"{models} merged by {name}{base}; without text, no loss was measured"]
+    point, baselines, method = report["merge_point"], report["baselines"], report["alignment"]["method"]
+    averages = f"{baselines['naive_average']['excess']:+.3f} for the plain average"
+    if method != "none":
+        averages += f", {baselines['average']['excess']:+.3f} for that after {method} alignment"
+    told = [f"{models} merged by {name}{base}: {point['excess']:+.3f} nats against their mean loss ({averages})"]
+    if soup:
+        listed = ", ".join(f"{letter(place)} {weight:.3g}" for place, weight in enumerate(soup["weights"]))
+        told.append(
+            f"weights of the {soup['kind']} soup: {listed} (select loss {soup['select_loss']:.3f}, "
+            f"{soup['select_loss_uniform']:.3f} with equal ones; {soup['evaluations']} tried)"
+        )
+    return [*told, _gain(point, "best model" if count > 2 else "better endpoint")]
 
 
 def _barrier(report: Mapping[str, Any]) -> str:
@@ -127,7 +161,7 @@ def _optimizers(report: Mapping[str, Any]) -> list[str]:
     ends, kind = report["endpoints"], report["optimizers"]["relation"]
     if kind == "unknown":
         return []
-    whys = [f"{side} {end['optimizer']} ({end['optimizer_evidence']})" for side, end in zip("AB", ends, strict=True)]
+    whys = [f"{letter(place)} {end['optimizer']} ({end['optimizer_evidence']})" for place, end in enumerate(ends)]
     return [f"a {kind} merge: {', '.join(whys)}"]
 
 
@@ -144,10 +178,10 @@ def _share(after: float, before: float) -> str:
     return f"{after / before:.0%}" if after > 0.1 * before else f"{after / before:.1%}"
 
 
-def _gain(point: Mapping[str, Any]) -> str:
+def _gain(point: Mapping[str, Any], best: str = "better endpoint") -> str:
     gain, error = point["gain"], point["gain_stderr"]
     if gain > 2 * error:
-        return f"the merge is better than the better endpoint by {gain:.3f} ± {error:.3f} nats"
+        return f"the merge is better than the {best} by {gain:.3f} ± {error:.3f} nats"
     if gain < -2 * error:
-        return f"the merge is worse than the better endpoint by {-gain:.3f} ± {error:.3f} nats"
-    return f"the merge and the better endpoint are equally good within the noise ({gain:+.3f} ± {error:.3f} nats)"
+        return f"the merge is worse than the {best} by {-gain:.3f} ± {error:.3f} nats"
+    return f"the merge and the {best} are equally good within the noise ({gain:+.3f} ± {error:.3f} nats)"

@@ -232,7 +232,7 @@ def make_checkpoint(
         save_weights(
             folder,
             {name: tuple(value.shape) for name, value in state.items()},
-            state.__getitem__,
+            state,
             torch.float16,
         )
         save_small_files(folder, config.to_diff_dict(), {}, torch.float16)

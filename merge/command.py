@@ -11,11 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from isthmus.checkpoint.group import Group
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.eval.text import corpus
 from isthmus.merge.curve import CurvePlan
 from isthmus.merge.learn import LearnPlan
+from isthmus.merge.recipe import Recipe, Settings
 
 # Arguments of `merge` that decide what comes out of it, by their options on the command line.
 OPTIONS = {
@@ -73,6 +77,73 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
     for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), arguments["optimizers"], strict=True):
         words += [option, optimizer] if optimizer else []
     return shlex.join(words)
+
+
+def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """The command of a call of `combine`; what options cannot say of its recipe is said by the recipe, as YAML."""
+    names = {given: public_reference(member) for given, member in zip(recipe.ingredients, group.members, strict=True)}
+    options = _as_options(recipe, names)
+    words = ["isthmus", "merge", *(options if options is not None else ["recipe.yml"]), "-o", "merged"]
+    for spec in arguments["data"]:
+        words += ["--data", public_text(spec)]
+    if arguments["align"] != "none" or (options is not None and arguments["data"]):
+        words += ["--align", arguments["align"]]
+    if arguments["soup"] != "uniform":
+        words += ["--search"] if arguments["soup"] == "search" else ["--soup", arguments["soup"]]
+    for name in ("max_excess", "same_kind", "tokens", "dtype", "seed"):
+        if arguments[name] != defaults[name]:
+            words += [OPTIONS[name], _written(arguments[name])]
+    words += [flag for (name, value), flag in FLAGS.items() if name == "measure_spectrum" and arguments[name] is value]
+    command = shlex.join(words)
+    return command if options is not None else f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
+
+
+def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
+    """Models and options that make the recipe, None where there are none."""
+    each = recipe.segments[0].each or ({},) * len(recipe.models)
+    everywhere = {key for own in each for key in own}
+    settings = [*recipe.shared.values(), *(setting for own in each for setting in own.values())]
+    plain = all(len(setting.cases) == 1 and setting.cases[0][0] is None for setting in settings)
+    whole = len(recipe.segments) == 1 and recipe.segments[0].stop is None and not recipe.segments[0].shared
+    known = {"weight": "--weight", "density": "--density", "lambda": "--lambda", "t": "--t"}
+    if not (plain and whole and {*recipe.shared, *everywhere} <= known.keys()) or recipe.dtype or recipe.tokenizer:
+        return None
+    if any(key not in own for key in everywhere for own in each):
+        return None
+    words = [*(names[model] for model in recipe.models), "--method", recipe.operator.name]
+    words += ["--base", names[str(recipe.base)]] if recipe.base else []
+    for key, option in known.items():
+        shared = [recipe.shared[key]] if key in recipe.shared else []
+        for setting in [own[key] for own in each] if key in everywhere else shared:
+            words += [option, ",".join(map(_written, setting.cases[0][1]))]
+    return words
+
+
+def _as_yaml(recipe: Recipe, names: Mapping[str, str]) -> str:
+    """The recipe as mergekit writes one."""
+    segments = []
+    for segment in recipe.segments:
+        each = segment.each or ({},) * len(recipe.models)
+        inputs: list[dict[str, Any]] = [
+            {"model": names[model], **_parameters(own)} for model, own in zip(recipe.models, each, strict=True)
+        ]
+        layers = {} if segment.stop is None else {"layer_range": [segment.start, segment.stop]}
+        segments.append({"sources": [{**one, **layers} for one in inputs], **_parameters(segment.shared)})
+    whole = recipe.segments[0].stop is None
+    base = recipe.base or (recipe.models[0] if recipe.operator.name == "slerp" else None)
+    content = {
+        "merge_method": recipe.operator.name,
+        **({"base_model": names[base]} if base else {}),
+        **({"models": segments[0]["sources"]} if whole else {"slices": segments}),
+        **_parameters(recipe.shared),
+        **({"dtype": recipe.dtype} if recipe.dtype else {}),
+        **({"tokenizer_source": names[recipe.tokenizer]} if recipe.tokenizer else {}),
+    }
+    return str(yaml.safe_dump(content, sort_keys=False))
+
+
+def _parameters(settings: Settings) -> dict[str, Any]:
+    return {"parameters": {key: setting.written() for key, setting in settings.items()}} if settings else {}
 
 
 def _learning(plan: LearnPlan) -> list[str]:

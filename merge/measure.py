@@ -69,7 +69,68 @@ class Measured:
         return _by_label(self.naive.start), _by_label(self.naive.end)
 
 
-def unmeasured(t: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Among:
+    """Losses of a merge of any number of models on the report text, all on the same blocks.
+
+    `members` are those of the models, which the merge is held against in `shares`; `naive` and `average` are their
+    plain averages before and after alignment, `base` is what they were trained from, where there is one.
+    """
+
+    members: tuple[Losses, ...]
+    shares: tuple[float, ...]
+    base: Losses | None
+    naive: Losses
+    average: Losses
+    merge: Losses
+    ensemble: Losses
+
+    @property
+    def gain(self) -> Losses:
+        """Loss of the best model − loss of the merge."""
+        return min(self.members, key=lambda losses: losses.mean) - self.merge
+
+    @property
+    def excess(self) -> Losses:
+        """Loss of the merge − the models' mean loss, each with its share."""
+        return self.merge - weighed(self.members, self.shares)
+
+    def report(self) -> dict[str, Any]:
+        """The part of isthmus.json that holds losses; the barrier is the excess, where that is positive."""
+        even = [1 / len(self.members)] * len(self.members)
+        mean = weighed(self.members, even)
+        return {
+            **unmeasured(None),
+            "barrier": max(0.0, self.excess.mean),
+            "barrier_before_alignment": max(0.0, (self.naive - mean).mean),
+            "merge_point": {
+                "t": None,
+                **_losses_json(self.merge),
+                "excess": self.excess.mean,
+                "excesses": _by_label(self.excess),
+                "gain": self.gain.mean,
+                "gain_stderr": self.gain.stderr,
+            },
+            "baselines": {
+                "naive_average": {**_losses_json(self.naive), "excess": (self.naive - mean).mean},
+                "average": {**_losses_json(self.average), "excess": (self.average - mean).mean},
+                "ensemble": _losses_json(self.ensemble),
+                **({"base": _losses_json(self.base)} if self.base else {}),
+            },
+        }
+
+    def endpoint_losses(self) -> list[dict[str, float]]:
+        """Label → loss of every model."""
+        return [_by_label(losses) for losses in self.members]
+
+
+def weighed(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
+    """Σ s_i L_i, block by block."""
+    stacked = {label: torch.stack([one.per_block[label] for one in losses]) for label in losses[0].per_block}
+    return Losses({label: torch.tensor(shares, dtype=rows.dtype) @ rows for label, rows in stacked.items()})
+
+
+def unmeasured(t: float | None) -> dict[str, Any]:
     """The same part of isthmus.json where no text was given."""
     return {
         "profile": [],
@@ -112,11 +173,11 @@ def measure(
     meter = LossMeter(chosen.aligned.config, parts, device=device, on_blocks=progress.advance)
     line = profile(chosen.line, meter, ts) if aligned else naive
     path = profile(chosen.path, meter, ts) if curved else line
-    merged = meter(_rounded(state, dtype))
+    merged = meter(rounded(state, dtype))
     return Measured(t, naive, line, path, merged, ensemble_losses(members))
 
 
-def _rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """The state as it will be read back from disk."""
     return {name: state[name].to(dtype).float() for name in state}
 

@@ -129,5 +129,5 @@ def _save_model(
 ) -> None:
     kept = dtype or source.dtype
     facts = alignment.facts(source.facts)
-    save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state.__getitem__, kept)
+    save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state, kept)
     save_small_files(directory, facts, source.files, kept)

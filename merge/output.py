@@ -29,6 +29,8 @@ def path_report(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
     """Write the path of a merge into `target`, atomically, with isthmus.json and report.html."""
+    assert merged.path is not None, "only what has a path is saved as one"
+    assert merged.alignment is not None
     report = path_report(merged.report)
     training = {key: value for key, value in report["path"].items() if key != "history"}
     digests = endpoint_digests(*merged.endpoints)
@@ -48,7 +50,7 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
-        save_weights(directory, shapes, merged.state.__getitem__, merged.dtype)
+        save_weights(directory, shapes, merged.state, merged.dtype)
         save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
         (directory / CARD).write_text(card, encoding="utf-8")

@@ -19,6 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from isthmus.checkpoint.rows import in_blocks
+
 Kind = Literal["linear", "polychain", "bezier"]
 
 
@@ -51,6 +53,11 @@ class Blend(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return mix([state[name] for state in self.states], self.weights)
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor in blocks of rows."""
+        for parts in zip(*(in_blocks(state, name) for state in self.states), strict=True):
+            yield mix(parts, self.weights)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.states[0])

@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from isthmus.align.universe import Universe
 from isthmus.checkpoint.checks.repository import derived_licence
+from isthmus.checkpoint.group import Group
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.provenance import Evidence, relation
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.eval.spectrum import PathSpectrum, SpectrumReport
 from isthmus.eval.text import Blocks
 from isthmus.merge.candidate import Candidate
-from isthmus.merge.measure import Measured, unmeasured
+from isthmus.merge.measure import Among, Measured, unmeasured
+from isthmus.merge.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -51,26 +54,11 @@ def merge_record(
     """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
     losses = measured.endpoint_losses() if measured else [{} for _ in endpoints]
     asked = asdict(settings)
-    licence, reason = derived_licence(licences)
     return {
         "schema": 1,
         "command": "merge",
-        "endpoints": [
-            {
-                "ref": side.name,
-                "revision": side.revision,
-                "on_hub": parse_reference(side.reference).directory is None,
-                "license": own,
-                "loss": loss,
-                "optimizer": evidence.optimizer,
-                "optimizer_evidence": evidence.why,
-            }
-            for side, loss, evidence, own in zip(endpoints, losses, trained_by, licences, strict=True)
-        ],
-        "optimizers": {
-            "relation": relation([evidence.optimizer for evidence in trained_by]),
-            "confidence": [evidence.confidence for evidence in trained_by],
-        },
+        "endpoints": _endpoints(endpoints, losses, trained_by, licences),
+        "optimizers": _optimizers(trained_by),
         "alignment": {"asked": asked.pop("align"), **_alignment(chosen, tried or {})},
         "path": {"kind": "linear", "bends": 0, "steps": 0, **(chosen.training if chosen else {})},
         **(measured.report() if measured else unmeasured(t)),
@@ -79,6 +67,103 @@ def merge_record(
         "plane": plane,
         "vocabulary": vocabulary,
         "path_spectrum": _path_spectrum(along) if along else None,
+        **_ending(text, licences, asked, seconds),
+    }
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """What was asked for of a merge of any number of models, as it is repeated in the report."""
+
+    align: str
+    soup: str
+    seed: int
+    dtype: str
+    command: str
+
+
+def group_record(
+    group: Group,
+    recipe: Recipe,
+    trained_by: Sequence[Evidence],
+    universe: Universe,
+    measured: Among | None,
+    text: Sequence[Blocks],
+    settings: GroupSettings,
+    *,
+    seconds: float,
+    verdict: SpectrumReport | None = None,
+    tried: Mapping[str, float] | None = None,
+    chosen: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The report of a merge by an operator, JSON-ready; `measured` is None where there was no text."""
+    ends = group.members[recipe.operator.needs_base :]
+    losses = measured.endpoint_losses() if measured else [{} for _ in ends]
+    asked = asdict(settings)
+    base = group.members[0] if recipe.operator.needs_base else None
+    method = universe.alignments[0].method if universe.alignments else "none"
+    return {
+        "schema": 1,
+        "command": "merge",
+        "endpoints": _endpoints(ends, losses, trained_by, group.licences[recipe.operator.needs_base :]),
+        "base": {"ref": base.name, "revision": base.revision, "on_hub": _on_hub(base)} if base else None,
+        "method": recipe.to_dict(),
+        "soup": chosen,
+        "optimizers": _optimizers(trained_by),
+        "alignment": {
+            "asked": asked.pop("align"),
+            "method": method,
+            "score": universe.scores[-1],
+            "rounds": len(universe.scores) - 1,
+            "max_log_prob_error": universe.max_log_prob_error,
+            "tried": dict(tried or {}),
+        },
+        "path": {"kind": "none", "bends": 0, "steps": 0},
+        **(measured.report() if measured else unmeasured(None)),
+        "spectrum": asdict(verdict) if verdict else None,
+        "plane": None,
+        "vocabulary": None,
+        **_ending(text, group.licences, asked, seconds),
+    }
+
+
+def _endpoints(
+    endpoints: Sequence[Checkpoint],
+    losses: Sequence[Mapping[str, float]],
+    trained_by: Sequence[Evidence],
+    licences: Sequence[str | None],
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "ref": side.name,
+            "revision": side.revision,
+            "on_hub": _on_hub(side),
+            "license": own,
+            "loss": loss,
+            "optimizer": evidence.optimizer,
+            "optimizer_evidence": evidence.why,
+        }
+        for side, loss, evidence, own in zip(endpoints, losses, trained_by, licences, strict=True)
+    ]
+
+
+def _on_hub(side: Checkpoint) -> bool:
+    return parse_reference(side.reference).directory is None
+
+
+def _optimizers(trained_by: Sequence[Evidence]) -> dict[str, Any]:
+    return {
+        "relation": relation([evidence.optimizer for evidence in trained_by]),
+        "confidence": [evidence.confidence for evidence in trained_by],
+    }
+
+
+def _ending(
+    text: Sequence[Blocks], licences: Sequence[str | None], asked: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """What every report ends with: texts, licence, how to make it again, how long it took."""
+    licence, reason = derived_licence(licences)
+    return {
         "data": [
             {
                 "label": part.label,

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 class Merge:
     """A merged model, not yet saved: `state` (float32, computed when looked up), and what was found out.
 
-    `path` is the path that `state` is a point of. `facts` is what config.json will say, `files` are the small files to
+    `path` is the path that `state` is a point of, with the `alignment` of B to A; None for what an operator made.
+    `facts` is what config.json will say, `files` are the small files to
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
     `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
     saved.
     """
 
-    endpoints: tuple[Checkpoint, Checkpoint]
-    alignment: Alignment
-    path: WeightPath
+    endpoints: tuple[Checkpoint, ...]
+    alignment: Alignment | None
+    path: WeightPath | None
     state: Mapping[str, Tensor]
     facts: Mapping[str, Any]
     dtype: torch.dtype

@@ -19,6 +19,7 @@ from isthmus.align.families import family
 from isthmus.align.pipeline import Aligned
 from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.pair import Pair
+from isthmus.checkpoint.rows import in_blocks, row_counts
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import Blocks
 
@@ -86,6 +87,12 @@ class _Whole(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         own = self._state[name]
         return torch.cat([own, self._rows[name].to(own)]) if name in self._rows else own
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor in blocks of rows."""
+        if name in self._rows:
+            return iter(torch.split(self[name], row_counts(self[name].shape)))
+        return in_blocks(self._state, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state)

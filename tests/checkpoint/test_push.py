@@ -346,7 +346,7 @@ def test_interrupted_in_the_middle_and_repeated(hub: HubServer, tmp_path: Path) 
     state = load_file(tmp_path / "merged" / "model.safetensors")
     (tmp_path / "merged" / "model.safetensors").unlink()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    save_weights(tmp_path / "merged", shapes, state.__getitem__, torch.float32, shard_bytes=2**19)
+    save_weights(tmp_path / "merged", shapes, state, torch.float32, shard_bytes=2**19)
     write_json(
         tmp_path / "merged" / "isthmus.json",
         sealed(json.loads((tmp_path / "merged" / "isthmus.json").read_text()), tmp_path / "merged"),

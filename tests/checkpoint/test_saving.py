@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import UserDict
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def content(directory: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_weights_are_read_back_by_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
-    save_weights(tmp_path, SHAPES, STATE.__getitem__, dtype)
+    save_weights(tmp_path, SHAPES, STATE, dtype)
     found = load_file(tmp_path / "model.safetensors")
     assert found.keys() == STATE.keys()
     assert all(torch.equal(found[name], STATE[name].to(dtype)) for name in STATE)
@@ -34,14 +35,14 @@ def test_weights_are_read_back_by_safetensors(tmp_path: Path, dtype: torch.dtype
 
 def test_tensors_that_are_not_contiguous(tmp_path: Path) -> None:
     value = torch.arange(12.0).view(3, 4).T
-    save_weights(tmp_path, {"x": (4, 3)}, lambda name: value, torch.float32)
+    save_weights(tmp_path, {"x": (4, 3)}, {"x": value}, torch.float32)
     assert torch.equal(load_file(tmp_path / "model.safetensors")["x"], value)
 
 
 def test_shards_are_loaded_by_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    save_weights(tmp_path, SHAPES, STATE.__getitem__, torch.float32, shard_bytes=20_000)
+    save_weights(tmp_path, SHAPES, STATE, torch.float32, shard_bytes=20_000)
     save_small_files(tmp_path, tiny_config().to_diff_dict(), {}, torch.float32)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     files = {path.name for path in tmp_path.glob("*.safetensors")}
@@ -52,15 +53,22 @@ def test_shards_are_loaded_by_transformers(tmp_path: Path) -> None:
     assert all(torch.equal(value, STATE[name]) for name, value in model.named_parameters())
 
 
+class Asked(UserDict[str, torch.Tensor]):
+    """A state that remembers which tensors were looked up."""
+
+    def __init__(self, state: dict[str, torch.Tensor]):
+        super().__init__(state)
+        self.asked: list[str] = []
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.asked.append(name)
+        return super().__getitem__(name)
+
+
 def test_one_tensor_at_a_time(tmp_path: Path) -> None:
-    asked = []
-
-    def tensor(name: str) -> torch.Tensor:
-        asked.append(name)
-        return STATE[name]
-
-    save_weights(tmp_path, SHAPES, tensor, torch.float32)
-    assert asked == list(SHAPES)
+    state = Asked(STATE)
+    save_weights(tmp_path, SHAPES, state, torch.float32)
+    assert state.asked == list(SHAPES)
 
 
 def test_the_configuration_names_its_class_and_dtype(tmp_path: Path) -> None:
@@ -172,7 +180,7 @@ def test_a_write_that_fails_is_one_sentence(tmp_path: Path) -> None:
             pytest.raises(IsthmusError, match="could not write 'out': File too large; nothing was changed"),
             atomic_directory(tmp_path / "out") as directory,
         ):
-            save_weights(directory, SHAPES, STATE.__getitem__, torch.float32)
+            save_weights(directory, SHAPES, STATE, torch.float32)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []

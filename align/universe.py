@@ -1,0 +1,169 @@
+"""Any number of states in one universe: aligned to each other, not each to one of them.
+
+The elements g_i maximise Σ_{i<j} Σ_p w_p ⟨g_i·θ_i, g_j·θ_j⟩, which is that of two states (`isthmus.align.matching`) for
+every pair, with one element per state: so g_j⁻¹ g_i takes i to j, over whatever way round (cycle-consistent matching:
+Crisostomi et al. 2024, arXiv 2405.17897, for permutations; generalised Procrustes: Gower 1975, for rotations). With all
+but one fixed, that one is matched to the mean of the others; g_1 stays the identity, as only relative elements count.
+Every step increases the objective. It starts from all aligned to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from isthmus.align.activations import cross_correlations
+from isthmus.align.alignment import KEEP_FORM, LOOKING, Alignment, Method
+from isthmus.align.canonical import canonical
+from isthmus.align.families import family
+from isthmus.align.matching import match
+from isthmus.align.memory import release_freed
+from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+from isthmus.checkpoint.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+ROUNDS = 10
+RISE = 1e-3
+
+
+@dataclass(frozen=True)
+class Universe:
+    """The states in comparable form and next to each other; the alignment of all but the first; how well they agree.
+
+    `scores` are the objectives after the start and after every round, as mean cosines.
+    """
+
+    states: tuple[Mapping[str, Tensor], ...]
+    config: PretrainedConfig
+    alignments: tuple[Alignment, ...]
+    max_log_prob_error: float
+    scores: tuple[float, ...]
+
+
+def align_all(
+    states: Sequence[Mapping[str, Tensor]],
+    config: PretrainedConfig,
+    method: Method = "orthogonal",
+    *,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    rounds: int = ROUNDS,
+    on_match: Callable[[], None] = lambda: None,
+) -> Universe:
+    """Align N states of one configuration to each other; the first stays, but for its form.
+
+    `method` and `ids` are those of `isthmus.align.pipeline.align_states`, which this is for two states.
+
+    Raises as that does.
+    """
+    if method == "none":
+        return Universe(tuple(states), config, (Alignment("none", {}, 0.0),) * (len(states) - 1), 0.0, (0.0,))
+    if method == "learned":
+        raise BadInput("more than two models are aligned by a closed form: take permutation, orthogonal or combined")
+    if method in LOOKING and ids is None:
+        raise BadInput(f"'{method}' matches what the models compute on text: give token ids")
+    table, rotate = family(config), method not in KEEP_FORM
+    untied = table.untied()
+    pieces = [untied.split(canonical(state, table)) for state in states]
+    release_freed()
+    problem = _Group(pieces, untied, method, Alignment(method, {}, 0.0).config(config), ids)
+    elements: list[Elements] = [{}]
+    for index in range(1, len(states)):
+        elements.append(problem.matched(index, elements, others=[0]))
+        on_match()
+    scores = [problem.score(elements)]
+    for _ in range(rounds if len(states) > 2 else 0):
+        for index in range(1, len(states)):
+            others = [other for other in range(len(states)) if other != index]
+            elements[index] = problem.matched(index, elements, others, start=elements[index])
+            on_match()
+        scores.append(problem.score(elements))
+        if scores[-1] - scores[-2] < RISE * abs(scores[-1]):
+            break
+    alignments = [Alignment(method, found, scores[-1]) for found in elements]
+    moved = (
+        [untied.join(problem.moved(i, found)) for i, found in enumerate(elements)]
+        if rotate
+        else [
+            dict(states[0]),
+            *(alignment.apply(state, table) for alignment, state in zip(alignments[1:], states[1:], strict=True)),
+        ]
+    )
+    release_freed()
+    errors = [
+        alignment.verify(state, there, config, seed=seed)
+        for alignment, state, there in zip(alignments[1:], states[1:], moved[1:], strict=True)
+    ]
+    return Universe(tuple(moved), alignments[0].config(config), tuple(alignments[1:]), max(errors), tuple(scores))
+
+
+class _Group:
+    """Canonical pieces of N states, and the matching of one of them to the mean of others."""
+
+    def __init__(
+        self,
+        pieces: Sequence[State],
+        table: Family,
+        method: Method,
+        config: PretrainedConfig,
+        ids: Tensor | None,
+    ):
+        self.pieces, self.table, self.method = pieces, table, method
+        self.config, self.ids = config, ids if method in LOOKING else None
+
+    def moved(self, index: int, elements: Elements) -> State:
+        """The pieces of one state under its elements."""
+        if not elements:
+            return dict(self.pieces[index])
+        return {
+            name: act_on_piece(piece, self.table.pieces[name], elements) for name, piece in self.pieces[index].items()
+        }
+
+    def matched(
+        self, index: int, elements: Sequence[Elements], others: Sequence[int], start: Elements | None = None
+    ) -> Elements:
+        """The elements that match one state to the mean of `others`, as they are moved."""
+        near = [self.moved(other, elements[other]) for other in others]
+        target = (
+            near[0]
+            if len(near) == 1
+            else {name: sum((there[name] for there in near[1:]), near[0][name]) / len(near) for name in near[0]}
+        )
+        seen = self._seen(index, near)
+        return match(
+            target,
+            self.pieces[index],
+            self.table,
+            rotate=self.method not in KEEP_FORM,
+            activations=seen,
+            weigh=self.method != "activations",
+            start=start,
+        ).elements
+
+    def _seen(self, index: int, near: Sequence[State]) -> dict[str, Tensor] | None:
+        """The correlations of one state's activations with those of others, averaged over these."""
+        if self.ids is None:
+            return None
+        own, join = self.table.join(self.pieces[index]), self.table.join
+        found = [cross_correlations(join(there), own, self.config, self.table, self.ids) for there in near]
+        return {space: sum((one[space] for one in found[1:]), first) / len(found) for space, first in found[0].items()}
+
+    def score(self, elements: Sequence[Elements]) -> float:
+        """The mean cosine of all pairs of moved states, over the weights that a space acts on."""
+        moved = [self.moved(index, found) for index, found in enumerate(elements)]
+        names = [name for name, piece in self.table.pieces.items() if any(axis.spaces for axis in piece.axes)]
+        constant = {norm.weight for norm in self.table.norms}
+        found = []
+        for i, one in enumerate(moved):
+            for other in moved[:i]:
+                inner = bound = 0.0
+                for name in set(names) - constant:
+                    inner += float((one[name] * other[name]).sum())
+                    bound += float(one[name].norm() * other[name].norm())
+                found.append(inner / bound)
+        return sum(found) / len(found)

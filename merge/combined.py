@@ -1,0 +1,63 @@
+"""The state that an operator makes of others, tensor by tensor and block by block, when it is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.rows import in_blocks
+from isthmus.merge.operators.blocks import Parts
+from isthmus.merge.operators.registry import Operator
+
+Known = Sequence[Mapping[str, Any]]
+
+
+class Combined(Mapping[str, Tensor]):
+    """What an operator makes of `states` (the base first, if it needs one), with its parameters by tensor, `settings`.
+
+    States on disk are read in blocks of rows and never in memory whole. `seed` is that of operators that draw. `known`
+    are the statistics that the operator wants: the Fisher information of every model as a state, or the moments of its
+    inputs.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        states: Sequence[Mapping[str, Tensor]],
+        settings: Mapping[str, Mapping[str, Any]],
+        *,
+        seed: int = 0,
+        known: Known = (),
+    ):
+        self.operator, self.settings, self.seed, self.known = operator, settings, seed, known
+        self.states = [*states, *known] if operator.knows == "fisher" else list(states)
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One merged tensor in blocks of rows."""
+        arguments = self.operator.arguments(self.settings[name], f"{self.seed}/{name}")
+        if self.operator.knows == "inputs":
+            inputs = [moments[name] for moments in self.known if name in moments]
+            arguments |= {"grams": [one.gram for one in inputs] or None, "axis": inputs[0].axis if inputs else 0}
+        return self.operator.run(_Rows(self.states, name), **arguments)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.cat(list(self.blocks(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.settings)
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+
+class _Rows:
+    """The blocks of one tensor in several states, read again whenever they are gone through."""
+
+    def __init__(self, states: Sequence[Mapping[str, Tensor]], name: str):
+        self._states, self._name = states, name
+
+    def __iter__(self) -> Iterator[Parts]:
+        return zip(*(in_blocks(state, self._name) for state in self._states), strict=True)

@@ -1,0 +1,337 @@
+"""mergekit's recipes: its YAML, read into a `Recipe`. What is wrong, or not taken, is named with its line.
+
+Nothing is opened but the recipe: no model is looked for, on disk or on the Hub. Precedence, filters and gradients are
+mergekit's (https://github.com/arcee-ai/mergekit, 0.1): a model's parameters before its slice's before the recipe's; a
+filter is a part of a tensor's name; a list of numbers is a gradient over the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.merge.operators.registry import OPERATORS, Operator, Parameter
+from isthmus.merge.recipe import Recipe, Segment, Setting, Settings
+
+SUFFIXES = frozenset({".yml", ".yaml"})
+TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
+NOT_TAKEN = {
+    "modules": "isthmus merges whole language models",
+    "tokenizer": "take tokenizer_source; tokens cannot be rebuilt one by one",
+    "chat_template": "the template of the models is kept",
+    "residual_weight": "isthmus has no residual slices",
+}
+DTYPES = ("float32", "float16", "bfloat16")
+WITHOUT_EFFECT = {"int8_mask": "any", "density": "task_arithmetic"}  # parameters that mergekit takes and does not use
+
+
+def is_recipe(text: str) -> bool:
+    """Whether a name is that of a recipe rather than of a model."""
+    return Path(text).suffix.lower() in SUFFIXES
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in a YAML file. Raises BadInput, in a sentence with the line, for all that it cannot follow."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadInput(f"'{file.name}' is not UTF-8 text: a recipe is YAML") from None
+    except OSError as error:
+        raise BadInput(f"cannot read the recipe '{file.name}': {error.strerror}") from None
+    return _Recipe(file.name, text).read()
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A model where it stands: in `models`, or as a source of a slice."""
+
+    model: str
+    node: Node
+    settings: Settings
+    layers: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A run of layers: who goes into it, its own settings, and where it stands."""
+
+    inputs: list[_Input]
+    settings: Settings
+    node: Node
+
+
+class _Recipe:
+    """One file being read."""
+
+    def __init__(self, name: str, text: str):
+        self.name = name
+        try:
+            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
+        except (yaml.YAMLError, RecursionError) as error:
+            raise BadInput(f"'{name}' is not YAML: {str(error).splitlines()[0]}") from None
+
+    def read(self) -> Recipe:
+        """The recipe."""
+        if self.root is None:
+            raise BadInput(f"'{self.name}' is empty: a recipe needs merge_method and models")
+        top = self.entries(self.root, TOP, "a recipe")
+        if "merge_method" not in top:
+            self.refuse(self.root, f"there is no merge_method: take one of {', '.join(OPERATORS)}")
+        operator = self.method(top["merge_method"])
+        shared = self.settings(top.get("parameters"), operator, of_model=False)
+        base = self.model(top["base_model"]) if "base_model" in top else None
+        if ("models" in top) == ("slices" in top):
+            self.refuse(self.root, "give either models or slices, not both and not neither")
+        slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
+        models, segments = self.ordered(slices, operator, base, top)
+        found = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
+        self.require_given(found, top["merge_method"])
+        return Recipe(
+            operator,
+            models,
+            found.base,
+            shared,
+            segments,
+            self.dtype(top),
+            self.tokenizer(top.get("tokenizer_source"), found, base),
+        )
+
+    def refuse(self, node: Node, why: str) -> NoReturn:
+        """Raise BadInput with the line of a node."""
+        raise BadInput(f"'{self.name}', line {node.start_mark.line + 1}: {why}") from None
+
+    def method(self, node: Node) -> Operator:
+        """The operator."""
+        name = self.text(node, "merge_method")
+        if name not in OPERATORS:
+            self.refuse(node, f"isthmus has no method '{name}': it has {', '.join(OPERATORS)}")
+        return OPERATORS[name]
+
+    def models(self, node: Node, operator: Operator) -> list[_Slice]:
+        """`models` as one slice of all layers."""
+        inputs = []
+        for item in self.items(node, "models"):
+            entries = self.entries(item, ("model", "parameters"), "a model")
+            inputs.append(self.input(item, entries, operator))
+        return [_Slice(inputs, {}, node)]
+
+    def slices(self, node: Node, operator: Operator) -> list[_Slice]:
+        """`slices`, one by one."""
+        found = []
+        for item in self.items(node, "slices"):
+            entries = self.entries(item, ("sources", "parameters"), "a slice")
+            if "sources" not in entries:
+                self.refuse(item, "a slice needs sources")
+            inputs = []
+            for source in self.items(entries["sources"], "sources"):
+                parts = self.entries(source, ("model", "layer_range", "parameters"), "a source")
+                if "layer_range" not in parts:
+                    self.refuse(source, "a source needs layer_range: [first, end]")
+                inputs.append(self.input(source, parts, operator, self.layers(parts["layer_range"])))
+            if len({entry.layers for entry in inputs}) > 1:
+                self.refuse(entries["sources"], "the sources of a slice have different layers: isthmus moves none")
+            settings = self.settings(entries.get("parameters"), operator, of_model=False)
+            found.append(_Slice(inputs, settings, item))
+        return found
+
+    def input(
+        self, node: Node, entries: Mapping[str, Node], operator: Operator, layers: tuple[int, int] | None = None
+    ) -> _Input:
+        """One model of the recipe."""
+        if "model" not in entries:
+            self.refuse(node, "there is no model here: write '- model: directory or user/name'")
+        settings = self.settings(entries.get("parameters"), operator, of_model=True)
+        return _Input(self.model(entries["model"]), entries["model"], settings, layers)
+
+    def ordered(
+        self,
+        slices: list[_Slice],
+        operator: Operator,
+        base: str | None,
+        top: Mapping[str, Node],
+    ) -> tuple[tuple[str, ...], tuple[Segment, ...]]:
+        """The models in the operator's order, and the segments, whose settings are in that order."""
+        names = [entry.model for entry in slices[0].inputs]
+        for one in slices:
+            found = [entry.model for entry in one.inputs]
+            for place, entry in enumerate(one.inputs):
+                if entry.model in found[:place]:
+                    self.refuse(entry.node, f"'{entry.model}' comes twice")
+            if set(found) != set(names):
+                self.refuse(
+                    one.node, "this slice has other models than the first, and isthmus merges the same all along"
+                )
+        if operator.needs_base:
+            if base is None:
+                self.refuse(top["merge_method"], f"{operator.name} needs base_model: what they were trained from")
+            names = [name for name in names if name != base]
+        elif base is not None and base not in names:
+            names.append(base)  # as in mergekit, a base that has no part of its own is one more model
+        if operator.name == "slerp":
+            if base is None:
+                self.refuse(top["merge_method"], "slerp needs base_model: the model at t = 0")
+            names = [base, *(name for name in names if name != base)]
+        try:
+            operator.require_count(len(names))
+        except BadInput as error:
+            self.refuse(top["merge_method"], str(error))
+        segments = []
+        for one in slices:
+            own = {entry.model: entry.settings for entry in one.inputs}
+            start, stop = one.inputs[0].layers or (0, None)
+            segments.append(Segment(start, stop, one.settings, tuple(own.get(name, {}) for name in names)))
+        return tuple(names), tuple(segments)
+
+    def require_given(self, found: Recipe, node: Node) -> None:
+        """Refuse a recipe that gives a parameter nowhere that has no default."""
+        for key, parameter in found.operator.parameters.items():
+            if parameter.default is not None or key in found.shared:
+                continue
+            for segment in found.segments:
+                lacking = [
+                    model
+                    for model, own in zip(found.models, segment.each, strict=True)
+                    if key not in segment.shared and not (parameter.each and key in own)
+                ]
+                if lacking:
+                    whose = f" for '{lacking[0]}'" if parameter.each else ""
+                    self.refuse(node, f"{found.operator.name} needs the parameter '{key}'{whose}")
+
+    def settings(self, node: Node | None, operator: Operator, *, of_model: bool) -> dict[str, Setting]:
+        """`parameters` of a model, a slice or the recipe."""
+        if node is None:
+            return {}
+        found = {}
+        for key, (there, value) in self.pairs(node, "parameters").items():
+            if WITHOUT_EFFECT.get(key) in ("any", operator.name):
+                continue
+            if key not in operator.parameters:
+                known = ", ".join(operator.parameters)
+                self.refuse(there, f"{operator.name} has no parameter '{key}': it has {known}")
+            parameter = operator.parameters[key]
+            if of_model and not parameter.each:
+                self.refuse(there, f"'{key}' is no parameter of a single model: write it under the recipe's parameters")
+            found[key] = self.setting(key, value, parameter)
+        return found
+
+    def setting(self, key: str, node: Node, parameter: Parameter) -> Setting:
+        """A value, a gradient, or cases of them by filter."""
+        if isinstance(node, MappingNode):
+            return Setting((self.case(key, node, parameter),))
+        if isinstance(node, SequenceNode) and node.value and all(isinstance(item, MappingNode) for item in node.value):
+            return Setting(tuple(self.case(key, item, parameter) for item in node.value))
+        return Setting(((None, self.values(key, node, parameter)),))
+
+    def case(self, key: str, node: Node, parameter: Parameter) -> tuple[str | None, tuple[Any, ...]]:
+        """A value with its filter."""
+        entries = self.entries(node, ("filter", "value"), f"a case of '{key}'")
+        if "value" not in entries:
+            self.refuse(node, f"a case of '{key}' needs a value")
+        part = self.text(entries["filter"], "filter") if "filter" in entries else None
+        return None if part == "*" else part, self.values(key, entries["value"], parameter)
+
+    def values(self, key: str, node: Node, parameter: Parameter) -> tuple[Any, ...]:
+        """A value or a gradient of them."""
+        items = node.value if isinstance(node, SequenceNode) else [node]
+        if not items:
+            self.refuse(node, f"'{key}' is an empty list")
+        found = []
+        for item in items:
+            try:
+                found.append(parameter.require(f"'{key}'", self.scalar(item, key)))
+            except BadInput as error:
+                if str(error).startswith(f"'{self.name}'"):
+                    raise
+                self.refuse(item, str(error))
+        return tuple(found)
+
+    def layers(self, node: Node) -> tuple[int, int]:
+        """A range of layers."""
+        numbers = [self.scalar(item, "layer_range") for item in self.items(node, "layer_range")]
+        if len(numbers) != 2 or not all(type(n) is int for n in numbers) or not 0 <= numbers[0] < numbers[1]:
+            self.refuse(node, "layer_range is [first, end], two whole numbers, the first lower")
+        return numbers[0], numbers[1]
+
+    def model(self, node: Node) -> str:
+        """A reference to a model."""
+        name = self.text(node, "a model")
+        if "+" in name and not Path(name).exists():
+            self.refuse(node, f"'{name}' adds an adapter: merge it into its model first")
+        return name
+
+    def dtype(self, top: Mapping[str, Node]) -> str | None:
+        """What to save in: `out_dtype`, else `dtype`."""
+        found = None
+        for key in ("dtype", "out_dtype"):
+            if key in top and self.scalar(top[key], key) is not None:
+                found = self.text(top[key], key)
+                if found not in DTYPES:
+                    self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{found}'")
+        return found
+
+    def tokenizer(self, node: Node | None, found: Recipe, base: str | None) -> str | None:
+        """The model whose tokenizer is kept; None for the first that has one, which all share."""
+        if node is None:
+            return None
+        name = self.text(node, "tokenizer_source")
+        if name == "union":  # all models have the same tokens, or they are not merged
+            return None
+        if name == "base":
+            if base is None:
+                self.refuse(node, "tokenizer_source is base, and there is no base_model")
+            return base
+        if name not in (*found.ingredients, base):
+            self.refuse(node, f"tokenizer_source is base, union, or a model of the recipe; got '{name}'")
+        return name
+
+    def entries(self, node: Node, known: tuple[str, ...], what: str) -> dict[str, Node]:
+        """The values of a mapping by key, all of which must be known."""
+        found = {}
+        for key, (there, value) in self.pairs(node, what).items():
+            if key in NOT_TAKEN:
+                self.refuse(there, f"isthmus does not take '{key}': {NOT_TAKEN[key]}")
+            if key not in known:
+                self.refuse(there, f"'{key}' is not known in {what}: it has {', '.join(known)}")
+            found[key] = value
+        return found
+
+    def pairs(self, node: Node, what: str) -> dict[str, tuple[Node, Node]]:
+        """A mapping: key → (its node, its value's)."""
+        if not isinstance(node, MappingNode):
+            self.refuse(node, f"{what} is written as 'key: value'")
+        found: dict[str, tuple[Node, Node]] = {}
+        for there, value in node.value:
+            key = self.text(there, "a key")
+            if key in found:
+                self.refuse(there, f"'{key}' comes twice")
+            found[key] = (there, value)
+        return found
+
+    def items(self, node: Node, what: str) -> Iterator[Node]:
+        """The items of a list that is not empty."""
+        if not isinstance(node, SequenceNode) or not node.value:
+            self.refuse(node, f"{what} is a list of one or more")
+        return iter(node.value)
+
+    def text(self, node: Node, what: str) -> str:
+        """A scalar that is text."""
+        value = self.scalar(node, what)
+        if not isinstance(value, str) or not value:
+            self.refuse(node, f"{what} is text; got {value!r}")
+        return value
+
+    def scalar(self, node: Node, what: str) -> Any:
+        """The value of a scalar."""
+        if not isinstance(node, ScalarNode):
+            self.refuse(node, f"{what} is a single value")
+        return yaml.SafeLoader("").construct_object(node)

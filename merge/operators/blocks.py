@@ -1,0 +1,51 @@
+"""What operators see: the same rows of N tensors, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+Parts = Sequence[Tensor]  # the same rows of N tensors, float32
+Blocks = Iterable[Parts]  # can be gone through again
+
+
+class Each:
+    """Blocks under a function, computed anew whenever they are gone through."""
+
+    def __init__(self, blocks: Blocks, change: Callable[[Parts], Parts]):
+        self._blocks, self._change = blocks, change
+
+    def __iter__(self) -> Iterator[Parts]:
+        return map(self._change, self._blocks)
+
+
+def task_vectors(blocks: Blocks) -> Each:
+    """θ_i − θ_base of blocks whose first part is the base."""
+    return Each(blocks, lambda parts: [part - parts[0] for part in parts[1:]])
+
+
+def weighted_sum(parts: Parts, weights: Sequence[float]) -> Tensor:
+    """Σ w_i x_i; a new tensor."""
+    total = parts[0] * weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        total.add_(part, alpha=weight)
+    return total
+
+
+def gram(blocks: Blocks) -> Tensor:
+    """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks."""
+    total: Tensor | None = None
+    for parts in blocks:
+        rows = torch.stack([part.flatten() for part in parts])
+        # In float32 over short stretches, in float64 over all of them.
+        found = torch.zeros(len(parts), len(parts), dtype=torch.float64)
+        for stretch in torch.split(rows, STRETCH, dim=1):
+            found += (stretch @ stretch.T).double()
+        total = found if total is None else total + found
+    assert total is not None, "there is at least one block"
+    return total
+
+
+STRETCH = 2**14

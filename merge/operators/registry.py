@@ -1,0 +1,133 @@
+"""Operators by name: what each takes, and how many models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.merge.operators.informed import fisher, regmean
+from isthmus.merge.operators.linear import linear
+from isthmus.merge.operators.sphere import karcher, slerp
+from isthmus.merge.operators.stock import model_stock
+from isthmus.merge.operators.task_vectors import dare_linear, dare_ties, task_arithmetic, ties
+
+Value = float | bool
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an operator: the `argument` that it becomes, a list with one value a model if it is of `each`.
+
+    `default` None means that it has to be given. Values lie between `lowest` and `highest`; flags are bool.
+    """
+
+    argument: str
+    default: Value | None = None
+    each: bool = False
+    lowest: float = float("-inf")
+    highest: float = float("inf")
+
+    @property
+    def kind(self) -> type:
+        """What its values are: bool, int or float."""
+        return type(self.default) if isinstance(self.default, (bool, int)) else float
+
+    def require(self, name: str, value: object) -> Value:
+        """The value, converted. Raises BadInput for another kind, and for one outside the bounds."""
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise BadInput(f"{name} is true or false; got {value!r}")
+            return value
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)  # YAML reads 1e-5 as text
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            raise BadInput(f"{name} is a number; got {value!r}")
+        if not self.lowest <= value <= self.highest:
+            raise BadInput(f"{name} is {_bounds(self.lowest, self.highest)}; got {value:g}")
+        return int(value) if self.kind is int else float(value)
+
+
+def _bounds(lowest: float, highest: float) -> str:
+    return f"from {lowest:g} to {highest:g}" if highest < float("inf") else f"at least {lowest:g}"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator: `run` takes blocks (the base first, if it `needs_base`) and its parameters as keywords.
+
+    It merges `least` to `most` models beside the base. One that is `random` takes a `key`, too; one that `knows` wants
+    statistics of every model on text: their Fisher information, as blocks beside the models', or the moments of the
+    inputs of linear maps, as `grams` and their `axis`.
+    """
+
+    name: str
+    run: Callable[..., Iterator[Tensor]]
+    parameters: Mapping[str, Parameter]
+    needs_base: bool = False
+    least: int = 1
+    most: int | None = None
+    random: bool = False
+    knows: Literal["fisher", "inputs"] | None = None
+
+    def require_count(self, models: int) -> None:
+        """Raise BadInput when it does not take so many models beside the base."""
+        if models < self.least or (self.most is not None and models > self.most):
+            several = f"{self.least}" if self.most == self.least else f"at least {self.least}"
+            beside = " beside the base" if self.needs_base else ""
+            raise BadInput(f"{self.name} merges {several} models{beside}; got {models}")
+
+    def arguments(self, values: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """The keywords of `run` from values by parameter name: those of `each` model as lists."""
+        named = {parameter.argument: values[name] for name, parameter in self.parameters.items()}
+        return named | ({"key": key} if self.random else {})
+
+
+WEIGHT = Parameter("weights", each=True)
+DENSITY = Parameter("densities", 1.0, each=True, lowest=0.0, highest=1.0)
+SCALE = Parameter("scale", 1.0)
+
+
+def _task_vectors(normalize: bool, rescale: bool | None) -> dict[str, Parameter]:
+    parameters = {"weight": WEIGHT, "lambda": SCALE, "normalize": Parameter("normalize", normalize)}
+    if rescale is not None:
+        parameters |= {"density": DENSITY, "rescale": Parameter("rescale", rescale)}
+    return parameters
+
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        Operator("linear", linear, {"weight": WEIGHT, "normalize": Parameter("normalize", True)}),
+        Operator("slerp", slerp, {"t": Parameter("t", lowest=0.0, highest=1.0)}, least=2, most=2),
+        Operator(
+            "karcher",
+            karcher,
+            {"max_iter": Parameter("steps", 10, lowest=1), "tol": Parameter("tolerance", 1e-5, lowest=0.0)},
+        ),
+        Operator("task_arithmetic", task_arithmetic, _task_vectors(False, None), needs_base=True),
+        Operator("ties", ties, _task_vectors(True, False), needs_base=True),
+        Operator("dare_linear", dare_linear, _task_vectors(False, True), needs_base=True, random=True),
+        Operator("dare_ties", dare_ties, _task_vectors(False, True), needs_base=True, random=True),
+        Operator("model_stock", model_stock, {"filter_wise": Parameter("by_row", False)}, needs_base=True, least=2),
+        Operator("fisher", fisher, {"weight": WEIGHT, "floor": Parameter("floor", 1e-6, lowest=0.0)}, knows="fisher"),
+        Operator(
+            "regmean",
+            regmean,
+            {"weight": WEIGHT, "shrink": Parameter("shrink", 0.9, lowest=0.0, highest=1.0)},
+            knows="inputs",
+        ),
+    )
+}
+
+
+def operator(name: str) -> Operator:
+    """The operator of a name. Raises BadInput, with the list of them, where there is none."""
+    if name not in OPERATORS:
+        raise BadInput(f"there is no method '{name}': take one of {', '.join(OPERATORS)}")
+    return OPERATORS[name]

@@ -1,0 +1,225 @@
+"""What to merge, and how: an operator, models, and parameters that may differ by model, by tensor and by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.merge.operators.registry import OPERATORS, Operator, Value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Values of one parameter: the first case whose filter is part of a tensor's name counts; None is part of all.
+
+    Several values are a gradient: evenly spaced over the layers, and interpolated between them.
+    """
+
+    cases: tuple[tuple[str | None, tuple[Value, ...]], ...]
+
+    @classmethod
+    def of(cls, *values: Value) -> Setting:
+        """One value, or a gradient, for all tensors."""
+        return cls(((None, values),))
+
+    def at(self, name: str, depth: float) -> Value | None:
+        """The value for a tensor at a depth from 0, the first layer, to 1, the last; None where no case counts."""
+        for part, values in self.cases:
+            if part is None or part in name:
+                return _between(values, depth)
+        return None
+
+    def written(self) -> Any:
+        """As it stands in a recipe, JSON-ready."""
+        plain = [values[0] if len(values) == 1 else list(values) for _, values in self.cases]
+        if len(plain) == 1 and self.cases[0][0] is None:
+            return plain[0]
+        filters = [{} if part is None else {"filter": part} for part, _ in self.cases]
+        return [{**there, "value": value} for there, value in zip(filters, plain, strict=True)]
+
+
+def _between(values: Sequence[Value], depth: float) -> Value:
+    place = depth * (len(values) - 1)
+    low = int(place)
+    if isinstance(values[low], bool):
+        return values[low]
+    high, share = min(low + 1, len(values) - 1), place - low
+    return (1 - share) * values[low] + share * values[high] if share else values[low]
+
+
+Settings = Mapping[str, Setting]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Layers from `start` up to `stop` (None: all) with settings of their own: of all models, and `each` model's."""
+
+    start: int = 0
+    stop: int | None = None
+    shared: Settings = field(default_factory=dict)
+    each: tuple[Settings, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merge of `models` by an operator, with a `base` where that needs one.
+
+    A parameter comes from the model's settings in the segment of the tensor's layer, else from the segment's, else from
+    `shared`, else it is the operator's default. `dtype` is what to compute with and `out_dtype` what to save in, by
+    their names in torch.
+    """
+
+    operator: Operator
+    models: tuple[str, ...]
+    base: str | None = None
+    shared: Settings = field(default_factory=dict)
+    segments: tuple[Segment, ...] = (Segment(),)
+    dtype: str | None = None
+    tokenizer: str | None = None
+
+    @property
+    def ingredients(self) -> tuple[str, ...]:
+        """All models in the order in which the operator sees them: the base first, if it needs one."""
+        return ((str(self.base),) if self.operator.needs_base else ()) + self.models
+
+    def values(self, names: Sequence[str], layers: int) -> dict[str, dict[str, Any]]:
+        """The operator's parameters by tensor, for the tensors of a model in the order of its schema.
+
+        Raises BadInput for one that has to be given and is not, and for segments that are not the model's layers.
+        """
+        self._require_all(layers)
+        places = [layer_of(name) for name in names]
+        inside = [place for place, layer in enumerate(places) if layer is not None]
+        found = {}
+        for place, (name, layer) in enumerate(zip(names, places, strict=True)):
+            segment, depth = self.segments[-1 if inside and place > inside[-1] else 0], 0.0
+            if layer is not None:
+                segment = next(s for s in self.segments if s.start <= layer < (layers if s.stop is None else s.stop))
+                count = (layers if segment.stop is None else segment.stop) - segment.start
+                depth = (layer - segment.start) / (count - 1) if count > 1 else 1.0
+            found[name] = self._values(name, depth, segment)
+        return found
+
+    def _values(self, name: str, depth: float, segment: Segment) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, parameter in self.operator.parameters.items():
+            chain = [segment.shared, self.shared]
+            if not parameter.each:
+                values[key] = self._value(key, name, depth, chain, None)
+                continue
+            own = segment.each or ({},) * len(self.models)
+            values[key] = [
+                self._value(key, name, depth, [mine, *chain], model)
+                for mine, model in zip(own, self.models, strict=True)
+            ]
+        return values
+
+    def _value(self, key: str, name: str, depth: float, chain: Sequence[Settings], model: str | None) -> Value:
+        for settings in chain:
+            value = settings[key].at(name, depth) if key in settings else None
+            if value is not None:
+                return value
+        default = self.operator.parameters[key].default
+        if default is None:
+            whose = f" of '{model}'" if model else ""
+            raise BadInput(f"{self.operator.name} needs '{key}'{whose}, and none is given for '{name}'")
+        return default
+
+    def _require_all(self, layers: int) -> None:
+        end = 0
+        for segment in self.segments:
+            stop = layers if segment.stop is None else segment.stop
+            if segment.start != end or not segment.start < stop <= layers:
+                break
+            end = stop
+        if end != layers:
+            raise BadInput(
+                f"the slices are not the {layers} layers of the models, each once and in order: isthmus leaves layers "
+                "where they are"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON-ready data, models by their place."""
+        return {
+            "name": self.operator.name,
+            "parameters": {key: setting.written() for key, setting in self.shared.items()},
+            "segments": [
+                {
+                    "layers": [segment.start, segment.stop],
+                    "parameters": {key: setting.written() for key, setting in segment.shared.items()},
+                    "models": [{key: setting.written() for key, setting in own.items()} for own in segment.each],
+                }
+                for segment in self.segments
+            ],
+        }
+
+    def plain_weights(self) -> list[float] | None:
+        """One weight per model where these are plain, positive numbers and nothing else, as shares of 1; else None."""
+        if "weight" not in self.operator.parameters or len(self.segments) != 1:
+            return None
+        own = self.segments[0].each or ({},) * len(self.models)
+        settings = [mine.get("weight", self.shared.get("weight")) for mine in own]
+        cases = [setting.cases if setting else () for setting in settings]
+        if any(len(case) != 1 or case[0][0] is not None or len(case[0][1]) != 1 for case in cases):
+            return None
+        weights = [float(case[0][1][0]) for case in cases]
+        total = sum(weights)
+        return [weight / total for weight in weights] if min(weights) >= 0 and total > 0 else None
+
+
+def layer_of(name: str) -> int | None:
+    """The layer of a tensor, by its name: the first part of it that is a number, as all of transformers names them."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def recipe(
+    method: str,
+    models: Sequence[str],
+    *,
+    base: str | None = None,
+    weights: Sequence[Sequence[float]] = (),
+    densities: Sequence[Sequence[float]] = (),
+    scale: float | None = None,
+    t: float | None = None,
+) -> Recipe:
+    """A recipe from options: weights and densities one for all models or one for each, each a number or a gradient.
+
+    Without weights all are equal: 1 / N, or 1 where they are summed over task vectors (a soup of N, or all of every
+    task vector).
+
+    Raises BadInput for an unknown method, for a wrong count of models or values, for what the method does not take.
+    """
+    if method not in OPERATORS:
+        raise BadInput(f"there is no method '{method}': take one of {', '.join(OPERATORS)}")
+    operator = OPERATORS[method]
+    if operator.needs_base and base is None:
+        raise BadInput(f"{method} adds what models learned to the model that they were trained from: give --base")
+    if not operator.needs_base and base is not None:
+        raise BadInput(f"{method} takes no --base")
+    operator.require_count(len(models))
+    each: list[dict[str, Setting]] = [{} for _ in models]
+    for key, option, values in (("weight", "--weight", weights), ("density", "--density", densities)):
+        if not values:
+            continue
+        _require_known(operator, key, option)
+        if len(values) not in (1, len(models)):
+            raise BadInput(f"{option} is given once for all models or once for each of the {len(models)}")
+        for own, value in zip(each, values if len(values) > 1 else [values[0]] * len(models), strict=True):
+            own[key] = Setting.of(*(operator.parameters[key].require(option, one) for one in value))
+    shared = {}
+    for key, option, number in (("lambda", "--lambda", scale), ("t", "--t", t)):
+        if number is not None:
+            _require_known(operator, key, option)
+            shared[key] = Setting.of(operator.parameters[key].require(option, number))
+    if not weights and "weight" in operator.parameters:
+        shared["weight"] = Setting.of(1.0)
+    if "t" in operator.parameters and t is None:
+        raise BadInput(f"{method} needs --t, from 0 (the first model) to 1 (the second)")
+    return Recipe(operator, tuple(models), base, shared, (Segment(each=tuple(each)),))
+
+
+def _require_known(operator: Operator, key: str, option: str) -> None:
+    if key not in operator.parameters:
+        raise BadInput(f"{operator.name} takes no {option}")

@@ -1,0 +1,108 @@
+"""Which weights: uniform, greedy, or searched; all of it decided on the select text.
+
+- **greedy** (Wortsman et al. 2022, arXiv 2203.05482): models from the best to the worst; one is taken into the average
+  if the average is not worse with it.
+- **search**: from the best of uniform, greedy and single models, along one direction at a time: towards a model and
+  away from it, with all others in proportion (weights on the simplex), or one weight alone (weights of task vectors). A
+  step that helps is followed by the lowest point of the parabola through three; steps that help nowhere are halved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from isthmus.eval.loss import Losses
+
+Soup = Literal["uniform", "greedy", "search"]
+Weights = tuple[float, ...]
+
+FIRST_STEP, LAST_STEP = 0.25, 0.03
+EVALUATIONS = 60
+LARGEST = 2.0  # of a task vector's weight
+
+
+@dataclass
+class Kitchen:
+    """Measures soups on the select text, each once: weights → their losses. `simplex` says that weights sum to 1."""
+
+    measure: Callable[[Weights], Losses]
+    count: int
+    simplex: bool
+    found: dict[Weights, Losses] = field(default_factory=dict)
+
+    def loss(self, weights: Sequence[float]) -> float:
+        """The mean loss of the soup with these weights."""
+        key = tuple(round(weight, 6) for weight in weights)
+        if key not in self.found:
+            self.found[key] = self.measure(key)
+        return self.found[key].mean
+
+    def uniform(self) -> Weights:
+        """Equal weights; of task vectors, each as much as makes their mean."""
+        return (1.0 / self.count,) * self.count
+
+    def single(self, index: int) -> Weights:
+        """One model alone."""
+        return tuple(float(i == index) for i in range(self.count))
+
+    def greedy(self) -> Weights:
+        """The greedy soup."""
+        order = sorted(range(self.count), key=lambda i: self.loss(self.single(i)))
+        taken = [order[0]]
+        for index in order[1:]:
+            if self.loss(self._average([*taken, index])) <= self.loss(self._average(taken)):
+                taken.append(index)
+        return self._average(taken)
+
+    def _average(self, taken: Sequence[int]) -> Weights:
+        return tuple((i in taken) / len(taken) for i in range(self.count))
+
+    def search(self) -> Weights:
+        """The lowest that at most `EVALUATIONS` soups find."""
+        starts = [self.uniform(), self.greedy()]
+        best = min(starts, key=self.loss)
+        step = FIRST_STEP
+        while step >= LAST_STEP and len(self.found) < EVALUATIONS:
+            before = best
+            for index in range(self.count):
+                best = self._along(best, index, step)
+            if best == before:
+                step /= 2
+        return min(self.found, key=lambda weights: self.found[weights].mean) if self.found else best
+
+    def _along(self, best: Weights, index: int, step: float) -> Weights:
+        """The lowest of a step up, a step down, and the lowest point of the parabola, in the direction of one model."""
+        places = {0.0: best}
+        for along in (step, -step):
+            moved = self._moved(best, index, along)
+            if moved is not None and len(self.found) < EVALUATIONS:
+                places[along] = moved
+                self.loss(moved)
+        if len(places) == 3:
+            lowest = _vertex([self.loss(places[along]) for along in (-step, 0.0, step)], step)
+            moved = self._moved(best, index, lowest) if lowest is not None else None
+            if moved is not None and len(self.found) < EVALUATIONS:
+                places[float(lowest or 0.0)] = moved
+        return min(places.values(), key=self.loss)
+
+    def _moved(self, weights: Weights, index: int, along: float) -> Weights | None:
+        """Weights moved towards one model, rounded; None outside of what is allowed."""
+        if self.simplex:
+            moved = [weight * (1 - along) + along * (i == index) for i, weight in enumerate(weights)]
+            allowed = min(moved) >= -1e-9
+        else:
+            moved = [weight + along * (i == index) for i, weight in enumerate(weights)]
+            allowed = 0 <= moved[index] <= LARGEST
+        return tuple(round(max(0.0, weight), 6) for weight in moved) if allowed else None
+
+
+def _vertex(losses: Sequence[float], step: float) -> float | None:
+    """Where the parabola through three losses at −step, 0 and step is lowest, if that is within two steps."""
+    low, middle, high = losses
+    curvature = low - 2 * middle + high
+    if curvature <= 0:
+        return None
+    place = 0.5 * step * (low - high) / curvature
+    return place if abs(place) <= 2 * step else None

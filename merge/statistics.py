@@ -1,0 +1,95 @@
+"""What operators want to know of a model's behaviour on text: Fisher information, second moments of hidden inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from isthmus.align.activations import captured
+from isthmus.align.symmetry import Family, State
+from isthmus.checkpoint.model import empty_model, with_tied
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def fisher_diagonal(
+    state: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    ids: Tensor,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    on_block: Callable[[], None] = lambda: None,
+) -> State:
+    """The diagonal of the Fisher information per token, tensor by tensor, float32, on token ids (blocks, context).
+
+    F = E_x E_{y ~ p(·|x)} [(∂ log p(y|x) / ∂θ)²], with one y drawn for every token: given the text, the gradients of
+    different tokens are independent and have mean 0, so that the squared gradient of a block's sum is an unbiased
+    estimate of the sum over its tokens (Martens 2020, arXiv 1412.1193).
+    """
+    model, generator = empty_model(config), torch.Generator().manual_seed(seed)
+    weights = {name: state[name].to(device, torch.float32).requires_grad_() for name in state}
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for block in ids:
+        logits = functional_call(
+            model, with_tied(weights, model), (block[None].to(device),), {"use_cache": False}
+        ).logits
+        logits = logits[0].float()
+        drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).to(device)
+        said = logits.log_softmax(-1).gather(1, drawn).sum()
+        for name, gradient in zip(weights, torch.autograd.grad(said, list(weights.values())), strict=True):
+            total[name].addcmul_(gradient, gradient)
+        on_block()
+    return {name: (squares / ids.numel()).cpu() for name, squares in total.items()}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a linear map: G = Σ over tokens xᵀ x / tokens, float64, along `axis` of its weight."""
+
+    gram: Tensor
+    axis: int
+
+
+@torch.no_grad()
+def input_moments(
+    state: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    table: Family,
+    ids: Tensor,
+    *,
+    on_block: Callable[[], None] = lambda: None,
+) -> dict[str, Inputs]:
+    """Second moments of what goes into the linear maps that the table shows, by the name of their weight."""
+    model = empty_model(config)
+    full = with_tied({name: state[name] for name in state}, model)
+    sums: dict[str, Inputs] = {}
+    axes = _input_axes(table)
+    with captured(model, table) as seen:
+        for block in ids:
+            functional_call(model, dict(full), (block[None],), {"use_cache": False})
+            for place, vectors in seen.items():
+                name = f"{place.module}.weight"
+                if place.side == "input" and name in axes:
+                    before = sums[name].gram if name in sums else 0
+                    sums[name] = Inputs(before + (vectors.mT @ vectors).double() / ids.numel(), axes[name])
+            on_block()
+    return sums
+
+
+def _input_axes(table: Family) -> dict[str, int]:
+    """Along which axis of its weight the inputs of a linear map lie, by the weight's name."""
+    found = {}
+    for place in table.activations:
+        if place.side == "input":
+            for piece in table.pieces.values():
+                acting = [position for position, axis in enumerate(piece.axes) if place.space in axis.spaces]
+                if piece.parameter == f"{place.module}.weight" and acting:
+                    found[piece.parameter] = acting[0]
+    return found
