@@ -39,6 +39,12 @@ _HOMES = {
     "CurvePlan": "merge.curve",
     "PathTraining": "merge.training",
     "LearnPlan": "merge.learn",
+    "Recipe": "merge.recipe",
+    "recipe": "merge.recipe",
+    "read_recipe": "merge.mergekit",
+    "combine": "merge.many",
+    "ensemble": "merge.ensembles",
+    "load_ensemble": "merge.ensembles",
 }
 
 if TYPE_CHECKING:
@@ -62,9 +68,13 @@ if TYPE_CHECKING:
     from isthmus.eval.text import corpus
     from isthmus.merge import merge
     from isthmus.merge.curve import CurvePlan
+    from isthmus.merge.ensembles import ensemble, load_ensemble
     from isthmus.merge.gates import Gates
     from isthmus.merge.learn import LearnPlan
+    from isthmus.merge.many import combine
+    from isthmus.merge.mergekit import read_recipe
     from isthmus.merge.path import WeightPath
+    from isthmus.merge.recipe import Recipe, recipe
     from isthmus.merge.result import Merge
     from isthmus.merge.spectra import spectrum
     from isthmus.merge.training import PathTraining
@@ -85,16 +95,22 @@ __all__ = [
     "Merge",
     "ModelNotFound",
     "PathTraining",
+    "Recipe",
     "UnsupportedFamily",
     "WeightPath",
     "align",
     "canonical",
     "check",
+    "combine",
     "corpus",
+    "ensemble",
     "family",
     "load",
+    "load_ensemble",
     "merge",
     "push",
+    "read_recipe",
+    "recipe",
     "spectrum",
 ]
 

@@ -58,6 +58,8 @@ StartChoice = Literal["restored", "midpoint"]
 PrecisionChoice = Literal["no", "bf16"]
 CurveChoice = Literal["polychain", "bezier"]
 SoupChoice = Literal["uniform", "greedy"]
+AverageChoice = Literal["probabilities", "logits"]
+GroupAlignChoice = Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"]
 MethodChoice = Literal[
     "linear",
     "slerp",
@@ -759,6 +761,71 @@ def spectrum(
 
 
 @app.command()
+def ensemble(
+    models: Annotated[list[str], typer.Argument(help="Two or more models.", show_default=False)],
+    data: Data = None,
+    path: Annotated[
+        Path | None,
+        typer.Option("--path", help="A path between the first two, as `isthmus path` wrote it.", show_default=False),
+    ] = None,
+    at: Annotated[
+        list[float] | None,
+        typer.Option("--at", help="A point of the path that is a member, too. Repeatable.", show_default=False),
+    ] = None,
+    average: Annotated[
+        AverageChoice, typer.Option("--average", help="What is averaged; logits are the geometric mean.")
+    ] = "probabilities",
+    align: Annotated[
+        GroupAlignChoice, typer.Option("--align", help="How the models are aligned for their soup and their merge.")
+    ] = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Save it as a small directory for isthmus.load_ensemble, without weights.",
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Tokens = 8192,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The members, their soup, their merge and their ensemble on the same text, with the cost of each."""
+    from isthmus.checkpoint.saving import require_free
+
+    if output is not None:
+        require_free(output, overwrite=overwrite)
+    with _screen(quiet) as progress:
+        from isthmus.merge.ensembles import ensemble as run
+
+        found = run(
+            models,
+            data=data or (),
+            path=path,
+            at=at or (),
+            average=average,
+            align=align,
+            tokens=tokens,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+        if output is not None and is_main():
+            progress.stage("saving")
+            found.save(output, overwrite=overwrite)
+    _emit(json_file, found.report)
+    if not quiet:
+        _print_ensemble(found.report)
+        if output is not None:
+            _say(f"written to {_escape(str(output))}: open it with isthmus.load_ensemble")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")] = Path("isthmus-demo"),
     overwrite: Overwrite = False,
@@ -1110,6 +1177,32 @@ def _print_plan(plan: Plan) -> None:
         table.add_row(_escape(name), "", "would be removed")
     Console(stderr=True).print(table)
     _say(f"nothing was sent; a push would {_escape(str(plan))}")
+
+
+def _print_ensemble(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    if not is_main():
+        return
+    labels = [part["label"] for part in report["data"]]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("loss, nats per token")
+    for column in (*labels, *(["mean"] if len(labels) > 1 else []), "passes", "weights", "seconds"):
+        table.add_column(column, justify="right")
+    for row in report["models"]:
+        losses = [row["losses"][label] for label in labels] + ([row["loss"]] if len(labels) > 1 else [])
+        costs = (str(row["passes"]), f"{row['weights'] / 1e6:.1f} M", f"{row['seconds']:.1f}")
+        style = "bold" if row["kind"] == "ensemble" else None
+        table.add_row(_escape(row["name"]), *(f"{loss:.3f}" for loss in losses), *costs, style=style)
+    Console(stderr=True).print(table)
+    merge = next(row for row in report["models"] if row["kind"] == "merge")
+    weights = ", ".join(f"{weight:.3g}" for weight in merge["merge_weights"])
+    _say(f"soup: the plain average after {merge['alignment']} alignment; merge: that with the weights {weights}")
+    gain, error = report["gain"], report["gain_stderr"]
+    _say(
+        f"the ensemble's {report['average']} are averaged: "
+        f"{'better' if gain > 0 else 'worse'} than the best member by {abs(gain):.3f} ± {error:.3f} nats"
+    )
 
 
 def _print_fingerprints(verdicts: list[Verdict]) -> None:

@@ -52,15 +52,15 @@ class Measured:
             "barrier_before_alignment": self.naive.barrier,
             "merge_point": {
                 "t": self.t,
-                **_losses_json(self.merge),
+                **losses_json(self.merge),
                 "excess": excess.mean,
                 "excesses": _by_label(excess),
                 "gain": self.gain.mean,
                 "gain_stderr": self.gain.stderr,
             },
             "baselines": {
-                "naive_average": _losses_json(self.naive.at(0.5)),
-                "ensemble": _losses_json(self.ensemble),
+                "naive_average": losses_json(self.naive.at(0.5)),
+                "ensemble": losses_json(self.ensemble),
             },
         }
 
@@ -105,17 +105,17 @@ class Among:
             "barrier_before_alignment": max(0.0, (self.naive - mean).mean),
             "merge_point": {
                 "t": None,
-                **_losses_json(self.merge),
+                **losses_json(self.merge),
                 "excess": self.excess.mean,
                 "excesses": _by_label(self.excess),
                 "gain": self.gain.mean,
                 "gain_stderr": self.gain.stderr,
             },
             "baselines": {
-                "naive_average": {**_losses_json(self.naive), "excess": (self.naive - mean).mean},
-                "average": {**_losses_json(self.average), "excess": (self.average - mean).mean},
-                "ensemble": _losses_json(self.ensemble),
-                **({"base": _losses_json(self.base)} if self.base else {}),
+                "naive_average": {**losses_json(self.naive), "excess": (self.naive - mean).mean},
+                "average": {**losses_json(self.average), "excess": (self.average - mean).mean},
+                "ensemble": losses_json(self.ensemble),
+                **({"base": losses_json(self.base)} if self.base else {}),
             },
         }
 
@@ -186,7 +186,8 @@ def _by_label(losses: Losses) -> dict[str, float]:
     return {label: losses.label_mean(label) for label in losses.per_block}
 
 
-def _losses_json(losses: Losses) -> dict[str, Any]:
+def losses_json(losses: Losses) -> dict[str, Any]:
+    """A mean over labels, its standard error, and the losses by label, JSON-ready."""
     return {"loss": losses.mean, "stderr": losses.stderr, "losses": _by_label(losses)}
 
 
@@ -194,7 +195,7 @@ def _profile_json(measured: Profile) -> list[dict[str, Any]]:
     return [
         {
             "t": t,
-            **_losses_json(losses),
+            **losses_json(losses),
             "stderrs": {label: Losses({label: values}).stderr for label, values in losses.per_block.items()},
             "excess": measured.excess(t).mean,
         }

@@ -1,0 +1,148 @@
+"""An ensemble as one causal language model of transformers: it scores text and generates as any other does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import CausalLMOutput
+
+from isthmus.checkpoint.model import empty_model, with_tied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Average = Literal["probabilities", "logits"]
+
+
+class EnsembleConfig(PretrainedConfig):
+    """The configuration of an ensemble: what generation asks for, and how members are averaged."""
+
+    model_type = "isthmus-ensemble"
+
+    def __init__(self, average: Average = "probabilities", members: int = 0, **facts: Any):
+        super().__init__(**facts)
+        self.average, self.members = average, members
+
+
+class EnsembleCache(Cache):
+    """The keys and values of all members, each in a cache of its own."""
+
+    def __init__(self, members: int):
+        super().__init__(layers=[])
+        self.caches = [DynamicCache() for _ in range(members)]
+
+    def get_seq_length(self, *args: Any) -> int:
+        """How many tokens are in it."""
+        return int(self.caches[0].get_seq_length(*args))
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Follow the beams of a beam search."""
+        for cache in self.caches:
+            cache.reorder_cache(beam_idx)
+
+    def crop(self, max_length: int) -> None:
+        """Forget all but the first tokens."""
+        for cache in self.caches:
+            cache.crop(max_length)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sequence."""
+        for cache in self.caches:
+            cache.batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some sequences."""
+        for cache in self.caches:
+            cache.batch_select_indices(indices)
+
+
+class Ensemble(PreTrainedModel, GenerationMixin):
+    """Members with one vocabulary, averaged token by token.
+
+    ``probabilities``: p(y|x) = Σ_m w_m p_m(y|x), the mixture; ``logits``: p(y|x) ∝ exp Σ_m w_m ℓ_m(y|x), the geometric
+    mean. Its logits are log-probabilities. It costs what its members cost together.
+    """
+
+    config_class = EnsembleConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, config: EnsembleConfig, members: Sequence[nn.Module], weights: Sequence[float] = ()):
+        super().__init__(config)
+        self.members = nn.ModuleList(members)
+        self.weights = [weight / sum(weights) for weight in weights] or [1 / len(members)] * len(members)
+        self.generation_config = GenerationConfig(
+            bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+        )
+
+    @classmethod
+    def of(
+        cls,
+        states: Sequence[tuple[Mapping[str, Tensor], PretrainedConfig]],
+        average: Average = "probabilities",
+        weights: Sequence[float] = (),
+    ) -> Ensemble:
+        """The ensemble of states with their configurations."""
+        members = []
+        for state, config in states:
+            member = empty_model(config)
+            member.load_state_dict(with_tied(state, member), assign=True)
+            members.append(member.requires_grad_(False))
+        first = states[0][1]
+        tokens = {key: getattr(first, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        config = EnsembleConfig(
+            average,
+            len(members),
+            vocab_size=first.vocab_size,
+            max_position_embeddings=first.max_position_embeddings,
+            num_hidden_layers=first.num_hidden_layers,
+            **tokens,
+        )
+        found = cls(config, members, weights)
+        found.train(False)
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.members[0].parameters()).device
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any) -> CausalLMOutput:
+        """Log-probabilities of the next token, (batch, length, vocabulary), as `logits`."""
+        name = _cache_name(type(self.members[0]).forward)
+        cache = others.get(name)
+        given = {key: value for key, value in others.items() if key in ("position_ids",) and value is not None}
+        found = []
+        for index, member in enumerate(self.members):
+            own = {name: cache.caches[index], "use_cache": True} if cache is not None else {"use_cache": False}
+            found.append(member(input_ids, attention_mask=attention_mask, **given, **own).logits.float())
+        output = CausalLMOutput(logits=averaged(found, self.weights, self.config.average))
+        if cache is not None:
+            output[name] = cache
+        return output
+
+    def generate(self, *arguments: Any, **options: Any) -> Any:
+        """As `transformers.GenerationMixin.generate`."""
+        if options.get("use_cache", True):
+            options.setdefault(_cache_name(type(self.members[0]).forward), EnsembleCache(len(self.members)))
+        return super().generate(*arguments, **options)
+
+
+def averaged(logits: Sequence[Tensor], weights: Sequence[float], average: Average) -> Tensor:
+    """Log-probabilities of the ensemble from the members' logits, (..., vocabulary) each; weights sum to 1."""
+    if average == "logits":
+        mixed = sum((weight * one for weight, one in zip(weights, logits, strict=True)), torch.zeros(()))
+        return torch.as_tensor(mixed).log_softmax(-1)
+    known = [(weight, one) for weight, one in zip(weights, logits, strict=True) if weight > 0]
+    return torch.stack([one.log_softmax(-1) + math.log(weight) for weight, one in known]).logsumexp(0)
+
+
+def _cache_name(forward: Callable[..., Any]) -> str:
+    """What this version of transformers calls the keys and values of the past."""
+    return "cache" if "cache" in signature(forward).parameters else "past_key_values"

@@ -1,0 +1,164 @@
+"""One group of models and its text: how it is aligned, which weights it gets, and what all of it loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from isthmus.align.alignment import LOOKING, Method
+from isthmus.align.families import family
+from isthmus.align.universe import Universe, align_all
+from isthmus.checkpoint.group import Group
+from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from isthmus.eval.text import Blocks
+from isthmus.merge.combined import Combined, Known
+from isthmus.merge.measure import Among, weighed
+from isthmus.merge.path import Blend
+from isthmus.merge.progress import Progress
+from isthmus.merge.recipe import Recipe, Segment, Setting
+from isthmus.merge.soup import Kitchen, Soup
+from isthmus.merge.statistics import fisher_diagonal, input_moments
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+GroupAlign = Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"]
+CLIMB: tuple[Method, ...] = ("none", "orthogonal", "combined")
+LOOKED_AT = 16_384  # tokens whose activations are matched
+KNOWN_FROM = 16_384  # tokens that statistics are taken from
+SURE = 2.0
+
+
+class Cook:
+    """One group of models, its text, and what is tried with them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        group: Group,
+        text: Sequence[Blocks],
+        *,
+        device: str,
+        seed: int,
+        progress: Progress,
+    ):
+        self.recipe, self.group, self.text = recipe, group, text
+        self.device, self.seed, self.progress = device, seed, progress
+        self.states = [member.state for member in group.members]
+        self.config: PretrainedConfig = group.members[0].config
+        self.select = {part.label: part.select for part in text}
+        self.base = int(recipe.operator.needs_base)
+
+    def aligned(self, align: GroupAlign, *, known: bool) -> tuple[Universe, dict[str, float]]:
+        """The models next to each other, and the loss of their plain average on the select text by what was tried."""
+        if align != "auto":
+            return self._universe(align), {}
+        best, tried = self._universe("none"), {}
+        lowest = self._average(best)
+        tried["none"] = lowest.mean
+        meter = LossMeter(self.config, self.select, device=self.device)
+        members = [meter(state) for state in self.states[self.base :]]
+        excess = lowest - weighed(members, [1 / len(members)] * len(members))
+        if excess.mean <= SURE * excess.stderr:
+            return best, tried
+        for method in CLIMB[1:] if known else ():
+            other = self._universe(method)
+            losses = self._average(other)
+            tried[method] = losses.mean
+            better = lowest - losses
+            if better.mean <= SURE * better.stderr:
+                break
+            best, lowest = other, losses
+        return best, tried
+
+    def _universe(self, method: Method) -> Universe:
+        if method != "none":
+            self.progress.stage(f"aligning ({method})")
+        ids = None
+        if method in LOOKING:
+            rows = -(-LOOKED_AT // (len(self.text) * self.text[0].fit.shape[1]))
+            ids = torch.cat([part.fit[:rows] for part in self.text])
+        return align_all(self.states, self.config, method, ids=ids, seed=self.seed, on_match=self.progress.advance)
+
+    def _average(self, universe: Universe) -> Losses:
+        states = universe.states[self.base :]
+        self.progress.stage("choosing the alignment", sum(map(len, self.select.values())))
+        meter = LossMeter(universe.config, self.select, device=self.device, on_blocks=self.progress.advance)
+        return meter(Blend(states, [1 / len(states)] * len(states)))
+
+    def knowledge(self, universe: Universe) -> Known:
+        """The statistics that the operator wants, of every model where it lies now."""
+        kind = self.recipe.operator.knows
+        if kind is None:
+            return ()
+        rows = max(1, KNOWN_FROM // (len(self.text) * self.text[0].fit.shape[1]))
+        ids = torch.cat([part.fit[:rows] for part in self.text])
+        self.progress.stage(f"statistics for {self.recipe.operator.name}", len(universe.states) * len(ids))
+        if kind == "fisher":
+            return [
+                fisher_diagonal(
+                    state, universe.config, ids, seed=self.seed, device=self.device, on_block=self.progress.advance
+                )
+                for state in universe.states
+            ]
+        table = family(universe.config)
+        return [
+            input_moments(state, universe.config, table, ids, on_block=self.progress.advance)
+            for state in universe.states
+        ]
+
+    def cooked(
+        self, soup: Soup, universe: Universe, values: Mapping[str, Mapping[str, Any]], known: Known
+    ) -> tuple[Recipe, dict[str, Any]]:
+        """The recipe with the weights that the select text asks for, and what the report says of them."""
+        operator, count = self.recipe.operator, len(self.recipe.models)
+        meter = LossMeter(universe.config, self.select, device=self.device)
+
+        def measure(weights: tuple[float, ...]) -> Losses:
+            self.progress.advance()
+            weighed = {name: {**given, "weight": list(weights)} for name, given in values.items()}
+            return meter(Combined(operator, universe.states, weighed, seed=self.seed, known=known))
+
+        self.progress.stage(f"choosing weights ({soup})")
+        kitchen = Kitchen(measure, count, simplex=not self.base)
+        weights = kitchen.greedy() if soup == "greedy" else kitchen.search()
+        each = tuple({"weight": Setting.of(weight)} for weight in weights)
+        shared = {key: setting for key, setting in self.recipe.shared.items() if key != "weight"}
+        own = self.recipe.segments[0].each or ({},) * count
+        each = tuple({**mine, **new} for mine, new in zip(own, each, strict=True))
+        found = replace(self.recipe, shared=shared, segments=(Segment(each=each),))
+        return found, {
+            "kind": soup,
+            "weights": list(weights),
+            "evaluations": len(kitchen.found),
+            "select_loss": kitchen.loss(weights),
+            "select_loss_uniform": kitchen.loss(kitchen.uniform()),
+        }
+
+    def measured(self, recipe: Recipe, universe: Universe, merged: Mapping[str, Tensor]) -> Among:
+        """All models, their averages, their ensemble and the merge on the report text."""
+        parts = {part.label: part.report for part in self.text}
+        states, aligned = self.states[self.base :], universe.states[self.base :]
+        moved = bool(universe.alignments) and universe.alignments[0].method != "none"
+        passes = len(states) + 2 + moved + self.base
+        self.progress.stage("measuring on the report text", passes * sum(map(len, parts.values())))
+        meter = LossMeter(self.config, parts, device=self.device, on_blocks=self.progress.advance)
+        members = [meter.token_losses(state) for state in states]
+        even = [1 / len(states)] * len(states)
+        naive = meter(Blend(states, even))
+        base = meter(self.states[0]) if self.base else None
+        meter = LossMeter(universe.config, parts, device=self.device, on_blocks=self.progress.advance)
+        average = meter(Blend(aligned, even)) if moved else naive
+        losses = tuple(per_block(member) for member in members)
+        shares = recipe.plain_weights() or even
+        return Among(losses, tuple(shares), base, naive, average, meter(merged), ensemble_losses(members))
+
+
+def fit_tokens(recipe: Recipe, align: GroupAlign, labels: int) -> int:
+    """The tokens of every label that are looked at before anything is chosen."""
+    wanted = [KNOWN_FROM] * (recipe.operator.knows is not None) + [LOOKED_AT] * (align == "auto" or align in LOOKING)
+    return -(-max(wanted) // labels) if wanted else 0
