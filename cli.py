@@ -1197,7 +1197,9 @@ def _print_ensemble(report: dict[str, Any]) -> None:
     Console(stderr=True).print(table)
     merge = next(row for row in report["models"] if row["kind"] == "merge")
     weights = ", ".join(f"{weight:.3g}" for weight in merge["merge_weights"])
-    _say(f"soup: the plain average after {merge['alignment']} alignment; merge: that with the weights {weights}")
+    method = merge["alignment"]
+    how = "without alignment" if method == "none" else f"after {method} alignment"
+    _say(f"soup: the plain average {how}; merge: that with the weights {weights}")
     gain, error = report["gain"], report["gain_stderr"]
     _say(
         f"the ensemble's {report['average']} are averaged: "

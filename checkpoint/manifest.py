@@ -14,11 +14,15 @@ REPORT = "isthmus.json"
 FILES, SEAL = "files", "seal"
 
 
-def sealed(report: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """The report of an output with `files`, the hashes of all that is in `directory`, and `seal`, the report's own."""
+def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The report of an output with `files`, the hashes of all that is in `directory`, and `seal`, the report's own.
+
+    `known` are hashes that were taken when the files were written.
+    """
+    known = known or {}
     content = {key: value for key, value in report.items() if key not in (FILES, SEAL)}
     content[FILES] = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or _sha256(path)}
         for path in sorted(directory.iterdir())
         if path.name != REPORT
     }

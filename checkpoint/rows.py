@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-BLOCK = 2**20  # items
+BLOCK = 2**18  # items
 
 
 @runtime_checkable

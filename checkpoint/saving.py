@@ -12,20 +12,15 @@ import errno
 import json
 import os
 import shutil
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
-from isthmus.checkpoint.rows import in_blocks
 
-SHARD_BYTES = 5 * 10**9
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -135,55 +130,6 @@ def _exchange(new: Path, old: Path) -> None:
         aside.rename(old)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def save_weights(
-    directory: Path,
-    names: Mapping[str, tuple[int, ...]],
-    state: Mapping[str, Tensor],
-    dtype: torch.dtype,
-    *,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Write weights as safetensors, tensor by tensor; of a state that gives blocks of rows, block by block.
-
-    `names` gives the shape of every tensor. Above `shard_bytes` the weights go into several files with an index, as
-    transformers writes them.
-    """
-    item = torch.empty(0, dtype=dtype).element_size()
-    sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
-    shards: list[list[str]] = [[]]
-    for name in names:
-        if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > shard_bytes:
-            shards.append([])
-        shards[-1].append(name)
-    files = ["model.safetensors"]
-    if len(shards) > 1:
-        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-        index = {
-            "metadata": {"total_size": sum(sizes.values())},
-            "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard},
-        }
-        write_json(directory / "model.safetensors.index.json", index)
-    for file, shard in zip(files, shards, strict=True):
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for name in shard:
-            span = [offset, offset + sizes[name]]
-            header[name] = {
-                "dtype": SAFETENSORS_NAMES[dtype],
-                "shape": list(names[name]),
-                "data_offsets": span,
-            }
-            offset += sizes[name]
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)
-        with (directory / file).open("wb") as out:
-            out.write(struct.pack("<Q", len(raw)) + raw)
-            for name in shard:
-                for block in in_blocks(state, name):
-                    value = block.to(dtype).contiguous()
-                    out.write(value.flatten().view(torch.uint8).numpy().data)
 
 
 def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:

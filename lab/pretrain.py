@@ -18,7 +18,8 @@ from torch.func import functional_call
 from isthmus.align.families import family
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
-from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
+from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
+from isthmus.checkpoint.shards import save_weights
 from isthmus.eval.text import corpus
 from isthmus.merge.optimizers import OptimizerName, Schedule, make_optimizers
 from isthmus.merge.progress import Progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from isthmus.checkpoint.rows import in_blocks
 from isthmus.merge.operators.blocks import Parts
 from isthmus.merge.operators.registry import Operator
+
+WORTH_READING_AHEAD = 2**16  # items
 
 Known = Sequence[Mapping[str, Any]]
 
@@ -34,6 +37,7 @@ class Combined(Mapping[str, Tensor]):
     ):
         self.operator, self.settings, self.seed, self.known = operator, settings, seed, known
         self.states = [*states, *known] if operator.knows == "fisher" else list(states)
+        self._reader = ThreadPoolExecutor(1)
 
     def blocks(self, name: str) -> Iterator[Tensor]:
         """One merged tensor in blocks of rows."""
@@ -41,7 +45,7 @@ class Combined(Mapping[str, Tensor]):
         if self.operator.knows == "inputs":
             inputs = [moments[name] for moments in self.known if name in moments]
             arguments |= {"grams": [one.gram for one in inputs] or None, "axis": inputs[0].axis if inputs else 0}
-        return self.operator.run(_Rows(self.states, name), **arguments)
+        return self.operator.run(_Rows(self.states, name, self._reader), **arguments)
 
     def __getitem__(self, name: str) -> Tensor:
         return torch.cat(list(self.blocks(name)))
@@ -54,10 +58,19 @@ class Combined(Mapping[str, Tensor]):
 
 
 class _Rows:
-    """The blocks of one tensor in several states, read again whenever they are gone through."""
+    """The blocks of one tensor in several states, read again whenever they are gone through, one block ahead."""
 
-    def __init__(self, states: Sequence[Mapping[str, Tensor]], name: str):
-        self._states, self._name = states, name
+    def __init__(self, states: Sequence[Mapping[str, Tensor]], name: str, reader: Executor):
+        self._states, self._name, self._reader = states, name, reader
 
     def __iter__(self) -> Iterator[Parts]:
-        return zip(*(in_blocks(state, self._name) for state in self._states), strict=True)
+        blocks = zip(*(in_blocks(state, self._name) for state in self._states), strict=True)
+        parts = next(blocks, None)
+        while parts is not None:
+            if parts[0].numel() < WORTH_READING_AHEAD:  # a small tensor, or the last block of one
+                yield parts
+                parts = next(blocks, None)
+            else:
+                following = self._reader.submit(next, blocks, None)
+                yield parts
+                parts = following.result()

@@ -49,9 +49,13 @@ class Cook:
         self.recipe, self.group, self.text = recipe, group, text
         self.device, self.seed, self.progress = device, seed, progress
         self.states = [member.state for member in group.members]
-        self.config: PretrainedConfig = group.members[0].config
         self.select = {part.label: part.select for part in text}
         self.base = int(recipe.operator.needs_base)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The configuration of all, before alignment."""
+        return self.group.members[0].config
 
     def aligned(self, align: GroupAlign, *, known: bool) -> tuple[Universe, dict[str, float]]:
         """The models next to each other, and the loss of their plain average on the select text by what was tried."""

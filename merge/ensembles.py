@@ -263,9 +263,9 @@ def _merged(
     universe, _ = cook.aligned(align, known=group.members[0].model_type in FAMILIES)
     count = len(models)
     rows = [meter.row("soup", "soup", Blend(universe.states, [1 / count] * count), universe.config)]
-    names, layers = list(universe.states[0]), int(getattr(group.members[0].config, "num_hidden_layers", 0) or 0)
-    found, chosen = cook.cooked("search", universe, plan.values(names, layers), ())
-    state = Combined(found.operator, universe.states, found.values(names, layers))
+    names = list(universe.states[0])
+    found, chosen = cook.cooked("search", universe, plan.values(names), ())
+    state = Combined(found.operator, universe.states, found.values(names))
     rows.append({**meter.row("merge", "merge", state, universe.config), "merge_weights": chosen["weights"]})
     method = universe.alignments[0].method
     return [{**row, "alignment": method} for row in rows]

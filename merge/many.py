@@ -9,12 +9,14 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from isthmus.align.alignment import LOOKING
 from isthmus.align.families import FAMILIES, family
+from isthmus.checkpoint.card import letter
 from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.group import open_group
+from isthmus.checkpoint.group import Group, open_group
+from isthmus.checkpoint.provenance import Evidence
+from isthmus.eval.fingerprint import Fingerprint
 from isthmus.eval.samples import Sample, samples
 from isthmus.eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumReport, among
 from isthmus.eval.text import Blocks, labelled_blocks
@@ -78,15 +80,15 @@ def combine(
         align not in ("auto", "none") or measure_spectrum or gates.require_spectrum or recipe.operator.knows
     ):
         family(first.config)  # raises, with the list of the supported ones
-    layers = int(getattr(first.config, "num_hidden_layers", 0) or 0)
-    values = recipe.values(list(first.schema.shapes), layers)
+    values = recipe.values(list(first.schema.shapes))
     dtypes = {member.dtype for member in group.members}
     named = getattr(torch, recipe.dtype) if recipe.dtype else None
     dtype = dtype or named or (dtypes.pop() if len(dtypes) == 1 else torch.float32)
     wanted = known if measure_spectrum is None else measure_spectrum
-    in_memory = bool(data) or align != "none" or measure_spectrum or gates.require_spectrum
-    if in_memory:
-        group = replace(group, members=tuple(replace(m, state=dict(m.state)) for m in group.members))
+    asked = GroupSettings(align, soup, seed, str(dtype).removeprefix("torch."), command)
+    if not (data or align != "none" or measure_spectrum or gates.require_spectrum):
+        return _streamed(recipe, group, values, dtype, asked, began)
+    group = replace(group, members=tuple(replace(m, state=dict(m.state)) for m in group.members))
     text: tuple[Blocks, ...] = ()
     if data:
         progress.stage("reading text")
@@ -102,20 +104,18 @@ def combine(
         )
     cook = Cook(recipe, group, text, device=device, seed=seed, progress=progress)
     universe, tried = cook.aligned(align, known=known)
-    values = recipe.values(list(universe.states[0]), layers)
+    values = recipe.values(list(universe.states[0]))
     knowledge = cook.knowledge(universe)
     chosen: dict[str, Any] | None = None
     if soup != "uniform":
         recipe, chosen = cook.cooked(soup, universe, values, knowledge)
-        values = recipe.values(list(universe.states[0]), layers)
-    state: Mapping[str, Tensor] = Combined(recipe.operator, universe.states, values, seed=seed, known=knowledge)
-    if in_memory:
-        progress.stage(f"merging ({recipe.operator.name})", len(values))
-        merged = {}
-        for name in values:
-            merged[name] = state[name]
-            progress.advance()
-        state = merged
+        values = recipe.values(list(universe.states[0]))
+    combined = Combined(recipe.operator, universe.states, values, seed=seed, known=knowledge)
+    progress.stage(f"merging ({recipe.operator.name})", len(values))
+    state = {}
+    for name in values:
+        state[name] = combined[name]
+        progress.advance()
 
     measured: Among | None = None
     if text:
@@ -125,21 +125,19 @@ def combine(
     ends = group.members[recipe.operator.needs_base :]
     verdict: SpectrumReport | None = None
     found: list[Spectrum] = []
-    if in_memory and (wanted or gates.require_spectrum):
+    if wanted or gates.require_spectrum:
         progress.stage("measuring the spectrum", len(ends) + 1)
         for member in ends:
             found.append(spectrum(member.state, member.config))
             progress.advance()
         verdict = among(found, spectrum(state, universe.config), max_excess=max_excess, same_kind=same_kind)
         gates.pass_spectrum(verdict, max_excess)
-    trained_by = []
-    for index, member in enumerate(ends):
-        prints = fingerprint_of(member.state, member.config, found[index]) if found else None
-        trained_by.append(optimizer_of(group.provenance[recipe.operator.needs_base + index], prints))
+    prints = [fingerprint_of(m.state, m.config, one) for m, one in zip(ends, found, strict=True)] if found else []
+    trained_by = _trained_by(recipe, group, prints)
     told: tuple[Sample, ...] = ()
     if text:
         progress.stage("writing samples")
-        models = {chr(65 + i): (member.state, member.config) for i, member in enumerate(ends[:3])}
+        models = {letter(place): (member.state, member.config) for place, member in enumerate(ends[:3])}
         models["merge"] = (state, universe.config)
         told = samples(models, group.tokenizer(), {part.label: part.report for part in text}, seed=seed)
     facts = universe.alignments[0].facts(first.facts) if universe.alignments else dict(first.facts)
@@ -150,7 +148,7 @@ def combine(
         universe,
         measured,
         text,
-        GroupSettings(align, soup, seed, str(dtype).removeprefix("torch."), command),
+        asked,
         seconds=time.monotonic() - began,
         verdict=verdict,
         tried=tried,
@@ -158,6 +156,29 @@ def combine(
     )
     alignment = universe.alignments[0] if universe.alignments else None
     return Merge(ends, alignment, None, state, facts, dtype, group.small_files(), report, {}, told)
+
+
+def _streamed(
+    recipe: Recipe,
+    group: Group,
+    values: Mapping[str, Mapping[str, Any]],
+    dtype: torch.dtype,
+    asked: GroupSettings,
+    began: float,
+) -> Merge:
+    """The operator and nothing else: block by block when it is saved, no model ever in memory whole."""
+    states, first = [member.state for member in group.members], group.members[0]
+    state = Combined(recipe.operator, states, values, seed=asked.seed)
+    trained_by, seconds = _trained_by(recipe, group, ()), time.monotonic() - began
+    report = group_record(group, recipe, trained_by, None, None, (), asked, seconds=seconds)
+    ends = group.members[recipe.operator.needs_base :]
+    return Merge(ends, None, None, state, dict(first.facts), dtype, group.small_files(), report, {}, ())
+
+
+def _trained_by(recipe: Recipe, group: Group, prints: Sequence[Fingerprint]) -> list[Evidence]:
+    """The optimizers of all models but the base; by their weights, too, where fingerprints were taken."""
+    said = group.provenance[recipe.operator.needs_base :]
+    return [optimizer_of(one, prints[place] if prints else None) for place, one in enumerate(said)]
 
 
 def _require_sense(recipe: Recipe, data: Sequence[str], align: GroupAlign, soup: Soup, gates: Gates) -> None:

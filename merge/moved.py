@@ -16,9 +16,9 @@ from isthmus.checkpoint.saving import (
     atomic_directory,
     require_free,
     save_small_files,
-    save_weights,
     write_json,
 )
+from isthmus.checkpoint.shards import save_weights
 from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.merge.candidate import ACTIVATION_TOKENS, Chooser
 from isthmus.merge.climb import climb

@@ -10,7 +10,8 @@ from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.card import FIGURE, render_card
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.manifest import REPORT, sealed
-from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
+from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
+from isthmus.checkpoint.shards import save_weights
 from isthmus.checkpoint.source import CARD
 from isthmus.eval.figures import loss_figure, png
 from isthmus.eval.report import render_report
@@ -50,7 +51,7 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
-        save_weights(directory, shapes, merged.state, merged.dtype)
+        digests = save_weights(directory, shapes, merged.state, merged.dtype)
         save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
         (directory / CARD).write_text(card, encoding="utf-8")
@@ -58,6 +59,6 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
             (directory / FIGURE).write_bytes(png(loss_figure(report)))
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")
-        report = sealed(report, directory)
+        report = sealed(report, directory, digests)
         write_json(directory / REPORT, report)
     return report

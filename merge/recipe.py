@@ -84,13 +84,14 @@ class Recipe:
         """All models in the order in which the operator sees them: the base first, if it needs one."""
         return ((str(self.base),) if self.operator.needs_base else ()) + self.models
 
-    def values(self, names: Sequence[str], layers: int) -> dict[str, dict[str, Any]]:
-        """The operator's parameters by tensor, for the tensors of a model in the order of its schema.
+    def values(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The operator's parameters by tensor, for all tensors of a model in the order of its schema.
 
         Raises BadInput for one that has to be given and is not, and for segments that are not the model's layers.
         """
-        self._require_all(layers)
         places = [layer_of(name) for name in names]
+        layers = 1 + max((layer for layer in places if layer is not None), default=-1)
+        self._require_all(layers)
         inside = [place for place, layer in enumerate(places) if layer is not None]
         found = {}
         for place, (name, layer) in enumerate(zip(names, places, strict=True)):
@@ -128,6 +129,8 @@ class Recipe:
         return default
 
     def _require_all(self, layers: int) -> None:
+        if self.segments[0].stop is None:
+            return
         end = 0
         for segment in self.segments:
             stop = layers if segment.stop is None else segment.stop

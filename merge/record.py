@@ -86,7 +86,7 @@ def group_record(
     group: Group,
     recipe: Recipe,
     trained_by: Sequence[Evidence],
-    universe: Universe,
+    universe: Universe | None,
     measured: Among | None,
     text: Sequence[Blocks],
     settings: GroupSettings,
@@ -96,12 +96,14 @@ def group_record(
     tried: Mapping[str, float] | None = None,
     chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The report of a merge by an operator, JSON-ready; `measured` is None where there was no text."""
+    """The report of a merge by an operator, JSON-ready; `universe` is None where nothing but the operator was run,
+    `measured` where there was no text.
+    """
     ends = group.members[recipe.operator.needs_base :]
     losses = measured.endpoint_losses() if measured else [{} for _ in ends]
     asked = asdict(settings)
     base = group.members[0] if recipe.operator.needs_base else None
-    method = universe.alignments[0].method if universe.alignments else "none"
+    method = universe.alignments[0].method if universe and universe.alignments else "none"
     return {
         "schema": 1,
         "command": "merge",
@@ -113,9 +115,9 @@ def group_record(
         "alignment": {
             "asked": asked.pop("align"),
             "method": method,
-            "score": universe.scores[-1],
-            "rounds": len(universe.scores) - 1,
-            "max_log_prob_error": universe.max_log_prob_error,
+            "score": universe.scores[-1] if universe else 0.0,
+            "rounds": len(universe.scores) - 1 if universe else 0,
+            "max_log_prob_error": universe.max_log_prob_error if universe else 0.0,
             "tried": dict(tried or {}),
         },
         "path": {"kind": "none", "bends": 0, "steps": 0},

@@ -4,7 +4,8 @@
   if the average is not worse with it.
 - **search**: from the best of uniform, greedy and single models, along one direction at a time: towards a model and
   away from it, with all others in proportion (weights on the simplex), or one weight alone (weights of task vectors). A
-  step that helps is followed by the lowest point of the parabola through three; steps that help nowhere are halved.
+  step that helps is followed by the lowest point of the parabola through three; steps are halved when a round of all
+  directions brings little.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Soup = Literal["uniform", "greedy", "search"]
 Weights = tuple[float, ...]
 
 FIRST_STEP, LAST_STEP = 0.25, 0.03
+WORTH = 1e-3  # nats that a round of all directions has to bring for another one with the same step
 EVALUATIONS = 60
 LARGEST = 2.0  # of a task vector's weight
 
@@ -65,10 +67,10 @@ class Kitchen:
         best = min(starts, key=self.loss)
         step = FIRST_STEP
         while step >= LAST_STEP and len(self.found) < EVALUATIONS:
-            before = best
+            before = self.loss(best)
             for index in range(self.count):
                 best = self._along(best, index, step)
-            if best == before:
+            if before - self.loss(best) < WORTH:
                 step /= 2
         return min(self.found, key=lambda weights: self.found[weights].mean) if self.found else best
 

@@ -353,7 +353,8 @@ def test_a_killed_training_goes_on_to_the_same_path(tmp_path: Path) -> None:
     other = subprocess.run([*command("cut"), "--bend-lr", "0.01"], capture_output=True, text=True)
     assert other.returncode == 2
     assert "or --restart to drop it" in other.stderr
-    subprocess.run(command("cut"), check=True, capture_output=True)
+    resumed = subprocess.run([*command("cut"), "--debug"], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
     whole, cut = ((tmp_path / name / "bends.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
     assert not state.parent.exists()

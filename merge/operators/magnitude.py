@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +38,13 @@ class Cut:
         return kept, tied + here
 
 
-def cuts(blocks: Blocks, counts: list[int]) -> list[Cut]:
-    """Where to cut every part so that `counts[i]` ≥ 1 entries are kept: by radix, in two passes over the blocks."""
+def cuts(blocks: Blocks, shares: Sequence[float]) -> list[Cut]:
+    """Where to cut every part so that its share of the entries is kept, rounded down, but at least one.
+
+    By radix, in two passes over the blocks.
+    """
     upper = _histograms(blocks, lambda bits, part: bits >> HALF)
+    counts = [max(1, int(share * histogram.sum())) for share, histogram in zip(shares, upper, strict=True)]
     bins, left = zip(
         *(_from_above(histogram, count) for histogram, count in zip(upper, counts, strict=True)), strict=True
     )

@@ -9,13 +9,14 @@ the weights that went into it. `rescale` multiplies what was kept of a tensor so
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, Each, Parts, task_vectors, weighted_sum
+from isthmus.merge.operators.blocks import Blocks, Each, Parts, weighted_sum
+from isthmus.merge.operators.coins import Coins
 from isthmus.merge.operators.magnitude import cuts
 
 NOTHING = 1e-8
@@ -26,7 +27,8 @@ def task_arithmetic(
     blocks: Blocks, *, weights: Sequence[float], scale: float = 1.0, normalize: bool = False
 ) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i (Ilharco et al. 2023, arXiv 2212.04089)."""
-    return _summed(blocks, task_vectors(blocks), weights, scale, normalize)
+    deltas = Each(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])])
+    return _summed(deltas, weights, scale, normalize)
 
 
 def ties(
@@ -43,8 +45,7 @@ def ties(
     Of every δ_i the `densities[i]` largest entries are kept; each coordinate elects the sign of Σ w_i δ_i; the entries
     of that sign are averaged with their weights (summed, without `normalize`).
     """
-    thinned = _rescaled(blocks, _Largest(blocks, densities), rescale)
-    return _elected(blocks, thinned, weights, scale, normalize)
+    return _elected(_Largest(blocks, densities, rescale=rescale), weights, scale, normalize)
 
 
 def dare_linear(
@@ -61,8 +62,7 @@ def dare_linear(
 
     Every entry of δ_i is kept with probability `densities[i]`; `key` seeds the choice.
     """
-    thinned = _rescaled(blocks, _Drawn(blocks, densities, key), rescale)
-    return _summed(blocks, thinned, weights, scale, normalize)
+    return _summed(_Drawn(blocks, densities, key, rescale=rescale), weights, scale, normalize)
 
 
 def dare_ties(
@@ -76,89 +76,99 @@ def dare_ties(
     rescale: bool = True,
 ) -> Iterator[Tensor]:
     """Drop and rescale as in `dare_linear`, then elect signs and merge as in `ties`."""
-    thinned = _rescaled(blocks, _Drawn(blocks, densities, key), rescale)
-    return _elected(blocks, thinned, weights, scale, normalize)
+    return _elected(_Drawn(blocks, densities, key, rescale=rescale), weights, scale, normalize)
 
 
-class _Largest:
-    """Task vectors of which the entries of largest magnitude are kept, the others zero."""
+class _Thinned(ABC):
+    """The base and the task vectors (δ_1, …, δ_N), of whose entries some are kept and the others are zero.
 
-    def __init__(self, blocks: Blocks, densities: Sequence[float]):
-        self._deltas, self._densities = task_vectors(blocks), densities
-        items = sum(parts[0].numel() for parts in blocks)
-        counts = [max(1, int(density * items)) for density in densities]
+    The same whenever gone through. With `rescale` what is kept of a tensor is multiplied so that Σ |δ_i| stays.
+    """
+
+    def __init__(self, blocks: Blocks, densities: Sequence[float], *, rescale: bool):
+        self._blocks, self._densities = blocks, densities
+        self._factors = self._rescaling() if rescale and min(densities) < 1 else [1.0] * len(densities)
+
+    @abstractmethod
+    def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
+        """Base, task vectors and what is kept of them (None: all), block by block."""
+
+    def __iter__(self) -> Iterator[Parts]:
+        for base, deltas, masks in self.masks(self._blocks):
+            kept = []
+            for delta, mask, factor in zip(deltas, masks, self._factors, strict=True):
+                kept.append(delta if mask is None else delta.mul_(mask))
+                if factor != 1:
+                    kept[-1] *= factor
+            yield [base, *kept]
+
+    def _rescaling(self) -> list[float]:
+        """Σ |δ_i| of all entries over that of those that are kept."""
+        before, after = [0.0] * len(self._densities), [0.0] * len(self._densities)
+        for _, deltas, masks in self.masks(self._blocks):
+            for i, (delta, mask) in enumerate(zip(deltas, masks, strict=True)):
+                delta = delta.abs_()
+                before[i] += float(delta.sum())
+                after[i] += float((delta if mask is None else delta.mul_(mask)).sum())
+        return [
+            1.0 if min(whole, kept) < SMALLEST_SUM else whole / kept for whole, kept in zip(before, after, strict=True)
+        ]
+
+
+class _Largest(_Thinned):
+    """The entries of largest magnitude are kept, of every tensor its density of them."""
+
+    def __init__(self, blocks: Blocks, densities: Sequence[float], *, rescale: bool):
         self._thin = [i for i, density in enumerate(densities) if 0 < density < 1]
-        chosen = Each(self._deltas, lambda parts: [parts[i] for i in self._thin])
-        found = cuts(chosen, [counts[i] for i in self._thin]) if self._thin else []
+        chosen = Each(blocks, lambda parts: [parts[i + 1] - parts[0] for i in self._thin])
+        found = cuts(chosen, [densities[i] for i in self._thin]) if self._thin else []
         self._cuts = dict(zip(self._thin, found, strict=True))
+        super().__init__(blocks, densities, rescale=rescale)
 
-    def __iter__(self) -> Iterator[Parts]:
+    def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
         tied = dict.fromkeys(self._thin, 0)
-        for parts in self._deltas:
-            kept = []
-            for i, (part, density) in enumerate(zip(parts, self._densities, strict=True)):
+        for base, *models in blocks:
+            deltas, masks = [model - base for model in models], []
+            for i, (delta, density) in enumerate(zip(deltas, self._densities, strict=True)):
+                mask = None if density >= 1 else torch.zeros_like(delta, dtype=torch.bool)
                 if i in self._cuts:
-                    mask, tied[i] = self._cuts[i].mask(part, tied[i])
-                    part = part * mask
-                kept.append(part if density > 0 else torch.zeros_like(part))
-            yield kept
+                    mask, tied[i] = self._cuts[i].mask(delta, tied[i])
+                masks.append(mask)
+            yield base, deltas, masks
 
 
-class _Drawn:
-    """Task vectors of which every entry is kept with a probability, the others zero; the same whenever gone through."""
+class _Drawn(_Thinned):
+    """Every entry is kept with a probability, its density."""
 
-    def __init__(self, blocks: Blocks, densities: Sequence[float], key: str):
-        self._deltas, self._densities = task_vectors(blocks), densities
+    def __init__(self, blocks: Blocks, densities: Sequence[float], key: str, *, rescale: bool):
         self._seeds = [zlib.crc32(f"{key}/{i}".encode()) for i in range(len(densities))]
+        super().__init__(blocks, densities, rescale=rescale)
 
-    def __iter__(self) -> Iterator[Parts]:
-        draws = [np.random.default_rng(seed) for seed in self._seeds]
-        for parts in self._deltas:
-            kept = []
-            for part, density, draw in zip(parts, self._densities, draws, strict=True):
-                if density < 1:
-                    part = part * (torch.from_numpy(draw.random(part.shape, dtype=np.float32)) < density)
-                kept.append(part)
-            yield kept
+    def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
+        draws = [Coins(density, seed) for density, seed in zip(self._densities, self._seeds, strict=True)]
+        for base, *models in blocks:
+            deltas = [model - base for model in models]
+            yield base, deltas, [coins.toss(base.shape) for coins in draws]
 
 
-def _rescaled(blocks: Blocks, thinned: Blocks, rescale: bool) -> Blocks:
-    """Thinned task vectors with the Σ |δ| of the whole ones, tensor by tensor."""
-    if not rescale:
-        return thinned
-    before, after = (_absolute_sums(vectors) for vectors in (task_vectors(blocks), thinned))
-    tiny = (before < SMALLEST_SUM) | (after < SMALLEST_SUM)
-    factors = torch.where(tiny, 1.0, before / torch.where(tiny, 1.0, after)).tolist()
-    return Each(thinned, lambda parts: [part * factor for part, factor in zip(parts, factors, strict=True)])
-
-
-def _absolute_sums(vectors: Blocks) -> Tensor:
-    rows = [torch.stack([part.abs().sum(dtype=torch.float64) for part in parts]) for parts in vectors]
-    return torch.stack(rows).sum(0)
-
-
-def _summed(
-    blocks: Blocks, vectors: Blocks, weights: Sequence[float], scale: float, normalize: bool
-) -> Iterator[Tensor]:
+def _summed(vectors: Blocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i, over Σ w_i with `normalize`."""
     total = sum(weights)
     factor = scale / total if normalize and abs(total) >= NOTHING else scale
-    for parts, deltas in zip(blocks, vectors, strict=True):
-        yield parts[0] + weighted_sum(deltas, [factor * weight for weight in weights])
+    for base, *deltas in vectors:
+        yield weighted_sum(deltas, [factor * weight for weight in weights]).add_(base)
 
 
-def _elected(
-    blocks: Blocks, vectors: Blocks, weights: Sequence[float], scale: float, normalize: bool
-) -> Iterator[Tensor]:
+def _elected(vectors: Blocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i over entries of the sign of Σ w_i δ_i, over the Σ w_i of these with `normalize`."""
-    for parts, deltas in zip(blocks, vectors, strict=True):
+    for base, *deltas in vectors:
         weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-        positive = weighted_sum(weighted, [1.0] * len(weighted)) >= 0
-        merged, divisor = torch.zeros_like(parts[0]), torch.zeros_like(parts[0])
+        majority = (weighted_sum(weighted, [1.0] * len(weighted)) >= 0).float() * 2 - 1
+        merged, divisor = torch.zeros_like(base), torch.zeros_like(base)
         for vector, weight in zip(weighted, weights, strict=True):
-            agrees = torch.where(positive, vector > 0, vector < 0)
-            merged += vector * agrees
-            divisor += weight * agrees
+            agrees = (vector * majority > 0).float()
+            merged.addcmul_(vector, agrees)
+            divisor.add_(agrees, alpha=weight)
         if normalize:
-            merged /= torch.where(divisor == 0, 1.0, divisor)
-        yield parts[0] + scale * merged
+            merged /= divisor.masked_fill_(divisor == 0, 1.0)
+        yield merged.mul_(scale).add_(base)

@@ -25,7 +25,8 @@ from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.manifest import sealed
 from isthmus.checkpoint.output import read_output
 from isthmus.checkpoint.push import Target, plan_push
-from isthmus.checkpoint.saving import save_weights, write_json
+from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.shards import save_weights
 from isthmus.merge.pipeline import merge
 
 A, B = EMBEDDED / "docs", EMBEDDED / "code"

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.headers import read_header
-from isthmus.checkpoint.saving import atomic_directory, save_small_files, save_weights, write_json
+from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
+from isthmus.checkpoint.shards import save_weights
 
 STATE = state_of(tiny_model())
 SHAPES = {name: tuple(value.shape) for name, value in STATE.items()}

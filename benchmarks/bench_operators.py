@@ -1,0 +1,137 @@
+"""Every method that mergekit has, too, from the same recipe, on two and three GPT-2 small, whole process, both in turn.
+
+What the two write is compared. Where entries are drawn at random (DARE) nobody draws the same, so that those are
+compared twice: with all entries kept, and with half of them kept by what must hold of any draw.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench_merge import MERGEKIT, install
+from measured import Cost, best, measure, record
+
+WEIGHTS = (0.5, 0.3, 0.7)
+RUNS = 2
+APART = 1e-5
+
+
+def recipe(work: Path, method: str, models: int, density: float) -> str:
+    """The recipe of one method for so many models."""
+    names = [work / name for name in "abc"[:models]]
+    settings = {
+        "linear": lambda w: f"weight: {w}",
+        "task_arithmetic": lambda w: f"weight: {w}",
+        "ties": lambda w: f"weight: {w}, density: {density}",
+        "dare_linear": lambda w: f"weight: {w}, density: {density}",
+        "dare_ties": lambda w: f"weight: {w}, density: {density}",
+    }
+    lines = [f"dtype: float32\nmerge_method: {method}\nmodels:"]
+    for name, weight in zip(names, WEIGHTS, strict=False):
+        own = f", parameters: {{{settings[method](weight)}}}" if method in settings else ""
+        lines.append(f"  - {{model: {name}{own}}}")
+    if method == "slerp":
+        lines.append(f"base_model: {names[0]}\nparameters: {{t: [0.2, 0.7]}}")
+    elif method not in ("linear", "karcher"):
+        lines.append(f"base_model: {work / 'base'}")
+    return "\n".join(lines) + "\n"
+
+
+def run(work: Path, program: Path) -> tuple[Cost, Cost]:
+    """mergekit and isthmus on the recipe that lies there."""
+    theirs = best([program, work / "recipe.yml", work / "theirs", "--allow-crimes"], RUNS)
+    ours = best(
+        [Path(sys.executable).parent / "isthmus", "merge", work / "recipe.yml", "-o", work / "ours", "--overwrite"],
+        RUNS,
+    )
+    return ours, theirs
+
+
+def compared(what: str, work: Path) -> object:
+    """What a function of this script finds, in a process of its own: a child's peak counts what its parent holds."""
+    found = subprocess.run([sys.executable, __file__, what, work], check=True, capture_output=True, text=True)
+    return json.loads(found.stdout)
+
+
+def difference(work: Path) -> dict[str, float]:
+    """The two results: the largest difference, against the largest entry of the tensor, and how many entries are apart.
+
+    Entries are apart where they differ by more than 1e-5 of that: TIES keeps exactly its share, and which of the entries
+    of equal magnitude it keeps is arbitrary. The largest difference is that of all others.
+    """
+    from safetensors.torch import load_file
+
+    ours, theirs = (load_file(work / name / "model.safetensors") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys(), "the two write other tensors"
+    apart, largest = 0, 0.0
+    for name, mine in ours.items():
+        relative = (mine - theirs[name]).abs() / theirs[name].abs().max()
+        apart += int((relative > APART).sum())
+        largest = max(largest, relative[relative <= APART].max().item())
+    return {"largest": largest, "entries_apart": apart}
+
+
+def drawn(work: Path) -> dict[str, float]:
+    """Of one task vector, half dropped: the share that each tool kept, and its sum of magnitudes over the whole one."""
+    import torch
+    from safetensors.torch import load_file
+
+    found = {}
+    base, model = (load_file(work / name / "model.safetensors") for name in ("base", "a"))
+    for tool in ("ours", "theirs"):
+        merged = load_file(work / tool / "model.safetensors")
+        kept = [(merged[name] != base[name]).double().mean().item() * base[name].numel() for name in base]
+        moved, before = (
+            torch.stack([(state[name] - base[name]).abs().sum(dtype=torch.float64) for name in base]).sum()
+            for state in (merged, model)
+        )
+        found[f"{tool} kept"] = round(sum(kept) / sum(tensor.numel() for tensor in base.values()), 4)
+        found[f"{tool} magnitude"] = round((moved / before).item() / WEIGHTS[0], 4)
+    return found
+
+
+def main() -> None:
+    program = install()
+    rows: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        script = Path(__file__).with_name("gpt2_small.py")
+        subprocess.run(
+            [sys.executable, script, "--family", work / "base", *(work / name for name in "abc")], check=True
+        )
+        kinds = [("slerp", 2, 0.4)]
+        for method in ("linear", "karcher", "task_arithmetic", "ties", "model_stock"):
+            kinds += [(method, 2, 0.4), (method, 3, 0.4)]
+        for method in ("dare_linear", "dare_ties"):
+            kinds += [(method, 2, 1.0), (method, 3, 1.0), (method, 1, 0.5)]
+        for method, models, density in kinds:
+            (work / "recipe.yml").write_text(recipe(work, method, models, density))
+            ours, theirs = run(work, program)
+            row: dict[str, object] = {
+                "seconds": {"isthmus": round(ours.seconds, 2), "mergekit": round(theirs.seconds, 2)},
+                "peak_GB": {"isthmus": round(ours.peak / 1e9, 2), "mergekit": round(theirs.peak / 1e9, 2)},
+                "time_ratio": round(ours.seconds / theirs.seconds, 3),
+                "memory_ratio": round(ours.peak / theirs.peak, 3),
+            }
+            what = "drawn" if method.startswith("dare") and density < 1 else "difference"
+            if method == "karcher":  # its float32 is coarse where models are close: compare with its float64
+                text = recipe(work, method, models, density).replace(
+                    "dtype: float32", "dtype: float64\nout_dtype: float32"
+                )
+                (work / "exact.yml").write_text(text)
+                measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])
+            row[what] = compared(what, work)
+            rows[f"{method}, {models} models, density {density:g}" if "dare" in method else f"{method}, {models}"] = row
+            print(method, models, row, flush=True)
+    record("operators", {"what": __doc__.split("\n")[0], "baseline": MERGEKIT, "methods": rows})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps({"drawn": drawn, "difference": difference}[sys.argv[1]](Path(sys.argv[2]))))
+    else:
+        main()

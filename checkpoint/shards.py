@@ -1,0 +1,137 @@
+"""Weights as safetensors files, one or several with an index, written block by block and hashed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.rows import in_blocks
+from isthmus.checkpoint.saving import write_json
+
+SHARD_BYTES = 5 * 10**9
+FLUSH_BYTES = 2**26
+AHEAD = 8  # blocks that wait to be written, at most
+SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def save_weights(
+    directory: Path,
+    names: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, str]:
+    """Write weights as safetensors, tensor by tensor; of a state that gives blocks of rows, block by block.
+
+    `names` gives the shape of every tensor. Above `shard_bytes` the weights go into several files with an index, as
+    transformers writes them. Returns the SHA-256 of every file of weights, 64 hex digits.
+    """
+    item = torch.empty(0, dtype=dtype).element_size()
+    sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
+    shards: list[list[str]] = [[]]
+    for name in names:
+        if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > shard_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    files = ["model.safetensors"]
+    if len(shards) > 1:
+        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard},
+        }
+        write_json(directory / "model.safetensors.index.json", index)
+    digests = {}
+    with _one_thread():
+        for file, shard in zip(files, shards, strict=True):
+            with _Writer(directory / file) as out:
+                out.write(_header({name: (names[name], sizes[name]) for name in shard}, dtype))
+                for name in shard:
+                    for block in in_blocks(state, name):
+                        content = block.to(dtype).contiguous()
+                        out.write(content.flatten().view(torch.uint8).numpy().data)
+            digests[file] = out.digest
+    return digests
+
+
+def _header(tensors: Mapping[str, tuple[tuple[int, ...], int]], dtype: torch.dtype) -> bytes:
+    """What a safetensors file begins with, for tensors of these shapes and sizes in bytes."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (shape, size) in tensors.items():
+        header[name] = {
+            "dtype": SAFETENSORS_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return struct.pack("<Q", len(raw)) + raw
+
+
+class _Writer:
+    """A file that is written and hashed by one thread and brought to the disk by another, while blocks are made."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb", buffering=0)
+        self._hash, self._unflushed = hashlib.sha256(), 0
+        self._writer, self._flusher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+        self._flushing: Future[None] = self._flusher.submit(lambda: None)
+        self.digest = ""
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Take a block. Raises OSError when an earlier one could not be written."""
+        while len(self._waiting) >= AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._writer.submit(self._write, memoryview(content)))
+
+    def _write(self, content: memoryview) -> None:
+        self._hash.update(content)
+        self._unflushed += len(content)
+        while len(content):
+            content = content[self._file.write(content) :]
+        if self._unflushed > FLUSH_BYTES and self._flushing.done():
+            self._flushing.result()
+            self._unflushed, self._flushing = 0, self._flusher.submit(os.fdatasync, self._file.fileno())
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                for future in self._waiting:
+                    future.result()
+                self._flushing.result()
+                self.digest = self._hash.hexdigest()
+        finally:
+            self._writer.shutdown(cancel_futures=True)
+            self._flusher.shutdown()
+            self._file.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Blocks are too small for several threads to share, and the other cores have reading and writing to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

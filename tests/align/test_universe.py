@@ -1,0 +1,100 @@
+"""Any number of states in one universe: permuted and rotated copies come back, function unchanged, cycles closed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import state_of, tiny_model
+
+from isthmus.align.alignment import Alignment
+from isthmus.align.canonical import canonical
+from isthmus.align.families import family
+from isthmus.align.matching import stream_rotation
+from isthmus.align.pipeline import align_states
+from isthmus.align.universe import align_all
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.model import log_probs
+
+MODEL = tiny_model(0)
+CONFIG, STATE = MODEL.config, state_of(MODEL)
+TABLE = family(CONFIG)
+
+
+def scrambled(seed: int, method: str) -> dict[str, torch.Tensor]:
+    """The same function under random elements of all spaces."""
+    generator = torch.Generator().manual_seed(seed)
+    elements = {}
+    for name, space in TABLE.spaces.items():
+        if space.kind in ("neurons", "heads") or method == "permutation":
+            if space.kind == "inner":
+                eye = torch.eye(space.size, dtype=torch.float64)
+                orders = [torch.randperm(space.size, generator=generator) for _ in range(space.blocks)]
+                elements[name] = torch.stack([eye[order] for order in orders])
+            else:
+                elements[name] = torch.randperm(space.size, generator=generator)
+        elif space.kind == "inner":
+            random = torch.randn(space.blocks, space.size, space.size, generator=generator, dtype=torch.float64)
+            elements[name] = torch.linalg.qr(random).Q
+        else:
+            elements[name] = stream_rotation(torch.randn(space.size, space.size, generator=generator).double())
+    return Alignment(method, elements, 1.0).apply(STATE, TABLE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["permutation", "orthogonal"])
+def test_scrambled_copies_come_back(method: str) -> None:
+    """Three copies, each scrambled in its own way, end at the first, and their average computes what it does."""
+    states = [STATE, scrambled(1, method), scrambled(2, method)]
+    config = Alignment(method, {}, 1.0).config(CONFIG)  # type: ignore[arg-type]
+    if method == "orthogonal":
+        states[0] = canonical(STATE, TABLE)
+    found = align_all(states, config, method)  # type: ignore[arg-type]
+    assert found.scores[-1] == pytest.approx(1, abs=1e-5)
+    average = {name: sum(state[name] for state in found.states) / 3 for name in found.states[0]}
+    ids = torch.randint(CONFIG.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
+    assert (log_probs(average, found.config, ids) - log_probs(STATE, CONFIG, ids)).abs().max() < 1e-3
+    assert found.max_log_prob_error < 1e-4
+
+
+def test_the_first_stays_and_two_are_aligned_as_a_pair() -> None:
+    other = state_of(tiny_model(1))
+    found = align_all([STATE, other], CONFIG)
+    pair = align_states(STATE, other, CONFIG)
+    assert all(torch.equal(found.states[0][name], pair.a[name]) for name in pair.a)
+    assert all(torch.allclose(found.states[1][name], pair.b[name], atol=1e-6) for name in pair.b)
+
+
+def test_rounds_only_raise_the_agreement_and_cycles_close() -> None:
+    states = [state_of(tiny_model(seed)) for seed in range(4)]
+    found = align_all(states, CONFIG, "orthogonal")
+    assert len(found.scores) >= 2
+    assert all(later >= earlier - 1e-6 for earlier, later in zip(found.scores, found.scores[1:], strict=False))
+    # Round the cycle B → A → C → B: the composition moves nothing.
+    table = TABLE.untied()
+    to_a, c_to_a = found.alignments[0], found.alignments[1]
+    there = to_a.compose(c_to_a.inverse(table), table)
+    back = there.compose(c_to_a, table).compose(to_a.inverse(table), table)
+    for name, element in back.elements.items():
+        if element.dtype == torch.int64:
+            assert torch.equal(element, torch.arange(element.numel()))
+        else:
+            assert torch.allclose(
+                element, torch.eye(element.shape[-1], dtype=element.dtype).expand_as(element), atol=1e-9
+            )
+        assert name in TABLE.spaces
+
+
+def test_functions_are_unchanged() -> None:
+    states = [state_of(tiny_model(seed)) for seed in range(3)]
+    ids = torch.randint(CONFIG.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
+    for method in ("permutation", "orthogonal", "combined"):
+        found = align_all(states, CONFIG, method, ids=torch.randint(CONFIG.vocab_size, (8, 32)))  # type: ignore[arg-type]
+        for before, after in zip(states, found.states, strict=True):
+            difference = log_probs(after, found.config, ids) - log_probs(before, CONFIG, ids)
+            assert difference.abs().max() < 1e-4
+
+
+def test_what_it_does_not_do() -> None:
+    with pytest.raises(BadInput, match="aligned by a closed form"):
+        align_all([STATE, STATE, STATE], CONFIG, "learned")
+    with pytest.raises(BadInput, match="give token ids"):
+        align_all([STATE, STATE, STATE], CONFIG, "combined")
