@@ -167,6 +167,15 @@ SoupOption = Annotated[
 Search = Annotated[
     bool, typer.Option("--search", help="Search for weights on the select text.", rich_help_panel=OPERATORS)
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        help="For models larger than memory: measure them with so much of one in memory (6GB), the rest from disk.",
+        show_default=False,
+        rich_help_panel=OPERATORS,
+    ),
+]
 PathOption = Annotated[
     str,
     typer.Option(
@@ -389,6 +398,7 @@ def merge(
     scale: Scale = None,
     soup: SoupOption = "uniform",
     search: Search = False,
+    max_memory: MaxMemory = None,
     align: Annotated[
         AlignChoice | None,
         typer.Option(
@@ -523,9 +533,12 @@ def merge(
     }
     by_operator = method is not None or len(models) != 2
     for_operator = {"--base": base, "--weight": weight, "--density": density, "--lambda": scale, "--search": search}
+    for_operator["--max-memory"] = max_memory
     for_path = {"--path": path != "linear", "--restore-spectrum": restore_spectrum, "--fit-on": fit_on}
     if not by_operator and (soup != "uniform" or any(for_operator.values())):
-        raise BadInput("--base, --weight, --density, --lambda, --soup and --search are for a --method: name one")
+        raise BadInput(
+            "--base, --weight, --density, --lambda, --soup, --search and --max-memory are for a --method: name one"
+        )
     for option, given in for_path.items():
         if by_operator and given:
             raise BadInput(f"{option} is for two models and the path between them: leave it out, or leave --method out")
@@ -538,8 +551,9 @@ def merge(
             recipe, from_file = _recipe(models, method, base, weight, density, scale, t)
             result = combine(
                 recipe,
-                align=align or ("auto" if data and not from_file else "none"),
+                align=align or ("auto" if data and not from_file and max_memory is None else "none"),
                 soup="search" if search else soup,
+                max_memory=max_memory,
                 progress=progress,
                 **usual,
             )

@@ -60,8 +60,8 @@ def compared(what: str, work: Path) -> object:
 def difference(work: Path) -> dict[str, float]:
     """The two results: the largest difference, against the largest entry of the tensor, and how many entries are apart.
 
-    Entries are apart where they differ by more than 1e-5 of that: TIES keeps exactly its share, and which of the entries
-    of equal magnitude it keeps is arbitrary. The largest difference is that of all others.
+    Entries are apart where they differ by more than 1e-5 of that: TIES keeps exactly its share, and which of several
+    entries of equal magnitude it keeps is arbitrary. The largest difference is that of all others.
     """
     from safetensors.torch import load_file
 

@@ -53,7 +53,10 @@ class Member:
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """An ensemble, measured and not yet saved: its members, what isthmus.json holds, and how to find them again."""
+    """An ensemble, measured and not yet saved: its members, what isthmus.json holds, and how to find them again.
+
+    `token_losses` are those of the members on the report text: label → (blocks, context − 1), in nats.
+    """
 
     members: tuple[Member, ...]
     checkpoints: tuple[Checkpoint, ...]
@@ -62,6 +65,7 @@ class EnsembleResult:
     average: Average
     report: dict[str, Any]
     files: Mapping[str, Path]
+    token_losses: tuple[dict[str, Tensor], ...]
 
     def model(self) -> Ensemble:
         """The ensemble as one model of transformers."""
@@ -167,7 +171,16 @@ def ensemble(
         "seconds": round(time.monotonic() - began, 3),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
     }
-    return EnsembleResult(tuple(members), group.members, path, tuple(at), average, report, group.small_files())
+    return EnsembleResult(
+        tuple(members),
+        group.members,
+        path,
+        tuple(at),
+        average,
+        report,
+        group.small_files(),
+        tuple(meter.token_losses[: len(members)]),
+    )
 
 
 def load_ensemble(directory: str | Path) -> Ensemble:

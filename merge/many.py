@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from isthmus.align.alignment import LOOKING
 from isthmus.align.families import FAMILIES, family
@@ -17,6 +18,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.group import Group, open_group
 from isthmus.checkpoint.provenance import Evidence
 from isthmus.eval.fingerprint import Fingerprint
+from isthmus.eval.placed import bytes_of
 from isthmus.eval.samples import Sample, samples
 from isthmus.eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumReport, among
 from isthmus.eval.text import Blocks, labelled_blocks
@@ -26,6 +28,8 @@ from isthmus.merge.cook import Cook, GroupAlign, fit_tokens
 from isthmus.merge.gates import Gates
 from isthmus.merge.measure import Among, rounded
 from isthmus.merge.pipeline import pick_device
+from isthmus.merge.placed import Scratch, measured_from_disk
+from isthmus.merge.plane import simplex_plane
 from isthmus.merge.progress import Progress
 from isthmus.merge.provenance import fingerprint_of, optimizer_of
 from isthmus.merge.recipe import Recipe
@@ -48,6 +52,7 @@ def combine(
     same_kind: float = SAME_KIND,
     dtype: torch.dtype | None = None,
     device: str = "auto",
+    max_memory: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Merge:
@@ -60,6 +65,10 @@ def combine(
     mean; else ``orthogonal`` or ``combined``, where that makes it better by more than the noise. Operators that want
     statistics take them from the fit text.
 
+    `max_memory`, a size such as ``6GB``, is for models larger than memory: they are merged from disk to disk and
+    measured from there, with so much of a model in memory (`isthmus.eval.placed`), without alignment, choice of weights
+    or spectrum.
+
     `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
     float32.
 
@@ -69,6 +78,9 @@ def combine(
     arguments, began = dict(locals()), time.monotonic()
     progress = progress or Progress()
     _require_sense(recipe, data, align, soup, gates)
+    memory = None if max_memory is None else bytes_of(max_memory)
+    if memory is not None:
+        _require_disk(recipe, data, align, soup, gates, measure_spectrum)
     device = pick_device(device)
     progress.stage("checking")
     group = open_group(recipe.ingredients, tokenizer_of=recipe.tokenizer, families=FAMILIES)
@@ -88,7 +100,8 @@ def combine(
     asked = GroupSettings(align, soup, seed, str(dtype).removeprefix("torch."), command)
     if not (data or align != "none" or measure_spectrum or gates.require_spectrum):
         return _streamed(recipe, group, values, dtype, asked, began)
-    group = replace(group, members=tuple(replace(m, state=dict(m.state)) for m in group.members))
+    if memory is None:
+        group = replace(group, members=tuple(replace(m, state=dict(m.state)) for m in group.members))
     text: tuple[Blocks, ...] = ()
     if data:
         progress.stage("reading text")
@@ -102,6 +115,11 @@ def combine(
             report_tokens=tokens,
             seed=seed,
         )
+    if memory is not None:
+        lazy = Combined(recipe.operator, [m.state for m in group.members], values, seed=seed)
+        found, state, scratch = measured_from_disk(recipe, group, lazy, text, memory, dtype, progress)
+        gates.pass_loss(found.report())
+        return _finished(recipe, group, state, dtype, asked, began, found, text, scratch)
     cook = Cook(recipe, group, text, device=device, seed=seed, progress=progress)
     universe, tried = cook.aligned(align, known=known)
     values = recipe.values(list(universe.states[0]))
@@ -124,16 +142,24 @@ def combine(
 
     ends = group.members[recipe.operator.needs_base :]
     verdict: SpectrumReport | None = None
-    found: list[Spectrum] = []
+    spectra: list[Spectrum] = []
     if wanted or gates.require_spectrum:
         progress.stage("measuring the spectrum", len(ends) + 1)
         for member in ends:
-            found.append(spectrum(member.state, member.config))
+            spectra.append(spectrum(member.state, member.config))
             progress.advance()
-        verdict = among(found, spectrum(state, universe.config), max_excess=max_excess, same_kind=same_kind)
+        verdict = among(spectra, spectrum(state, universe.config), max_excess=max_excess, same_kind=same_kind)
         gates.pass_spectrum(verdict, max_excess)
-    prints = [fingerprint_of(m.state, m.config, one) for m, one in zip(ends, found, strict=True)] if found else []
+    prints = [fingerprint_of(m.state, m.config, one) for m, one in zip(ends, spectra, strict=True)] if spectra else []
     trained_by = _trained_by(recipe, group, prints)
+    plane = None
+    if text and len(ends) == 3:
+        aligned = universe.states[recipe.operator.needs_base :]
+        shares = recipe.plain_weights() if recipe.operator.name == "linear" else None
+        try:
+            plane = simplex_plane(aligned, shares, universe.config, text, device, progress)
+        except BadInput:  # two of them are the same, or all lie on one line
+            plane = None
     told: tuple[Sample, ...] = ()
     if text:
         progress.stage("writing samples")
@@ -153,6 +179,7 @@ def combine(
         verdict=verdict,
         tried=tried,
         chosen=chosen,
+        plane=plane,
     )
     alignment = universe.alignments[0] if universe.alignments else None
     return Merge(ends, alignment, None, state, facts, dtype, group.small_files(), report, {}, told)
@@ -167,18 +194,49 @@ def _streamed(
     began: float,
 ) -> Merge:
     """The operator and nothing else: block by block when it is saved, no model ever in memory whole."""
-    states, first = [member.state for member in group.members], group.members[0]
-    state = Combined(recipe.operator, states, values, seed=asked.seed)
+    state = Combined(recipe.operator, [member.state for member in group.members], values, seed=asked.seed)
+    return _finished(recipe, group, state, dtype, asked, began)
+
+
+def _finished(
+    recipe: Recipe,
+    group: Group,
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    asked: GroupSettings,
+    began: float,
+    measured: Among | None = None,
+    text: Sequence[Blocks] = (),
+    scratch: Scratch | None = None,
+) -> Merge:
+    """The merge of models that were never in memory, and its report."""
     trained_by, seconds = _trained_by(recipe, group, ()), time.monotonic() - began
-    report = group_record(group, recipe, trained_by, None, None, (), asked, seconds=seconds)
-    ends = group.members[recipe.operator.needs_base :]
-    return Merge(ends, None, None, state, dict(first.facts), dtype, group.small_files(), report, {}, ())
+    report = group_record(group, recipe, trained_by, None, measured, text, asked, seconds=seconds)
+    ends, facts = group.members[recipe.operator.needs_base :], dict(group.members[0].facts)
+    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, (), scratch=scratch)
 
 
 def _trained_by(recipe: Recipe, group: Group, prints: Sequence[Fingerprint]) -> list[Evidence]:
     """The optimizers of all models but the base; by their weights, too, where fingerprints were taken."""
     said = group.provenance[recipe.operator.needs_base :]
     return [optimizer_of(one, prints[place] if prints else None) for place, one in enumerate(said)]
+
+
+def _require_disk(
+    recipe: Recipe, data: Sequence[str], align: GroupAlign, soup: Soup, gates: Gates, spectrum: bool | None
+) -> None:
+    """Raise BadInput for what cannot be done with models that do not fit into memory."""
+    if not data:
+        raise BadInput("--max-memory is for measuring: without --data, models never are in memory whole")
+    asked = {
+        f"--align {align}": align != "none",
+        f"a {soup} soup": soup != "uniform",
+        f"--method {recipe.operator.name}": recipe.operator.knows is not None,
+        "the spectrum": bool(spectrum) or gates.require_spectrum,
+    }
+    for what, wanted in asked.items():
+        if wanted:
+            raise BadInput(f"{what} needs the models in memory: leave out that or --max-memory")
 
 
 def _require_sense(recipe: Recipe, data: Sequence[str], align: GroupAlign, soup: Soup, gates: Gates) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
 
 from isthmus.align.families import FAMILIES
 from isthmus.align.pipeline import align_states
@@ -23,6 +25,9 @@ from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.point import grid
 from isthmus.merge.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 RESOLUTION = 13
 BLOCKS = 8
@@ -141,3 +146,33 @@ def path_plane(
             weights = coefficients(path.kind, t, 3)
             route.append([sum(w * place[i] for w, place in zip(weights, places, strict=True)) for i in (0, 1)])
     return {**plane.to_dict(), "path": route}
+
+
+def simplex_plane(
+    states: Sequence[Mapping[str, Tensor]],
+    shares: Sequence[float] | None,
+    config: PretrainedConfig,
+    text: Sequence[Blocks],
+    device: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The plane through three models, on which all their averages lie, on a part of the report text, JSON-ready.
+
+    Marked are their plain average and, where the merge is one with `shares`, the merge. The path is the triangle.
+    """
+    blocks = {part.label: part.report[:BLOCKS] for part in text}
+    progress.stage("measuring the plane", RESOLUTION**2 * sum(map(len, blocks.values())))
+    meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
+    plane = measure_plane(dict(zip("ABC", states, strict=True)), meter, resolution=RESOLUTION)
+    corners = list(plane.models.values())
+
+    def place(weights: Sequence[float]) -> tuple[float, float]:
+        x, y = (sum(w * corner[i] for w, corner in zip(weights, corners, strict=True)) for i in (0, 1))
+        return x, y
+
+    even = (1 / 3,) * 3
+    marked = {"average": place(even)}
+    if shares is not None and max(abs(s - e) for s, e in zip(shares, even, strict=True)) > 1e-3:
+        marked["merge"] = place(shares)
+    found = replace(plane, models={**plane.models, **marked})
+    return {**found.to_dict(), "path": [list(corner) for corner in (*corners, corners[0])]}

@@ -95,6 +95,7 @@ def group_record(
     verdict: SpectrumReport | None = None,
     tried: Mapping[str, float] | None = None,
     chosen: Mapping[str, Any] | None = None,
+    plane: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report of a merge by an operator, JSON-ready; `universe` is None where nothing but the operator was run,
     `measured` where there was no text.
@@ -123,7 +124,7 @@ def group_record(
         "path": {"kind": "none", "bends": 0, "steps": 0},
         **(measured.report() if measured else unmeasured(None)),
         "spectrum": asdict(verdict) if verdict else None,
-        "plane": None,
+        "plane": plane,
         "vocabulary": None,
         **_ending(text, group.licences, asked, seconds),
     }

@@ -23,6 +23,8 @@ from isthmus.merge.training_state import TrainingState
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from isthmus.merge.placed import Scratch
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -32,7 +34,7 @@ class Merge:
     `facts` is what config.json will say, `files` are the small files to
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
     `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
-    saved.
+    saved, `scratch` the folder in which `state` lies, where it was never in memory.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -47,6 +49,7 @@ class Merge:
     samples: tuple[Sample, ...]
     seen: Seen = field(default_factory=Seen)
     training_state: TrainingState | None = None
+    scratch: Scratch | None = None
 
     @cached_property
     def config(self) -> PretrainedConfig:

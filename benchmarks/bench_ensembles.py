@@ -1,0 +1,91 @@
+"""Ensembles with a path point, and three models in one universe: losses, not timings, on held-out text.
+
+For each kind of pair a curve of one bend is trained (300 steps, `isthmus path`), the lowest point of its inside is taken,
+and A and B are held against A, B and that point as an ensemble, on the same blocks. Then three independent models are
+aligned to each other, and the excess of their plain average is held against the highest barrier of a pair of them, each
+aligned as a pair.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+from measured import record
+
+from isthmus.eval.loss import ensemble_losses
+from isthmus.merge.curve import CurvePlan
+from isthmus.merge.ensembles import ensemble
+from isthmus.merge.many import combine
+from isthmus.merge.pipeline import merge
+from isthmus.merge.recipe import recipe
+
+CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
+TEXTS = ["docs=stdlib:docs:heldout", "code=stdlib:code:heldout"]
+PAIRS = {
+    "AdamW, AdamW": ("adamw-1", "adamw-2"),
+    "Muon, Muon": ("muon-1", "muon-2"),
+    "AdamW, Muon": ("adamw-1", "muon-1"),
+}
+THREE = ("adamw-1", "adamw-2", "muon-1")
+
+
+def with_path_point(pair: tuple[str, str], work: Path) -> dict[str, object]:
+    """A and B, the path point, and their ensembles."""
+    models = [CHECKPOINTS / name for name in pair]
+    path = merge(*models, data=TEXTS, path=CurvePlan("polychain"), align="orthogonal")
+    path.save_path(work / "path", overwrite=True)
+    t = path.report["merge_point"]["t"]
+    if not 0.3 <= t <= 0.7:  # a point near an end says what that end says
+        inside = [row for row in path.report["profile"] if 0.3 <= row["t"] <= 0.7]
+        t = min(inside, key=lambda row: row["loss"])["t"]
+    found = ensemble(models, data=TEXTS, path=work / "path", at=[t], align="none")
+    tokens = found.token_losses
+    two, three = ensemble_losses(tokens[:2]), ensemble_losses(tokens[:3])
+    gain = two - three
+    members = {row["name"]: round(row["loss"], 4) for row in found.report["models"] if row["kind"] == "member"}
+    return {
+        "t": t,
+        "members": members,
+        "A and B": round(two.mean, 4),
+        "A, B and the point": round(three.mean, 4),
+        "gain": round(gain.mean, 4),
+        "gain_stderr": round(gain.stderr, 4),
+    }
+
+
+def universe(align: str) -> dict[str, object]:
+    """The plain average of three, and the pairs' barriers, after one alignment."""
+    three = [str(CHECKPOINTS / name) for name in THREE]
+    report = combine(recipe("linear", three), data=TEXTS, align=align, measure_spectrum=True).report
+    pairs = {}
+    for a, b in itertools.combinations(THREE, 2):
+        line = merge(CHECKPOINTS / a, CHECKPOINTS / b, data=TEXTS, align=align, measure_spectrum=False)
+        pairs[f"{a}, {b}"] = round(line.report["barrier"], 4)
+    excess = report["baselines"]["average"]["excess"]
+    return {
+        "uniform_average_excess": round(excess, 4),
+        "naive_average_excess": round(report["baselines"]["naive_average"]["excess"], 4),
+        "pairwise_barriers": pairs,
+        "ratio_to_worst_pair": round(excess / max(pairs.values()), 3),
+        "rounds": report["alignment"]["rounds"],
+        "spectrum": report["spectrum"]["verdict"],
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ensembles = {}
+        for kind, pair in PAIRS.items():
+            ensembles[kind] = with_path_point(pair, Path(folder))
+            print(kind, ensembles[kind], flush=True)
+    universes = {}
+    for align in ("permutation", "orthogonal", "combined"):
+        universes[align] = universe(align)
+        print(align, universes[align], flush=True)
+    record("ensembles", {"what": __doc__.split("\n")[0], "ensembles": ensembles, "three_in_one_universe": universes})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The loss of a model on disk that need not fit into memory: accelerate places its layers on GPUs, in memory, on disk."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.loss import LOGITS_AT_ONCE
+from isthmus.eval.processes import shared
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def bytes_of(size: str) -> int:
+    """The bytes that ``6GB``, ``500M`` or ``1000000`` stand for. Raises BadInput for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", size.strip(), re.IGNORECASE)
+    if match is None:
+        raise BadInput(f"--max-memory is a size such as 6GB or 500MB; got '{size}'")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+@torch.no_grad()
+def placed_token_losses(
+    directory: Path,
+    blocks: Mapping[str, Tensor],
+    memory: int,
+    *,
+    on_blocks: Callable[[int], None] = lambda count: None,
+) -> dict[str, Tensor]:
+    """−log p of every predicted token, float32, label → (blocks, context − 1), of the model in a directory.
+
+    At most `memory` bytes of weights are kept in main memory; what is more goes to GPUs where there are any, and else
+    stays on disk, from where a layer is read whenever it is its turn. In float32.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    limits: dict[int | str, int] = {"cpu": memory}
+    if torch.cuda.is_available():
+        limits |= {place: torch.cuda.mem_get_info(place)[0] * 4 // 5 for place in range(torch.cuda.device_count())}
+    with tempfile.TemporaryDirectory(prefix="isthmus-offload-") as folder:
+        logging.disable_progress_bar()
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=torch.float32, device_map="auto", max_memory=limits, offload_folder=folder
+            ).eval()
+        finally:
+            logging.enable_progress_bar()
+        found = {}
+        for label, rows in blocks.items():
+            parts = []
+            for part in torch.split(rows, max(1, LOGITS_AT_ONCE // (rows.shape[1] * int(model.config.vocab_size)))):
+                parts.append(shared(part, lambda ids: _token_losses(model, ids)))
+                on_blocks(part.shape[0])
+            found[label] = torch.cat(parts)
+    return found
+
+
+def _token_losses(model: Any, ids: Tensor) -> Tensor:
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    return torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:].to(logits.device), reduction="none").cpu()

@@ -1,0 +1,84 @@
+"""A merge of models larger than memory, with text: made from disk to disk, and measured from there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from isthmus.align.families import FAMILIES
+from isthmus.checkpoint.config import schema_of
+from isthmus.checkpoint.group import Group
+from isthmus.checkpoint.loading import load
+from isthmus.checkpoint.saving import save_small_files
+from isthmus.checkpoint.shards import save_weights
+from isthmus.eval.loss import ensemble_losses, per_block
+from isthmus.eval.placed import placed_token_losses
+from isthmus.eval.text import Blocks
+from isthmus.merge.measure import Among
+from isthmus.merge.path import Blend
+from isthmus.merge.progress import Progress
+from isthmus.merge.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Scratch:
+    """A folder on disk that a merge lies in until it is saved; gone when nobody needs it any more."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="isthmus-merge-")
+
+    def put(self, name: str, state: Mapping[str, Tensor], facts: Mapping[str, Any], dtype: torch.dtype) -> Path:
+        """Write a model without its tokenizer, and say where it is."""
+        place = Path(self._folder.name) / name
+        place.mkdir()
+        save_weights(place, schema_of(facts, name, FAMILIES).shapes, state, dtype)
+        save_small_files(place, facts, {}, dtype)
+        return place
+
+
+def measured_from_disk(
+    recipe: Recipe,
+    group: Group,
+    state: Mapping[str, Tensor],
+    text: Sequence[Blocks],
+    memory: int,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> tuple[Among, Mapping[str, Tensor], Scratch]:
+    """All models, their plain average, their ensemble and the merge on the report text, with `memory` bytes of weights.
+
+    The merge is written once and measured as it will be saved; its state on disk comes back, with the folder in which it
+    lies.
+    """
+    parts = {part.label: part.report for part in text}
+    base, ends = recipe.operator.needs_base, group.members[recipe.operator.needs_base :]
+    facts, scratch = group.members[0].facts, Scratch()
+    count = sum(map(len, parts.values()))
+
+    def losses(name: str, place: Path) -> dict[str, Tensor]:
+        progress.stage(f"measuring {name}", count)
+        advance: Callable[[int], None] = progress.advance
+        return placed_token_losses(place, parts, memory, on_blocks=advance)
+
+    progress.stage(f"merging ({recipe.operator.name})")
+    merged = scratch.put("merge", state, facts, dtype)
+    even = [1 / len(ends)] * len(ends)
+    average = scratch.put("average", Blend([end.state for end in ends], even), facts, dtype)
+    members = [losses(end.name, end.files["config.json"].parent) for end in ends]
+    naive = per_block(losses("the plain average", average))
+    whole = Among(
+        tuple(per_block(member) for member in members),
+        tuple(recipe.plain_weights() or even),
+        per_block(losses("the base", group.members[0].files["config.json"].parent)) if base else None,
+        naive,
+        naive,
+        per_block(losses("the merge", merged)),
+        ensemble_losses(members),
+    )
+    return whole, load(merged, families=FAMILIES).state, scratch

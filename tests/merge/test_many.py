@@ -1,0 +1,180 @@
+"""Any number of models merged by operators: from disk and in memory, with text and without, by options and recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EMBEDDED
+from safetensors.torch import load_file
+
+from isthmus.checkpoint.card import render_card
+from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels
+from isthmus.eval.summary import loss_table, sentences
+from isthmus.merge.gates import Gates
+from isthmus.merge.many import combine
+from isthmus.merge.mergekit import read_recipe
+from isthmus.merge.recipe import recipe
+
+BASE, DOCS, CODE, OTHER, MUON = (str(EMBEDDED / name) for name in ("adamw-1", "docs", "code", "adamw-2", "muon-1"))
+TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")
+QUICK = {"data": TEXT, "tokens": 1024}
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def test_from_disk_to_disk_and_in_memory_are_the_same(tmp_path: Path) -> None:
+    plan = recipe("ties", [DOCS, CODE], base=BASE, weights=[[0.6], [0.8, 0.4]], densities=[[0.5]])
+    combine(plan, dtype=torch.float32).save(tmp_path / "streamed")
+    combine(plan, dtype=torch.float32, measure_spectrum=True).save(tmp_path / "measured")
+    streamed, measured = weights(tmp_path / "streamed"), weights(tmp_path / "measured")
+    assert all(torch.equal(streamed[name], measured[name]) for name in streamed)
+    base, docs = (
+        load_file(Path(place) / "model.safetensors")["transformer.wte.weight"].float() for place in (BASE, DOCS)
+    )
+    assert not torch.equal(streamed["transformer.wte.weight"], base)
+    assert not torch.equal(streamed["transformer.wte.weight"], docs)
+    report = json.loads((tmp_path / "streamed" / "isthmus.json").read_text())
+    assert [end["ref"] for end in report["endpoints"]] == ["docs", "code"]
+    assert report["base"]["ref"] == "adamw-1"
+    assert report["spectrum"] is None
+    assert json.loads((tmp_path / "measured" / "isthmus.json").read_text())["spectrum"]["verdict"] == "preserved"
+
+
+def test_three_fine_tunes_of_one_base(tmp_path: Path) -> None:
+    """What is reported is what the saved model loses, and the merge of a base and two is better than the base."""
+    merged = combine(recipe("task_arithmetic", [DOCS, CODE], base=BASE, weights=[[0.5]]), align="auto", **QUICK)
+    report = merged.report
+    assert report["alignment"]["tried"].keys() == {"none"}, "their plain average is no worse than they are"
+    point, baselines = report["merge_point"], report["baselines"]
+    assert point["loss"] < baselines["base"]["loss"]
+    assert point["loss"] == pytest.approx(baselines["naive_average"]["loss"], abs=1e-4), "half of each is their average"
+    assert point["excess"] == pytest.approx(baselines["naive_average"]["excess"], abs=1e-4)
+    ends = [end["loss"] for end in report["endpoints"]]
+    assert point["excess"] == pytest.approx(
+        sum(point["losses"][label] - (ends[0][label] + ends[1][label]) / 2 for label in ("docs", "code")) / 2, abs=1e-6
+    )
+    assert point["gain"] == pytest.approx(min(sum(end.values()) / 2 for end in ends) - point["loss"], abs=1e-6)
+    merged.save(tmp_path / "out")
+    columns, rows = loss_table(report)
+    assert columns == ("docs", "code", "mean")
+    assert [row.model for row in rows] == [
+        "A: docs",
+        "B: code",
+        "base: adamw-1",
+        "naive average",
+        "merge by task_arithmetic",
+        "ensemble of A and B",
+    ]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "by task_arithmetic on top of **adamw-1**" in card
+    assert report["reproduce"] == (
+        "isthmus merge ./docs ./code --method task_arithmetic --base ./adamw-1 --weight 0.5 --weight 0.5 -o merged "
+        "--data stdlib:docs:heldout --data code=stdlib:code:heldout --align auto --tokens 1024"
+    )
+    assert "`./docs`, `./code` and `./adamw-1` are directories" in card
+    assert (tmp_path / "out" / "report.html").read_text().count("<h2>") >= 2
+
+
+def test_independent_models_are_aligned_to_each_other(tmp_path: Path) -> None:
+    merged = combine(recipe("linear", [BASE, OTHER, MUON]), align="orthogonal", **QUICK)
+    report = merged.report
+    assert report["alignment"]["method"] == "orthogonal"
+    assert report["merge_point"]["excess"] < 0.5 * report["baselines"]["naive_average"]["excess"]
+    assert report["merge_point"]["loss"] == pytest.approx(report["baselines"]["average"]["loss"], abs=2e-3)
+    assert report["spectrum"]["position"] is None
+    assert len(report["spectrum"]["matrices"][0]["stable_rank"]) == 4
+    assert "3 models merged by linear" in sentences(report)[0]
+    card = render_card(report, "x", loss_table(report), sentences(report))
+    assert "**adamw-1** (A), **adamw-2** (B) and **muon-1** (C)" in card
+    assert "after orthogonal alignment to each other" in card
+    merged.save(tmp_path / "out")
+    from transformers import AutoModelForCausalLM
+
+    model, problems = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not problems["missing_keys"]
+    assert not problems["unexpected_keys"]
+    assert model.config.tie_word_embeddings is False
+
+
+@pytest.mark.parametrize("method", ["fisher", "regmean"])
+def test_operators_that_look_at_text(method: str) -> None:
+    report = combine(recipe(method, [DOCS, CODE]), **QUICK).report
+    assert report["merge_point"]["excess"] < 0
+    assert all(part["fit_tokens"] > 0 for part in report["data"])
+
+
+def test_a_greedy_soup_leaves_out_a_stranger() -> None:
+    """Without alignment, a model of another seed only does harm."""
+    report = combine(recipe("linear", [DOCS, CODE, OTHER]), soup="greedy", **QUICK).report
+    assert report["soup"]["weights"][2] == 0
+    assert report["soup"]["select_loss"] < report["soup"]["select_loss_uniform"]
+    assert report["merge_point"]["loss"] < report["baselines"]["naive_average"]["loss"] - 1
+    assert "C 0 (select loss" in sentences(report)[1]
+
+
+def test_searched_weights_are_no_worse_than_equal_ones_on_the_text_they_were_chosen_on() -> None:
+    report = combine(recipe("ties", [DOCS, CODE], base=BASE, densities=[[0.5]]), soup="search", **QUICK).report
+    assert report["soup"]["select_loss"] <= report["soup"]["select_loss_uniform"]
+    assert report["reproduce"].count("--search") == 1
+
+
+def test_a_recipe_with_filters_is_repeated_as_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "r.yml"
+    file.write_text(
+        f"merge_method: slerp\nbase_model: {DOCS}\nmodels: [{{model: {DOCS}}}, {{model: {CODE}}}]\ndtype: float32\n"
+        "parameters:\n  t:\n  - {filter: attn, value: [0, 1]}\n  - {value: 0.25}\n"
+    )
+    found = read_recipe(file)
+    merged = combine(found)
+    assert merged.dtype == torch.float32
+    command = merged.report["reproduce"]
+    assert command.startswith("cat > recipe.yml <<'END'\nmerge_method: slerp\nbase_model: ./docs\n")
+    text = command.split("<<'END'\n")[1].split("END\n")[0]
+    file.write_text(text.replace("./docs", DOCS).replace("./code", CODE))
+    again = read_recipe(file)
+    names = list(merged.state)
+    assert again.values(names) == found.values(names)
+    assert again.ingredients == found.ingredients
+
+
+def test_gates_refuse_and_save_nothing() -> None:
+    plan = recipe("linear", [DOCS, CODE, OTHER])
+    with pytest.raises(GateRefused, match="above --max-barrier"):
+        combine(plan, gates=Gates(max_barrier=0.5), **QUICK)
+    with pytest.raises(GateRefused, match="worse than the better endpoint"):
+        combine(plan, gates=Gates(require_gain=True), **QUICK)
+    with pytest.raises(GateRefused, match="spectrum is contracted"):
+        combine(plan, gates=Gates(require_spectrum=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("linear", {"align": "auto"}, "add --data"),
+        ("linear", {"align": "combined"}, "add --data"),
+        ("fisher", {}, "add --data"),
+        ("linear", {"soup": "greedy"}, "add --data"),
+        ("karcher", {"soup": "search", **QUICK}, "no weights to choose"),
+        ("linear", {"gates": Gates(require_gain=True)}, "need a loss"),
+    ],
+)
+def test_what_makes_no_sense(method: str, options: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        combine(recipe(method, [DOCS, CODE]), **options)  # type: ignore[arg-type]
+
+
+def test_models_that_do_not_fit(saved) -> None:
+    good, wide = saved("good"), saved("wide", n_embd=64)
+    with pytest.raises(IncompatibleModels, match="wide"):
+        combine(recipe("linear", [str(good), str(good), str(wide)]))
+
+
+def test_vocabularies_that_grew_are_for_two(saved) -> None:
+    small, grown = saved("small", tokenizer=True), saved("grown", tokenizer=True, vocab_size=130)
+    with pytest.raises(IncompatibleModels):
+        combine(recipe("linear", [str(small), str(grown)]))
