@@ -536,9 +536,7 @@ def merge(
     for_operator["--max-memory"] = max_memory
     for_path = {"--path": path != "linear", "--restore-spectrum": restore_spectrum, "--fit-on": fit_on}
     if not by_operator and (soup != "uniform" or any(for_operator.values())):
-        raise BadInput(
-            "--base, --weight, --density, --lambda, --soup, --search and --max-memory are for a --method: name one"
-        )
+        raise BadInput(f"{', '.join([*for_operator, '--soup'])} are for a --method: name one")
     for option, given in for_path.items():
         if by_operator and given:
             raise BadInput(f"{option} is for two models and the path between them: leave it out, or leave --method out")

@@ -1,4 +1,4 @@
-"""The loss of a model on disk that need not fit into memory: accelerate places its layers on GPUs, in memory, on disk."""
+"""The loss of a model that need not fit into memory: accelerate places its layers on GPUs, in memory, on disk."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def measured_from_disk(
 ) -> tuple[Among, Mapping[str, Tensor], Scratch]:
     """All models, their plain average, their ensemble and the merge on the report text, with `memory` bytes of weights.
 
-    The merge is written once and measured as it will be saved; its state on disk comes back, with the folder in which it
-    lies.
+    The merge is written once and measured as it will be saved; its state on disk comes back, with the folder in which
+    it lies.
     """
     parts = {part.label: part.report for part in text}
     base, ends = recipe.operator.needs_base, group.members[recipe.operator.needs_base :]

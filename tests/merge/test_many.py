@@ -178,3 +178,44 @@ def test_vocabularies_that_grew_are_for_two(saved) -> None:
     small, grown = saved("small", tokenizer=True), saved("grown", tokenizer=True, vocab_size=130)
     with pytest.raises(IncompatibleModels):
         combine(recipe("linear", [str(small), str(grown)]))
+
+
+def test_models_that_stay_on_disk_are_measured_to_the_same_numbers(tmp_path: Path) -> None:
+    plan = recipe("task_arithmetic", [DOCS, CODE], base=BASE, weights=[[0.7]])
+    memory = combine(plan, **QUICK).report
+    merged = combine(plan, max_memory="1MB", **QUICK)
+    disk = merged.report
+    for key in ("merge_point", "baselines"):
+        assert json.dumps(disk[key], indent=0).count("loss") == json.dumps(memory[key], indent=0).count("loss")
+    assert disk["merge_point"]["loss"] == pytest.approx(memory["merge_point"]["loss"], abs=1e-5)
+    assert disk["baselines"]["ensemble"]["loss"] == pytest.approx(memory["baselines"]["ensemble"]["loss"], abs=1e-5)
+    assert disk["baselines"]["naive_average"]["loss"] == pytest.approx(
+        memory["baselines"]["naive_average"]["loss"], abs=2e-3
+    ), "which is measured as it is saved, in float16"
+    assert disk["spectrum"] is None
+    assert disk["reproduce"].endswith("--max-memory 1MB")
+    merged.save(tmp_path / "out")
+    combine(plan).save(tmp_path / "streamed")
+    assert all(torch.equal(x, weights(tmp_path / "out")[n]) for n, x in weights(tmp_path / "streamed").items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"align": "orthogonal"}, {"soup": "greedy"}, {"measure_spectrum": True}, {"gates": Gates(require_spectrum=True)}],
+)
+def test_what_needs_models_in_memory(options: dict[str, object]) -> None:
+    with pytest.raises(BadInput, match="needs the models in memory"):
+        combine(recipe("linear", [DOCS, CODE]), max_memory="1GB", **{**QUICK, **options})  # type: ignore[arg-type]
+
+
+def test_the_plane_of_three_holds_all_their_averages() -> None:
+    report = combine(
+        recipe("linear", [DOCS, CODE, BASE], weights=[[0.5], [0.25], [0.25]]), align="none", **QUICK
+    ).report
+    models = {model["name"]: (model["x"], model["y"]) for model in report["plane"]["models"]}
+    assert list(models) == ["A", "B", "C", "average", "merge"]
+    for axis in (0, 1):
+        corners = [models[name][axis] for name in "ABC"]
+        assert models["average"][axis] == pytest.approx(sum(corners) / 3)
+        assert models["merge"][axis] == pytest.approx(0.5 * corners[0] + 0.25 * corners[1] + 0.25 * corners[2])
+    assert combine(recipe("linear", [DOCS, DOCS, DOCS]), align="none", **QUICK).report["plane"] is None
