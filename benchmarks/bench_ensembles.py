@@ -1,9 +1,9 @@
 """Ensembles with a path point, and three models in one universe: losses, not timings, on held-out text.
 
 For each kind of pair a curve of one bend is trained (300 steps, `isthmus path`), the lowest point of its inside is
-taken, and A and B are held against A, B and that point as an ensemble, on the same blocks. Then three independent models
-are aligned to each other, and the excess of their plain average is held against the highest barrier of a pair of them,
-each aligned as a pair.
+taken, and A and B are held against A, B and that point as an ensemble, on the same blocks. Then three independent
+models are aligned to each other, and the excess of their plain average is held against the highest barrier of a pair of
+them, each aligned as a pair.
 """
 
 from __future__ import annotations
