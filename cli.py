@@ -333,6 +333,9 @@ def align(
     align_batch: AlignBatch = 8,
     mixed_precision: MixedPrecision = None,
     restart: Restart = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="For models larger than memory: read layers when it is their turn.")
+    ] = False,
     device: Device = "auto",
     reference: Annotated[
         Path | None,
@@ -368,6 +371,7 @@ def align(
             learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
             reference=reference,
             device=device,
+            stream=stream,
             dtype=_dtype(dtype),
             seed=seed,
             overwrite=overwrite,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -141,26 +141,29 @@ class Alignment:
         *,
         tolerance: float = TOLERANCE,
         seed: int = 0,
+        measure: Callable[[Mapping[str, Tensor], PretrainedConfig, Tensor], Tensor] = log_probs,
     ) -> float:
         """Largest absolute difference of log-probabilities between `state` and `aligned` on random token ids, in nats.
+
+        `measure` computes them (`isthmus.checkpoint.model`).
 
         Raises AlignmentError when it exceeds `tolerance` (or is NaN), naming the space, hence the layer, that changes
         the function.
         """
         length = min(64, int(config.max_position_embeddings))
         ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
-        expected = log_probs(state, config, ids)
-        error = (log_probs(aligned, self.config(config), ids) - expected).abs().max().item()
+        expected = measure(state, config, ids)
+        error = (measure(aligned, self.config(config), ids) - expected).abs().max().item()
         if error <= tolerance:
             return error
         table, base = family(config), self.reference(state, family(config))
         culprit = "no single space: they only do together"
-        if not (log_probs(base, self.config(config), ids) - expected).abs().max().item() <= tolerance:
+        if not (measure(base, self.config(config), ids) - expected).abs().max().item() <= tolerance:
             culprit = "the canonical form itself"
         else:
             for space, element in self.elements.items():
                 alone = Alignment(self.method, {space: element}, 0.0).apply(state, table)
-                if not (log_probs(alone, self.config(config), ids) - expected).abs().max().item() <= tolerance:
+                if not (measure(alone, self.config(config), ids) - expected).abs().max().item() <= tolerance:
                     culprit = f"the element of '{space}'"
                     break
         raise AlignmentError(

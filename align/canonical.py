@@ -16,7 +16,7 @@ Theus et al. 2025, arXiv 2506.22712, for its use in alignment):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,9 +38,17 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
     if table.tied:
         table = table.untied()
         pieces[table.head] = pieces[table.embedding]
+    return table.join(canonical_pieces(pieces, table))
+
+
+def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
+    """The canonical form of pieces of an untied table, float32: of all, or of some that are `linked`.
+
+    Raises as `canonical` does.
+    """
     pieces = {name: piece.double() if piece.ndim == 1 else piece for name, piece in pieces.items()}
 
-    for norm in table.norms:
+    for norm in (norm for norm in table.norms if norm.weight in pieces):
         scale, shift = pieces[norm.weight], pieces[norm.bias]
         kept = torch.zeros_like(shift)
         for reader in norm.readers:
@@ -60,20 +68,41 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
             pieces[reader.weight] = folded.movedim(-1, reader.axis)
         pieces[norm.weight], pieces[norm.bias] = torch.ones_like(scale), kept
 
-    for attention in table.attentions:
+    for attention in (attention for attention in table.attentions if attention.output in pieces):
         pieces[attention.key_bias] = torch.zeros_like(pieces[attention.key_bias])
         carried = pieces[attention.value_bias] @ pieces[attention.output].double()
         pieces[attention.output_bias] = pieces[attention.output_bias] + carried
         pieces[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
 
-    offset = pieces[table.positions].double().mean(dim=0)
-    moved = {table.positions: -offset, table.embedding: offset}
+    moved = {}
+    if table.positions in pieces:
+        offset = pieces[table.positions].double().mean(dim=0)
+        moved = {table.positions: -offset, table.embedding: offset}
     for name, axis in table.writers:
-        written = pieces[name].movedim(axis, -1)
-        added = moved.get(name, torch.zeros_like(offset))
-        centred = _by_rows(written, lambda rows, added=added: _centred(rows + added))  # type: ignore[misc]
-        pieces[name] = centred.movedim(-1, axis)
-    return table.join({name: piece.float() for name, piece in pieces.items()})
+        if name in pieces:
+            written = pieces[name].movedim(axis, -1)
+            added = moved.get(name, torch.zeros(written.shape[-1], dtype=torch.float64))
+            centred = _by_rows(written, lambda rows, added=added: _centred(rows + added))  # type: ignore[misc]
+            pieces[name] = centred.movedim(-1, axis)
+    return {name: piece.float() for name, piece in pieces.items()}
+
+
+def linked(table: Family) -> dict[str, frozenset[str]]:
+    """For every piece of an untied table, the pieces that its canonical form depends on, itself among them."""
+    groups: dict[str, set[str]] = {name: {name} for name in table.pieces}
+    for norm in table.norms:
+        readers = [name for reader in norm.readers for name in (reader.weight, reader.bias) if name]
+        _join(groups, [norm.weight, norm.bias, *readers])
+    for attention in table.attentions:
+        _join(groups, [attention.key_bias, attention.value_bias, attention.output, attention.output_bias])
+    _join(groups, [table.positions, table.embedding])
+    return {name: frozenset(group) for name, group in groups.items()}
+
+
+def _join(groups: dict[str, set[str]], names: Sequence[str]) -> None:
+    together = set().union(*(groups[name] for name in names))
+    for name in together:
+        groups[name] = together
 
 
 def _centred(rows: Tensor) -> Tensor:

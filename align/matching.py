@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from isthmus.align.memory import release_freed
-from isthmus.align.symmetry import Elements, Family, State, act, act_on_piece
+from isthmus.align.symmetry import Elements, Family, act, act_on_piece
 
 INSIDE_HEADS = 4.0
 BESIDE_WEIGHTS = 0.5  # how much the activations of a space count, against all the weights on which it acts
@@ -250,8 +250,8 @@ def _permutation_matrices(crosses: Tensor) -> Tensor:
 
 
 def match(
-    a: State,
-    b: State,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
     table: Family,
     *,
     rotate: bool = True,

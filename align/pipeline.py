@@ -15,8 +15,11 @@ from isthmus.align.canonical import canonical
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.matching import match
 from isthmus.align.memory import release_freed
+from isthmus.align.streamed import CanonicalPieces, JoinedState, StoredPieces
+from isthmus.align.symmetry import Family
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint
+from isthmus.checkpoint.model import streamed_log_probs
 from isthmus.checkpoint.pair import open_pair
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ def align_states(
     method: Method = "orthogonal",
     *,
     ids: Tensor | None = None,
+    stream: bool = False,
     seed: int = 0,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
 ) -> Aligned:
@@ -49,7 +53,8 @@ def align_states(
     ``permutation`` keeps both states' form and tied embeddings; ``orthogonal`` also rotates the residual stream and
     the inside of heads, for which both are brought into canonical form (a plain model, with an untied unembedding).
     ``activations`` rotates alike, matching what both models compute on the token `ids` (blocks, context); ``combined``
-    matches that and the weights.
+    matches that and the weights. With `stream`, for ``permutation`` and ``orthogonal``, only some layers of either are
+    in memory at any time, and the aligned states are made when they are looked up.
 
     Raises BadInput for activations without text, and for ``learned``, which is trained (`isthmus.merge.learn`);
     AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
@@ -63,6 +68,8 @@ def align_states(
         raise BadInput("an alignment is learned on text: take isthmus.merge, or `isthmus align --method learned`")
     if method in LOOKING and ids is None:
         raise BadInput(f"'{method}' matches what the models compute on text: give token ids")
+    if stream:
+        return _streamed(a, b, config, table, method, seed, on_sweep)
     pieces_a = untied.split(canonical(a, table))
     release_freed()
     pieces_b = untied.split(canonical(b, table))
@@ -80,6 +87,31 @@ def align_states(
         moved, reference = alignment.apply(b, table), dict(a)
     release_freed()
     error = alignment.verify(b, moved, config, seed=seed)
+    return Aligned(reference, moved, alignment.config(config), alignment, error)
+
+
+def _streamed(
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    table: Family,
+    method: Method,
+    seed: int,
+    on_sweep: Callable[[str, int, float], None],
+) -> Aligned:
+    """The same, layer by layer from where the states are."""
+    if method not in ("permutation", "orthogonal"):
+        raise BadInput(f"'{method}' looks at whole models: models that stay on disk take permutation or orthogonal")
+    pieces_a, pieces_b = CanonicalPieces(a, table), CanonicalPieces(b, table)
+    rotate = method not in KEEP_FORM
+    found = match(pieces_a, pieces_b, pieces_a.table, rotate=rotate, on_sweep=on_sweep)
+    alignment = Alignment(method, found.elements, found.score)
+    reference: Mapping[str, Tensor] = a
+    moved = JoinedState(StoredPieces(b, table), table, found.elements)
+    if rotate:
+        reference = JoinedState(pieces_a, pieces_a.table)
+        moved = JoinedState(pieces_b, pieces_b.table, found.elements)
+    error = alignment.verify(b, moved, config, seed=seed, measure=streamed_log_probs)
     return Aligned(reference, moved, alignment.config(config), alignment, error)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,6 +44,34 @@ def log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor
     model = empty_model(config)
     logits = functional_call(model, with_tied(state, model), (ids,), {"use_cache": False}).logits
     return torch.log_softmax(logits.float(), -1)
+
+
+@torch.no_grad()
+def streamed_log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor) -> Tensor:
+    """As `log_probs`, of a state that is not in memory: every weight is looked up when its module runs, and dropped."""
+    from accelerate.hooks import attach_align_device_hook
+
+    model = empty_model(config).float()  # weights are cast to what the module has
+    tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=_Tied(state, tied))
+    logits = model(ids, use_cache=False).logits
+    return torch.log_softmax(logits.float(), -1)
+
+
+class _Tied(Mapping[str, Tensor]):
+    """A state with every tied weight under both of its names."""
+
+    def __init__(self, state: Mapping[str, Tensor], tied: Mapping[str, str]):
+        self._state, self._tied = state, tied
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._state[name if name in self._state else self._tied[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**dict.fromkeys(self._state), **self._tied})
+
+    def __len__(self) -> int:
+        return len(self._state.keys() | self._tied.keys())
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ class Chooser:
         self.context = int(first.config.max_position_embeddings)
         self.tried: dict[str, float] = {}
 
-    def align(self, method: Method) -> Aligned:
-        """The pair aligned by one method."""
+    def align(self, method: Method, *, stream: bool = False) -> Aligned:
+        """The pair aligned by one method; with `stream`, without having it in memory."""
         if method != "none":
             self.progress.stage(f"aligning ({method})")
         ids = looked_at(self.fit(-(-ACTIVATION_TOKENS // max(1, len(self.text))))) if method in LOOKING else None
@@ -105,6 +105,7 @@ class Chooser:
             self.first.config,
             method,
             ids=ids,
+            stream=stream,
             seed=self.seed,
             on_sweep=lambda *_: self.progress.advance(),
         )

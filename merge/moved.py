@@ -47,6 +47,7 @@ def align_and_save(
     reference: Path | None = None,
     dtype: torch.dtype | None = None,
     device: str = "auto",
+    stream: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -54,8 +55,9 @@ def align_and_save(
     """Align B to A and write the moved B, with alignment.safetensors and isthmus.json, to `output`; returns the report.
 
     ``activations``, ``combined`` and ``learned`` look at text, `data` as `--data` takes it; ``learned`` follows
-    `learn`, and is kept beside `output` while it goes on, and resumed. `reference` also gets A, in the form that B was
-    moved next to (where B was rotated, the canonical form).
+    `learn`, and is kept beside `output` while it goes on, and resumed. With `stream`, for models larger than memory,
+    layers are read when it is their turn (``permutation`` and ``orthogonal``). `reference` also gets A, in the form
+    that B was moved next to (where B was rotated, the canonical form).
 
     Raises what `isthmus.align.pipeline.align_states` and `isthmus.checkpoint.saving.atomic_directory` raise.
     """
@@ -84,7 +86,11 @@ def align_and_save(
         )
     chooser = Chooser(pair.first, pair.second, text, device=pick_device(device), seed=seed, progress=progress)
     kept, learning = None, None
-    if method == "learned":
+    if stream:
+        if pair.growth is not None:
+            raise BadInput("--stream is for models of one vocabulary: here, one of them has more")
+        aligned = chooser.align(method, stream=True)
+    elif method == "learned":
         found, kept = climb(chooser, method, learn, [part.label for part in text], output, known=True)
         aligned, learning = found.aligned, found.learning
     else:

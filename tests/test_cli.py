@@ -401,3 +401,48 @@ def test_mistakes_in_training(isthmus, tmp_path: Path, mistake: str) -> None:
     assert one_sentence(found.err)
     assert sentence in found.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_than_two_models_and_recipes(isthmus, tmp_path: Path) -> None:
+    three = isthmus(
+        "merge", DOCS, CODE, ADAMW, "-o", tmp_path / "three", "--weight", 1, "--weight", 1, "--weight", "0,2"
+    )
+    assert three.code == 0
+    assert "3 models merged by linear; without text, no loss was measured" in three.err
+    recipe = tmp_path / "recipe.yml"
+    models = "".join(
+        f"- {{model: {model}, parameters: {{weight: {weight}}}}}\n"
+        for model, weight in ((DOCS, 1), (CODE, 1), (ADAMW, [0, 2]))
+    )
+    recipe.write_text(f"merge_method: linear\nmodels:\n{models}")
+    again = isthmus("merge", recipe, "-o", tmp_path / "again", "--json", "-")
+    assert again.code == 0
+    assert json.loads(again.out)["method"]["name"] == "linear"
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("three", "again")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((DOCS,), "two models or more, or a recipe"),
+        ((DOCS, CODE, "--base", ADAMW), "are for a --method: name one"),
+        ((DOCS, CODE, "--soup", "greedy"), "are for a --method: name one"),
+        ((DOCS, CODE, ADAMW, "--path", "bezier"), "--path is for two models"),
+        ((DOCS, CODE, "--method", "linear", "--restore-spectrum"), "--restore-spectrum is for two models"),
+        ((DOCS, CODE, ADAMW, "--align", "learned"), "--align learned is for two models"),
+        ((DOCS, CODE, "--method", "ties"), "give --base"),
+        ((DOCS, CODE, "--method", "linear", "--weight", "heavy"), "a number, or a gradient"),
+        ((DOCS, CODE, "--method", "linear", "--max-memory", "1GB"), "is for measuring"),
+        (("none.yml",), "cannot read the recipe 'none.yml'"),
+        (("none.yml", "--method", "ties"), "leave --method out"),
+    ],
+)
+def test_what_a_merge_by_a_method_does_not_take(
+    isthmus, tmp_path: Path, arguments: tuple[object, ...], said: str
+) -> None:
+    found = isthmus("merge", *arguments, "-o", tmp_path / "out")
+    assert found.code == 2
+    assert one_sentence(found.err)
+    assert said in found.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,95 @@
+"""Alignment of models that are not in memory: pieces are read, and brought into canonical form, when looked up."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from isthmus.align.canonical import canonical_pieces, linked
+from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+
+KEPT = 4  # groups of pieces that stay in memory
+
+
+class StoredPieces(Mapping[str, Tensor]):
+    """The pieces of a state as they are, by the table's names."""
+
+    def __init__(self, state: Mapping[str, Tensor], table: Family):
+        self._state, self._table = state, table
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._table.piece(self._state, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.pieces)
+
+    def __len__(self) -> int:
+        return len(self._table.pieces)
+
+
+class CanonicalPieces(Mapping[str, Tensor]):
+    """The pieces of a state in canonical form, made from those that they depend on when one is looked up.
+
+    The last few groups of a layer stay in memory; embeddings, which are large and seldom asked for, do not.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], table: Family):
+        self._state, self._stored, self.table = state, table, table.untied()
+        self._groups = linked(self.table)
+        self._kept: OrderedDict[frozenset[str], State] = OrderedDict()
+        self._lock = Lock()
+
+    def __getitem__(self, name: str) -> Tensor:
+        group = self._groups[name]
+        with self._lock:
+            if group in self._kept:
+                self._kept.move_to_end(group)
+                return self._kept[group][name]
+        found = canonical_pieces(self._read(group), self.table)
+        if group.isdisjoint({self.table.embedding, self.table.head}):
+            with self._lock:
+                self._kept[group] = found
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+        return found[name]
+
+    def _read(self, group: frozenset[str]) -> State:
+        """The pieces of a group as they are stored, every parameter read once."""
+        entries = {name: self.table.pieces[name] for name in group}
+        if self._stored.tied and self.table.head in entries:
+            entries[self.table.head] = self._stored.pieces[self._stored.embedding]
+        parameters = {name: self._state[name] for name in {entry.parameter for entry in entries.values()}}
+        return {name: parameters[e.parameter][..., slice(e.start, e.stop)] for name, e in entries.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table.pieces)
+
+    def __len__(self) -> int:
+        return len(self.table.pieces)
+
+
+class JoinedState(Mapping[str, Tensor]):
+    """The state of pieces under group elements, parameter by parameter when looked up."""
+
+    def __init__(self, pieces: Mapping[str, Tensor], table: Family, elements: Elements | None = None):
+        self._pieces, self._table, self._elements = pieces, table, elements or {}
+        self._names: dict[str, list[str]] = {}
+        for name, entry in table.pieces.items():
+            self._names.setdefault(entry.parameter, []).append(name)
+
+    def __getitem__(self, parameter: str) -> Tensor:
+        parts = [
+            act_on_piece(self._pieces[name], self._table.pieces[name], self._elements)
+            for name in self._names[parameter]
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
