@@ -1,4 +1,4 @@
-"""Ensembles with a path point, and three models in one universe: losses, not timings, on held-out text.
+"""Ensembles with a path point, and three models in one universe: losses, not timings.
 
 For each kind of pair a curve of one bend is trained (300 steps, `isthmus path`), the lowest point of its inside is
 taken, and A and B are held against A, B and that point as an ensemble, on the same blocks. Then three independent
@@ -22,7 +22,7 @@ from isthmus.merge.pipeline import merge
 from isthmus.merge.recipe import recipe
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
-TEXTS = ["docs=stdlib:docs:heldout", "code=stdlib:code:heldout"]
+TEXTS = ["stdlib:docs", "stdlib:code"]
 PAIRS = {
     "AdamW, AdamW": ("adamw-1", "adamw-2"),
     "Muon, Muon": ("muon-1", "muon-2"),

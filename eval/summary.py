@@ -144,7 +144,7 @@ def _barrier(report: Mapping[str, Any]) -> str:
             f"barrier {after:.3f} nats on a {path['kind']} of {bends} ({path['optimizer']}, {path['steps']} steps) "
             f"{aligned}; {report['line_barrier']:.3f} on the straight line"
         )
-        return told if method == "none" else f"{told}, {before:.3f} before alignment ({_share(after, before)} of it)"
+        return told if method == "none" else f"{told}, {before:.3f} before alignment{_share(after, before)}"
     if method == "none":
         reason = "no alignment"
         if asked != "none":
@@ -152,7 +152,7 @@ def _barrier(report: Mapping[str, Any]) -> str:
             reason = "alignment did not lower it, so none was used" if tried else "within the noise without alignment"
         return f"barrier {after:.3f} nats ({reason})"
     if after < before:
-        return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before ({_share(after, before)} of it)"
+        return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before{_share(after, before)}"
     return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
 
 
@@ -175,7 +175,10 @@ def _along(found: Mapping[str, Any]) -> str:
 
 
 def _share(after: float, before: float) -> str:
-    return f"{after / before:.0%}" if after > 0.1 * before else f"{after / before:.1%}"
+    """What is left of a barrier, in brackets; nothing where there was none."""
+    if before <= 0:
+        return ""
+    return f" ({after / before:.0%} of it)" if after > 0.1 * before else f" ({after / before:.1%} of it)"
 
 
 def _gain(point: Mapping[str, Any], best: str = "better endpoint") -> str:

@@ -31,7 +31,7 @@ from isthmus.merge.path import Blend
 from isthmus.merge.pipeline import pick_device
 from isthmus.merge.progress import Progress
 from isthmus.merge.recipe import recipe
-from isthmus.merge.stored import read_path
+from isthmus.merge.stored import StoredPath, read_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -55,7 +55,7 @@ class Member:
 class EnsembleResult:
     """An ensemble, measured and not yet saved: its members, what isthmus.json holds, and how to find them again.
 
-    `token_losses` are those of the members on the report text: label → (blocks, context − 1), in nats.
+    `token_losses` are those of the members on the report part of `text`: label → (blocks, context − 1), in nats.
     """
 
     members: tuple[Member, ...]
@@ -66,6 +66,7 @@ class EnsembleResult:
     report: dict[str, Any]
     files: Mapping[str, Path]
     token_losses: tuple[dict[str, Tensor], ...]
+    text: tuple[Blocks, ...]
 
     def model(self) -> Ensemble:
         """The ensemble as one model of transformers."""
@@ -112,8 +113,9 @@ def ensemble(
     """Two or more models as an ensemble, beside their soup and their best weighted average, on the report text.
 
     `path` is the directory of a path between the first two models, of which the points `at` are members, too (Garipov
-    et al. 2018, arXiv 1802.10026). ``soup`` is the plain average of the models after alignment, ``merge`` that with the
-    weights that the select text asks for. Costs are forward passes and weights; seconds are those measured here.
+    et al. 2018, arXiv 1802.10026); nothing is measured on text that trained it. ``soup`` is the plain average of the
+    models after alignment, ``merge`` that with the weights that the select text asks for. Costs are forward passes and
+    weights; seconds are those measured here.
 
     Raises BadInput for fewer than two members, for no text, and for points without a path; what `open_group` and
     `read_path` raise.
@@ -124,6 +126,10 @@ def ensemble(
     progress.stage("checking")
     group = open_group(models, families=FAMILIES)
     first = group.members[0]
+    stored = None
+    if path is not None:
+        progress.stage("reading the path")
+        stored = read_path(path, *group.members[:2])
     progress.stage("reading text")
     text = labelled_blocks(
         data,
@@ -134,10 +140,11 @@ def ensemble(
         select_tokens=tokens,
         report_tokens=tokens,
         seed=seed,
+        seen=stored.seen if stored else None,
     )
     members = [Member(member.name, dict(member.state), member.config) for member in group.members]
-    if path is not None:
-        members += _points(path, at, group.members)
+    if path is not None and stored is not None:
+        members += _points(path.name, stored, at, first.config)
     meter = _Meter(text, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]
     if len(models) > 1:
@@ -180,6 +187,7 @@ def ensemble(
         report,
         group.small_files(),
         tuple(meter.token_losses[: len(members)]),
+        text,
     )
 
 
@@ -207,7 +215,8 @@ def load_ensemble(directory: str | Path) -> Ensemble:
         checkpoints.append(checkpoint)
     members = [Member(one.name, dict(one.state), one.config) for one in checkpoints]
     if path is not None:
-        members += _points(folder / path, at, checkpoints)
+        stored = read_path(folder / path, *checkpoints[:2])
+        members += _points(Path(path).name, stored, at, checkpoints[0].config)
     return Ensemble.of([(member.state, member.config) for member in members], average)
 
 
@@ -284,11 +293,10 @@ def _merged(
     return [{**row, "alignment": method} for row in rows]
 
 
-def _points(path: Path, at: Sequence[float], checkpoints: Sequence[Checkpoint]) -> list[Member]:
+def _points(name: str, stored: StoredPath, at: Sequence[float], config: PretrainedConfig) -> list[Member]:
     """Points of a saved path between the first two models."""
-    stored = read_path(path, *checkpoints[:2])
-    config = stored.alignment.config(checkpoints[0].config)
-    return [Member(f"{path.name} at t = {t:g}", dict(stored.path(t)), config) for t in at]
+    aligned = stored.alignment.config(config)
+    return [Member(f"{name} at t = {t:g}", dict(stored.path(t)), aligned) for t in at]
 
 
 def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:

@@ -446,3 +446,16 @@ def test_what_a_merge_by_a_method_does_not_take(
     assert one_sentence(found.err)
     assert said in found.err
     assert not (tmp_path / "out").exists()
+
+
+def test_align_reads_layers_when_it_is_their_turn(isthmus, tmp_path: Path) -> None:
+    streamed = isthmus("align", ADAMW, MUON, "-o", tmp_path / "streamed", "--stream", "--reference", tmp_path / "a")
+    usual = isthmus("align", ADAMW, MUON, "-o", tmp_path / "usual")
+    assert (streamed.code, usual.code) == (0, 0)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("streamed", "usual"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name].float(), other[name].float(), atol=1e-3) for name in one)
+    assert (tmp_path / "a" / "model.safetensors").exists()
+    refused = isthmus("align", ADAMW, MUON, "-o", tmp_path / "x", "--stream", "--method", "combined", *DATA)
+    assert refused.code == 2
+    assert "take permutation or orthogonal" in refused.err

@@ -55,6 +55,7 @@ def test_the_table_has_all_models_and_the_mean() -> None:
             "learning the alignment diverged at step 7 (the loss was no number): that of step 3 was kept",
         ),
         ({"alignment": {"method": "none", "asked": "none"}}, "barrier 0.500 nats (no alignment)"),
+        ({"barrier": 0.0, "barrier_before_alignment": 0.0}, "did not help, it was 0.000 before"),
         ({}, "the merge is worse than the better endpoint by 0.100 ± 0.010 nats"),
         ({"merge_point": gain(0.1, 0.01)}, "the merge is better than the better endpoint by 0.100 ± 0.010 nats"),
         ({"merge_point": gain(-0.01, 0.01)}, "equally good within the noise (-0.010 ± 0.010 nats)"),
@@ -73,6 +74,8 @@ def test_a_curve_is_compared_with_the_line() -> None:
         "barrier 0.020 nats on a bezier of 2 bends (muon, 300 steps) after orthogonal alignment; 0.500 on the straight "
         "line, 2.000 before alignment (1.0% of it)"
     )
+    flat = report(path=BENT, barrier=0.0, line_barrier=0.0, barrier_before_alignment=0.0)
+    assert sentences(flat)[0].endswith("0.000 on the straight line, 0.000 before alignment"), "no share of nothing"
     assert any("diverged at step 10 " in sentence for sentence in sentences(report(path=BENT | {"diverged_at": 10})))
 
 
@@ -94,3 +97,57 @@ def test_the_spectrum_along_the_path_and_whether_it_was_restored() -> None:
 def test_every_verdict_is_explained(verdict: str) -> None:
     spectrum = {"verdict": verdict, "excess": 0.02, "position": 0.5, "distance": 0.6}
     assert sentences(report(spectrum=spectrum))[-1].startswith(f"spectrum {verdict}: ")
+
+
+OPERATOR = {
+    "method": {"name": "ties"},
+    "base": {"ref": "c"},
+    "soup": {
+        "kind": "search",
+        "weights": [0.5, 1.25],
+        "select_loss": 2.5,
+        "select_loss_uniform": 2.6,
+        "evaluations": 9,
+    },
+    "merge_point": gain(-0.1, 0.01) | {"excess": -0.05},
+    "baselines": {
+        "naive_average": {"losses": {"x": 5, "y": 5}, "excess": 2.5},
+        "average": {"losses": {"x": 4, "y": 4}, "excess": 1.5},
+        "base": {"losses": {"x": 3, "y": 4}},
+        "ensemble": {"losses": {"x": 2, "y": 2}},
+    },
+}
+
+
+def test_what_an_operator_made() -> None:
+    told = sentences(report(**OPERATOR))
+    assert told[:3] == (
+        "2 models merged by ties, on top of c: -0.050 nats against their mean loss (+2.500 for the plain average, "
+        "+1.500 for that after orthogonal alignment)",
+        "weights of the search soup: A 0.5, B 1.25 (select loss 2.500, 2.600 with equal ones; 9 tried)",
+        "the merge is worse than the better endpoint by 0.100 ± 0.010 nats",
+    )
+    _, rows = loss_table(report(**OPERATOR))
+    assert [row.model for row in rows] == [
+        "A: a",
+        "B: b",
+        "base: c",
+        "naive average",
+        "average, aligned",
+        "merge by ties",
+        "ensemble of A and B",
+    ]
+    assert [row.model for row in rows if row.is_merge] == ["merge by ties"]
+
+
+def test_an_operator_without_text() -> None:
+    told = sentences(report(**OPERATOR | {"data": [], "base": None, "soup": None}))
+    assert told == ("2 models merged by ties; without text, no loss was measured",)
+
+
+def test_three_endpoints_have_no_position() -> None:
+    spectrum = {"verdict": "transition", "excess": 0.05, "position": None, "distance": 0.8}
+    ends = [{"ref": name, "loss": {"x": 3.0, "y": 2.0}} for name in "abc"]
+    told = sentences(report(**OPERATOR | {"endpoints": ends, "spectrum": spectrum}))
+    assert "worse than the best model" in told[2]
+    assert told[-1].endswith("(excess 0.050 nats, endpoints at most 0.800 nats apart)")

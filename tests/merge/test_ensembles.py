@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 import isthmus as package
 from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.seen import Seen
 from isthmus.merge.curve import CurvePlan
 from isthmus.merge.ensembles import ensemble, load_ensemble
 from isthmus.merge.pipeline import merge
@@ -20,6 +21,7 @@ from isthmus.merge.training import PathTraining
 
 TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")
 QUICK = {"data": TEXT, "tokens": 1024}
+QUICKER = {"data": TEXT[:1], "tokens": 256}
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_saved_small_moved_and_opened(models: tuple[Path, Path], tmp_path: Path)
 def test_a_member_that_was_changed_or_is_gone(models: tuple[Path, Path], tmp_path: Path) -> None:
     ensemble(models, align="none", **QUICK).save(tmp_path / "both")
     shutil.copy(EMBEDDED / "muon-1" / "model.safetensors", models[1] / "model.safetensors")
-    with pytest.raises(BadInput, match="'code' has other weights than when the ensemble was saved"):
+    with pytest.raises(BadInput, match="the weights of 'code' were changed since the ensemble was saved"):
         load_ensemble(tmp_path / "both")
     shutil.rmtree(models[1])
     with pytest.raises(BadInput, match="there is no directory 'code'"):
@@ -73,10 +75,13 @@ def test_a_member_that_was_changed_or_is_gone(models: tuple[Path, Path], tmp_pat
 
 def test_points_of_a_path_are_members(models: tuple[Path, Path], tmp_path: Path) -> None:
     plan = CurvePlan("polychain", training=PathTraining(steps=4, batch=4))
-    merge(*models, path=plan, align="orthogonal", **QUICK).save_path(tmp_path / "curve")
-    found = ensemble(models, path=tmp_path / "curve", at=[0.5], align="none", **QUICK)
+    merge(*models, path=plan, align="none", **QUICKER).save_path(tmp_path / "curve")
+    found = ensemble(models, path=tmp_path / "curve", at=[0.5], align="none", **QUICKER)
     assert [row["name"] for row in found.report["models"]][:3] == ["docs", "code", "curve at t = 0.5"]
     assert found.report["models"][-1]["passes"] == 3
+    trained = Seen.load(tmp_path / "curve" / "seen.safetensors")
+    assert trained.hashes
+    assert not any(trained.within(part.report).any() for part in found.text), "nothing is measured on what trained it"
     found.save(tmp_path / "three")
     ids = torch.arange(12)[None]
     assert torch.allclose(load_ensemble(tmp_path / "three")(ids).logits, found.model()(ids).logits, atol=1e-6)

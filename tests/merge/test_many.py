@@ -21,6 +21,7 @@ from isthmus.merge.recipe import recipe
 BASE, DOCS, CODE, OTHER, MUON = (str(EMBEDDED / name) for name in ("adamw-1", "docs", "code", "adamw-2", "muon-1"))
 TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")
 QUICK = {"data": TEXT, "tokens": 1024}
+QUICKER = {"data": TEXT[:1], "tokens": 256}
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -74,14 +75,14 @@ def test_three_fine_tunes_of_one_base(tmp_path: Path) -> None:
     assert "by task_arithmetic on top of **adamw-1**" in card
     assert report["reproduce"] == (
         "isthmus merge ./docs ./code --method task_arithmetic --base ./adamw-1 --weight 0.5 --weight 0.5 -o merged "
-        "--data stdlib:docs:heldout --data code=stdlib:code:heldout --align auto --tokens 1024"
+        "--data stdlib:docs:heldout --data stdlib:code:heldout --align auto --tokens 1024"
     )
     assert "`./docs`, `./code` and `./adamw-1` are directories" in card
     assert (tmp_path / "out" / "report.html").read_text().count("<h2>") >= 2
 
 
 def test_independent_models_are_aligned_to_each_other(tmp_path: Path) -> None:
-    merged = combine(recipe("linear", [BASE, OTHER, MUON]), align="orthogonal", **QUICK)
+    merged = combine(recipe("linear", [BASE, OTHER, MUON]), align="orthogonal", **QUICKER)
     report = merged.report
     assert report["alignment"]["method"] == "orthogonal"
     assert report["merge_point"]["excess"] < 0.5 * report["baselines"]["naive_average"]["excess"]
@@ -110,7 +111,7 @@ def test_operators_that_look_at_text(method: str) -> None:
 
 def test_a_greedy_soup_leaves_out_a_stranger() -> None:
     """Without alignment, a model of another seed only does harm."""
-    report = combine(recipe("linear", [DOCS, CODE, OTHER]), soup="greedy", **QUICK).report
+    report = combine(recipe("linear", [BASE, DOCS, OTHER]), soup="greedy", **QUICKER).report
     assert report["soup"]["weights"][2] == 0
     assert report["soup"]["select_loss"] < report["soup"]["select_loss_uniform"]
     assert report["merge_point"]["loss"] < report["baselines"]["naive_average"]["loss"] - 1
@@ -210,7 +211,7 @@ def test_what_needs_models_in_memory(options: dict[str, object]) -> None:
 
 def test_the_plane_of_three_holds_all_their_averages() -> None:
     report = combine(
-        recipe("linear", [DOCS, CODE, BASE], weights=[[0.5], [0.25], [0.25]]), align="none", **QUICK
+        recipe("linear", [DOCS, CODE, BASE], weights=[[0.5], [0.25], [0.25]]), align="none", **QUICKER
     ).report
     models = {model["name"]: (model["x"], model["y"]) for model in report["plane"]["models"]}
     assert list(models) == ["A", "B", "C", "average", "merge"]
@@ -218,4 +219,4 @@ def test_the_plane_of_three_holds_all_their_averages() -> None:
         corners = [models[name][axis] for name in "ABC"]
         assert models["average"][axis] == pytest.approx(sum(corners) / 3)
         assert models["merge"][axis] == pytest.approx(0.5 * corners[0] + 0.25 * corners[1] + 0.25 * corners[2])
-    assert combine(recipe("linear", [DOCS, DOCS, DOCS]), align="none", **QUICK).report["plane"] is None
+    assert combine(recipe("linear", [DOCS, DOCS, DOCS]), align="none", **QUICKER).report["plane"] is None
