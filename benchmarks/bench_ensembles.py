@@ -28,6 +28,7 @@ PAIRS = {
     "Muon, Muon": ("muon-1", "muon-2"),
     "AdamW, Muon": ("adamw-1", "muon-1"),
 }
+TOKENS = 32_768  # of each text, for differences of hundredths of a nat
 THREE = ("adamw-1", "adamw-2", "muon-1")
 
 
@@ -40,12 +41,13 @@ def with_path_point(pair: tuple[str, str], work: Path) -> dict[str, object]:
     if not 0.3 <= t <= 0.7:  # a point near an end says what that end says
         inside = [row for row in path.report["profile"] if 0.3 <= row["t"] <= 0.7]
         t = min(inside, key=lambda row: row["loss"])["t"]
-    found = ensemble(models, data=TEXTS, path=work / "path", at=[t], align="none")
+    found = ensemble(models, data=TEXTS, path=work / "path", at=[t], align="none", tokens=TOKENS)
     tokens = found.token_losses
     two, three = ensemble_losses(tokens[:2]), ensemble_losses(tokens[:3])
     gain = two - three
     members = {row["name"]: round(row["loss"], 4) for row in found.report["models"] if row["kind"] == "member"}
     return {
+        "tokens_of_each_text": TOKENS,
         "t": t,
         "members": members,
         "A and B": round(two.mean, 4),

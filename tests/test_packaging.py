@@ -83,17 +83,19 @@ def test_links_of_the_documentation_lead_somewhere() -> None:
 
 
 def test_the_python_of_the_readme_runs(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands there, with embedded checkpoints for the two models, by a user who is logged in."""
+    """As it stands there, with embedded checkpoints for the models, by a user who is logged in."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     text = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    for name, model in (("model-a", "adamw-1"), ("model-b", "muon-1")):
+    models = {"model-a": "adamw-1", "model-b": "muon-1", "base": "adamw-1", "ft-a": "docs", "ft-b": "code"}
+    for name, model in models.items():
         shutil.copytree(ROOT / "lab" / "checkpoints" / model, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     weights = (tmp_path / "merged" / "model.safetensors").read_bytes()
     assert hub.repos["user/merged"].files["model.safetensors"] == weights
     assert hub.repos["user/merged"].private
+    assert (tmp_path / "sum" / "model.safetensors").exists()
 
 
 def test_public_names() -> None:
