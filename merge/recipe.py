@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.operators.registry import OPERATORS, Operator, Value
+from isthmus.merge.operators.registry import Operator, Value, operator
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Recipe:
     """A merge of `models` by an operator, with a `base` where that needs one.
 
     A parameter comes from the model's settings in the segment of the tensor's layer, else from the segment's, else from
-    `shared`, else it is the operator's default. `dtype` is what to compute with and `out_dtype` what to save in, by
-    their names in torch.
+    `shared`, else it is the operator's default. `dtype` is what to save in, by its name in torch; `tokenizer` the model
+    whose tokenizer is kept.
     """
 
     operator: Operator
@@ -194,35 +194,33 @@ def recipe(
 
     Raises BadInput for an unknown method, for a wrong count of models or values, for what the method does not take.
     """
-    if method not in OPERATORS:
-        raise BadInput(f"there is no method '{method}': take one of {', '.join(OPERATORS)}")
-    operator = OPERATORS[method]
-    if operator.needs_base and base is None:
+    chosen = operator(method)
+    if chosen.needs_base and base is None:
         raise BadInput(f"{method} adds what models learned to the model that they were trained from: give --base")
-    if not operator.needs_base and base is not None:
+    if not chosen.needs_base and base is not None:
         raise BadInput(f"{method} takes no --base")
-    operator.require_count(len(models))
+    chosen.require_count(len(models))
     each: list[dict[str, Setting]] = [{} for _ in models]
     for key, option, values in (("weight", "--weight", weights), ("density", "--density", densities)):
         if not values:
             continue
-        _require_known(operator, key, option)
+        _require_known(chosen, key, option)
         if len(values) not in (1, len(models)):
             raise BadInput(f"{option} is given once for all models or once for each of the {len(models)}")
         for own, value in zip(each, values if len(values) > 1 else [values[0]] * len(models), strict=True):
-            own[key] = Setting.of(*(operator.parameters[key].require(option, one) for one in value))
+            own[key] = Setting.of(*(chosen.parameters[key].require(option, one) for one in value))
     shared = {}
     for key, option, number in (("lambda", "--lambda", scale), ("t", "--t", t)):
         if number is not None:
-            _require_known(operator, key, option)
-            shared[key] = Setting.of(operator.parameters[key].require(option, number))
-    if not weights and "weight" in operator.parameters:
+            _require_known(chosen, key, option)
+            shared[key] = Setting.of(chosen.parameters[key].require(option, number))
+    if not weights and "weight" in chosen.parameters:
         shared["weight"] = Setting.of(1.0)
-    if "t" in operator.parameters and t is None:
+    if "t" in chosen.parameters and t is None:
         raise BadInput(f"{method} needs --t, from 0 (the first model) to 1 (the second)")
-    return Recipe(operator, tuple(models), base, shared, (Segment(each=tuple(each)),))
+    return Recipe(chosen, tuple(models), base, shared, (Segment(each=tuple(each)),))
 
 
-def _require_known(operator: Operator, key: str, option: str) -> None:
-    if key not in operator.parameters:
-        raise BadInput(f"{operator.name} takes no {option}")
+def _require_known(chosen: Operator, key: str, option: str) -> None:
+    if key not in chosen.parameters:
+        raise BadInput(f"{chosen.name} takes no {option}")

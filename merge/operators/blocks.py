@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+STRETCH = 2**16  # items whose products are summed in float32
+
 Parts = Sequence[Tensor]  # the same rows of N tensors, float32
 Blocks = Iterable[Parts]  # can be gone through again
 
@@ -46,6 +48,3 @@ def gram(blocks: Blocks) -> Tensor:
         total = found if total is None else total + found
     assert total is not None, "there is at least one block"
     return total
-
-
-STRETCH = 2**14

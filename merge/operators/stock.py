@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, Parts, gram, task_vectors
+from isthmus.merge.operators.blocks import Blocks, Parts, gram, task_vectors, weighted_sum
 
 SMALLEST = 1e-6
 
@@ -24,7 +24,7 @@ def model_stock(blocks: Blocks, *, by_row: bool = False) -> Iterator[Tensor]:
         ratios = _ratio(gram(task_vectors(blocks)))
     for parts in blocks:
         ratio = _by_row(parts) if ratios is None else ratios
-        mean = torch.stack(list(parts[1:])).mean(0)
+        mean = weighted_sum(parts[1:], [1 / (len(parts) - 1)] * (len(parts) - 1))
         yield torch.lerp(parts[0], mean, ratio.to(mean.dtype))
 
 
