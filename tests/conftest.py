@@ -27,6 +27,8 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "NO_COLOR": "1",
 }
+if "PYTEST_XDIST_WORKER" in os.environ:  # another worker has the other core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 

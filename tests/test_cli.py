@@ -235,7 +235,12 @@ def test_a_disk_that_takes_nothing(tmp_path: Path, options: str, prepare: str, m
 def test_an_interrupt_of_a_real_process(tmp_path: Path) -> None:
     """Ctrl-C in the middle of the work: one sentence, exit code 130, no output, nothing left beside it."""
     command = [sys.executable, "-m", "isthmus", "merge", str(ADAMW), str(MUON), "-o", str(tmp_path / "out"), *DATA]
-    process = subprocess.Popen([*command, "--tokens", "100000"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--tokens", "100000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     time.sleep(6)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

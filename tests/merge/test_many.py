@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import EMBEDDED
 from safetensors.torch import load_file
 
 from isthmus.checkpoint.card import render_card
-from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels
+from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels, UnsupportedFamily
 from isthmus.eval.summary import loss_table, sentences
 from isthmus.merge.gates import Gates
 from isthmus.merge.many import combine
@@ -220,3 +221,37 @@ def test_the_plane_of_three_holds_all_their_averages() -> None:
         assert models["average"][axis] == pytest.approx(sum(corners) / 3)
         assert models["merge"][axis] == pytest.approx(0.5 * corners[0] + 0.25 * corners[1] + 0.25 * corners[2])
     assert combine(recipe("linear", [DOCS, DOCS, DOCS]), align="none", **QUICKER).report["plane"] is None
+
+
+def test_other_architectures_are_merged_by_methods_too(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=1024,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    places = []
+    for seed, name in enumerate(("base", "one", "two")):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(EMBEDDED / "docs" / file, tmp_path / name / file)
+        places.append(str(tmp_path / name))
+    plan = recipe("ties", places[1:], base=places[0], weights=[[0.5, 1.0]], densities=[[0.4]])
+    combine(plan).save(tmp_path / "out")
+    base, one, two, merged = (weights(tmp_path / name) for name in ("base", "one", "two", "out"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    kept = merged[name] != base[name]
+    assert 0.4 <= kept.float().mean().item() <= 0.8
+    low, high = torch.minimum(one[name], two[name]) - 1e-6, torch.maximum(one[name], two[name]) + 1e-6
+    assert ((merged[name] >= low) & (merged[name] <= high))[kept].all(), "an average of those that agree"
+    report = combine(plan, align="auto", **QUICKER).report
+    assert report["merge_point"]["loss"] > 0
+    assert report["spectrum"] is None
+    with pytest.raises(UnsupportedFamily, match="llama"):
+        combine(plan, align="orthogonal", **QUICKER)
