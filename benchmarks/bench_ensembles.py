@@ -1,14 +1,12 @@
-"""Ensembles with a path point, and three models in one universe: losses, not timings.
+"""Ensembles of A and B with a point of the path between them: losses, not timings.
 
 For each kind of pair a curve of one bend is trained (300 steps, `isthmus path`), the lowest point of its inside is
 taken, and A and B are held against A, B and that point as an ensemble, on the same blocks, of modules on which neither
-the models nor the curve were trained. And three independent models are aligned to each other: the excess of their plain
-average is held against the highest barrier of a pair of them, each aligned as a pair.
+the models nor the curve were trained.
 """
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -20,9 +18,7 @@ from measured import record
 from isthmus.eval.loss import ensemble_losses
 from isthmus.merge.curve import CurvePlan
 from isthmus.merge.ensembles import ensemble
-from isthmus.merge.many import combine
 from isthmus.merge.pipeline import merge
-from isthmus.merge.recipe import recipe
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TRAIN = ["stdlib:docs:train", "stdlib:code:train"]
@@ -33,7 +29,6 @@ PAIRS = {
     "AdamW, Muon": ("adamw-1", "muon-1"),
 }
 TOKENS = 24_576  # of each text, for differences of hundredths of a nat
-THREE = ("adamw-1", "adamw-2", "muon-1")
 
 
 def with_path_point(pair: tuple[str, str]) -> dict[str, object]:
@@ -64,38 +59,11 @@ def _with_path_point(pair: tuple[str, str], work: Path) -> dict[str, object]:
     }
 
 
-def universe(align: str) -> dict[str, object]:
-    """The plain average of three, and the pairs' barriers, after one alignment."""
-    three = [str(CHECKPOINTS / name) for name in THREE]
-    report = combine(recipe("linear", three), data=TEXTS, align=align, measure_spectrum=True).report
-    pairs = {}
-    for a, b in itertools.combinations(THREE, 2):
-        line = merge(CHECKPOINTS / a, CHECKPOINTS / b, data=TEXTS, align=align, measure_spectrum=False)
-        pairs[f"{a}, {b}"] = round(line.report["barrier"], 4)
-    excess = report["baselines"]["average"]["excess"]
-    return {
-        "uniform_average_excess": round(excess, 4),
-        "naive_average_excess": round(report["baselines"]["naive_average"]["excess"], 4),
-        "pairwise_barriers": pairs,
-        "ratio_to_worst_pair": round(excess / max(pairs.values()), 3),
-        "rounds": report["alignment"]["rounds"],
-        "spectrum": report["spectrum"]["verdict"],
-    }
-
-
 def main() -> None:
     """Two at a time, each with one thread."""
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        ensembles = {kind: pool.submit(with_path_point, pair) for kind, pair in PAIRS.items()}
-        universes = {align: pool.submit(universe, align) for align in ("permutation", "orthogonal", "combined")}
-    record(
-        "ensembles",
-        {
-            "what": __doc__.split("\n")[0],
-            "ensembles": {kind: found.result() for kind, found in ensembles.items()},
-            "three_in_one_universe": {align: found.result() for align, found in universes.items()},
-        },
-    )
+        found = dict(zip(PAIRS, pool.map(with_path_point, PAIRS.values()), strict=True))
+    record("ensembles", {"what": __doc__.split("\n")[0], "pairs": found})
 
 
 if __name__ == "__main__":
