@@ -1,8 +1,8 @@
 """Ensembles of A and B with a point of the path between them: losses, not timings.
 
 For each kind of pair a curve of one bend is trained (300 steps, `isthmus path`), its merge point, kept between 0.3 and
-0.7, is taken, and A and B are held against A, B and that point as an ensemble, on the same blocks, of modules on which neither
-the models nor the curve were trained.
+0.7, is taken, and A and B are held against A, B and that point as an ensemble, on the same blocks, of modules on which
+neither the models nor the curve were trained.
 """
 
 from __future__ import annotations
