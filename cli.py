@@ -538,7 +538,13 @@ def merge(
     by_operator = method is not None or len(models) != 2
     for_operator = {"--base": base, "--weight": weight, "--density": density, "--lambda": scale, "--search": search}
     for_operator["--max-memory"] = max_memory
-    for_path = {"--path": path != "linear", "--restore-spectrum": restore_spectrum, "--fit-on": fit_on}
+    for_path = {
+        "--path": path != "linear",
+        "--restore-spectrum": restore_spectrum,
+        "--fit-on": fit_on,
+        "--optimizer-a": optimizer_a,
+        "--optimizer-b": optimizer_b,
+    }
     if not by_operator and (soup != "uniform" or any(for_operator.values())):
         raise BadInput(f"{', '.join([*for_operator, '--soup'])} are for a --method: name one")
     for option, given in for_path.items():
@@ -1089,6 +1095,7 @@ def _recipe(
 
     if len(models) == 1 and is_recipe(models[0]):
         given = {"--method": method, "--base": base, "--weight": weight, "--density": density, "--lambda": scale}
+        given["--t"] = None if t == "auto" else t
         for option, value in given.items():
             if value is not None:
                 raise BadInput(f"the recipe says what {option} would: leave {option} out")

@@ -61,7 +61,7 @@ def align_all(
 
     Raises as that does.
     """
-    if method == "none":
+    if method == "none" or len(states) == 1:
         return Universe(tuple(states), config, (Alignment("none", {}, 0.0),) * (len(states) - 1), 0.0, (0.0,))
     if method == "learned":
         raise BadInput("more than two models are aligned by a closed form: take permutation, orthogonal or combined")

@@ -58,7 +58,7 @@ def make(directory: Path, seed: int) -> None:
     config = GPT2Config(**CONFIG)
     directory.mkdir()
     shapes = family(config).schema().shapes
-    save_weights(directory, shapes, Random(shapes, seed), torch.float32)  # type: ignore[arg-type]
+    save_weights(directory, shapes, Random(shapes, seed), torch.float32)
     save_small_files(directory, config.to_dict(), {}, torch.float32)
 
 

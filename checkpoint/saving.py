@@ -145,11 +145,16 @@ def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[s
 
         content["architectures"] = [type(empty_model(build_config(facts, directory.name))).__name__]
     write_json(directory / "config.json", content)
+    carry_over(directory, {name: path for name, path in files.items() if name != "config.json"})
+
+
+def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
+    """Copy small files as they are, but for where on somebody's disk a tokenizer was loaded from."""
     for name, path in files.items():
         if name == TOKENIZER_SETTINGS:
             settings = json.loads(path.read_text(encoding="utf-8"))
             write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PLACES})
-        elif name != "config.json":
+        else:
             shutil.copyfile(path, directory / name)
 
 

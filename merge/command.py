@@ -33,7 +33,6 @@ OPTIONS = {
     "tokens": "--tokens",
     "dtype": "--dtype",
     "seed": "--seed",
-    "max_memory": "--max-memory",
 }
 FLAGS = {
     ("restore", True): "--restore-spectrum",
@@ -70,8 +69,8 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
     elif path != "linear":
         words += ["--path", f"./{Path(path).resolve().name}"]
     for name, option in OPTIONS.items():
-        value = arguments.get(name)
-        if value != defaults.get(name):
+        value = arguments[name]
+        if value != defaults[name]:
             for one in value if isinstance(value, (list, tuple)) else [value]:
                 words += [option, _written(one)]
     words += [flag for (name, value), flag in FLAGS.items() if arguments[name] is value]
@@ -91,9 +90,10 @@ def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], 
         words += ["--align", arguments["align"]]
     if arguments["soup"] != "uniform":
         words += ["--search"] if arguments["soup"] == "search" else ["--soup", arguments["soup"]]
-    for name in ("max_excess", "same_kind", "tokens", "dtype", "max_memory", "seed"):
+    for name in ("max_excess", "same_kind", "tokens", "dtype", "seed"):
         if arguments[name] != defaults[name]:
             words += [OPTIONS[name], _written(arguments[name])]
+    words += ["--max-memory", arguments["max_memory"]] if arguments["max_memory"] else []
     words += [flag for (name, value), flag in FLAGS.items() if name == "measure_spectrum" and arguments[name] is value]
     command = shlex.join(words)
     return command if options is not None else f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"

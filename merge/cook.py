@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from isthmus.align.alignment import LOOKING, Method
@@ -15,11 +14,13 @@ from isthmus.align.universe import Universe, align_all
 from isthmus.checkpoint.group import Group
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from isthmus.eval.text import Blocks
+from isthmus.merge.candidate import ACTIVATION_TOKENS, looked_at
 from isthmus.merge.combined import Combined, Known
 from isthmus.merge.measure import Among, weighed
 from isthmus.merge.path import Blend
 from isthmus.merge.progress import Progress
 from isthmus.merge.recipe import Recipe, Segment, Setting
+from isthmus.merge.search import SURE
 from isthmus.merge.soup import Kitchen, Soup
 from isthmus.merge.statistics import fisher_diagonal, input_moments
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 GroupAlign = Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"]
 CLIMB: tuple[Method, ...] = ("none", "orthogonal", "combined")
-LOOKED_AT = 16_384  # tokens whose activations are matched
-KNOWN_FROM = 16_384  # tokens that statistics are taken from
-SURE = 2.0
 
 
 class Cook:
@@ -82,11 +80,12 @@ class Cook:
     def _universe(self, method: Method) -> Universe:
         if method != "none":
             self.progress.stage(f"aligning ({method})")
-        ids = None
-        if method in LOOKING:
-            rows = -(-LOOKED_AT // (len(self.text) * self.text[0].fit.shape[1]))
-            ids = torch.cat([part.fit[:rows] for part in self.text])
+        ids = self._looked_at() if method in LOOKING else None
         return align_all(self.states, self.config, method, ids=ids, seed=self.seed, on_match=self.progress.advance)
+
+    def _looked_at(self) -> Tensor:
+        """The token ids on which models are looked at, for alignment or for statistics."""
+        return looked_at({part.label: part.fit for part in self.text})
 
     def _average(self, universe: Universe) -> Losses:
         states = universe.states[self.base :]
@@ -99,8 +98,7 @@ class Cook:
         kind = self.recipe.operator.knows
         if kind is None:
             return ()
-        rows = max(1, KNOWN_FROM // (len(self.text) * self.text[0].fit.shape[1]))
-        ids = torch.cat([part.fit[:rows] for part in self.text])
+        ids = self._looked_at()
         self.progress.stage(f"statistics for {self.recipe.operator.name}", len(universe.states) * len(ids))
         if kind == "fisher":
             return [
@@ -164,5 +162,5 @@ class Cook:
 
 def fit_tokens(recipe: Recipe, align: GroupAlign, labels: int) -> int:
     """The tokens of every label that are looked at before anything is chosen."""
-    wanted = [KNOWN_FROM] * (recipe.operator.knows is not None) + [LOOKED_AT] * (align == "auto" or align in LOOKING)
-    return -(-max(wanted) // labels) if wanted else 0
+    looks = recipe.operator.knows is not None or align == "auto" or align in LOOKING
+    return -(-ACTIVATION_TOKENS // labels) if looks else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 
 from isthmus.align.families import FAMILIES
@@ -20,17 +20,17 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.group import Group, open_group
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.saving import TOKENIZER_SETTINGS, atomic_directory, write_json
+from isthmus.checkpoint.saving import atomic_directory, carry_over, write_json
 from isthmus.checkpoint.source import CONFIGURATION_FILES
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.merge.combined import Combined
-from isthmus.merge.cook import LOOKED_AT, Cook, GroupAlign
+from isthmus.merge.cook import Cook, GroupAlign, fit_tokens
 from isthmus.merge.measure import losses_json
 from isthmus.merge.path import Blend
 from isthmus.merge.pipeline import pick_device
 from isthmus.merge.progress import Progress
-from isthmus.merge.recipe import recipe
+from isthmus.merge.recipe import Recipe, recipe
 from isthmus.merge.stored import StoredPath, read_path
 
 if TYPE_CHECKING:
@@ -90,11 +90,7 @@ class EnsembleResult:
         with atomic_directory(target, overwrite=overwrite) as folder:
             write_json(folder / FILE, content)
             write_json(folder / "isthmus.json", self.report)
-            for name, file in self.files.items():
-                if name not in CONFIGURATION_FILES and name != TOKENIZER_SETTINGS:
-                    shutil.copyfile(file, folder / name)
-            for name in {TOKENIZER_SETTINGS} & self.files.keys():
-                write_json(folder / name, json.loads(self.files[name].read_text(encoding="utf-8")))
+            carry_over(folder, {name: file for name, file in self.files.items() if name not in CONFIGURATION_FILES})
 
 
 def ensemble(
@@ -126,7 +122,7 @@ def ensemble(
     progress.stage("checking")
     group = open_group(models, families=FAMILIES)
     first = group.members[0]
-    stored = None
+    plan, stored = recipe("linear", [str(model) for model in models]), None
     if path is not None:
         progress.stage("reading the path")
         stored = read_path(path, *group.members[:2])
@@ -136,7 +132,7 @@ def ensemble(
         group.tokenizer(),
         context=int(first.config.max_position_embeddings),
         vocabulary=int(first.config.vocab_size),
-        fit_tokens=-(-LOOKED_AT // len(data)) if align not in ("none", "permutation", "orthogonal") else 0,
+        fit_tokens=fit_tokens(plan, align, len(data)),
         select_tokens=tokens,
         report_tokens=tokens,
         seed=seed,
@@ -148,7 +144,7 @@ def ensemble(
     meter = _Meter(text, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]
     if len(models) > 1:
-        rows += _merged(models, group, text, align, meter, device, seed, progress)
+        rows += _merged(plan, group, text, align, meter, device, seed, progress)
     found = meter.ensemble(members, average)
     best = min(meter.losses[: len(members)], key=lambda losses: losses.mean)
     gain = best - found
@@ -254,13 +250,11 @@ class _Meter:
         from isthmus.eval.ensemble import Ensemble
 
         model = Ensemble.of([(member.state, member.config) for member in members], average)
-        return ensemble_model_losses(model, self.parts)
+        return _passed_through(model, self.parts)
 
 
-def ensemble_model_losses(model: Ensemble, parts: Mapping[str, Tensor]) -> Losses:
+def _passed_through(model: Ensemble, parts: Mapping[str, Tensor]) -> Losses:
     """The losses of an ensemble by its own forward passes, block by block."""
-    import torch
-
     found = {}
     with torch.no_grad():
         for label, blocks in parts.items():
@@ -270,7 +264,7 @@ def ensemble_model_losses(model: Ensemble, parts: Mapping[str, Tensor]) -> Losse
 
 
 def _merged(
-    models: Sequence[str | Path | Checkpoint],
+    plan: Recipe,
     group: Group,
     text: Sequence[Blocks],
     align: GroupAlign,
@@ -280,10 +274,9 @@ def _merged(
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """The lines of the soup and of the merge."""
-    plan = recipe("linear", [str(model) for model in models])
     cook = Cook(plan, group, text, device=device, seed=seed, progress=progress)
     universe, _ = cook.aligned(align, known=group.members[0].model_type in FAMILIES)
-    count = len(models)
+    count = len(plan.models)
     rows = [meter.row("soup", "soup", Blend(universe.states, [1 / count] * count), universe.config)]
     names = list(universe.states[0])
     found, chosen = cook.cooked("search", universe, plan.values(names), ())

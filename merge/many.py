@@ -181,8 +181,7 @@ def combine(
         chosen=chosen,
         plane=plane,
     )
-    alignment = universe.alignments[0] if universe.alignments else None
-    return Merge(ends, alignment, None, state, facts, dtype, group.small_files(), report, {}, told)
+    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, told)
 
 
 def _streamed(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -441,6 +442,8 @@ def test_more_than_two_models_and_recipes(isthmus, tmp_path: Path) -> None:
         ((DOCS, CODE, "--method", "linear", "--max-memory", "1GB"), "is for measuring"),
         (("none.yml",), "cannot read the recipe 'none.yml'"),
         (("none.yml", "--method", "ties"), "leave --method out"),
+        (("none.yml", "--t", 0.3), "leave --t out"),
+        ((DOCS, CODE, "--method", "linear", "--optimizer-a", "muon"), "--optimizer-a is for two models"),
     ],
 )
 def test_what_a_merge_by_a_method_does_not_take(
@@ -464,3 +467,10 @@ def test_align_reads_layers_when_it_is_their_turn(isthmus, tmp_path: Path) -> No
     refused = isthmus("align", ADAMW, MUON, "-o", tmp_path / "x", "--stream", "--method", "combined", *DATA)
     assert refused.code == 2
     assert "take permutation or orthogonal" in refused.err
+
+
+def test_the_methods_of_the_command_line_are_those_there_are() -> None:
+    from isthmus.cli import MethodChoice
+    from isthmus.merge.operators.registry import OPERATORS
+
+    assert get_args(MethodChoice) == tuple(OPERATORS)

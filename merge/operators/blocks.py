@@ -36,6 +36,11 @@ def weighted_sum(parts: Parts, weights: Sequence[float]) -> Tensor:
     return total
 
 
+def plain_sum(parts: Parts) -> Tensor:
+    """Σ x_i; a new tensor."""
+    return weighted_sum(parts, [1.0] * len(parts))
+
+
 def gram(blocks: Blocks) -> Tensor:
     """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks."""
     total: Tensor | None = None

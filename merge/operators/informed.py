@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, weighted_sum
+from isthmus.merge.operators.blocks import Blocks, plain_sum
 from isthmus.merge.operators.linear import linear
 
 
@@ -20,7 +20,7 @@ def fisher(blocks: Blocks, *, weights: Sequence[float], floor: float = 1e-6) -> 
     count = len(weights)
     for parts in blocks:
         informed = [w * (information + floor) for w, information in zip(weights, parts[count:], strict=True)]
-        yield sum(f * x for f, x in zip(informed, parts, strict=False)) / sum(informed)  # type: ignore[misc]
+        yield plain_sum([f * x for f, x in zip(informed, parts[:count], strict=True)]) / plain_sum(informed)
 
 
 def regmean(
@@ -39,8 +39,8 @@ def regmean(
     whole = [torch.cat(list(parts)) for parts in zip(*blocks, strict=True)]
     found = [w * _shrunk(gram, shrink) for w, gram in zip(weights, grams, strict=True)]
     maps = [weight.movedim(axis, 0).double() for weight in whole]
-    answers = weighted_sum([gram @ weight for gram, weight in zip(found, maps, strict=True)], [1.0] * len(maps))
-    solved = torch.linalg.solve(weighted_sum(found, [1.0] * len(found)), answers)
+    answers = plain_sum([gram @ weight for gram, weight in zip(found, maps, strict=True)])
+    solved = torch.linalg.solve(plain_sum(found), answers)
     yield solved.movedim(0, axis).to(whole[0].dtype)
 
 

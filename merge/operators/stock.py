@@ -19,11 +19,10 @@ def model_stock(blocks: Blocks, *, by_row: bool = False) -> Iterator[Tensor]:
     `blocks` are float32, the base first, then N ≥ 2 models. One c for the tensor, or with `by_row` one for every row
     (a vector is one row). Where the denominator vanishes, the base stays.
     """
-    ratios = _ratio(gram(task_vectors(blocks))) if not by_row else None
-    if by_row and next(iter(blocks))[0].ndim == 1:
-        ratios = _ratio(gram(task_vectors(blocks)))
+    one_row = not by_row or next(iter(blocks))[0].ndim == 1
+    whole = _ratio(gram(task_vectors(blocks))) if one_row else None
     for parts in blocks:
-        ratio = _by_row(parts) if ratios is None else ratios
+        ratio = _by_row(parts) if whole is None else whole
         mean = weighted_sum(parts[1:], [1 / (len(parts) - 1)] * (len(parts) - 1))
         yield torch.lerp(parts[0], mean, ratio.to(mean.dtype))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, Each, Parts, weighted_sum
+from isthmus.merge.operators.blocks import Blocks, Each, Parts, plain_sum, weighted_sum
 from isthmus.merge.operators.coins import Coins
 from isthmus.merge.operators.magnitude import cuts
 
@@ -163,7 +163,7 @@ def _elected(vectors: Blocks, weights: Sequence[float], scale: float, normalize:
     """θ_base + λ Σ w_i δ_i over entries of the sign of Σ w_i δ_i, over the Σ w_i of these with `normalize`."""
     for base, *deltas in vectors:
         weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-        majority = (weighted_sum(weighted, [1.0] * len(weighted)) >= 0).float() * 2 - 1
+        majority = (plain_sum(weighted) >= 0).float() * 2 - 1
         merged, divisor = torch.zeros_like(base), torch.zeros_like(base)
         for vector, weight in zip(weighted, weights, strict=True):
             agrees = (vector * majority > 0).float()

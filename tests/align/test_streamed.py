@@ -70,8 +70,8 @@ def test_groups_are_symmetric() -> None:
 @pytest.mark.parametrize("method", ["permutation", "orthogonal"])
 def test_alignment_is_that_of_models_in_memory(method: str) -> None:
     a, b = (load(EMBEDDED / name, families=FAMILIES) for name in ("adamw-1", "muon-1"))
-    lazy = align_states(a.state, b.state, a.config, method, stream=True)  # type: ignore[arg-type]
-    whole = align_states(dict(a.state), dict(b.state), a.config, method)  # type: ignore[arg-type]
+    lazy = align_states(a.state, b.state, a.config, method, stream=True)
+    whole = align_states(dict(a.state), dict(b.state), a.config, method)
     assert lazy.alignment.score == pytest.approx(whole.alignment.score, abs=1e-6)
     for mine, theirs in ((lazy.a, whole.a), (lazy.b, whole.b)):
         assert mine.keys() == theirs.keys()

@@ -37,17 +37,17 @@ def scrambled(seed: int, method: str) -> dict[str, torch.Tensor]:
             elements[name] = torch.linalg.qr(random).Q
         else:
             elements[name] = stream_rotation(torch.randn(space.size, space.size, generator=generator).double())
-    return Alignment(method, elements, 1.0).apply(STATE, TABLE)  # type: ignore[arg-type]
+    return Alignment(method, elements, 1.0).apply(STATE, TABLE)
 
 
 @pytest.mark.parametrize("method", ["permutation", "orthogonal"])
 def test_scrambled_copies_come_back(method: str) -> None:
     """Three copies, each scrambled in its own way, end at the first, and their average computes what it does."""
     states = [STATE, scrambled(1, method), scrambled(2, method)]
-    config = Alignment(method, {}, 1.0).config(CONFIG)  # type: ignore[arg-type]
+    config = Alignment(method, {}, 1.0).config(CONFIG)
     if method == "orthogonal":
         states[0] = canonical(STATE, TABLE)
-    found = align_all(states, config, method)  # type: ignore[arg-type]
+    found = align_all(states, config, method)
     assert found.scores[-1] == pytest.approx(1, abs=1e-5)
     average = {name: sum(state[name] for state in found.states) / 3 for name in found.states[0]}
     ids = torch.randint(CONFIG.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
@@ -87,7 +87,7 @@ def test_functions_are_unchanged() -> None:
     states = [state_of(tiny_model(seed)) for seed in range(3)]
     ids = torch.randint(CONFIG.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
     for method in ("permutation", "orthogonal", "combined"):
-        found = align_all(states, CONFIG, method, ids=torch.randint(CONFIG.vocab_size, (8, 32)))  # type: ignore[arg-type]
+        found = align_all(states, CONFIG, method, ids=torch.randint(CONFIG.vocab_size, (8, 32)))
         for before, after in zip(states, found.states, strict=True):
             difference = log_probs(after, found.config, ids) - log_probs(before, CONFIG, ids)
             assert difference.abs().max() < 1e-4

@@ -36,7 +36,7 @@ def test_weights_are_shares() -> None:
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_of_one_model_it_is_that_model(average: str) -> None:
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(averaged([logits], [1.0], average), logits.log_softmax(-1), atol=1e-6)  # type: ignore[arg-type]
+    assert torch.allclose(averaged([logits], [1.0], average), logits.log_softmax(-1), atol=1e-6)
 
 
 def test_its_loss_is_what_the_members_losses_come_to() -> None:

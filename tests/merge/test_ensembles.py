@@ -50,6 +50,8 @@ def test_saved_small_moved_and_opened(models: tuple[Path, Path], tmp_path: Path)
     found = ensemble(models, align="none", average="logits", **QUICK)
     found.save(tmp_path / "models" / "both")
     assert sum(path.stat().st_size for path in (tmp_path / "models" / "both").iterdir()) < 200_000
+    settings = json.loads((tmp_path / "models" / "both" / "tokenizer_config.json").read_text())
+    assert "name_or_path" not in settings
     (tmp_path / "models").rename(tmp_path / "elsewhere")
     where = tmp_path / "elsewhere" / "both"
     model = package.load_ensemble(where)
@@ -99,7 +101,7 @@ def test_points_of_a_path_are_members(models: tuple[Path, Path], tmp_path: Path)
 )
 def test_what_makes_no_sense(options: dict[str, object], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        ensemble([EMBEDDED / "docs", EMBEDDED / "code"], **{**QUICK, **options})  # type: ignore[arg-type]
+        ensemble([EMBEDDED / "docs", EMBEDDED / "code"], **{**QUICK, **options})
 
 
 def test_an_ensemble_has_members() -> None:

@@ -167,7 +167,7 @@ def test_gates_refuse_and_save_nothing() -> None:
 )
 def test_what_makes_no_sense(method: str, options: dict[str, object], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        combine(recipe(method, [DOCS, CODE]), **options)  # type: ignore[arg-type]
+        combine(recipe(method, [DOCS, CODE]), **options)
 
 
 def test_models_that_do_not_fit(saved) -> None:
@@ -176,10 +176,25 @@ def test_models_that_do_not_fit(saved) -> None:
         combine(recipe("linear", [str(good), str(good), str(wide)]))
 
 
-def test_vocabularies_that_grew_are_for_two(saved) -> None:
-    small, grown = saved("small", tokenizer=True), saved("grown", tokenizer=True, vocab_size=130)
-    with pytest.raises(IncompatibleModels):
-        combine(recipe("linear", [str(small), str(grown)]))
+def test_vocabularies_that_grew_are_for_two(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CODE)
+    tokenizer.add_tokens(["<|user|>"])
+    model = AutoModelForCausalLM.from_pretrained(CODE)
+    model.resize_token_embeddings(1025, mean_resizing=False)
+    model.save_pretrained(tmp_path / "grown")
+    tokenizer.save_pretrained(tmp_path / "grown")
+    with pytest.raises(
+        IncompatibleModels, match="'docs' and 'grown' share 1024 rows of the vocabulary, and one has more"
+    ):
+        combine(recipe("linear", [DOCS, str(tmp_path / "grown")]))
+
+
+def test_one_model_is_what_it_is() -> None:
+    report = combine(recipe("linear", [DOCS]), align="orthogonal", **QUICKER).report
+    assert report["merge_point"]["excess"] == pytest.approx(0, abs=1e-6)
+    assert report["alignment"]["method"] == "none"
 
 
 def test_models_that_stay_on_disk_are_measured_to_the_same_numbers(tmp_path: Path) -> None:
@@ -187,8 +202,8 @@ def test_models_that_stay_on_disk_are_measured_to_the_same_numbers(tmp_path: Pat
     memory = combine(plan, **QUICK).report
     merged = combine(plan, max_memory="1MB", **QUICK)
     disk = merged.report
-    for key in ("merge_point", "baselines"):
-        assert json.dumps(disk[key], indent=0).count("loss") == json.dumps(memory[key], indent=0).count("loss")
+    assert disk["merge_point"].keys() == memory["merge_point"].keys()
+    assert disk["baselines"].keys() == memory["baselines"].keys()
     assert disk["merge_point"]["loss"] == pytest.approx(memory["merge_point"]["loss"], abs=1e-5)
     assert disk["baselines"]["ensemble"]["loss"] == pytest.approx(memory["baselines"]["ensemble"]["loss"], abs=1e-5)
     assert disk["baselines"]["naive_average"]["loss"] == pytest.approx(
@@ -207,7 +222,7 @@ def test_models_that_stay_on_disk_are_measured_to_the_same_numbers(tmp_path: Pat
 )
 def test_what_needs_models_in_memory(options: dict[str, object]) -> None:
     with pytest.raises(BadInput, match="needs the models in memory"):
-        combine(recipe("linear", [DOCS, CODE]), max_memory="1GB", **{**QUICK, **options})  # type: ignore[arg-type]
+        combine(recipe("linear", [DOCS, CODE]), max_memory="1GB", **{**QUICK, **options})
 
 
 def test_the_plane_of_three_holds_all_their_averages() -> None:

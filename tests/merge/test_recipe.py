@@ -65,7 +65,7 @@ def test_shares_of_plain_weights(weights: list[list[float]], expected: list[floa
 )
 def test_options_that_make_no_recipe(method: str, options: dict[str, object], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        recipe(method, ["a", "b"], **options)  # type: ignore[arg-type]
+        recipe(method, ["a", "b"], **options)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isthmus.eval.loss import Losses
-from isthmus.merge.soup import EVALUATIONS, Kitchen
+from isthmus.merge.soup import EVALUATIONS, LARGEST, Kitchen
 
 
 def bowl(lowest: Sequence[float], simplex: bool = True) -> Kitchen:
@@ -40,7 +40,10 @@ def test_weights_stay_within_their_bounds() -> None:
     kitchen = bowl((-0.5, 1.5))
     kitchen.search()
     assert all(min(weights) >= 0 and sum(weights) == pytest.approx(1, abs=1e-4) for weights in kitchen.found)
-    assert min(min(weights) for weights in bowl((-1.0, 0.5), simplex=False).found or [(0,)]) >= 0
+    free = bowl((-1.0, 5.0), simplex=False)
+    free.search()
+    assert all(0 <= weight <= LARGEST for weights in free.found for weight in weights)
+    assert max(max(weights) for weights in free.found) > 1
 
 
 def test_a_greedy_soup_leaves_out_what_does_not_help() -> None:
