@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from isthmus.merge.recipe import Recipe
 
 INTERRUPTED = 130
+COLLECT_EVERY = 10_000  # objects: torch makes a million while it is imported, and they all stay
 TRAINING, PUSHING = "Training of bends and alignments", "Pushing to the Hub"
 OPERATORS = "Merging by a method"
 
@@ -941,6 +943,7 @@ def symmetries(
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    gc.set_threshold(COLLECT_EVERY)
     try:
         code = app(standalone_mode=False)  # typer gives the code of an Exit, and 130 for Ctrl-C
         finish()

@@ -14,6 +14,7 @@ from isthmus.merge.operators.blocks import Parts
 from isthmus.merge.operators.registry import Operator
 
 WORTH_READING_AHEAD = 2**16  # items
+WORTH_KEEPING = 2**24  # items of all states together
 
 Known = Sequence[Mapping[str, Any]]
 
@@ -58,12 +59,29 @@ class Combined(Mapping[str, Tensor]):
 
 
 class _Rows:
-    """The blocks of one tensor in several states, read again whenever they are gone through, one block ahead."""
+    """The blocks of one tensor in several states, one read ahead; on every pass again, if they are too many to keep."""
 
     def __init__(self, states: Sequence[Mapping[str, Tensor]], name: str, reader: Executor):
         self._states, self._name, self._reader = states, name, reader
+        self._kept: list[Parts] | None = None
 
     def __iter__(self) -> Iterator[Parts]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Parts] = []
+        items = 0
+        for parts in self._read():
+            items += sum(part.numel() for part in parts)
+            if items <= WORTH_KEEPING:
+                kept.append(parts)
+            else:
+                kept.clear()
+            yield parts
+        if items <= WORTH_KEEPING:
+            self._kept = kept
+
+    def _read(self) -> Iterator[Parts]:
         blocks = zip(*(in_blocks(state, self._name) for state in self._states), strict=True)
         parts = next(blocks, None)
         while parts is not None:

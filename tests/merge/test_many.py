@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,12 @@ import torch
 from conftest import EMBEDDED
 from safetensors.torch import load_file
 
+from isthmus.checkpoint import loading
 from isthmus.checkpoint.card import render_card
 from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels, UnsupportedFamily
+from isthmus.checkpoint.loading import LazyState
 from isthmus.eval.summary import loss_table, sentences
+from isthmus.merge import combined
 from isthmus.merge.gates import Gates
 from isthmus.merge.many import combine
 from isthmus.merge.mergekit import read_recipe
@@ -45,6 +50,26 @@ def test_from_disk_to_disk_and_in_memory_are_the_same(tmp_path: Path) -> None:
     assert report["base"]["ref"] == "adamw-1"
     assert report["spectrum"] is None
     assert json.loads((tmp_path / "measured" / "isthmus.json").read_text())["spectrum"]["verdict"] == "preserved"
+
+
+def test_a_tensor_is_read_once_unless_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an operator goes through a tensor twice; what comes out is the same."""
+    passes: Counter[str] = Counter()
+
+    class Counted(LazyState):
+        def blocks(self, name: str) -> Iterator[torch.Tensor]:
+            passes[name] += 1
+            return super().blocks(name)
+
+    monkeypatch.setattr(loading, "LazyState", Counted)
+    merged = combine(recipe("model_stock", [DOCS, CODE], base=BASE)).state
+    name, vector = "transformer.wte.weight", "transformer.ln_f.weight"
+    kept = [merged[name], merged[vector]]
+    assert passes == {name: 3, vector: 3}
+    monkeypatch.setattr(combined, "WORTH_KEEPING", 1024)
+    again = [merged[name], merged[vector]]
+    assert passes == {name: 3 + 6, vector: 3 + 3}
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 
 def test_three_fine_tunes_of_one_base(tmp_path: Path) -> None:
