@@ -45,11 +45,12 @@ def gram(blocks: Blocks) -> Tensor:
     """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks."""
     total: Tensor | None = None
     for parts in blocks:
-        rows = torch.stack([part.flatten() for part in parts])
         # In float32 over short stretches, in float64 over all of them.
+        stretches = [part.flatten().split(STRETCH) for part in parts]
         found = torch.zeros(len(parts), len(parts), dtype=torch.float64)
-        for stretch in torch.split(rows, STRETCH, dim=1):
-            found += (stretch @ stretch.T).double()
+        for i, one in enumerate(stretches):
+            for j, other in enumerate(stretches[: i + 1]):
+                found[i, j] = found[j, i] = sum(torch.dot(x, y).item() for x, y in zip(one, other, strict=True))
         total = found if total is None else total + found
     assert total is not None, "there is at least one block"
     return total

@@ -1,0 +1,86 @@
+"""Points on paths out of distribution, and ensembles of two models and a point between them.
+
+The models were trained on docstrings. Their paths are measured on other docstrings, on source code, and on what text a
+user names; on each, the loss of both ends, of the path, of its best point (chosen on docstrings kept for that), of the
+ensemble of both ends, and of the ensemble of both and that point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from isthmus.align.alignment import Alignment
+from isthmus.eval.barrier import profile
+from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from isthmus.lab.pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, bent, kinds, model, pairs, text, train_models
+from isthmus.lab.parts import compute
+from isthmus.merge.point import grid, inside
+from isthmus.merge.progress import Progress
+
+ELSEWHERE = ("code=stdlib:code:heldout",)
+INTERIOR = 0.1
+
+
+def generalization_study(
+    directory: Path,
+    effort: Effort,
+    *,
+    elsewhere: Sequence[str] = ELSEWHERE,
+    seeds: int = SEEDS,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """All pairs on all texts, JSON-ready; models and paths that are in `directory` are used."""
+    names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
+    train_models(directory, names, effort, workers=workers, progress=progress)
+    parts = {
+        f"{a}, {b}": partial(elsewhere_too, directory, a, b, tuple(elsewhere), effort)
+        for kind in kinds()
+        for a, b in pairs(kind, seeds)
+    }
+    return compute(directory / "elsewhere", parts, stage="measuring on other text", workers=workers, progress=progress)
+
+
+def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:
+    """One pair: text → losses in nats per token, differences with their standard errors over blocks."""
+    path = bent(directory, a, b, effort)
+    config = Alignment("combined", {}, 0.0).config(model(directory, a).config)
+    blocks = text(effort, (HELD_OUT, *elsewhere))
+    ts = grid()
+    searched = profile(path, LossMeter(config, {HELD_OUT: blocks[0].select}), ts)
+    best = min((t for t in ts if inside(t, INTERIOR)), key=lambda t: searched.at(t).mean)
+    found: dict[str, Any] = {"t": best}
+    for part in blocks:
+        meter = LossMeter(config, {part.label: part.report})
+        tokens = {t: meter.token_losses(path(t)) for t in ts}
+        losses = {t: per_block(one) for t, one in tokens.items()}
+        ends = [losses[0.0], losses[1.0]]
+        excesses = {t: losses[t] - ends[0].mixed(ends[1], t) for t in ts}
+        two, three = (ensemble_losses([tokens[t] for t in members]) for members in ((0.0, 1.0), (0.0, 1.0, best)))
+        found[part.label] = {
+            "ends": [end.mean for end in ends],
+            "point": losses[best].mean,
+            "two": two.mean,
+            "three": three.mean,
+            "barrier": max(excess.mean for t, excess in excesses.items()),
+            "highest_inside": max(excess.mean for t, excess in excesses.items() if 0 < t < 1),
+            "lowest": min(excess.mean for excess in excesses.values()),
+            "point_over_better_end": _gain(min(ends, key=lambda end: end.mean), losses[best]),
+            "third_over_two": _gain(two, three),
+        }
+    return found
+
+
+def _gain(before: Losses, after: Losses) -> tuple[float, float]:
+    """By how much the loss is lower, and the standard error of that over blocks."""
+    difference = before - after
+    return difference.mean, difference.stderr
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats."""
+    return math.exp(loss)

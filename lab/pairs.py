@@ -1,0 +1,155 @@
+"""The models of the studies of pretraining, five an optimizer, and what lies between two of them.
+
+Small GPT-2s, four layers of width 128, trained on the docstrings of the standard library but for the modules that are
+held out, alike but for their seeds and optimizers. Every pair gets a path: the closed-form alignment by weights and
+activations, and one bend, trained on the text that the models were trained on. Everything is kept in one directory, so
+that the studies share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from isthmus.align.pipeline import Aligned, align_states
+from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.checkpoint.saving import atomic_directory
+from isthmus.eval.seen import Seen
+from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.lab.demo import CHECKPOINTS
+from isthmus.lab.parts import compute
+from isthmus.lab.pretrain import DOCS, Recipe, make_checkpoint, small_config
+from isthmus.merge.candidate import ACTIVATION_TOKENS, looked_at
+from isthmus.merge.curve import CurvePlan, train_curve, training_record
+from isthmus.merge.optimizers import OptimizerName
+from isthmus.merge.path import WeightPath
+from isthmus.merge.progress import Progress
+from isthmus.merge.stored import endpoint_digests, read_path, write_path
+from isthmus.merge.training import PathTraining
+
+OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "muon", "lion")
+SEEDS = 5
+HELD_OUT = "docs=stdlib:docs:heldout"
+MEASURED = 8192  # tokens, to select and to report on
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent: steps of everything that is trained, blocks in a step of a bend, tokens that are measured."""
+
+    pretraining: int = 1000
+    bend: int = 200
+    batch: int = 16
+    learning: int = 400
+    tokens: int = MEASURED
+    fine_tuning: int = 200
+    further: int = 100
+
+
+QUICK = Effort(pretraining=30, bend=4, batch=4, learning=20, tokens=1024, fine_tuning=10, further=5)
+
+
+def recipe(optimizer: OptimizerName, number: int, effort: Effort) -> Recipe:
+    """How a model is trained; learning rates and decays are those that trained well in 200 steps."""
+    settings: dict[OptimizerName, dict[str, float]] = {
+        "adamw": {"adamw_lr": 2e-3, "weight_decay": 0.5},
+        "muon": {"muon_lr": 1e-2, "adamw_lr": 4e-3, "weight_decay": 0.3},
+        "lion": {"adamw_lr": 5e-4, "weight_decay": 1.5},
+    }
+    seed = 1000 + 10 * number + OPTIMIZERS.index(optimizer)
+    plan = Recipe(f"{optimizer}-{number}", optimizer, seed, effort.pretraining, data=(DOCS,))
+    return replace(plan, **settings[optimizer])  # type: ignore[arg-type]
+
+
+def kinds() -> list[tuple[OptimizerName, OptimizerName]]:
+    """The kinds of pairs: of one optimizer, and of two."""
+    return list(combinations_with_replacement(OPTIMIZERS, 2))
+
+
+def pairs(kind: tuple[OptimizerName, OptimizerName], seeds: int = SEEDS) -> list[tuple[str, str]]:
+    """The pairs of one kind, as many as seeds (one of two models); no two of one kind share both."""
+    one, other = kind
+    if one != other:
+        return [(f"{one}-{number}", f"{other}-{number}") for number in range(1, seeds + 1)]
+    ring = [(f"{one}-{number}", f"{one}-{number % seeds + 1}") for number in range(1, seeds + 1)]
+    return ring[: 1 if seeds == 2 else seeds]
+
+
+def train_models(
+    directory: Path, names: Sequence[str], effort: Effort, *, workers: int = 1, progress: Progress | None = None
+) -> dict[str, float]:
+    """Train the models named, `OPTIMIZER-NUMBER`, except for those that are there; the last training loss of each."""
+    parts = {}
+    for name in dict.fromkeys(names):
+        optimizer, number = name.split("-")
+        known = next(one for one in OPTIMIZERS if one == optimizer)
+        parts[name] = partial(_train, directory / "models", recipe(known, int(number), effort))
+    found = compute(directory / "models", parts, stage="training models", workers=workers, progress=progress)
+    return {name: record["loss"] for name, record in found.items()}
+
+
+def _train(directory: Path, plan: Recipe) -> Mapping[str, Any]:
+    tokenizer = load(CHECKPOINTS / "docs").tokenizer()
+    return {"loss": make_checkpoint(plan, small_config(), tokenizer, None, directory, Progress())}
+
+
+def model(directory: Path, name: str) -> Checkpoint:
+    """One of the models, its state read."""
+    found = load(directory / "models" / name)
+    return replace(found, state=dict(found.state))
+
+
+@cache
+def text(effort: Effort, specs: tuple[str, ...] = (HELD_OUT,), fit: str = "") -> tuple[Blocks, ...]:
+    """Text to select and to report on, of every corpus of `specs`; or, with `fit`, the text of one corpus to train on.
+
+    What models and bends are trained on are other modules of the library than what is held out.
+    """
+    tokenizer, config = load(CHECKPOINTS / "docs").tokenizer(), small_config()
+    sizes = {"fit_tokens": 0, "select_tokens": effort.tokens, "report_tokens": effort.tokens}
+    if fit:
+        bend = effort.bend * effort.batch * config.n_positions
+        sizes = {"fit_tokens": max(bend, ACTIVATION_TOKENS), "select_tokens": 0, "report_tokens": 0}
+    sources = (fit,) if fit else specs
+    return labelled_blocks(sources, tokenizer, context=config.n_positions, vocabulary=len(tokenizer), **sizes)
+
+
+def to_fit(effort: Effort) -> dict[str, Tensor]:
+    """The blocks that alignments and bends are trained on."""
+    return {part.label: part.fit for part in text(effort, fit=DOCS)}
+
+
+def aligned(first: Checkpoint, second: Checkpoint, effort: Effort) -> Aligned:
+    """The best closed form: by weights and activations."""
+    ids = looked_at(to_fit(effort))
+    return align_states(first.state, second.state, first.config, "combined", ids=ids)
+
+
+def bent(directory: Path, a: str, b: str, effort: Effort, by: OptimizerName | None = None) -> WeightPath:
+    """The path between two models with one bend, trained `by` an optimizer, and kept.
+
+    By default that is the one that trained both, else AdamW.
+    """
+    optimizers = [name.split("-")[0] for name in (a, b)]
+    plan = CurvePlan(training=PathTraining(steps=effort.bend, batch=effort.batch)).for_endpoints(optimizers)
+    plan = replace(plan, optimizer=by or plan.optimizer)
+    place = directory / "paths" / f"{a}, {b}, {plan.optimizer}"
+    first, second = model(directory, a), model(directory, b)
+    if not place.exists():
+        start = aligned(first, second, effort)
+        fit, select = to_fit(effort), {part.label: part.select for part in text(effort)}
+        line = WeightPath("linear", start.a, start.b)
+        trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
+        with atomic_directory(place) as folder:
+            digests = endpoint_digests(first, second)
+            seen = Seen.of(fit.values())
+            write_path(
+                folder, trained.path, start.alignment, (first, second), digests, training_record(plan, trained), seen
+            )
+    return read_path(place, first, second).path

@@ -1,0 +1,60 @@
+"""A study in parts: each is computed once, several at a time on one core each, and kept as JSON; done ones are read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isthmus.checkpoint.saving import write_json
+from isthmus.merge.progress import Progress
+
+Part = Callable[[], Mapping[str, Any]]
+
+
+def compute(
+    directory: Path, parts: Mapping[str, Part], *, stage: str, workers: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """What every part gives, by name, from `directory`/NAME.json where it is there already.
+
+    With several `workers`, parts are computed in processes of their own, and are functions that can be pickled. What
+    was finished survives an interruption.
+    """
+    progress = progress or Progress()
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {name: directory / f"{name}.json" for name in parts}
+    missing = [name for name, file in files.items() if not file.exists()]
+    progress.stage(stage, len(missing))
+    if workers > 1 and len(missing) > 1:
+        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            running: list[Future[None]] = [pool.submit(_keep, parts[name], files[name]) for name in missing]
+            try:
+                for done in as_completed(running):
+                    done.result()
+                    progress.advance()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    else:
+        for name in missing:
+            _keep(parts[name], files[name])
+            progress.advance()
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+
+
+def cores() -> int:
+    """How many parts may be computed at a time."""
+    return os.cpu_count() or 1
+
+
+def _keep(part: Part, file: Path) -> None:
+    found = part()
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    write_json(unfinished, found)
+    unfinished.replace(file)

@@ -1,0 +1,114 @@
+"""What helps practitioners: does the optimizer of fine-tuning change how well models merge; is a merge a good start?
+
+One base, the embedded adamw-1, is fine-tuned on docstrings and on source code, by AdamW, Muon and Lion, from several
+seeds. Every fine-tune on docstrings is merged with every one on code: the barrier, and the gain of their average over
+the better of the two, on the mean of both texts. Then the average and both ends are trained on, on both texts, for as
+many steps: which of the three ends lowest?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.eval.barrier import profile
+from isthmus.eval.loss import LossMeter
+from isthmus.lab.demo import CHECKPOINTS
+from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, text
+from isthmus.lab.parts import compute
+from isthmus.lab.pretrain import CODE, DOCS, Recipe, make_checkpoint, pretrain, small_config
+from isthmus.merge.optimizers import OptimizerName
+from isthmus.merge.path import WeightPath
+from isthmus.merge.point import grid
+from isthmus.merge.progress import Progress
+
+BASE = "adamw-1"
+BOTH = ("docs=stdlib:docs:heldout", "code=stdlib:code:heldout")
+DOMAINS: dict[Literal["docs", "code"], str] = {"docs": DOCS, "code": CODE}
+SETTINGS: dict[OptimizerName, dict[str, float]] = {
+    "adamw": {"adamw_lr": 1e-3},
+    "muon": {"muon_lr": 5e-3, "adamw_lr": 1e-3},
+    "lion": {"adamw_lr": 1e-4},
+}
+
+
+def practice_study(
+    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Fine-tune, merge and train on, JSON-ready; what is in `directory` is used."""
+    models = {
+        f"{optimizer}-{domain}-{number}": partial(_fine_tune, directory, optimizer, domain, number, effort)
+        for optimizer, domain, number in product(OPTIMIZERS, DOMAINS, range(1, seeds + 1))
+    }
+    compute(directory / "fine-tunes", models, stage="fine-tuning", workers=workers, progress=progress)
+    couples = {
+        f"{one}-docs-{number}, {other}-code-{number}": (f"{one}-docs-{number}", f"{other}-code-{number}")
+        for one, other, number in product(OPTIMIZERS, OPTIMIZERS, range(1, seeds + 1))
+    }
+    merges = {name: partial(merged, directory, *couple, effort) for name, couple in couples.items()}
+    found = compute(directory / "merges", merges, stage="merging", workers=workers, progress=progress)
+    further = {
+        f"{optimizer}-{number}": partial(trained_on, directory, optimizer, number, effort)
+        for optimizer, number in product(OPTIMIZERS, range(1, seeds + 1))
+    }
+    starts = compute(directory / "further", further, stage="training on", workers=workers, progress=progress)
+    return {"merges": found, "further": starts}
+
+
+def _recipe(optimizer: OptimizerName, name: str, seed: int, steps: int, data: tuple[str, ...]) -> Recipe:
+    return replace(Recipe(name, optimizer, seed, steps, base=BASE, data=data, weight_decay=0.1), **SETTINGS[optimizer])  # type: ignore[arg-type]
+
+
+def _fine_tune(
+    directory: Path, optimizer: OptimizerName, domain: Literal["docs", "code"], number: int, effort: Effort
+) -> Mapping[str, Any]:
+    base = load(CHECKPOINTS / BASE)
+    name, seed = f"{optimizer}-{domain}-{number}", 2000 + 10 * number + len(domain)
+    plan = _recipe(optimizer, name, seed, effort.fine_tuning, (DOMAINS[domain],))
+    place = directory / "fine-tunes"
+    loss = make_checkpoint(plan, small_config(), base.tokenizer(), dict(base.state), place, Progress())
+    return {"loss": loss}
+
+
+def _load(directory: Path, name: str) -> Checkpoint:
+    found = load(directory / "fine-tunes" / name)
+    return replace(found, state=dict(found.state))
+
+
+def merged(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
+    """The straight line between two fine-tunes: its barrier, and what their average gains, in nats per token."""
+    first, second = _load(directory, a), _load(directory, b)
+    meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
+    measured = profile(WeightPath("linear", first.state, second.state), meter, grid())
+    better = min((measured.start, measured.end), key=lambda end: end.mean)
+    gain = better - measured.at(0.5)
+    return {
+        "ends": [measured.start.mean, measured.end.mean],
+        "average": measured.at(0.5).mean,
+        "barrier": measured.barrier,
+        "lowest_excess": min(measured.excess(t).mean for t, _ in measured.points),
+        "gain": [gain.mean, gain.stderr],
+    }
+
+
+def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: Effort) -> Mapping[str, Any]:
+    """Losses after more training on both texts, from either fine-tune and from their average, and before."""
+    first, second = (_load(directory, f"{optimizer}-{domain}-{number}") for domain in DOMAINS)
+    starts = {
+        "docs": dict(first.state),
+        "code": dict(second.state),
+        "average": dict(WeightPath("linear", first.state, second.state)(0.5)),
+    }
+    plan = _recipe(optimizer, "further", 3000 + number, effort.further, (DOCS, CODE))
+    meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
+    tokenizer, config = first.tokenizer(), small_config()
+    found = {}
+    for name, state in starts.items():
+        after = meter(pretrain(plan, config, tokenizer, state))
+        found[name] = {"before": meter(state).mean, "after": after.mean, "stderr": after.stderr}
+    return found

@@ -1,0 +1,182 @@
+"""Paths between two networks of one constraint set that stay in it and never raise the loss, by construction.
+
+A neuron (a, w) scaled by √ρ, both its weights, adds ρ a max(0, w·x): outputs, Σ a_j² and WᵀW are linear in the ρ_j of
+all neurons. So the ρ that keep the outputs on the data, and the network in the set, form a polytope:
+
+- spectral, ‖W‖_2 and ‖a‖_2 at most c: Σ ρ_j a_j φ_j = f, Σ ρ_j w_j w_jᵀ = WᵀW, Σ ρ_j a_j² ≤ ‖a‖², ρ ≥ 0;
+- entrywise: Σ ρ_j a_j φ_j = f, 0 ≤ ρ_j ≤ c² / (|a_j| ‖w_j‖_∞), once every neuron is balanced, |a_j| = ‖w_j‖_∞.
+
+A vertex of it leaves few neurons: at most K = n + d (d + 1) / 2 + 1 in the spectral set, and n besides those at their
+upper bound in the box. Where A and B, so compressed, have room beside each other in one network, the path is: compress
+A; let A fade by √(1 − s) while B grows by √s in the free neurons (outputs are the average of the two, the loss is
+convex in them, and both sets hold averages of WᵀW, of Σ a² and of scaled entries); move B's neurons to their places,
+each leaving its old place as it grows in the new; decompress B. So any two zero-loss networks in the spectral set of
+width 2 K are connected in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+from isthmus.lab.relu.constraint import Geometry
+from isthmus.lab.relu.network import Data, Networks
+
+NOTHING = 1e-9  # a share of a neuron that counts as none
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A piece of a path: neurons (a, w) scaled by √ρ, ρ going straight from `start` to `end`, each (m,)."""
+
+    neurons: Networks
+    start: Tensor
+    end: Tensor
+
+    def at(self, s: Tensor) -> Networks:
+        """The networks at every s in [0, 1], a vector."""
+        root = torch.lerp(self.start, self.end, s[:, None]).clamp_min(0).sqrt()
+        return Networks(root[..., None] * self.neurons.inner, root * self.neurons.outer)
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """A piece of a path: (a, w) becomes (a / r^s, r^s w), r from 1 to `ratio` (m,); the function stays."""
+
+    neurons: Networks
+    ratio: Tensor
+
+    def at(self, s: Tensor) -> Networks:
+        """The networks at every s in [0, 1], a vector."""
+        factor = self.ratio ** s[:, None]
+        return Networks(factor[..., None] * self.neurons.inner, self.neurons.outer / factor)
+
+
+@dataclass(frozen=True)
+class Reversed:
+    """A piece of a path, walked from its end."""
+
+    piece: Scaled | Balanced
+
+    def at(self, s: Tensor) -> Networks:
+        """The networks at every s in [0, 1], a vector."""
+        return self.piece.at(1 - s)
+
+
+Piece = Scaled | Balanced | Reversed
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A network on the way to few neurons: the pieces that lead there, the neurons, and ρ (m,), mostly zeros."""
+
+    pieces: tuple[Scaled | Balanced, ...]
+    neurons: Networks
+    share: Tensor
+
+    @property
+    def used(self) -> int:
+        """How many neurons are left."""
+        return int((self.share > 0).sum())
+
+
+def width_that_suffices(points: int, inputs: int) -> int:
+    """2 K, the width at which any two networks of the spectral set are connected in it."""
+    return 2 * (points + inputs * (inputs + 1) // 2 + 1)
+
+
+def compress(network: Networks, data: Data, geometry: Geometry, radius: float) -> Compressed:
+    """Few neurons that give the same outputs on the data, and the way there inside the set; one network, (m, d).
+
+    Raises ArithmeticError when the linear programme has no solution, which rounding alone can cause.
+    """
+    start = torch.ones_like(network.outer)
+    if geometry == "entrywise":
+        balance = Balanced(network, _balancing(network))
+        balanced = balance.at(torch.ones(1, dtype=torch.float64))[0]
+        room = radius**2 / (balanced.outer.abs() * balanced.inner.abs().amax(-1)).clamp_min(1e-30)
+        share = _few(_features(balanced, data), None, room)
+        return Compressed((balance, Scaled(balanced, start, share)), balanced, share)
+    features = _features(network, data)
+    rows, columns = torch.triu_indices(data.inputs.shape[1], data.inputs.shape[1])
+    moments = (network.inner[:, rows] * network.inner[:, columns]).T
+    share = _few(torch.cat([features, moments]), network.outer.square()[None], None)
+    return Compressed((Scaled(network, start, share),), network, share)
+
+
+def connect(a: Networks, b: Networks, data: Data, geometry: Geometry, radius: float) -> list[Piece] | None:
+    """The path from A to B, each one network (m, d); None where both, compressed, do not fit into one width."""
+    first, second = (compress(one, data, geometry, radius) for one in (a, b))
+    if first.used + second.used > a.width:
+        return None
+    lodging = _lodging(first.share > 0, second.share > 0)
+    return [
+        *first.pieces,
+        _mix(first, second, lodging),
+        _move(second, lodging),
+        *(Reversed(piece) for piece in reversed(second.pieces)),
+    ]
+
+
+def _lodging(first: Tensor, second: Tensor) -> Tensor:
+    """(m,): the slot in which each of B's neurons waits, off A's: its own where that is free, else a spare one."""
+    slots = torch.arange(len(first))
+    crowded = slots[second & first]
+    spare = slots[~second & ~first]
+    slots[crowded] = spare[: len(crowded)]
+    return slots
+
+
+def _mix(first: Compressed, second: Compressed, lodging: Tensor) -> Scaled:
+    """A fades while B grows in its lodging."""
+    inner, outer = first.neurons.inner.clone(), first.neurons.outer.clone()
+    used = second.share > 0
+    guests = lodging[used]
+    inner[guests], outer[guests] = second.neurons.inner[used], second.neurons.outer[used]
+    end = torch.zeros_like(first.share)
+    end[guests] = second.share[used]
+    return Scaled(Networks(inner, outer), first.share, end)
+
+
+def _move(second: Compressed, lodging: Tensor) -> Scaled:
+    """B's neurons leave their lodging and grow in their own slots."""
+    inner, outer = second.neurons.inner.clone(), second.neurons.outer.clone()
+    used = second.share > 0
+    guests = lodging[used]
+    inner[guests], outer[guests] = second.neurons.inner[used], second.neurons.outer[used]
+    start = torch.zeros_like(second.share)
+    start[guests] = second.share[used]
+    return Scaled(Networks(inner, outer), start, second.share)
+
+
+def _balancing(network: Networks) -> Tensor:
+    """The factor r for which |a| / r = r ‖w‖_∞; 1 for a neuron of which either is 0."""
+    ratio = network.outer.abs() / network.inner.abs().amax(-1)
+    return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).sqrt()
+
+
+def _features(network: Networks, data: Data) -> Tensor:
+    """What every neuron adds to the outputs, (n, m)."""
+    return torch.relu(data.inputs @ network.inner.T) * network.outer
+
+
+def _few(equal: Tensor, at_most: Tensor | None, room: Tensor | None) -> Tensor:
+    """A vertex of {ρ: equal ρ = equal 1, at_most ρ ≤ at_most 1, 0 ≤ ρ ≤ room}, (m,), that uses little of the room."""
+    matrix, count = equal.numpy(), equal.shape[1]
+    upper = np.full(count, np.inf) if room is None else room.numpy()
+    cost = np.linalg.norm(matrix, axis=0) if room is None else 1 / upper
+    limits = {} if at_most is None else {"A_ub": at_most.numpy(), "b_ub": at_most.numpy().sum(1)}
+    found = linprog(
+        cost, A_eq=matrix, b_eq=matrix.sum(1), bounds=np.stack([np.zeros(count), upper], 1), method="highs-ds", **limits
+    )
+    if found.x is None:
+        raise ArithmeticError(f"the linear programme was not solved: {found.message}")
+    share = np.where(found.x < NOTHING, 0.0, np.minimum(found.x, upper))
+    free = (share > 0) & (share < upper)
+    # The solver is exact to 1e-7: the rest is spread over the neurons that may move.
+    share[free] += np.linalg.lstsq(matrix[:, free], matrix.sum(1) - matrix @ share, rcond=None)[0]
+    return torch.from_numpy(share)

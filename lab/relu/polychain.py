@@ -1,0 +1,90 @@
+"""Paths between two networks that are found by training their bends, inside a constraint set or anywhere."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from isthmus.lab.relu.constraint import Geometry, project
+from isthmus.lab.relu.network import Data, Networks, loss
+
+POINTS = 16  # of a path in one step of training
+SHARPNESS = 8  # the power mean of losses that is minimised: nearly their maximum
+
+
+def permuted(a: Networks, b: Networks) -> Networks:
+    """Every B with its neurons in the order that brings them nearest to A's; (pairs, m, d)."""
+    similarity = a.inner @ b.inner.mT + a.outer[..., :, None] * b.outer[..., None, :]
+    order = torch.stack([torch.from_numpy(linear_sum_assignment(one.numpy(), maximize=True)[1]) for one in similarity])
+    return Networks(b.inner.gather(1, order[..., None].expand_as(b.inner)), b.outer.gather(1, order))
+
+
+def straight(a: Networks, b: Networks, bends: int) -> Networks:
+    """Knots (pairs, bends + 2, m, d) on the straight line."""
+    t = torch.linspace(0, 1, bends + 2, dtype=torch.float64)
+    return Networks(
+        torch.lerp(a.inner[:, None], b.inner[:, None], t[:, None, None]),
+        torch.lerp(a.outer[:, None], b.outer[:, None], t[:, None]),
+    )
+
+
+def along(knots: Networks, t: Tensor) -> Networks:
+    """The networks of a polychain at every t in [0, 1]: (pairs, points, m, d)."""
+    segments = knots.outer.shape[1] - 1
+    position = t * segments
+    index = position.floor().long().clamp(max=segments - 1)
+    weight = position - index
+    return Networks(
+        torch.lerp(knots.inner[:, index], knots.inner[:, index + 1], weight[:, None, None]),
+        torch.lerp(knots.outer[:, index], knots.outer[:, index + 1], weight[:, None]),
+    )
+
+
+def barrier(knots: Networks, data: Data, points: int = 401) -> Tensor:
+    """max over t of L(θ(t)) − [(1 − t) L(θ_A) + t L(θ_B)], one for every pair."""
+    t = torch.linspace(0, 1, points, dtype=torch.float64)
+    losses = loss(along(knots, t), data)
+    return (losses - torch.lerp(losses[:, :1], losses[:, -1:], t)).amax(-1)
+
+
+def bend(
+    knots: Networks,
+    data: Data,
+    *,
+    inside: tuple[Geometry, float] | None,
+    steps: int,
+    lr: float = 0.02,
+    seed: int = 0,
+) -> Networks:
+    """Knots whose inner ones are trained by Adam for a low maximum of the loss along the chain; the ends stay.
+
+    With `inside`, a geometry and a radius, every step ends with a projection: the sets are convex, so all of the chain
+    is inside when its knots are.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ends = Networks(knots.inner[:, [0, -1]], knots.outer[:, [0, -1]])
+    free = Networks(knots.inner[:, 1:-1], knots.outer[:, 1:-1]).clone()
+    leaves = [free.inner.requires_grad_(), free.outer.requires_grad_()]
+    optimizer = torch.optim.Adam(leaves, lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        t = (torch.arange(POINTS) + torch.rand(POINTS, generator=generator, dtype=torch.float64)) / POINTS
+        losses = loss(along(_joined(ends, Networks(*leaves)), t), data)
+        losses.pow(SHARPNESS).mean(-1).clamp_min(1e-300).pow(1 / SHARPNESS).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if inside is not None:
+            with torch.no_grad():
+                moved = project(Networks(*leaves), *inside)
+                leaves[0].copy_(moved.inner)
+                leaves[1].copy_(moved.outer)
+    return _joined(ends, Networks(*leaves).clone())
+
+
+def _joined(ends: Networks, free: Networks) -> Networks:
+    return Networks(
+        torch.cat([ends.inner[:, :1], free.inner, ends.inner[:, 1:]], dim=1),
+        torch.cat([ends.outer[:, :1], free.outer, ends.outer[:, 1:]], dim=1),
+    )

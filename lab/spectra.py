@@ -1,0 +1,145 @@
+"""Spectra along paths, and how well the thresholds of the spectrum verdict tell kinds apart.
+
+Along every path between two models of the studies, with its bend trained by AdamW or by Muon: stable ranks, spectral
+excess and position. And the calibration: all pairs of models, split in two halves. On one half the thresholds are
+chosen, on the other they are tested. The distance of two models should tell whether one optimizer trained both; the
+excess of a merge, whether it is an average of models that were not aligned, or a point of a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import combinations, pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from isthmus.align.alignment import Alignment
+from isthmus.eval.barrier import profile
+from isthmus.eval.loss import LossMeter
+from isthmus.eval.spectrum import Spectrum, along_path, compare_spectra, mean_distance, stable_rank
+from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, bent, kinds, model, pairs, text, train_models
+from isthmus.lab.parts import compute
+from isthmus.merge.optimizers import OptimizerName
+from isthmus.merge.path import WeightPath
+from isthmus.merge.progress import Progress
+from isthmus.merge.spectra import spectrum
+
+POINTS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
+SHOWN = "h.1.fc"  # the matrix that Zhang et al. show
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold of one number: the area under its ROC curve and its value from one half, errors on the other.
+
+    `low` are the numbers of pairs that should be below it and `high` those above, in the half that was held out.
+    """
+
+    name: str
+    area: float
+    chosen: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def wrong(self) -> int:
+        """How many of the held-out pairs are on the wrong side."""
+        return sum(value >= self.chosen for value in self.low) + sum(value < self.chosen for value in self.high)
+
+
+def spectra_study(
+    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Spectra of all paths and the calibration, JSON-ready; models and paths that are in `directory` are used."""
+    names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
+    train_models(directory, names, effort, workers=workers, progress=progress)
+    parts = {
+        f"{a}, {b}, {by}": partial(along, directory, a, b, by, effort)
+        for kind in kinds()
+        for a, b in pairs(kind, seeds)
+        for by in bend_optimizers(kind)
+    }
+    paths = compute(directory / "spectra", parts, stage="spectra along paths", workers=workers, progress=progress)
+    couples = {f"{a}, {b}": partial(apart, directory, a, b) for a, b in combinations(names, 2)}
+    found = compute(directory / "distances", couples, stage="spectra of pairs", workers=workers, progress=progress)
+    thresholds = calibrate(paths, found)
+    return {"paths": paths, "pairs": found, "thresholds": [asdict(one) | {"wrong": one.wrong} for one in thresholds]}
+
+
+def bend_optimizers(kind: tuple[OptimizerName, OptimizerName]) -> tuple[OptimizerName, ...]:
+    """Who trains the bends of a kind: AdamW and Muon, but where Lion trained the models its own, or AdamW."""
+    if "lion" in kind:
+        return ("lion",) if kind == ("lion", "lion") else ("adamw",)
+    return ("adamw", "muon")
+
+
+def along(directory: Path, a: str, b: str, by: OptimizerName, effort: Effort) -> Mapping[str, Any]:
+    """Losses and spectra along one path, in nats, and the verdict."""
+    path = bent(directory, a, b, effort, by)
+    config = Alignment("combined", {}, 0.0).config(model(directory, a).config)
+    found = {t: spectrum(path(t), config) for t in POINTS}
+    verdict = along_path(found)
+    losses = profile(path, LossMeter(config, {part.label: part.report for part in text(effort)}), POINTS)
+    return {
+        "verdict": verdict.verdict,
+        "points": [
+            {
+                "t": t,
+                "loss": losses.at(t).mean,
+                "excess": excess,
+                "position": position,
+                "stable_rank": mean(stable_rank(values) for values in found[t].values()),
+                SHOWN: stable_rank(found[t][SHOWN]),
+            }
+            for t, excess, position in verdict.points
+        ],
+        "middle": _judged(found[0.0], found[0.5], found[1.0]),
+    }
+
+
+def apart(directory: Path, a: str, b: str) -> Mapping[str, Any]:
+    """The spectral distance of two models, and the verdict on their average without alignment."""
+    first, second = model(directory, a), model(directory, b)
+    ends = [spectrum(one.state, one.config) for one in (first, second)]
+    middle = spectrum(WeightPath("linear", first.state, second.state)(0.5), first.config)
+    return {"distance": mean_distance(*ends), "average": _judged(ends[0], middle, ends[1])}
+
+
+def _judged(a: Spectrum, m: Spectrum, b: Spectrum) -> dict[str, Any]:
+    found = compare_spectra(a, m, b)
+    return {key: getattr(found, key) for key in ("verdict", "excess", "distance", "log_ratio")}
+
+
+def calibrate(paths: Mapping[str, Any], found: Mapping[str, Any]) -> list[Threshold]:
+    """Thresholds from the pairs whose first model has an odd number, and what they do on the others."""
+    half = {name: 1 - int(name.split(", ")[0].split("-")[1]) % 2 for name in (*paths, *found)}
+    alike = {name: len({end.split("-")[0] for end in name.split(", ")[:2]}) == 1 for name in found}
+    distances = [
+        [
+            [record["distance"] for name, record in found.items() if alike[name] == same and half[name] == part]
+            for same in (True, False)
+        ]
+        for part in (0, 1)
+    ]
+    excesses = [
+        [
+            [record["middle"]["excess"] for name, record in paths.items() if half[name] == part],
+            [record["average"]["excess"] for name, record in found.items() if half[name] == part],
+        ]
+        for part in (0, 1)
+    ]
+    return [_threshold("same_kind", *distances), _threshold("max_excess", *excesses)]
+
+
+def _threshold(name: str, chosen_on: Sequence[Sequence[float]], tested_on: Sequence[Sequence[float]]) -> Threshold:
+    """The value with the fewest errors on `chosen_on`, (low, high), in the middle of its gap."""
+    low, high = map(sorted, chosen_on)
+    values = sorted([*low, *high])
+    cuts = [(one + other) / 2 for one, other in pairwise(values)]
+    errors = {cut: sum(x >= cut for x in low) + sum(x < cut for x in high) for cut in cuts}
+    fewest = [cut for cut in cuts if errors[cut] == min(errors.values())]
+    wins = [(x < y) + 0.5 * (x == y) for x in low for y in high]
+    return Threshold(name, mean(wins), fewest[len(fewest) // 2], tuple(tested_on[0]), tuple(tested_on[1]))

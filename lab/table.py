@@ -1,0 +1,103 @@
+"""The table of barriers: pairs of one optimizer and of two, by alignment, on straight lines and with one bend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from isthmus.align.pipeline import Aligned, align_states
+from isthmus.eval.barrier import Profile, profile
+from isthmus.eval.loss import LossMeter
+from isthmus.lab.pairs import (
+    OPTIMIZERS,
+    SEEDS,
+    Effort,
+    aligned,
+    bent,
+    kinds,
+    model,
+    pairs,
+    text,
+    to_fit,
+    train_models,
+)
+from isthmus.lab.parts import compute
+from isthmus.merge.learn import LearnPlan, learn
+from isthmus.merge.path import WeightPath
+from isthmus.merge.point import grid
+from isthmus.merge.progress import Progress
+
+WAYS = ("naive", "permutation", "orthogonal", "combined", "learned", "one bend")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of pairs, one way: the mean barrier in nats, its standard deviation over pairs, and each of them."""
+
+    kind: str
+    way: str
+    mean: float
+    std: float
+    barriers: tuple[float, ...]
+
+
+def table_study(
+    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train `seeds` models an optimizer into `directory`, and measure every pair; what is done is read back.
+
+    Returns the losses of all pairs, JSON-ready, pair → what `measure_pair` says, under ``pairs``, and ``models``.
+    """
+    names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
+    losses = train_models(directory, names, effort, workers=workers, progress=progress)
+    parts = {
+        f"{a}, {b}": partial(measure_pair, directory, a, b, effort) for kind in kinds() for a, b in pairs(kind, seeds)
+    }
+    found = compute(directory / "barriers", parts, stage="measuring pairs", workers=workers, progress=progress)
+    return {"models": losses, "pairs": found}
+
+
+def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
+    """The losses along every way between two models, on the report text, and their barriers; in nats per token."""
+    first, second = model(directory, a), model(directory, b)
+    select, report = ({part.label: getattr(part, name) for part in text(effort)} for name in ("select", "report"))
+    closed = aligned(first, second, effort)
+    ways: dict[str, tuple[Aligned, WeightPath]] = {}
+    for way, method in (("naive", "none"), ("permutation", "permutation"), ("orthogonal", "orthogonal")):
+        found = align_states(first.state, second.state, first.config, method)  # type: ignore[arg-type]
+        ways[way] = found, WeightPath("linear", found.a, found.b)
+    ways["combined"] = closed, WeightPath("linear", closed.a, closed.b)
+    plan = LearnPlan(steps=effort.learning)
+    learned = learn(closed, first.state, second.state, to_fit(effort), select, plan, device="cpu", progress=Progress())
+    ways["learned"] = closed, learned.path
+    ways["one bend"] = closed, bent(directory, a, b, effort)
+    profiles = {way: profile(path, LossMeter(start.config, report), grid()) for way, (start, path) in ways.items()}
+    return {
+        "barriers": {way: one.barrier for way, one in profiles.items()},
+        "stderr": {way: _stderr(one) for way, one in profiles.items()},
+        "losses": {way: [losses.mean for _, losses in one.points] for way, one in profiles.items()},
+    }
+
+
+def rows(found: Mapping[str, Any]) -> list[Row]:
+    """The table: for every kind and way, over what `table_study` measured."""
+    by_kind: dict[str, list[Mapping[str, float]]] = {}
+    for name, record in found["pairs"].items():
+        kind = "-".join(end.split("-")[0] for end in name.split(", "))
+        by_kind.setdefault(kind, []).append(record["barriers"])
+    return [
+        Row(kind, way, mean(values), stdev(values) if len(values) > 1 else 0.0, tuple(values))
+        for kind, records in by_kind.items()
+        for way in WAYS
+        for values in [[record[way] for record in records]]
+    ]
+
+
+def _stderr(measured: Profile) -> float:
+    """The standard error of the barrier: that of the excess where it is highest."""
+    excesses = [measured.excess(t) for t, _ in measured.points]
+    return max(excesses, key=lambda excess: excess.mean).stderr
