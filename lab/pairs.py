@@ -43,13 +43,13 @@ MEASURED = 8192  # tokens, to select and to report on
 class Effort:
     """How much is spent: steps of everything that is trained, blocks in a step of a bend, tokens that are measured."""
 
-    pretraining: int = 1000
-    bend: int = 200
+    pretraining: int = 700
+    bend: int = 120
     batch: int = 16
-    learning: int = 400
+    learning: int = 200
     tokens: int = MEASURED
-    fine_tuning: int = 200
-    further: int = 100
+    fine_tuning: int = 150
+    further: int = 60
 
 
 QUICK = Effort(pretraining=30, bend=4, batch=4, learning=20, tokens=1024, fine_tuning=10, further=5)
@@ -63,7 +63,7 @@ def recipe(optimizer: OptimizerName, number: int, effort: Effort) -> Recipe:
         "lion": {"adamw_lr": 5e-4, "weight_decay": 1.5},
     }
     seed = 1000 + 10 * number + OPTIMIZERS.index(optimizer)
-    plan = Recipe(f"{optimizer}-{number}", optimizer, seed, effort.pretraining, data=(DOCS,))
+    plan = Recipe(f"{optimizer}-{number}", optimizer, seed, effort.pretraining, data=(DOCS,), batch=effort.batch)
     return replace(plan, **settings[optimizer])  # type: ignore[arg-type]
 
 

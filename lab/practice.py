@@ -61,7 +61,9 @@ def practice_study(
 
 
 def _recipe(optimizer: OptimizerName, name: str, seed: int, steps: int, data: tuple[str, ...]) -> Recipe:
-    return replace(Recipe(name, optimizer, seed, steps, base=BASE, data=data, weight_decay=0.1), **SETTINGS[optimizer])  # type: ignore[arg-type]
+    return replace(
+        Recipe(name, optimizer, seed, steps, base=BASE, data=data, batch=16, weight_decay=0.1), **SETTINGS[optimizer]
+    )  # type: ignore[arg-type]
 
 
 def _fine_tune(

@@ -1,19 +1,21 @@
-"""An exact lower bound on the barrier between zero-loss networks whose outer weights differ in sign, in two dimensions.
+"""An exact lower bound on the barrier between two networks of which a neuron has to change its activation pattern.
 
-Let A and B, of m neurons, have different numbers of negative outer weights. However B's neurons are ordered, some a_j
-has to change its sign along any path from A to B, so the path crosses a network with a_j = 0, which is one of m − 1
-neurons: its loss is at least L*, the lowest loss of all networks of m − 1 neurons. No path can do better.
+In two dimensions, the lines x_i · w = 0 cut the plane of a neuron's inner weights w into cones, one for each activation
+pattern, each between two neighbouring rays perpendicular to inputs. Let the first neuron of A lie in a cone C in which
+no neuron of B lies. However B's neurons are ordered, the first neuron leaves C along any path from A to B, through one
+of the two rays that bound it, or through 0 between them. So the loss along the path is somewhere at least L*, the
+lowest loss of all networks whose first neuron is on a ray of C: no path can do better.
 
-L* can be found exactly. The lines x_i · w = 0 cut the plane of w into cones, each between two neighbouring rays e, e'
-perpendicular to inputs. In a cone the features max(0, X w) are linear: w = α e + β e' gives α φ(e) + β φ(e') with
-φ(e) = max(0, X e), α, β ≥ 0, and the size of the outer weight goes into α and β. So for every choice of a sign and a
-cone for each neuron, the lowest loss is that of a convex quadratic programme, non-negative least squares:
+L* can be found exactly. In a cone between rays e and e' the features max(0, X w) are linear: w = α e + β e', α, β ≥ 0,
+gives α φ(e) + β φ(e') with φ(e) = max(0, X e), and the size of the outer weight goes into α and β. So for every choice
+of signs, of a ray for the first neuron and of cones for the others, the lowest loss is that of a convex quadratic
+programme, non-negative least squares:
 
-    min |Σ_j s_j (α_j φ(e_j) + β_j φ(e'_j)) − y|²  over α, β ≥ 0.
+    min |Σ_k c_k f_k − y|²  over c ≥ 0, f_k the signed features of the choice.
 
-With r = y − fit at its solution, s_j φ · r ≤ 0 for all features proves it: for any other fit g of the cone,
-|g − y|² = |r|² + 2 (fit − g) · r + |fit − g|² ≥ |r|², as fit · r = 0 and g · r ≤ 0. Inputs and targets are integers,
-rays too, and all is done in fractions: the certificate lists r for every choice, and `check` needs nothing else.
+With r = y − fit at its solution, f_k · r ≤ 0 for all k and fit · r = 0 prove it: for any other fit g of the choice,
+|y − g|² = |r|² + 2 r · (fit − g) + |fit − g|² ≥ |r|². Inputs and targets are integers, so are the rays, and all is done
+in fractions. The certificate lists r for every choice; nothing else is needed to check it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from math import gcd
 
 Vector = tuple[int, ...]
 Exact = tuple[Fraction, ...]
-Choice = tuple[tuple[int, int], ...]  # (sign, cone) of every neuron
+Choice = tuple[tuple[int, int], ...]  # (sign, ray) of the first neuron, then (sign, cone) of every other
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,13 @@ class Problem:
         """φ(e) = max(0, X e)."""
         return tuple(max(0, x * ray[0] + y * ray[1]) for x, y in self.inputs)
 
-    def cones(self) -> list[tuple[Vector, Vector]]:
-        """The features of both rays of every cone."""
-        features = [self.feature(ray) for ray in self.rays()]
-        return list(zip(features, [*features[1:], features[0]], strict=True))
-
 
 @dataclass(frozen=True)
 class Certificate:
-    """L* (a mean of squares) of networks of `neurons` neurons, and the residual r that proves it for every choice."""
+    """L* (a mean of squares) for a first neuron that leaves `cone`, and the residual that proves it for every choice."""
 
     problem: Problem
+    cone: int
     neurons: int
     bound: Fraction
     residuals: dict[Choice, Exact]
@@ -76,23 +74,46 @@ def _turn(one: tuple[int, int], other: tuple[int, int]) -> int:
     return one[1] * other[0] - one[0] * other[1]
 
 
-def choices(problem: Problem, neurons: int) -> Iterator[Choice]:
-    """Every sign and cone for so many neurons, whose order does not matter."""
-    single = list(product((1, -1), range(len(problem.rays()))))
-    return combinations_with_replacement(single, neurons)
+def cone_of(problem: Problem, weights: Sequence[float]) -> int:
+    """The cone in which inner weights lie: 2 numbers, off all rays."""
+    signs = [x * weights[0] + y * weights[1] > 0 for x, y in problem.inputs]
+    rays = problem.rays()
+    for index, (one, other) in enumerate(zip(rays, [*rays[1:], rays[0]], strict=True)):
+        middle = (one[0] + other[0], one[1] + other[1])
+        if [x * middle[0] + y * middle[1] > 0 for x, y in problem.inputs] == signs:
+            return index
+    raise ArithmeticError("every direction is in a cone")
+
+
+def choices(problem: Problem, cone: int, neurons: int) -> Iterator[Choice]:
+    """Every sign, with a ray that bounds the cone for the first neuron and any cone for each other."""
+    count = len(problem.rays())
+    first = product((1, -1), (cone, (cone + 1) % count))
+    others = combinations_with_replacement(list(product((1, -1), range(count))), neurons - 1)
+    return ((one, *rest) for one, rest in product(first, others))
 
 
 def columns(problem: Problem, choice: Choice) -> list[Vector]:
-    """The features s φ that a choice may combine with weights ≥ 0."""
-    cones = problem.cones()
-    return [tuple(sign * item for item in feature) for sign, cone in choice for feature in cones[cone]]
+    """The signed features that a choice may combine with weights ≥ 0."""
+    (sign, ray), *others = choice
+    features = [problem.feature(edge) for edge in problem.rays()]
+    found = [_times(sign, features[ray])]
+    for sign, cone in others:
+        found += [_times(sign, features[cone]), _times(sign, features[(cone + 1) % len(features)])]
+    return found
 
 
-def certify(problem: Problem, neurons: int) -> Certificate:
-    """The lowest loss of a width, with its proof. Raises ArithmeticError when a programme is not solved."""
-    residuals = {choice: _residual(columns(problem, choice), problem.targets) for choice in choices(problem, neurons)}
+def _times(sign: int, feature: Vector) -> Vector:
+    return tuple(sign * item for item in feature)
+
+
+def certify(problem: Problem, cone: int, neurons: int = 2) -> Certificate:
+    """The lowest loss of `neurons` neurons of which the first is on a ray of the cone, with its proof."""
+    residuals = {
+        choice: _residual(columns(problem, choice), problem.targets) for choice in choices(problem, cone, neurons)
+    }
     bound = min(_dot(r, r) for r in residuals.values()) / len(problem.targets)
-    return Certificate(problem, neurons, bound, residuals)
+    return Certificate(problem, cone, neurons, bound, residuals)
 
 
 def _residual(features: Sequence[Vector], targets: Vector) -> Exact:
@@ -137,6 +158,7 @@ def to_json(certificate: Certificate) -> dict[str, object]:
     return {
         "inputs": problem.inputs,
         "targets": problem.targets,
+        "cone": certificate.cone,
         "neurons": certificate.neurons,
         "bound": str(certificate.bound),
         "rays": problem.rays(),

@@ -47,12 +47,11 @@ def loss(networks: Networks, data: Data) -> Tensor:
     return (outputs(networks, data.inputs) - data.targets).square().mean(-1)
 
 
-def on_a_line(points: int, seed: int) -> Data:
-    """`points` equally spaced x in [−1, 1] with a bias input 1, d = 2, and standard normal targets halved."""
+def in_the_plane(points: int, seed: int) -> Data:
+    """Standard normal inputs, d = 2, and standard normal targets."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.linspace(-1, 1, points, dtype=torch.float64)
-    targets = torch.randn(points, generator=generator, dtype=torch.float64) / 2
-    return Data(torch.stack([x, torch.ones_like(x)], dim=1), targets)
+    inputs = torch.randn(points, 2, generator=generator, dtype=torch.float64)
+    return Data(inputs, torch.randn(points, generator=generator, dtype=torch.float64))
 
 
 def drawn(count: int, width: int, inputs: int, seed: int) -> Networks:

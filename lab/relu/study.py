@@ -10,7 +10,7 @@ import torch
 
 from isthmus.lab.relu.constraint import GEOMETRY, Geometry, size
 from isthmus.lab.relu.construct import compress, connect
-from isthmus.lab.relu.network import Data, Networks, loss, on_a_line
+from isthmus.lab.relu.network import Data, Networks, loss, in_the_plane
 from isthmus.lab.relu.polychain import barrier, bend, permuted, straight
 from isthmus.lab.relu.train import Optimizer, train
 
@@ -37,7 +37,7 @@ DECAY: Mapping[Optimizer, float] = {"adamw": 0.5, "lion": 0.5, "muon": 0.5}
 
 def constraint_part(optimizer: Optimizer, decay: float, plan: Plan) -> Mapping[str, Any]:
     """How large trained networks are, in both geometries, times λ; 1 is the bound that the optimizer induces."""
-    data = on_a_line(POINTS, DATA_SEED)
+    data = in_the_plane(POINTS, DATA_SEED)
     found = train(optimizer, data, width=plan.wide, decay=decay, seeds=plan.seeds, steps=plan.steps)
     return {
         "loss": loss(found, data).tolist(),
@@ -48,7 +48,7 @@ def constraint_part(optimizer: Optimizer, decay: float, plan: Plan) -> Mapping[s
 
 def connectivity_part(optimizer: Optimizer, width: int, plan: Plan) -> Mapping[str, Any]:
     """Barriers between networks of one optimizer, by four kinds of paths, and how far these leave its set."""
-    data, geometry, decay = on_a_line(POINTS, DATA_SEED), GEOMETRY[optimizer], DECAY[optimizer]
+    data, geometry, decay = in_the_plane(POINTS, DATA_SEED), GEOMETRY[optimizer], DECAY[optimizer]
     a = train(optimizer, data, width=width, decay=decay, seeds=plan.seeds, steps=plan.steps)
     b = a[torch.arange(plan.seeds).roll(-1)]
     radius = max(1 / decay, float(size(a, geometry).max()))
