@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Certificate:
-    """L* (a mean of squares) for a first neuron that leaves `cone`, and the residual that proves it for every choice."""
+    """L* (a mean of squares) for a first neuron that leaves `cone`, and for every choice the residual that proves it."""
 
     problem: Problem
     cone: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -81,6 +83,26 @@ def bend(
                 leaves[0].copy_(moved.inner)
                 leaves[1].copy_(moved.outer)
     return _joined(ends, Networks(*leaves).clone())
+
+
+def attack(a: Networks, b: Networks, data: Data, *, bends: int, chains: int, steps: int, seed: int = 0) -> Tensor:
+    """The lowest barriers that trained chains reach between two networks (m, d), for every order of B's neurons: (m!,).
+
+    `chains` of them start on the straight line with normal noise on their bends, from none to of order 1, and go
+    anywhere.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lowest = []
+    for order in permutations(range(b.width)):
+        other = b[torch.tensor(order)]
+        ends = [Networks(one.inner.expand(chains, -1, -1), one.outer.expand(chains, -1)) for one in (a, other)]
+        knots = straight(ends[0], ends[1], bends)
+        noise = torch.linspace(0, 1, chains, dtype=torch.float64)
+        for part, scale in ((knots.inner, noise[:, None, None, None]), (knots.outer, noise[:, None, None])):
+            drawn = torch.randn(part[:, 1:-1].shape, generator=generator, dtype=torch.float64)
+            part[:, 1:-1] += scale * drawn
+        lowest.append(barrier(bend(knots, data, inside=None, steps=steps, lr=0.01, seed=seed), data).min())
+    return torch.stack(lowest)
 
 
 def _joined(ends: Networks, free: Networks) -> Networks:

@@ -3,36 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from isthmus.lab.parts import compute
+from isthmus.lab.relu.certificate import Problem, certify, cone_of, to_json
 from isthmus.lab.relu.constraint import GEOMETRY, Geometry, size
-from isthmus.lab.relu.construct import compress, connect
-from isthmus.lab.relu.network import Data, Networks, loss, in_the_plane
-from isthmus.lab.relu.polychain import barrier, bend, permuted, straight
-from isthmus.lab.relu.train import Optimizer, train
+from isthmus.lab.relu.construct import compress, connect, width_that_suffices
+from isthmus.lab.relu.network import Data, Networks, in_the_plane, loss
+from isthmus.lab.relu.polychain import attack, barrier, bend, permuted, straight
+from isthmus.lab.relu.regions import frontier
+from isthmus.lab.relu.train import OPTIMIZERS, Optimizer, train
+from isthmus.merge.progress import Progress
 
-POINTS, DATA_SEED = 8, 3
+POINTS, DATA_SEED = 6, 11
 SAMPLES = 65  # of every piece of a constructed path
+# Two solutions of width two: (1, 1) / 3 with its negative, and (−4, −1) / 9 with (2, −1) / 9; no others.
+EXAMPLE = Problem(((-2, -1), (-4, 7), (4, -1), (2, -5)), (1, 1, 1, 1))
+FIRST = ((Fraction(1, 3), Fraction(1, 3)), (Fraction(-1, 3), Fraction(-1, 3)))
+SECOND = ((Fraction(-4, 9), Fraction(-1, 9)), (Fraction(2, 9), Fraction(-1, 9)))
+SOLVED = 1e-4  # a loss that counts as zero
+# Decays that leave room for zero loss at all widths, and those at which one solution of EXAMPLE is in the set.
+DECAY: Mapping[Optimizer, float] = {"adamw": 0.5, "lion": 0.5, "muon": 0.25}
+EXAMPLE_DECAY: Mapping[Optimizer, float] = {"adamw": 1.6, "lion": 1.6, "muon": 1.1}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is computed: networks of every setting, steps of training and of bends, widths and decays."""
+    """How much is computed: networks of every setting, steps of training, of bends and of the attack, and widths."""
 
     seeds: int = 5
     steps: int = 4000
     bend_steps: int = 1500
     bends: int = 3
-    widths: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
-    decays: tuple[float, ...] = (0.125, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0)
-    wide: int = 256
+    widths: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
+    decays: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)
+    wide: int = 64
+    example_seeds: int = 40
+    attack_steps: int = 4000
+    attackers: int = 32
 
 
-QUICK = Plan(seeds=2, steps=400, bend_steps=50, bends=1, widths=(8, 32), decays=(0.5, 1.0), wide=32)
-DECAY: Mapping[Optimizer, float] = {"adamw": 0.5, "lion": 0.5, "muon": 0.5}
+QUICK = Plan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4)
+
+
+def relu_study(directory: Path, plan: Plan, *, workers: int = 1, progress: Progress | None = None) -> dict[str, Any]:
+    """All parts of the study, JSON-ready; those that are in `directory` already are read back."""
+    parts = {
+        f"constraint, {name}, {decay}": partial(constraint_part, name, decay, plan)
+        for name in OPTIMIZERS
+        for decay in plan.decays
+    }
+    parts |= {
+        f"connectivity, {name}, {width}": partial(connectivity_part, name, width, plan)
+        for name in OPTIMIZERS
+        for width in plan.widths
+    }
+    parts["regions"] = regions_part
+    parts["barrier"] = partial(barrier_part, plan)
+    found = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
+    return {
+        "data": {"points": POINTS, "seed": DATA_SEED, "width_that_suffices": width_that_suffices(POINTS, 2)},
+        "decay": dict(DECAY),
+        **found,
+    }
 
 
 def constraint_part(optimizer: Optimizer, decay: float, plan: Plan) -> Mapping[str, Any]:
@@ -93,3 +132,60 @@ def gaps(a: Networks, b: Networks, steps: Sequence[Networks]) -> float:
 
 def _each(networks: Networks) -> list[Networks]:
     return [networks[index] for index in range(len(networks.outer))]
+
+
+def regions_part() -> Mapping[str, Any]:
+    """The frontier between disjoint and overlapping regions, κ² against c²."""
+    return asdict(frontier(in_the_plane(POINTS, DATA_SEED)))
+
+
+def barrier_part(plan: Plan) -> Mapping[str, Any]:
+    """Where each optimizer ends on EXAMPLE, the certificate, and what an attack finds between the two solutions."""
+    inputs, targets = (torch.tensor(one, dtype=torch.float64) for one in (EXAMPLE.inputs, EXAMPLE.targets))
+    data = Data(inputs, targets)
+    certificates = {neuron: certify(EXAMPLE, cone_of(EXAMPLE, neuron)) for neuron in (*FIRST, *SECOND)}
+    best = max(certificates.values(), key=lambda one: one.bound)
+    ends: dict[str, Any] = {}
+    found: dict[str, Networks] = {}
+    for name in OPTIMIZERS:
+        trained = train(
+            name, data, width=2, decay=EXAMPLE_DECAY[name], seeds=plan.example_seeds, steps=plan.steps, lr=0.01
+        )
+        losses = loss(trained, data)
+        solved = [index for index in range(plan.example_seeds) if losses[index] < SOLVED]
+        kinds = [_solution(trained[index]) for index in solved]
+        ends[name] = {
+            "decay": EXAMPLE_DECAY[name],
+            "runs": plan.example_seeds,
+            "first": kinds.count("first"),
+            "second": kinds.count("second"),
+            "other": kinds.count("other"),
+        }
+        if solved:
+            found[name] = trained[solved[0]]
+    lowest = None
+    if "adamw" in found and "muon" in found:
+        lowest = attack(
+            found["adamw"], found["muon"], data, bends=15, chains=plan.attackers, steps=plan.attack_steps
+        ).tolist()
+    return {
+        "solutions": {"first": _text(FIRST), "second": _text(SECOND)},
+        "trained": ends,
+        "certificate": to_json(best),
+        "bounds": {str([str(item) for item in neuron]): str(one.bound) for neuron, one in certificates.items()},
+        "attack": lowest,
+    }
+
+
+def _text(neurons: Sequence[Sequence[Fraction]]) -> list[list[str]]:
+    return [[str(item) for item in neuron] for neuron in neurons]
+
+
+def _solution(network: Networks) -> str:
+    """Which of the two solutions of EXAMPLE a network is, to a hundredth, whatever its order and scaling."""
+    neurons = sorted((network.outer[:, None] * network.inner).tolist())
+    for name, solution in (("first", FIRST), ("second", SECOND)):
+        exact = sorted([[float(item) for item in neuron] for neuron in solution])
+        if torch.allclose(torch.tensor(neurons), torch.tensor(exact), atol=0.01):
+            return name
+    return "other"
