@@ -941,6 +941,103 @@ def symmetries(
             _say(f"{kind:12} {step:18} {barrier:.3f} ± {spread:.3f} nats ({share:.0%} of no alignment)")
 
 
+StudyDirectory = Annotated[
+    Path, typer.Argument(help="The directory to work in; what is finished there is not repeated.", show_default=False)
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A minute, to see that it runs: the numbers mean nothing.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Parts at a time, one core each.", show_default="all cores")
+]
+
+
+@lab.command("relu")
+def study_relu(
+    directory: StudyDirectory,
+    quick: Quick = False,
+    workers: Workers = None,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Two-layer ReLU networks: constraint sets, connectivity in them, regions of optimizers, a certified barrier."""
+    _study("relu", directory, quick, workers, json_file, quiet)
+
+
+@lab.command("table")
+def study_table(
+    directory: StudyDirectory,
+    quick: Quick = False,
+    workers: Workers = None,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Barriers between small GPT-2s trained by AdamW, Muon and Lion: every pair, every alignment, and one bend."""
+    _study("table", directory, quick, workers, json_file, quiet)
+
+
+@lab.command("spectra")
+def study_spectra(
+    directory: StudyDirectory,
+    quick: Quick = False,
+    workers: Workers = None,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Spectra along paths between those models, and the calibration of the verdict on them."""
+    _study("spectra", directory, quick, workers, json_file, quiet)
+
+
+@lab.command("generalization")
+def study_generalization(
+    directory: StudyDirectory,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="More text to measure on, as for merge. Repeatable.", show_default=False),
+    ] = None,
+    quick: Quick = False,
+    workers: Workers = None,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Points of those paths on other text than the models were trained on, and in ensembles."""
+    _study("generalization", directory, quick, workers, json_file, quiet, tuple(data or ()))
+
+
+@lab.command("practice")
+def study_practice(
+    directory: StudyDirectory,
+    quick: Quick = False,
+    workers: Workers = None,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Does the optimizer of fine-tuning change how well models merge, and is a merge a good start for training on?"""
+    _study("practice", directory, quick, workers, json_file, quiet)
+
+
+def _study(
+    name: str,
+    directory: Path,
+    quick: bool,
+    workers: int | None,
+    json_file: str | None,
+    quiet: bool,
+    elsewhere: tuple[str, ...] = (),
+) -> None:
+    from isthmus.lab.parts import cores
+    from isthmus.lab.studies import Asked, run_study
+
+    with _screen(quiet) as progress:
+        record = run_study(name, directory, Asked(quick, workers or cores(), elsewhere), progress)
+    _emit(json_file, record)
+    if not quiet:
+        _say(f"{record['question']}\n{_escape(str(directory / name))}.json has the numbers, .png the figure")
+
+
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -48,9 +48,7 @@ def run(work: Path, program: Path) -> tuple[Cost, Cost]:
     theirs = [program, work / "recipe.yml", work / "theirs", "--allow-crimes"]
     ours = [Path(sys.executable).parent / "isthmus", "merge", work / "recipe.yml", "-o", work / "ours", "--overwrite"]
     costs = [(measure(ours), measure(theirs)) for _ in range(RUNS)]
-    fastest = [
-        Cost(min(c.seconds for c in of_one), max(c.peak for c in of_one)) for of_one in zip(*costs, strict=True)
-    ]
+    fastest = [Cost(min(c.seconds for c in of_one), max(c.peak for c in of_one)) for of_one in zip(*costs, strict=True)]
     return fastest[0], fastest[1]
 
 

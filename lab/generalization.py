@@ -7,7 +7,6 @@ ensemble of both ends, and of the ensemble of both and that point.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,6 +62,7 @@ def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], e
         two, three = (ensemble_losses([tokens[t] for t in members]) for members in ((0.0, 1.0), (0.0, 1.0, best)))
         found[part.label] = {
             "ends": [end.mean for end in ends],
+            "excess": [excess.mean for excess in excesses.values()],
             "point": losses[best].mean,
             "two": two.mean,
             "three": three.mean,
@@ -79,8 +79,3 @@ def _gain(before: Losses, after: Losses) -> tuple[float, float]:
     """By how much the loss is lower, and the standard error of that over blocks."""
     difference = before - after
     return difference.mean, difference.stderr
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats."""
-    return math.exp(loss)

@@ -37,6 +37,11 @@ OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "muon", "lion")
 SEEDS = 5
 HELD_OUT = "docs=stdlib:docs:heldout"
 MEASURED = 8192  # tokens, to select and to report on
+RECIPES: dict[OptimizerName, Recipe] = {
+    "adamw": Recipe("", "adamw", 0, 0, data=(DOCS,), adamw_lr=2e-3, weight_decay=0.5),
+    "muon": Recipe("", "muon", 0, 0, data=(DOCS,), muon_lr=1e-2, adamw_lr=4e-3, weight_decay=0.3),
+    "lion": Recipe("", "lion", 0, 0, data=(DOCS,), adamw_lr=5e-4, weight_decay=1.5),
+}
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,15 @@ QUICK = Effort(pretraining=30, bend=4, batch=4, learning=20, tokens=1024, fine_t
 
 
 def recipe(optimizer: OptimizerName, number: int, effort: Effort) -> Recipe:
-    """How a model is trained; learning rates and decays are those that trained well in 200 steps."""
-    settings: dict[OptimizerName, dict[str, float]] = {
-        "adamw": {"adamw_lr": 2e-3, "weight_decay": 0.5},
-        "muon": {"muon_lr": 1e-2, "adamw_lr": 4e-3, "weight_decay": 0.3},
-        "lion": {"adamw_lr": 5e-4, "weight_decay": 1.5},
-    }
+    """How a model is trained."""
     seed = 1000 + 10 * number + OPTIMIZERS.index(optimizer)
-    plan = Recipe(f"{optimizer}-{number}", optimizer, seed, effort.pretraining, data=(DOCS,), batch=effort.batch)
-    return replace(plan, **settings[optimizer])  # type: ignore[arg-type]
+    return replace(
+        RECIPES[optimizer],
+        name=f"{optimizer}-{number}",
+        seed=seed,
+        steps=effort.pretraining,
+        batch=effort.batch,
+    )
 
 
 def kinds() -> list[tuple[OptimizerName, OptimizerName]]:
@@ -112,12 +117,16 @@ def text(effort: Effort, specs: tuple[str, ...] = (HELD_OUT,), fit: str = "") ->
     What models and bends are trained on are other modules of the library than what is held out.
     """
     tokenizer, config = load(CHECKPOINTS / "docs").tokenizer(), small_config()
-    sizes = {"fit_tokens": 0, "select_tokens": effort.tokens, "report_tokens": effort.tokens}
-    if fit:
-        bend = effort.bend * effort.batch * config.n_positions
-        sizes = {"fit_tokens": max(bend, ACTIVATION_TOKENS), "select_tokens": 0, "report_tokens": 0}
-    sources = (fit,) if fit else specs
-    return labelled_blocks(sources, tokenizer, context=config.n_positions, vocabulary=len(tokenizer), **sizes)
+    measured = 0 if fit else effort.tokens
+    return labelled_blocks(
+        (fit,) if fit else specs,
+        tokenizer,
+        context=config.n_positions,
+        vocabulary=len(tokenizer),
+        fit_tokens=max(effort.bend * effort.batch * config.n_positions, ACTIVATION_TOKENS) if fit else 0,
+        select_tokens=measured,
+        report_tokens=measured,
+    )
 
 
 def to_fit(effort: Effort) -> dict[str, Tensor]:

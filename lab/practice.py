@@ -30,10 +30,10 @@ from isthmus.merge.progress import Progress
 BASE = "adamw-1"
 BOTH = ("docs=stdlib:docs:heldout", "code=stdlib:code:heldout")
 DOMAINS: dict[Literal["docs", "code"], str] = {"docs": DOCS, "code": CODE}
-SETTINGS: dict[OptimizerName, dict[str, float]] = {
-    "adamw": {"adamw_lr": 1e-3},
-    "muon": {"muon_lr": 5e-3, "adamw_lr": 1e-3},
-    "lion": {"adamw_lr": 1e-4},
+RECIPES: dict[OptimizerName, Recipe] = {
+    "adamw": Recipe("", "adamw", 0, 0, base=BASE, batch=16, adamw_lr=1e-3, weight_decay=0.1),
+    "muon": Recipe("", "muon", 0, 0, base=BASE, batch=16, muon_lr=5e-3, adamw_lr=1e-3, weight_decay=0.1),
+    "lion": Recipe("", "lion", 0, 0, base=BASE, batch=16, adamw_lr=1e-4, weight_decay=0.1),
 }
 
 
@@ -60,18 +60,17 @@ def practice_study(
     return {"merges": found, "further": starts}
 
 
-def _recipe(optimizer: OptimizerName, name: str, seed: int, steps: int, data: tuple[str, ...]) -> Recipe:
-    return replace(
-        Recipe(name, optimizer, seed, steps, base=BASE, data=data, batch=16, weight_decay=0.1), **SETTINGS[optimizer]
-    )  # type: ignore[arg-type]
-
-
 def _fine_tune(
     directory: Path, optimizer: OptimizerName, domain: Literal["docs", "code"], number: int, effort: Effort
 ) -> Mapping[str, Any]:
     base = load(CHECKPOINTS / BASE)
-    name, seed = f"{optimizer}-{domain}-{number}", 2000 + 10 * number + len(domain)
-    plan = _recipe(optimizer, name, seed, effort.fine_tuning, (DOMAINS[domain],))
+    plan = replace(
+        RECIPES[optimizer],
+        name=f"{optimizer}-{domain}-{number}",
+        seed=2000 + 10 * number + list(DOMAINS).index(domain),
+        steps=effort.fine_tuning,
+        data=(DOMAINS[domain],),
+    )
     place = directory / "fine-tunes"
     loss = make_checkpoint(plan, small_config(), base.tokenizer(), dict(base.state), place, Progress())
     return {"loss": loss}
@@ -106,7 +105,7 @@ def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: E
         "code": dict(second.state),
         "average": dict(WeightPath("linear", first.state, second.state)(0.5)),
     }
-    plan = _recipe(optimizer, "further", 3000 + number, effort.further, (DOCS, CODE))
+    plan = replace(RECIPES[optimizer], name="further", seed=3000 + number, steps=effort.further)
     meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
     tokenizer, config = first.tokenizer(), small_config()
     found = {}

@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Certificate:
-    """L* (a mean of squares) for a first neuron that leaves `cone`, and for every choice the residual that proves it."""
+    """L* (a mean of squares) for a first neuron that leaves `cone`; for every choice, the residual that proves it."""
 
     problem: Problem
     cone: int
@@ -74,7 +74,7 @@ def _turn(one: tuple[int, int], other: tuple[int, int]) -> int:
     return one[1] * other[0] - one[0] * other[1]
 
 
-def cone_of(problem: Problem, weights: Sequence[float]) -> int:
+def cone_of(problem: Problem, weights: Sequence[float | Fraction]) -> int:
     """The cone in which inner weights lie: 2 numbers, off all rays."""
     signs = [x * weights[0] + y * weights[1] > 0 for x, y in problem.inputs]
     rays = problem.rays()

@@ -64,7 +64,7 @@ def relu_study(directory: Path, plan: Plan, *, workers: int = 1, progress: Progr
         for name in OPTIMIZERS
         for width in plan.widths
     }
-    parts["regions"] = regions_part
+    parts["regions"] = partial(regions_part)
     parts["barrier"] = partial(barrier_part, plan)
     found = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
     return {

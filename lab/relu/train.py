@@ -11,7 +11,7 @@ from isthmus.lab.relu.network import Data, Networks, drawn, loss
 
 Optimizer = Literal["adamw", "muon", "lion"]
 OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "muon", "lion")
-EXACT = {"ns_coefficients": (1.5, -0.5, 0.0), "ns_steps": 40}  # Newton–Schulz that converges to the polar factor
+CONVERGENT, ITERATIONS = (1.5, -0.5, 0.0), 40  # Newton–Schulz that ends in the polar factor
 
 
 def train(
@@ -53,10 +53,17 @@ def _optimizer(name: Optimizer, parameters: list[Tensor], lr: float, decay: floa
     if name == "lion":
         from lion_pytorch import Lion
 
-        return Lion(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=decay)
+        lion: torch.optim.Optimizer = Lion(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=decay)
+        return lion
     # torch scales the update of a tall matrix, not its decay: undone, so that the fixed point is a norm of 1/λ.
     rows, columns = parameters[0].shape
     scale = max(1.0, rows / columns) ** 0.5
     return torch.optim.Muon(
-        parameters, lr=lr / scale, weight_decay=decay * scale, momentum=0.9, nesterov=False, **EXACT
+        parameters,
+        lr=lr / scale,
+        weight_decay=decay * scale,
+        momentum=0.9,
+        nesterov=False,
+        ns_coefficients=CONVERGENT,
+        ns_steps=ITERATIONS,
     )

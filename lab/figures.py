@@ -1,0 +1,272 @@
+"""The figures of the studies, from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from isthmus.eval.figures import GREY, ORANGE
+from isthmus.lab.pairs import OPTIMIZERS
+from isthmus.lab.relu.constraint import GEOMETRY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {"adamw": "#2563a8", "muon": ORANGE, "lion": "#1a7f5a"}
+NAMES = {"adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
+FLOOR = 1e-6  # a barrier that is drawn at the bottom of a logarithmic axis
+
+
+def relu_figure(record: Mapping[str, Any]) -> Figure:
+    """Sizes against the bound, barriers against width, the frontier of two regions, and the certified barrier."""
+    figure = _figure(11.0, 7.6)
+    constraint, connectivity, regions, barrier = figure.subplots(2, 2).flat
+    _sizes(constraint, record)
+    _widths(connectivity, record)
+    _regions(regions, record)
+    _certified(barrier, record["barrier"])
+    return figure
+
+
+def table_figure(record: Mapping[str, Any]) -> Figure:
+    """Mean barriers of every kind of pair by alignment, with standard deviations."""
+    figure = _figure(9.0, 4.0)
+    axis = figure.subplots()
+    ways = list(dict.fromkeys(row["way"] for row in record["table"]))
+    kinds = list(dict.fromkeys(row["kind"] for row in record["table"]))
+    for index, way in enumerate(ways):
+        found = [row for kind in kinds for row in record["table"] if row["kind"] == kind and row["way"] == way]
+        places = [place + (index - len(ways) / 2) * 0.13 for place in range(len(kinds))]
+        shade = str(0.8 - 0.7 * index / len(ways)) if index < len(ways) - 1 else ORANGE
+        heights, errors = ([row[key] for row in found] for key in ("mean", "std"))
+        axis.bar(places, heights, 0.12, yerr=errors, color=shade, label=way, error_kw={"linewidth": 0.8})
+    axis.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds])
+    axis.set_ylabel("barrier, nats per token")
+    axis.legend(frameon=False, ncols=3)
+    return _plain(figure)
+
+
+def spectra_figure(record: Mapping[str, Any]) -> Figure:
+    """Stable ranks along paths, and the numbers that the thresholds of the verdict divide."""
+    figure = _figure(11.0, 4.0)
+    ranks, *thresholds = figure.subplots(1, 1 + len(record["thresholds"]))
+    for name, path in record["paths"].items():
+        a, b, by = name.split(", ")
+        ends = (a.split("-")[0], b.split("-")[0])
+        ts, values = ([point[key] for point in path["points"]] for key in ("t", "stable_rank"))
+        colour = COLOURS[ends[0]] if ends[0] == ends[1] else GREY
+        ranks.plot(ts, values, "--" if by == "muon" else "-", color=colour, linewidth=0.9, alpha=0.8)
+    for optimizer in OPTIMIZERS:
+        ranks.plot([], [], color=COLOURS[optimizer], label=f"{NAMES[optimizer]}, {NAMES[optimizer]}")
+    ranks.plot([], [], color=GREY, label="two optimizers")
+    ranks.plot([], [], "k--", linewidth=0.9, label="bend by Muon")
+    ranks.set_xlabel("t")
+    ranks.set_ylabel("stable rank, mean over matrices")
+    ranks.legend(frameon=False, fontsize="small")
+    labels = {
+        "same_kind": ("spectral distance, nats", "one optimizer", "two optimizers"),
+        "max_excess": ("spectral excess, nats", "points of paths", "averages without alignment"),
+    }
+    for axis, threshold in zip(thresholds, record["thresholds"], strict=True):
+        what, low, high = labels[threshold["name"]]
+        axis.hist([threshold["low"], threshold["high"]], 20, color=[COLOURS["adamw"], ORANGE], label=[low, high])
+        axis.axvline(threshold["chosen"], color="black", linewidth=1, label=f"threshold, {threshold['chosen']:.3f}")
+        axis.set_xlabel(f"{what} (held-out pairs)")
+        axis.legend(frameon=False, fontsize="small")
+    return _plain(figure)
+
+
+def generalization_figure(record: Mapping[str, Any]) -> Figure:
+    """Excess losses along paths on every text, and what a path point adds to an ensemble."""
+    figure = _figure(11.0, 4.0)
+    labels = _texts(record["pairs"])
+    *along, gains = figure.subplots(1, len(labels) + 1)
+    kinds = list(dict.fromkeys(map(_kind_of, record["pairs"])))
+    for axis, label in zip(along, labels, strict=True):
+        for kind in kinds:
+            found = [pair[label]["excess"] for name, pair in record["pairs"].items() if _kind_of(name) == kind]
+            means = [mean(column) for column in zip(*found, strict=True)]
+            ts = [index / (len(means) - 1) for index in range(len(means))]
+            axis.plot(ts, means, label=_kind(kind), color=_colour(kind), linestyle=_style(kind))
+        axis.axhline(0, color=GREY, linewidth=0.8)
+        axis.set_title(label)
+        axis.set_xlabel("t")
+    along[0].set_ylabel("excess loss, nats per token")
+    along[0].legend(frameon=False, fontsize="small")
+    for index, label in enumerate(labels):
+        for place, kind in enumerate(kinds):
+            found = [
+                pair[label]["third_over_two"][0] for name, pair in record["pairs"].items() if _kind_of(name) == kind
+            ]
+            gains.errorbar(
+                [place + 0.15 * index],
+                [mean(found)],
+                [_spread(found)],
+                fmt="os^v"[index],
+                color=_colour(kind),
+                markersize=5,
+            )
+    gains.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds], rotation=60, fontsize="small")
+    gains.axhline(0, color=GREY, linewidth=0.8)
+    gains.set_ylabel("gain of an ensemble by a path point, nats")
+    return _plain(figure)
+
+
+def practice_figure(record: Mapping[str, Any]) -> Figure:
+    """Barriers and gains of merges by the optimizers of both fine-tunes, and losses after more training."""
+    figure = _figure(9.6, 3.6)
+    axes = figure.subplots(1, 3)
+    for axis, key, title in ((axes[0], "barrier", "barrier, nats"), (axes[1], "gain", "gain of the average, nats")):
+        table = [[_mean_of(record["merges"], key, one, other) for other in OPTIMIZERS] for one in OPTIMIZERS]
+        axis.imshow(table, cmap="Purples")
+        for row, values in enumerate(table):
+            for column, value in enumerate(values):
+                axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=ORANGE, fontweight="bold")
+        axis.set_xticks(range(3), [NAMES[name] for name in OPTIMIZERS])
+        axis.set_yticks(range(3), [NAMES[name] for name in OPTIMIZERS])
+        axis.set_xlabel("fine-tuned on code by")
+        axis.set_ylabel("fine-tuned on docstrings by")
+        axis.set_title(title)
+    for place, optimizer in enumerate(OPTIMIZERS):
+        for shift, (start, marker) in enumerate((("docs", "o"), ("code", "s"), ("average", "*"))):
+            found = [run[start]["after"] for name, run in record["further"].items() if name.split("-")[0] == optimizer]
+            label = {"docs": "from docstrings", "code": "from code", "average": "from their average"}[start]
+            axes[2].errorbar(
+                [place + 0.2 * (shift - 1)],
+                [mean(found)],
+                [_spread(found)],
+                fmt=marker,
+                color=COLOURS[optimizer],
+                label=label if place == 0 else None,
+            )
+    axes[2].set_xticks(range(3), [NAMES[name] for name in OPTIMIZERS])
+    axes[2].set_ylabel("loss after training on, nats")
+    axes[2].legend(frameon=False, fontsize="small")
+    return _plain(figure, axes[2:])
+
+
+def _sizes(axis: Axes, record: Mapping[str, Any]) -> None:
+    for optimizer in OPTIMIZERS:
+        rows = sorted(
+            (float(name.split(", ")[2]), part)
+            for name, part in record.items()
+            if name.startswith(f"constraint, {optimizer},")
+        )
+        for geometry, style in (("entrywise", "-"), ("spectral", "--")):
+            values = [decay * max(part[geometry]) for decay, part in rows]
+            label = f"{NAMES[optimizer]}, {geometry}"
+            width = 2.4 if GEOMETRY[optimizer] == geometry else 0.9
+            axis.plot(
+                [decay for decay, _ in rows], values, style, color=COLOURS[optimizer], linewidth=width, label=label
+            )
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set(xscale="log", yscale="log", xlabel="weight decay λ", ylabel="largest norm × λ (bold: the bounded one)")
+    axis.legend(frameon=False, fontsize="x-small")
+
+
+def _widths(axis: Axes, record: Mapping[str, Any]) -> None:
+    for optimizer in OPTIMIZERS:
+        rows = sorted(
+            (int(name.split(", ")[2]), part)
+            for name, part in record.items()
+            if name.startswith(f"connectivity, {optimizer},")
+        )
+        for way, style in (("permuted", ":"), ("bent", "-")):
+            values = [max(FLOOR, mean(part[way])) for _, part in rows]
+            axis.plot(
+                [width for width, _ in rows],
+                values,
+                style,
+                color=COLOURS[optimizer],
+                label=f"{NAMES[optimizer]}, {way}",
+            )
+        built = [width for width, part in rows if all(part["constructed"])]
+        axis.plot(
+            built,
+            [FLOOR] * len(built),
+            "o",
+            color=COLOURS[optimizer],
+            markersize=4 + 3 * OPTIMIZERS.index(optimizer),
+            fillstyle="none",
+        )
+    axis.axvline(
+        record["data"]["width_that_suffices"], color=GREY, linewidth=0.8, label="width that suffices (spectral)"
+    )
+    axis.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (circles: 0 by construction)")
+    axis.legend(frameon=False, fontsize="x-small")
+
+
+def _regions(axis: Axes, record: Mapping[str, Any]) -> None:
+    regions = record["regions"]
+    boxes, radii = zip(*regions["curve"], strict=True)
+    right, top = 6 * regions["least_box"], 2.2 * regions["least_spectral"]
+    axis.fill_between([*boxes, right], [*radii, radii[-1]], top, color="#e8f0e4", label="regions overlap")
+    low = regions["least_spectral"]
+    axis.fill_between([*boxes, right], [low] * (len(boxes) + 1), [*radii, radii[-1]], color="#f6d7c3", label="disjoint")
+    for optimizer in OPTIMIZERS:
+        places = [
+            (record["settings"]["networks"]["wide"] * entry**2, norm**2)
+            for name, part in record.items()
+            if name.startswith(f"constraint, {optimizer},")
+            for entry, norm, loss in zip(part["entrywise"], part["spectral"], part["loss"], strict=True)
+            if loss < 1e-4
+        ]
+        if places:
+            axis.plot(*zip(*places, strict=True), ".", color=COLOURS[optimizer], label=f"{NAMES[optimizer]}, trained")
+    axis.set(xscale="log", yscale="log", xlabel="κ² = width × largest entry²", ylabel="c² = largest spectral norm²")
+    axis.legend(frameon=False, fontsize="x-small", loc="upper right")
+
+
+def _certified(axis: Axes, barrier: Mapping[str, Any]) -> None:
+    top, bottom = map(int, barrier["certificate"]["bound"].split("/"))
+    values = {"certified bound": top / bottom}
+    for index, height in enumerate(barrier["attack"] or []):
+        values[f"attack, order {index + 1}"] = height
+    axis.bar(list(values), list(values.values()), 0.5, color=[ORANGE, *[GREY] * (len(values) - 1)])
+    axis.set_ylabel("barrier, mean squared error")
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(figure: Figure, axes: Sequence[Axes] | None = None) -> Figure:
+    for axis in figure.axes if axes is None else axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _kind_of(pair: str) -> str:
+    return "-".join(end.split("-")[0] for end in pair.split(", ")[:2])
+
+
+def _kind(kind: str) -> str:
+    return ", ".join(NAMES[name] for name in kind.split("-"))
+
+
+def _colour(kind: str) -> str:
+    one, other = kind.split("-")
+    return COLOURS[one] if one == other else {"adamw-muon": "black", "adamw-lion": GREY}.get(kind, "#7a4fa3")
+
+
+def _style(kind: str) -> str:
+    return "-" if len(set(kind.split("-"))) == 1 else "--"
+
+
+def _texts(pairs: Mapping[str, Any]) -> list[str]:
+    return [label for label in next(iter(pairs.values())) if label != "t"]
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _mean_of(merges: Mapping[str, Any], key: str, one: str, other: str) -> float:
+    found: Iterable[Any] = (
+        merge[key] for name, merge in merges.items() if name.startswith(f"{one}-docs") and f", {other}-code" in name
+    )
+    return float(mean(value[0] if isinstance(value, list) else value for value in found))

@@ -1,0 +1,153 @@
+"""The studies by name: what each computes, at full and at quick size, its figure, and the record that is kept of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.saving import write_json
+from isthmus.eval.figures import png
+from isthmus.lab import figures
+from isthmus.lab.generalization import ELSEWHERE, generalization_study
+from isthmus.lab.pairs import QUICK, SEEDS, Effort
+from isthmus.lab.practice import practice_study
+from isthmus.lab.relu.study import QUICK as QUICK_NETWORKS
+from isthmus.lab.relu.study import Plan, relu_study
+from isthmus.lab.spectra import spectra_study
+from isthmus.lab.table import rows, table_study
+from isthmus.merge.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study is run with: quick or full, how many parts at a time, and, for those that measure it, more text."""
+
+    quick: bool = False
+    workers: int = 1
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def effort(self) -> Effort:
+        """How much is spent on small GPT-2s."""
+        return QUICK if self.quick else Effort()
+
+    @property
+    def plan(self) -> Plan:
+        """How much is spent on two-layer networks."""
+        return QUICK_NETWORKS if self.quick else Plan()
+
+    @property
+    def seeds(self) -> int:
+        """Models an optimizer."""
+        return 2 if self.quick else SEEDS
+
+    def settings(self) -> dict[str, Any]:
+        """What parts depend on, JSON-ready."""
+        return {"seeds": self.seeds, "effort": asdict(self.effort), "networks": asdict(self.plan)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: the question it asks, what it computes in a directory, and the figure of what it found."""
+
+    question: str
+    run: Callable[[Path, Asked, Progress], dict[str, Any]]
+    figure: Callable[[Mapping[str, Any]], Figure]
+
+
+def _relu(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+    return relu_study(directory, asked.plan, workers=asked.workers, progress=progress)
+
+
+def _table(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+    found = table_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
+    return {"table": [asdict(row) for row in rows(found)], **found}
+
+
+def _spectra(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+    return spectra_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
+
+
+def _generalization(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+    found = generalization_study(
+        directory,
+        asked.effort,
+        elsewhere=(*ELSEWHERE, *asked.elsewhere),
+        seeds=asked.seeds,
+        workers=asked.workers,
+        progress=progress,
+    )
+    return {"pairs": found}
+
+
+def _practice(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+    return practice_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
+
+
+STUDIES = {
+    "relu": Study(
+        "Which zero-loss two-layer networks of one optimizer are connected inside its constraint set?",
+        _relu,
+        figures.relu_figure,
+    ),
+    "table": Study(
+        "How high are the barriers between small GPT-2s of one optimizer, and of two?", _table, figures.table_figure
+    ),
+    "spectra": Study(
+        "Do paths keep the spectrum, and do the thresholds of the verdict tell kinds apart?",
+        _spectra,
+        figures.spectra_figure,
+    ),
+    "generalization": Study(
+        "Are points on paths good on other text, and does an ensemble gain by them?",
+        _generalization,
+        figures.generalization_figure,
+    ),
+    "practice": Study(
+        "Does the optimizer of fine-tuning change how well models merge, and is a merge a good start?",
+        _practice,
+        figures.practice_figure,
+    ),
+}
+
+
+def run_study(name: str, directory: Path, asked: Asked, progress: Progress | None = None) -> dict[str, Any]:
+    """Run a study of `STUDIES` in a directory and write NAME.json and NAME.png there; finished parts are not repeated.
+
+    The record has the question, the settings with all seeds, versions, the machine, and what was found.
+
+    Raises BadInput when the directory has parts of other settings.
+    """
+    study = STUDIES[name]
+    directory.mkdir(parents=True, exist_ok=True)
+    _require_same(directory / "settings.json", asked)
+    record = {
+        "study": name,
+        "question": study.question,
+        "settings": asked.settings(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "versions": {package: version(package) for package in ("isthmus", "torch", "transformers")},
+        **study.run(directory, asked, progress or Progress()),
+    }
+    write_json(directory / f"{name}.json", record)
+    (directory / f"{name}.png").write_bytes(png(study.figure(record)))
+    return record
+
+
+def _require_same(file: Path, asked: Asked) -> None:
+    """That parts which are there already were computed with these settings; else remember them."""
+    settings = json.loads(json.dumps(asked.settings()))
+    if not file.exists():
+        write_json(file, settings)
+    elif json.loads(file.read_text(encoding="utf-8")) != settings:
+        raise BadInput(f"'{file.parent.name}' holds parts of a study with other settings: take another directory")
