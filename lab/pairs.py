@@ -8,13 +8,15 @@ that the studies share it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from isthmus.align.pipeline import Aligned, align_states
@@ -25,13 +27,17 @@ from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.lab.demo import CHECKPOINTS
 from isthmus.lab.parts import compute
 from isthmus.lab.pretrain import DOCS, Recipe, make_checkpoint, small_config
-from isthmus.merge.candidate import ACTIVATION_TOKENS, looked_at
+from isthmus.merge.candidate import ACTIVATION_TOKENS
 from isthmus.merge.curve import CurvePlan, train_curve, training_record
+from isthmus.merge.learn import LearnPlan
 from isthmus.merge.optimizers import OptimizerName
 from isthmus.merge.path import WeightPath
 from isthmus.merge.progress import Progress
 from isthmus.merge.stored import endpoint_digests, read_path, write_path
 from isthmus.merge.training import PathTraining
+
+if TYPE_CHECKING:
+    from transformers import GPT2Config, PreTrainedTokenizerBase
 
 OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "muon", "lion")
 SEEDS = 5
@@ -55,9 +61,27 @@ class Effort:
     tokens: int = MEASURED
     fine_tuning: int = 150
     further: int = 60
+    looked_at: int = ACTIVATION_TOKENS
+    layers: int = 4
+    width: int = 128
+
+    def config(self) -> GPT2Config:
+        """The models that are pretrained."""
+        return small_config(layers=self.layers, width=self.width)
 
 
-QUICK = Effort(pretraining=30, bend=4, batch=4, learning=20, tokens=1024, fine_tuning=10, further=5)
+QUICK = Effort(
+    pretraining=20,
+    bend=4,
+    batch=4,
+    learning=20,
+    tokens=512,
+    fine_tuning=5,
+    further=3,
+    looked_at=2048,
+    layers=2,
+    width=32,
+)
 
 
 def recipe(optimizer: OptimizerName, number: int, effort: Effort) -> Recipe:
@@ -78,12 +102,11 @@ def kinds() -> list[tuple[OptimizerName, OptimizerName]]:
 
 
 def pairs(kind: tuple[OptimizerName, OptimizerName], seeds: int = SEEDS) -> list[tuple[str, str]]:
-    """The pairs of one kind, as many as seeds (one of two models); no two of one kind share both."""
+    """The pairs of one kind, as many as seeds, or one of two; no two of one kind share both models."""
     one, other = kind
-    if one != other:
-        return [(f"{one}-{number}", f"{other}-{number}") for number in range(1, seeds + 1)]
-    ring = [(f"{one}-{number}", f"{one}-{number % seeds + 1}") for number in range(1, seeds + 1)]
-    return ring[: 1 if seeds == 2 else seeds]
+    shift = int(one == other)
+    found = [(f"{one}-{number + 1}", f"{other}-{(number + shift) % seeds + 1}") for number in range(seeds)]
+    return found[:1] if seeds == 2 else found
 
 
 def train_models(
@@ -94,14 +117,20 @@ def train_models(
     for name in dict.fromkeys(names):
         optimizer, number = name.split("-")
         known = next(one for one in OPTIMIZERS if one == optimizer)
-        parts[name] = partial(_train, directory / "models", recipe(known, int(number), effort))
+        parts[name] = partial(_train, directory / "models", recipe(known, int(number), effort), effort)
     found = compute(directory / "models", parts, stage="training models", workers=workers, progress=progress)
     return {name: record["loss"] for name, record in found.items()}
 
 
-def _train(directory: Path, plan: Recipe) -> Mapping[str, Any]:
-    tokenizer = load(CHECKPOINTS / "docs").tokenizer()
-    return {"loss": make_checkpoint(plan, small_config(), tokenizer, None, directory, Progress())}
+def _train(directory: Path, plan: Recipe, effort: Effort) -> Mapping[str, Any]:
+    shutil.rmtree(directory / plan.name, ignore_errors=True)  # trained, and interrupted before that was noted
+    return {"loss": make_checkpoint(plan, effort.config(), tokenizer(), None, directory, Progress())}
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    """That of the embedded checkpoints, which all models share."""
+    return load(CHECKPOINTS / "docs").tokenizer()
 
 
 def model(directory: Path, name: str) -> Checkpoint:
@@ -116,14 +145,15 @@ def text(effort: Effort, specs: tuple[str, ...] = (HELD_OUT,), fit: str = "") ->
 
     What models and bends are trained on are other modules of the library than what is held out.
     """
-    tokenizer, config = load(CHECKPOINTS / "docs").tokenizer(), small_config()
+    context = effort.config().n_positions
+    trained_on = max(effort.bend * effort.batch, effort.learning * LearnPlan.batch) * context
     measured = 0 if fit else effort.tokens
     return labelled_blocks(
         (fit,) if fit else specs,
-        tokenizer,
-        context=config.n_positions,
-        vocabulary=len(tokenizer),
-        fit_tokens=max(effort.bend * effort.batch * config.n_positions, ACTIVATION_TOKENS) if fit else 0,
+        tokenizer(),
+        context=context,
+        vocabulary=len(tokenizer()),
+        fit_tokens=max(trained_on, effort.looked_at) if fit else 0,
         select_tokens=measured,
         report_tokens=measured,
     )
@@ -136,14 +166,21 @@ def to_fit(effort: Effort) -> dict[str, Tensor]:
 
 def aligned(first: Checkpoint, second: Checkpoint, effort: Effort) -> Aligned:
     """The best closed form: by weights and activations."""
-    ids = looked_at(to_fit(effort))
+    ids = torch.cat(list(to_fit(effort).values()))[: effort.looked_at // effort.config().n_positions]
     return align_states(first.state, second.state, first.config, "combined", ids=ids)
 
 
-def bent(directory: Path, a: str, b: str, effort: Effort, by: OptimizerName | None = None) -> WeightPath:
+def bent(
+    directory: Path,
+    a: str,
+    b: str,
+    effort: Effort,
+    by: OptimizerName | None = None,
+    start: Aligned | None = None,
+) -> WeightPath:
     """The path between two models with one bend, trained `by` an optimizer, and kept.
 
-    By default that is the one that trained both, else AdamW.
+    By default that is the one that trained both, else AdamW. `start` is their alignment, where it is known.
     """
     optimizers = [name.split("-")[0] for name in (a, b)]
     plan = CurvePlan(training=PathTraining(steps=effort.bend, batch=effort.batch)).for_endpoints(optimizers)
@@ -151,7 +188,7 @@ def bent(directory: Path, a: str, b: str, effort: Effort, by: OptimizerName | No
     place = directory / "paths" / f"{a}, {b}, {plan.optimizer}"
     first, second = model(directory, a), model(directory, b)
     if not place.exists():
-        start = aligned(first, second, effort)
+        start = start or aligned(first, second, effort)
         fit, select = to_fit(effort), {part.label: part.select for part in text(effort)}
         line = WeightPath("linear", start.a, start.b)
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())

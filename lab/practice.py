@@ -8,6 +8,7 @@ many steps: which of the three ends lowest?
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.lab.demo import CHECKPOINTS
-from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, text
+from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer
 from isthmus.lab.parts import compute
 from isthmus.lab.pretrain import CODE, DOCS, Recipe, make_checkpoint, pretrain, small_config
 from isthmus.merge.optimizers import OptimizerName
@@ -64,6 +65,7 @@ def _fine_tune(
     directory: Path, optimizer: OptimizerName, domain: Literal["docs", "code"], number: int, effort: Effort
 ) -> Mapping[str, Any]:
     base = load(CHECKPOINTS / BASE)
+    shutil.rmtree(directory / "fine-tunes" / f"{optimizer}-{domain}-{number}", ignore_errors=True)
     plan = replace(
         RECIPES[optimizer],
         name=f"{optimizer}-{domain}-{number}",
@@ -72,7 +74,7 @@ def _fine_tune(
         data=(DOMAINS[domain],),
     )
     place = directory / "fine-tunes"
-    loss = make_checkpoint(plan, small_config(), base.tokenizer(), dict(base.state), place, Progress())
+    loss = make_checkpoint(plan, small_config(), tokenizer(), dict(base.state), place, Progress())
     return {"loss": loss}
 
 
@@ -107,9 +109,8 @@ def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: E
     }
     plan = replace(RECIPES[optimizer], name="further", seed=3000 + number, steps=effort.further)
     meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
-    tokenizer, config = first.tokenizer(), small_config()
     found = {}
     for name, state in starts.items():
-        after = meter(pretrain(plan, config, tokenizer, state))
+        after = meter(pretrain(plan, small_config(), tokenizer(), state))
         found[name] = {"before": meter(state).mean, "after": after.mean, "stderr": after.stderr}
     return found

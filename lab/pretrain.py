@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -110,12 +111,7 @@ def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedToke
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:
     """Endless batches (batch, context), int64: equal shares of every text, windows drawn from the recipe's seed."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    streams = []
-    for spec in recipe.data:
-        ids: list[int] = []
-        for text in corpus(spec).documents():
-            ids += [*tokenizer.encode(text, verbose=False), tokenizer.eos_token_id]
-        streams.append(torch.tensor(ids, dtype=torch.int16))
+    streams = [_stream(spec, tokenizer) for spec in recipe.data]
     window = torch.arange(recipe.context)
     while True:
         rows = []
@@ -124,6 +120,15 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tens
             start = torch.randint(stream.numel() - recipe.context, (1,), generator=generator)
             rows.append(stream[start + window].long())
         yield torch.stack(rows)
+
+
+@cache
+def _stream(spec: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """All tokens of a corpus, int16."""
+    ids: list[int] = []
+    for text in corpus(spec).documents():
+        ids += [*tokenizer.encode(text, verbose=False), tokenizer.eos_token_id]
+    return torch.tensor(ids, dtype=torch.int16)
 
 
 def pretrain(

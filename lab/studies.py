@@ -91,7 +91,9 @@ def _generalization(directory: Path, asked: Asked, progress: Progress) -> dict[s
 
 
 def _practice(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return practice_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
+    return practice_study(
+        directory, asked.effort, seeds=1 if asked.quick else SEEDS, workers=asked.workers, progress=progress
+    )
 
 
 STUDIES = {

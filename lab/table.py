@@ -74,7 +74,7 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     plan = LearnPlan(steps=effort.learning)
     learned = learn(closed, first.state, second.state, to_fit(effort), select, plan, device="cpu", progress=Progress())
     ways["learned"] = closed, learned.path
-    ways["one bend"] = closed, bent(directory, a, b, effort)
+    ways["one bend"] = closed, bent(directory, a, b, effort, start=closed)
     profiles = {way: profile(path, LossMeter(start.config, report), grid()) for way, (start, path) in ways.items()}
     return {
         "barriers": {way: one.barrier for way, one in profiles.items()},

@@ -27,6 +27,7 @@ from isthmus.lab.relu.constraint import Geometry
 from isthmus.lab.relu.network import Data, Networks
 
 NOTHING = 1e-9  # a share of a neuron that counts as none
+TOLERANCE = 1e-10  # of the linear programmes
 
 
 @dataclass(frozen=True)
@@ -166,17 +167,20 @@ def _features(network: Networks, data: Data) -> Tensor:
 
 def _few(equal: Tensor, at_most: Tensor | None, room: Tensor | None) -> Tensor:
     """A vertex of {ρ: equal ρ = equal 1, at_most ρ ≤ at_most 1, 0 ≤ ρ ≤ room}, (m,), that uses little of the room."""
-    matrix, count = equal.numpy(), equal.shape[1]
-    upper = np.full(count, np.inf) if room is None else room.numpy()
-    cost = np.linalg.norm(matrix, axis=0) if room is None else 1 / upper
-    limits = {} if at_most is None else {"A_ub": at_most.numpy(), "b_ub": at_most.numpy().sum(1)}
+    goal, count = equal.sum(1).numpy(), equal.shape[1]
+    # Of neurons that are scaled to fill their room, or to a length of 1: small ones are as good as others.
+    unit = 1 / torch.cat([equal, torch.zeros(0, count) if at_most is None else at_most]).norm(dim=0).clamp_min(1e-30)
+    scale = (unit if room is None else room).numpy()
+    matrix, upper = equal.numpy() * scale, np.inf if room is None else 1.0
+    limits = {} if at_most is None else {"A_ub": at_most.numpy() * scale, "b_ub": at_most.numpy().sum(1)}
+    tolerance = {"primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
     found = linprog(
-        cost, A_eq=matrix, b_eq=matrix.sum(1), bounds=np.stack([np.zeros(count), upper], 1), method="highs-ds", **limits
+        np.ones(count), A_eq=matrix, b_eq=goal, bounds=(0, upper), method="highs-ds", options=tolerance, **limits
     )
     if found.x is None:
         raise ArithmeticError(f"the linear programme was not solved: {found.message}")
     share = np.where(found.x < NOTHING, 0.0, np.minimum(found.x, upper))
     free = (share > 0) & (share < upper)
-    # The solver is exact to 1e-7: the rest is spread over the neurons that may move.
-    share[free] += np.linalg.lstsq(matrix[:, free], matrix.sum(1) - matrix @ share, rcond=None)[0]
-    return torch.from_numpy(share)
+    # What the solver's tolerance leaves is spread over the neurons that may move.
+    share[free] += np.linalg.lstsq(matrix[:, free], goal - matrix @ share, rcond=None)[0]
+    return torch.from_numpy(share.clip(0, upper) * scale)
