@@ -201,10 +201,10 @@ def _widths(axis: Axes, record: Mapping[str, Any]) -> None:
 def _regions(axis: Axes, record: Mapping[str, Any]) -> None:
     regions = record["regions"]
     boxes, radii = zip(*regions["curve"], strict=True)
-    right, top = 6 * regions["least_box"], 2.2 * regions["least_spectral"]
-    axis.fill_between([*boxes, right], [*radii, radii[-1]], top, color="#e8f0e4", label="regions overlap")
+    top = 2.2 * regions["least_spectral"]
+    axis.fill_between(boxes, radii, top, color="#e8f0e4", label="regions overlap")
     low = regions["least_spectral"]
-    axis.fill_between([*boxes, right], [low] * (len(boxes) + 1), [*radii, radii[-1]], color="#f6d7c3", label="disjoint")
+    axis.fill_between(boxes, [low] * len(boxes), radii, color="#f6d7c3", label="disjoint")
     for optimizer in OPTIMIZERS:
         places = [
             (record["settings"]["networks"]["wide"] * entry**2, norm**2)

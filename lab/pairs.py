@@ -26,7 +26,7 @@ from isthmus.eval.seen import Seen
 from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.lab.demo import CHECKPOINTS
 from isthmus.lab.parts import compute
-from isthmus.lab.pretrain import DOCS, Recipe, make_checkpoint, small_config
+from isthmus.lab.pretrain import CODE, DOCS, Recipe, make_checkpoint, small_config
 from isthmus.merge.candidate import ACTIVATION_TOKENS
 from isthmus.merge.curve import CurvePlan, train_curve, training_record
 from isthmus.merge.learn import LearnPlan
@@ -44,9 +44,9 @@ SEEDS = 5
 HELD_OUT = "docs=stdlib:docs:heldout"
 MEASURED = 8192  # tokens, to select and to report on
 RECIPES: dict[OptimizerName, Recipe] = {
-    "adamw": Recipe("", "adamw", 0, 0, data=(DOCS,), adamw_lr=2e-3, weight_decay=0.5),
-    "muon": Recipe("", "muon", 0, 0, data=(DOCS,), muon_lr=1e-2, adamw_lr=4e-3, weight_decay=0.3),
-    "lion": Recipe("", "lion", 0, 0, data=(DOCS,), adamw_lr=5e-4, weight_decay=1.5),
+    "adamw": Recipe("", "adamw", 0, 0, adamw_lr=2e-3, weight_decay=0.5),
+    "muon": Recipe("", "muon", 0, 0, muon_lr=1e-2, adamw_lr=4e-3, weight_decay=0.3),
+    "lion": Recipe("", "lion", 0, 0, adamw_lr=5e-4, weight_decay=1.5),
 }
 
 
@@ -64,6 +64,8 @@ class Effort:
     looked_at: int = ACTIVATION_TOKENS
     layers: int = 4
     width: int = 128
+    docs: str = DOCS
+    code: str = CODE
 
     def config(self) -> GPT2Config:
         """The models that are pretrained."""
@@ -81,6 +83,8 @@ QUICK = Effort(
     looked_at=2048,
     layers=2,
     width=32,
+    docs="stdlib:docs:heldout",
+    code="stdlib:code:heldout",
 )
 
 
@@ -93,6 +97,7 @@ def recipe(optimizer: OptimizerName, number: int, effort: Effort) -> Recipe:
         seed=seed,
         steps=effort.pretraining,
         batch=effort.batch,
+        data=(effort.docs,),
     )
 
 
@@ -161,7 +166,7 @@ def text(effort: Effort, specs: tuple[str, ...] = (HELD_OUT,), fit: str = "") ->
 
 def to_fit(effort: Effort) -> dict[str, Tensor]:
     """The blocks that alignments and bends are trained on."""
-    return {part.label: part.fit for part in text(effort, fit=DOCS)}
+    return {part.label: part.fit for part in text(effort, fit=effort.docs)}
 
 
 def aligned(first: Checkpoint, second: Checkpoint, effort: Effort) -> Aligned:

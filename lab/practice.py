@@ -22,7 +22,7 @@ from isthmus.eval.loss import LossMeter
 from isthmus.lab.demo import CHECKPOINTS
 from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer
 from isthmus.lab.parts import compute
-from isthmus.lab.pretrain import CODE, DOCS, Recipe, make_checkpoint, pretrain, small_config
+from isthmus.lab.pretrain import Recipe, make_checkpoint, pretrain, small_config
 from isthmus.merge.optimizers import OptimizerName
 from isthmus.merge.path import WeightPath
 from isthmus.merge.point import grid
@@ -30,7 +30,8 @@ from isthmus.merge.progress import Progress
 
 BASE = "adamw-1"
 BOTH = ("docs=stdlib:docs:heldout", "code=stdlib:code:heldout")
-DOMAINS: dict[Literal["docs", "code"], str] = {"docs": DOCS, "code": CODE}
+Domain = Literal["docs", "code"]
+DOMAINS: tuple[Domain, ...] = ("docs", "code")
 RECIPES: dict[OptimizerName, Recipe] = {
     "adamw": Recipe("", "adamw", 0, 0, base=BASE, batch=16, adamw_lr=1e-3, weight_decay=0.1),
     "muon": Recipe("", "muon", 0, 0, base=BASE, batch=16, muon_lr=5e-3, adamw_lr=1e-3, weight_decay=0.1),
@@ -62,16 +63,16 @@ def practice_study(
 
 
 def _fine_tune(
-    directory: Path, optimizer: OptimizerName, domain: Literal["docs", "code"], number: int, effort: Effort
+    directory: Path, optimizer: OptimizerName, domain: Domain, number: int, effort: Effort
 ) -> Mapping[str, Any]:
     base = load(CHECKPOINTS / BASE)
     shutil.rmtree(directory / "fine-tunes" / f"{optimizer}-{domain}-{number}", ignore_errors=True)
     plan = replace(
         RECIPES[optimizer],
         name=f"{optimizer}-{domain}-{number}",
-        seed=2000 + 10 * number + list(DOMAINS).index(domain),
+        seed=2000 + 10 * number + DOMAINS.index(domain),
         steps=effort.fine_tuning,
-        data=(DOMAINS[domain],),
+        data=(effort.docs if domain == "docs" else effort.code,),
     )
     place = directory / "fine-tunes"
     loss = make_checkpoint(plan, small_config(), tokenizer(), dict(base.state), place, Progress())
@@ -107,7 +108,9 @@ def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: E
         "code": dict(second.state),
         "average": dict(WeightPath("linear", first.state, second.state)(0.5)),
     }
-    plan = replace(RECIPES[optimizer], name="further", seed=3000 + number, steps=effort.further)
+    plan = replace(
+        RECIPES[optimizer], name="further", seed=3000 + number, steps=effort.further, data=(effort.docs, effort.code)
+    )
     meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
     found = {}
     for name, state in starts.items():
