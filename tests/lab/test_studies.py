@@ -1,0 +1,135 @@
+"""Every study at its quick size, through the command line: what it records, and that nothing is computed twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, recipe
+from isthmus.lab.spectra import calibrate
+from isthmus.lab.studies import STUDIES, Asked, run_study
+from isthmus.lab.table import WAYS, rows
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_quick_study_by_the_command_line(name: str, directory: Path, isthmus: Callable[..., Any]) -> None:
+    done = isthmus("lab", name, directory, "--quick", "--workers", "1", "--json", directory / "printed.json")
+    assert done.code == 0, done.err
+    record = json.loads((directory / f"{name}.json").read_text())
+    assert record == json.loads((directory / "printed.json").read_text())
+    assert record["study"] == name
+    assert record["settings"]["seeds"] == 2
+    assert set(record["versions"]) == {"isthmus", "torch", "transformers"}
+    assert "2 cores" in record["machine"] or "cores" in record["machine"]
+    assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    CHECKS[name](record)
+
+    parts = {file: file.stat().st_mtime_ns for file in directory.rglob("*.json") if file.parent != directory}
+    isthmus("lab", name, directory, "--quick", "--workers", "1")
+    assert parts == {file: file.stat().st_mtime_ns for file in directory.rglob("*.json") if file.parent != directory}
+
+
+def relu(record: dict[str, Any]) -> None:
+    assert record["barrier"]["certificate"]["bound"] == "1/4"
+    for optimizer in OPTIMIZERS:
+        wide = record[f"connectivity, {optimizer}, 32"]
+        assert all(path is not None and path["over_ends"] < 1e-9 for path in wide["constructed"])
+        tight = record[f"constraint, {optimizer}, 4.0"]
+        assert max(tight["spectral" if optimizer == "muon" else "entrywise"]) * 4.0 == pytest.approx(1, abs=0.05)
+
+
+def table(record: dict[str, Any]) -> None:
+    assert len(record["pairs"]) == 6
+    assert len(record["table"]) == 6 * len(WAYS)
+    for pair in record["pairs"].values():
+        for way in WAYS:
+            losses = pair["losses"][way]
+            straight = [losses[0] + t / 10 * (losses[-1] - losses[0]) for t in range(11)]
+            highest = max(loss - line for loss, line in zip(losses, straight, strict=True))
+            assert pair["barriers"][way] == pytest.approx(max(0, highest), abs=1e-9)
+
+
+def spectra(record: dict[str, Any]) -> None:
+    assert len(record["pairs"]) == 15, "all pairs of six models"
+    for path in record["paths"].values():
+        assert [point["position"] for point in path["points"]][:: len(path["points"]) - 1] == pytest.approx([0, 1])
+    assert {one["name"] for one in record["thresholds"]} == {"same_kind", "max_excess"}
+
+
+def generalization(record: dict[str, Any]) -> None:
+    for pair in record["pairs"].values():
+        for text in ("docs", "code"):
+            found = pair[text]
+            assert found["third_over_two"][0] == pytest.approx(found["two"] - found["three"], abs=1e-9)
+            assert found["two"] <= mean(found["ends"]) + 1e-9, "by Jensen's inequality"
+            assert found["barrier"] == pytest.approx(max(found["excess"]))
+            assert found["excess"][0] == found["excess"][-1] == pytest.approx(0, abs=1e-12)
+
+
+def practice(record: dict[str, Any]) -> None:
+    assert len(record["merges"]) == 9
+    for merge in record["merges"].values():
+        assert merge["gain"][0] == pytest.approx(min(merge["ends"]) - merge["average"], abs=1e-9)
+    for run in record["further"].values():
+        assert set(run) == {"docs", "code", "average"}
+        assert all(start["after"] != start["before"] for start in run.values())
+
+
+CHECKS = {"relu": relu, "table": table, "spectra": spectra, "generalization": generalization, "practice": practice}
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps(Asked(quick=True).settings()))
+    with pytest.raises(BadInput, match="holds parts of a study with other settings"):
+        run_study("relu", tmp_path, Asked())
+
+
+def test_five_pairs_of_every_kind_of_fifteen_models() -> None:
+    found = {kind: pairs(kind) for kind in kinds()}
+    assert len(found) == 6
+    assert all(len(set(couples)) == 5 for couples in found.values())
+    models = {name for couples in found.values() for couple in couples for name in couple}
+    assert len(models) == 15
+    assert all(a != b for couples in found.values() for a, b in couples)
+    seeds = {recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
+    assert len(seeds) == 15
+
+
+def test_the_table_sums_up_barriers() -> None:
+    barriers = [dict.fromkeys(WAYS, 1.0), dict.fromkeys(WAYS, 3.0)]
+    found = {"pairs": {f"adamw-{n}, muon-{n}": {"barriers": barriers[n - 1]} for n in (1, 2)}}
+    row = rows(found)[0]
+    assert (row.kind, row.way, row.mean, row.barriers) == ("adamw-muon", "naive", 2.0, (1.0, 3.0))
+    assert row.std == pytest.approx(2**0.5)
+
+
+def test_thresholds_are_chosen_on_one_half_and_tested_on_the_other() -> None:
+    def couple(distance: float, excess: float) -> dict[str, Any]:
+        return {"distance": distance, "average": {"excess": excess}}
+
+    pairs_found = {
+        "adamw-1, adamw-2": couple(0.1, 0.3),
+        "adamw-1, muon-1": couple(0.5, 0.4),
+        "adamw-2, adamw-3": couple(0.6, 0.3),  # held out, and on the wrong side
+        "adamw-2, muon-2": couple(0.7, 0.2),
+    }
+    paths = {
+        "adamw-1, muon-1, adamw": {"middle": {"excess": 0.0}},
+        "adamw-2, muon-2, adamw": {"middle": {"excess": 0.1}},
+    }
+    kind, excess = calibrate(paths, pairs_found)
+    assert (kind.name, kind.chosen, kind.area, kind.wrong) == ("same_kind", pytest.approx(0.3), 1.0, 1)
+    assert kind.low == (0.6,)
+    assert kind.high == (0.7,)
+    assert (excess.name, excess.chosen, excess.wrong) == ("max_excess", pytest.approx(0.15), 0)
