@@ -195,15 +195,16 @@ def _widths(axis: Axes, record: Mapping[str, Any]) -> None:
         record["data"]["width_that_suffices"], color=GREY, linewidth=0.8, label="width that suffices (spectral)"
     )
     axis.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (circles: 0 by construction)")
-    axis.legend(frameon=False, fontsize="x-small")
+    axis.set_ylim(top=30)
+    axis.legend(frameon=False, fontsize="x-small", loc="upper center", ncols=3)
 
 
 def _regions(axis: Axes, record: Mapping[str, Any]) -> None:
     regions = record["regions"]
-    boxes, radii = zip(*regions["curve"], strict=True)
-    top = 2.2 * regions["least_spectral"]
-    axis.fill_between(boxes, radii, top, color="#e8f0e4", label="regions overlap")
+    boxes, radii = (list(one) for one in zip(*regions["curve"], strict=True))
+    boxes, radii = [*boxes, 10 * boxes[-1]], [*radii, radii[-1]]
     low = regions["least_spectral"]
+    axis.fill_between(boxes, radii, 10 * low, color="#e8f0e4", label="regions overlap")
     axis.fill_between(boxes, [low] * len(boxes), radii, color="#f6d7c3", label="disjoint")
     for optimizer in OPTIMIZERS:
         places = [
@@ -216,7 +217,8 @@ def _regions(axis: Axes, record: Mapping[str, Any]) -> None:
         if places:
             axis.plot(*zip(*places, strict=True), ".", color=COLOURS[optimizer], label=f"{NAMES[optimizer]}, trained")
     axis.set(xscale="log", yscale="log", xlabel="κ² = width × largest entry²", ylabel="c² = largest spectral norm²")
-    axis.legend(frameon=False, fontsize="x-small", loc="upper right")
+    axis.set(xlim=(0.9 * boxes[0], boxes[-1]), ylim=(0.9 * low, 10 * low))
+    axis.legend(frameon=False, fontsize="x-small", loc="upper left")
 
 
 def _certified(axis: Axes, barrier: Mapping[str, Any]) -> None:

@@ -76,7 +76,7 @@ def test_the_two_commands_are_in_the_readme() -> None:
 
 
 def test_links_of_the_documentation_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)\)|src=\"([^\"]+)\"", page.read_text()):
             target = "".join(link)
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
