@@ -1077,7 +1077,7 @@ def script() -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # nobody reads it any more, or the disk is full
+    except OSError:  # nobody reads it any more, or there is no room; what matters was flushed when it was written
         code = code or 1
     os._exit(code)
 
@@ -1108,7 +1108,13 @@ def _emit(target: str | None, content: dict[str, Any]) -> None:
         return
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if target == "-":
-        sys.stdout.write(text)
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads it any more
+            sys.exit(1)
+        except OSError as error:
+            raise IsthmusError(f"cannot write the output: {error.strerror}") from None
         return
     try:
         Path(target).write_text(text, encoding="utf-8")

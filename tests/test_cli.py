@@ -205,6 +205,25 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
 
 
+def test_the_process_ends_with_all_that_was_printed_and_its_code(saved, tmp_path: Path) -> None:
+    """It leaves without the interpreter's last rites: what is buffered must be out, and what fails must be told."""
+    a, b = saved("a"), saved("b", n_head=2)
+    for other, code in ((a, 0), (b, 3)):
+        whole = run("check", a, other, "--json", "-", "--quiet")
+        assert whole.returncode == code
+        assert json.loads(whole.stdout)["mergeable"] is (code == 0)
+    command = [sys.executable, "-m", "isthmus", "check", str(a), str(a), "--json", "-", "--quiet"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "isthmus: cannot write the output: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def in_a_namespace(script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script that may mount file systems of its own: a full disk, a read-only one."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", script]
