@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.eval.barrier import profile
-from isthmus.eval.loss import LossMeter
+from isthmus.eval.barrier import Profile, profile
+from isthmus.eval.loss import Losses, LossMeter
 from isthmus.lab.demo import CHECKPOINTS
 from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer
 from isthmus.lab.parts import compute
@@ -35,7 +35,7 @@ DOMAINS: tuple[Domain, ...] = ("docs", "code")
 RECIPES: dict[OptimizerName, Recipe] = {
     "adamw": Recipe("", "adamw", 0, 0, base=BASE, batch=16, adamw_lr=1e-3, weight_decay=0.1),
     "muon": Recipe("", "muon", 0, 0, base=BASE, batch=16, muon_lr=5e-3, adamw_lr=1e-3, weight_decay=0.1),
-    "lion": Recipe("", "lion", 0, 0, base=BASE, batch=16, adamw_lr=1e-4, weight_decay=0.1),
+    "lion": Recipe("", "lion", 0, 0, base=BASE, batch=16, adamw_lr=2e-4, weight_decay=0.1),
 }
 
 
@@ -91,13 +91,22 @@ def merged(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]
     measured = profile(WeightPath("linear", first.state, second.state), meter, grid())
     better = min((measured.start, measured.end), key=lambda end: end.mean)
     gain = better - measured.at(0.5)
+    base = meter(load(CHECKPOINTS / BASE).state)
     return {
         "ends": [measured.start.mean, measured.end.mean],
         "average": measured.at(0.5).mean,
+        "by_text": {
+            label: {name: losses.label_mean(label) for name, losses in _named(base, measured).items()}
+            for label in base.per_block
+        },
         "barrier": measured.barrier,
         "lowest_excess": min(measured.excess(t).mean for t, _ in measured.points),
         "gain": [gain.mean, gain.stderr],
     }
+
+
+def _named(base: Losses, measured: Profile) -> dict[str, Losses]:
+    return {"base": base, "docs": measured.start, "code": measured.end, "average": measured.at(0.5)}
 
 
 def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: Effort) -> Mapping[str, Any]:

@@ -134,24 +134,24 @@ def _lodging(first: Tensor, second: Tensor) -> Tensor:
 
 def _mix(first: Compressed, second: Compressed, lodging: Tensor) -> Scaled:
     """A fades while B grows in its lodging."""
-    inner, outer = first.neurons.inner.clone(), first.neurons.outer.clone()
-    used = second.share > 0
-    guests = lodging[used]
-    inner[guests], outer[guests] = second.neurons.inner[used], second.neurons.outer[used]
-    end = torch.zeros_like(first.share)
-    end[guests] = second.share[used]
-    return Scaled(Networks(inner, outer), first.share, end)
+    neurons, share = _lodged(first.neurons, second, lodging)
+    return Scaled(neurons, first.share, share)
 
 
 def _move(second: Compressed, lodging: Tensor) -> Scaled:
     """B's neurons leave their lodging and grow in their own slots."""
-    inner, outer = second.neurons.inner.clone(), second.neurons.outer.clone()
+    neurons, share = _lodged(second.neurons, second, lodging)
+    return Scaled(neurons, share, second.share)
+
+
+def _lodged(hosts: Networks, second: Compressed, lodging: Tensor) -> tuple[Networks, Tensor]:
+    """`hosts` with B's neurons in their lodging, and the shares of B's there, (m,)."""
+    inner, outer, share = hosts.inner.clone(), hosts.outer.clone(), torch.zeros_like(second.share)
     used = second.share > 0
-    guests = lodging[used]
-    inner[guests], outer[guests] = second.neurons.inner[used], second.neurons.outer[used]
-    start = torch.zeros_like(second.share)
-    start[guests] = second.share[used]
-    return Scaled(Networks(inner, outer), start, second.share)
+    slots = lodging[used]
+    inner[slots], outer[slots] = second.neurons.inner[used], second.neurons.outer[used]
+    share[slots] = second.share[used]
+    return Networks(inner, outer), share
 
 
 def _balancing(network: Networks) -> Tensor:
