@@ -39,7 +39,7 @@ def compute(
                     done.result()
                     progress.advance()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)  # what is running is finished and kept
                 raise
     else:
         for name in missing:
