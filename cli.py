@@ -950,43 +950,26 @@ Workers = Annotated[
 ]
 
 
-@lab.command("relu")
-def study_relu(
-    directory: StudyDirectory,
-    quick: Quick = False,
-    workers: Workers = None,
-    json_file: JsonFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Two-layer ReLU networks: constraint sets, connectivity in them, regions of optimizers, a certified barrier."""
-    _study("relu", directory, quick, workers, json_file, quiet)
+def _study_command(name: str, question: str) -> None:
+    @lab.command(name, help=question)
+    def study(
+        directory: StudyDirectory,
+        quick: Quick = False,
+        workers: Workers = None,
+        json_file: JsonFile = None,
+        quiet: Quiet = False,
+        debug: Debug = False,
+    ) -> None:
+        _study(name, directory, quick, workers, json_file, quiet)
 
 
-@lab.command("table")
-def study_table(
-    directory: StudyDirectory,
-    quick: Quick = False,
-    workers: Workers = None,
-    json_file: JsonFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Barriers between small GPT-2s trained by AdamW, Muon and Lion: every pair, every alignment, and one bend."""
-    _study("table", directory, quick, workers, json_file, quiet)
-
-
-@lab.command("spectra")
-def study_spectra(
-    directory: StudyDirectory,
-    quick: Quick = False,
-    workers: Workers = None,
-    json_file: JsonFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Spectra along paths between those models, and the calibration of the verdict on them."""
-    _study("spectra", directory, quick, workers, json_file, quiet)
+for _name, _question in {
+    "relu": "Two-layer ReLU networks: constraint sets, connectivity in them, optimizers' regions, a certified barrier.",
+    "table": "Barriers between small GPT-2s trained by AdamW, Muon and Lion, by alignment, and with one bend.",
+    "spectra": "Spectra along paths between those models, and the calibration of the verdict on them.",
+    "practice": "Does the optimizer of fine-tuning change how models merge? Is a merge a good start for training on?",
+}.items():
+    _study_command(_name, _question)
 
 
 @lab.command("generalization")
@@ -1004,19 +987,6 @@ def study_generalization(
 ) -> None:
     """Points of those paths on other text than the models were trained on, and in ensembles."""
     _study("generalization", directory, quick, workers, json_file, quiet, tuple(data or ()))
-
-
-@lab.command("practice")
-def study_practice(
-    directory: StudyDirectory,
-    quick: Quick = False,
-    workers: Workers = None,
-    json_file: JsonFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Does the optimizer of fine-tuning change how well models merge, and is a merge a good start for training on?"""
-    _study("practice", directory, quick, workers, json_file, quiet)
 
 
 def _study(

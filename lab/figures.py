@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus.eval.figures import GREY, ORANGE
 from isthmus.lab.pairs import OPTIMIZERS
 from isthmus.lab.relu.constraint import GEOMETRY
+from isthmus.lab.relu.study import SOLVED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,7 +213,7 @@ def _regions(axis: Axes, record: Mapping[str, Any]) -> None:
             for name, part in record.items()
             if name.startswith(f"constraint, {optimizer},")
             for entry, norm, loss in zip(part["entrywise"], part["spectral"], part["loss"], strict=True)
-            if loss < 1e-4
+            if loss < SOLVED
         ]
         if places:
             axis.plot(*zip(*places, strict=True), ".", color=COLOURS[optimizer], label=f"{NAMES[optimizer]}, trained")

@@ -51,9 +51,19 @@ class Asked:
         """Models an optimizer."""
         return 2 if self.quick else SEEDS
 
+    @property
+    def fine_tunes(self) -> int:
+        """Fine-tunes of every kind."""
+        return 1 if self.quick else SEEDS
+
     def settings(self) -> dict[str, Any]:
         """What parts depend on, JSON-ready."""
-        return {"seeds": self.seeds, "effort": asdict(self.effort), "networks": asdict(self.plan)}
+        return {
+            "seeds": self.seeds,
+            "fine_tunes": self.fine_tunes,
+            "effort": asdict(self.effort),
+            "networks": asdict(self.plan),
+        }
 
 
 @dataclass(frozen=True)
@@ -91,9 +101,7 @@ def _generalization(directory: Path, asked: Asked, progress: Progress) -> dict[s
 
 
 def _practice(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return practice_study(
-        directory, asked.effort, seeds=1 if asked.quick else SEEDS, workers=asked.workers, progress=progress
-    )
+    return practice_study(directory, asked.effort, seeds=asked.fine_tunes, workers=asked.workers, progress=progress)
 
 
 STUDIES = {

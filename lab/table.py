@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from isthmus.align.alignment import Method
 from isthmus.align.pipeline import Aligned, align_states
 from isthmus.eval.barrier import Profile, profile
 from isthmus.eval.loss import LossMeter
@@ -67,8 +68,9 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     select, report = ({part.label: getattr(part, name) for part in text(effort)} for name in ("select", "report"))
     closed = aligned(first, second, effort)
     ways: dict[str, tuple[Aligned, WeightPath]] = {}
-    for way, method in (("naive", "none"), ("permutation", "permutation"), ("orthogonal", "orthogonal")):
-        found = align_states(first.state, second.state, first.config, method)  # type: ignore[arg-type]
+    methods: dict[str, Method] = {"naive": "none", "permutation": "permutation", "orthogonal": "orthogonal"}
+    for way, method in methods.items():
+        found = align_states(first.state, second.state, first.config, method)
         ways[way] = found, WeightPath("linear", found.a, found.b)
     ways["combined"] = closed, WeightPath("linear", closed.a, closed.b)
     plan = LearnPlan(steps=effort.learning)

@@ -39,13 +39,6 @@ class Frontier:
     least_spectral: float
     curve: tuple[tuple[float, float], ...]
 
-    def both(self, box: float, spectral: float) -> str:
-        """What radii κ² and c² make of the two regions: ``empty``, ``disjoint`` or ``overlapping``."""
-        if box < self.least_box or spectral < self.least_spectral:
-            return "empty"
-        boxes, radii = zip(*self.curve, strict=True)
-        return "disjoint" if spectral < np.interp(box, boxes, radii) else "overlapping"
-
 
 def frontier(
     data: Data, multiples: Sequence[float] = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4, 6, 10)

@@ -138,16 +138,12 @@ def test_bends_lower_the_barrier_inside_the_set() -> None:
     assert (size(along(bent, t), "spectral") <= max(4.0, float(size(a, "spectral").max())) + 1e-12).all()
 
 
-def test_regions_are_empty_disjoint_or_overlapping() -> None:
+def test_the_tighter_the_box_the_larger_the_spectral_norm_in_it() -> None:
     found = frontier(DATA)
-    boxes, radii = zip(*found.curve, strict=True)
-    assert list(radii) == sorted(radii, reverse=True)
+    radii = [radius for _, radius in found.curve]
+    assert radii == sorted(radii, reverse=True)
     assert radii[0] > 1.15 * radii[-1], "the tightest box and the tightest ball have no zero-loss network in common"
     assert radii[-1] == pytest.approx(found.least_spectral)
-    assert found.both(0.9 * boxes[0], 100) == "empty"
-    assert found.both(100, 0.9 * radii[-1]) == "empty"
-    assert found.both(1.001 * boxes[0], (radii[0] + radii[-1]) / 2) == "disjoint"
-    assert found.both(100, 2 * radii[0]) == "overlapping"
 
 
 def test_training_agrees_with_the_frontier() -> None:
