@@ -24,6 +24,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from isthmus.align.alignment import Alignment
 from isthmus.align.gauge import free_gauge, regauge
+from isthmus.align.muon import Muon
 from isthmus.align.symmetry import Elements, Family, State, act_on_piece
 
 ROTATION_LR, GAUGE_LR, HEADS_LR = 6e-3, 4e-2, 5e-2
@@ -103,7 +104,7 @@ class LearnedAlignment(nn.Module):
         ]
         return [
             torch.optim.Adam(groups, betas=(0.9, 0.99)),
-            torch.optim.Muon(self.heads.parameters(), lr=HEADS_LR, weight_decay=0.0, momentum=0.9),
+            Muon(self.heads.parameters(), lr=HEADS_LR, weight_decay=0.0, momentum=0.9),
         ]
 
 

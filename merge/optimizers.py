@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from isthmus.align.muon import Muon
+
 OptimizerName = Literal["adamw", "muon", "lion"]
 BETAS = (0.9, 0.95)
 
@@ -40,7 +42,7 @@ def make_optimizers(
     if name == "muon":
         groups = _groups(others, vectors, weight_decay)
         return [
-            torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, momentum=0.95),
+            Muon(hidden, lr=lr, weight_decay=weight_decay, momentum=0.95),
             torch.optim.AdamW(groups, lr=adamw_lr, betas=BETAS),
         ]
     groups = _groups([*others, *hidden], vectors, weight_decay)
