@@ -967,6 +967,7 @@ for _name, _question in {
     "relu": "Two-layer ReLU networks: constraint sets, connectivity in them, optimizers' regions, a certified barrier.",
     "table": "Barriers between small GPT-2s trained by AdamW, Muon and Lion, by alignment, and with one bend.",
     "spectra": "Spectra along paths between those models, and the calibration of the verdict on them.",
+    "planes": "The loss on planes through three of those models, before and after alignment.",
     "practice": "Does the optimizer of fine-tuning change how models merge? Is a merge a good start for training on?",
 }.items():
     _study_command(_name, _question)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 COLOURS = {"adamw": "#2563a8", "muon": ORANGE, "lion": "#1a7f5a"}
 NAMES = {"adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
+EACH = "each"  # a plane through one model of each optimizer
+DEPTH = 4.0  # nats that the shades of planes span
 FLOOR = 1e-6  # a barrier that is drawn at the bottom of a logarithmic axis
 
 
@@ -77,6 +79,28 @@ def spectra_figure(record: Mapping[str, Any]) -> Figure:
         axis.set_xlabel(f"{what} (held-out pairs)")
         axis.legend(frameon=False, fontsize="small")
     return _plain(figure)
+
+
+def planes_figure(record: Mapping[str, Any]) -> Figure:
+    """The loss on the first plane of every kind, before and after alignment, on one scale."""
+    first = {kind: planes for name, planes in reversed(record["planes"].items()) for kind in [_triple(name)]}
+    kinds = [kind for kind in (*COLOURS, EACH) if kind in first]
+    lowest = min(min(plane["ends"]) for kind in kinds for plane in first[kind].values())
+    levels = [lowest - 0.1 + DEPTH * (step / 14) ** 1.5 for step in range(15)]
+    figure = _figure(3.0 * len(kinds), 6.0)
+    axes = figure.subplots(2, len(kinds), squeeze=False)
+    for row, way in enumerate(("before", "after")):
+        for axis, kind in zip(axes[row], kinds, strict=True):
+            plane = first[kind][way]
+            losses = [[float("nan") if loss is None else loss for loss in line] for line in plane["loss"]]
+            shades = axis.contourf(plane["x"], plane["y"], losses, levels, cmap="Purples", extend="both")
+            for one in plane["models"]:
+                colour = COLOURS[one["name"].split("-")[0]]
+                axis.plot([one["x"]], [one["y"]], "o", color=colour, markeredgecolor="white", markersize=9)
+            axis.set(aspect="equal", xticks=[], yticks=[])
+            axis.set_title(f"{NAMES.get(kind, 'one of each')}, {way} alignment", fontsize="medium")
+    figure.colorbar(shades, ax=axes, label="loss, nats per token", format="%.1f", shrink=0.6)
+    return figure
 
 
 def generalization_figure(record: Mapping[str, Any]) -> Figure:
@@ -245,6 +269,11 @@ def _plain(figure: Figure, axes: Sequence[Axes] | None = None) -> Figure:
 
 def _kind_of(pair: str) -> str:
     return "-".join(end.split("-")[0] for end in pair.split(", ")[:2])
+
+
+def _triple(names: str) -> str:
+    optimizers = {name.split("-")[0] for name in names.split(", ")}
+    return optimizers.pop() if len(optimizers) == 1 else EACH
 
 
 def _kind(kind: str) -> str:

@@ -52,7 +52,10 @@ RECIPES: dict[OptimizerName, Recipe] = {
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent: steps of everything that is trained, blocks in a step of a bend, tokens that are measured."""
+    """How much is spent: steps of everything that is trained, blocks in a step of a bend, tokens that are measured.
+
+    `plane` is the resolution of planes, `looked_at` the tokens whose activations align models.
+    """
 
     pretraining: int = 700
     bend: int = 120
@@ -61,6 +64,7 @@ class Effort:
     tokens: int = MEASURED
     fine_tuning: int = 150
     further: int = 60
+    plane: int = 11
     looked_at: int = ACTIVATION_TOKENS
     layers: int = 4
     width: int = 128
@@ -80,6 +84,7 @@ QUICK = Effort(
     tokens=512,
     fine_tuning=5,
     further=3,
+    plane=5,
     looked_at=2048,
     layers=2,
     width=32,

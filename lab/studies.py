@@ -17,6 +17,7 @@ from isthmus.eval.figures import png
 from isthmus.lab import figures
 from isthmus.lab.generalization import ELSEWHERE, generalization_study
 from isthmus.lab.pairs import QUICK, SEEDS, Effort
+from isthmus.lab.planes import planes_study
 from isthmus.lab.practice import practice_study
 from isthmus.lab.relu.study import QUICK as QUICK_NETWORKS
 from isthmus.lab.relu.study import Plan, relu_study
@@ -88,6 +89,11 @@ def _spectra(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any
     return spectra_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
 
 
+def _planes(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+    found = planes_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
+    return {"planes": found}
+
+
 def _generalization(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
     found = generalization_study(
         directory,
@@ -117,6 +123,11 @@ STUDIES = {
         "Do paths keep the spectrum, and do the thresholds of the verdict tell kinds apart?",
         _spectra,
         figures.spectra_figure,
+    ),
+    "planes": Study(
+        "Does alignment bring three models into one basin, of one optimizer and of three?",
+        _planes,
+        figures.planes_figure,
     ),
     "generalization": Study(
         "Are points on paths good on other text, and does an ensemble gain by them?",

@@ -13,6 +13,7 @@ import pytest
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, recipe
+from isthmus.lab.planes import triples
 from isthmus.lab.spectra import calibrate
 from isthmus.lab.studies import STUDIES, Asked, run_study
 from isthmus.lab.table import WAYS, rows
@@ -78,6 +79,16 @@ def generalization(record: dict[str, Any]) -> None:
             assert found["excess"][0] == found["excess"][-1] == pytest.approx(0, abs=1e-12)
 
 
+def planes(record: dict[str, Any]) -> None:
+    assert list(record["planes"]) == ["adamw-1, muon-1, lion-1"]
+    for found in record["planes"].values():
+        for way in ("before", "after"):
+            plane = found[way]
+            assert len(plane["loss"]) == len(plane["loss"][0]) == len(plane["x"])
+            assert plane["excess"][0] == pytest.approx(plane["average"] - mean(plane["ends"]), abs=1e-9)
+        assert found["after"]["ends"] == pytest.approx(found["before"]["ends"], abs=1e-4), "alignment keeps functions"
+
+
 def practice(record: dict[str, Any]) -> None:
     assert len(record["merges"]) == 9
     for merge in record["merges"].values():
@@ -87,7 +98,14 @@ def practice(record: dict[str, Any]) -> None:
         assert all(start["after"] != start["before"] for start in run.values())
 
 
-CHECKS = {"relu": relu, "table": table, "spectra": spectra, "generalization": generalization, "practice": practice}
+CHECKS = {
+    "relu": relu,
+    "table": table,
+    "spectra": spectra,
+    "planes": planes,
+    "generalization": generalization,
+    "practice": practice,
+}
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
@@ -105,6 +123,14 @@ def test_five_pairs_of_every_kind_of_fifteen_models() -> None:
     assert all(a != b for couples in found.values() for a, b in couples)
     seeds = {recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
     assert len(seeds) == 15
+
+
+def test_twenty_planes_through_fifteen_models() -> None:
+    found = triples(5)
+    assert len(set(found)) == 20
+    assert {len({name.split("-")[0] for name in names}) for names in found} == {1, 3}
+    assert all(len(set(names)) == 3 for names in found)
+    assert len({name for names in found for name in names}) == 15
 
 
 def test_the_table_sums_up_barriers() -> None:

@@ -1,0 +1,72 @@
+"""The loss on planes through three models, before and after alignment, of one optimizer and of three.
+
+The second and the third model are aligned to the first by weights and activations. All averages of the three lie in the
+plane; beside the plane, on few blocks, the plain average is measured on the whole report text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from isthmus.align.pipeline import align_states
+from isthmus.eval.loss import LossMeter
+from isthmus.eval.plane import Affine, measure_plane
+from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, aligned, model, text, train_models
+from isthmus.lab.parts import compute
+from isthmus.merge.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+BLOCKS = 16  # measured at every point of a plane
+
+
+def planes_study(
+    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Planes of all `triples`, JSON-ready; models that are in `directory` are used."""
+    names = sorted({name for names in triples(seeds) for name in names})
+    train_models(directory, names, effort, workers=workers, progress=progress)
+    parts = {", ".join(names): partial(through, directory, names, effort) for names in triples(seeds)}
+    return compute(directory / "planes", parts, stage="measuring planes", workers=workers, progress=progress)
+
+
+def triples(seeds: int = SEEDS) -> list[tuple[str, str, str]]:
+    """Three models of one optimizer, and one of each: as many of every kind as seeds; with two, one of each."""
+    numbers = [[(start + shift) % seeds + 1 for shift in range(3)] for start in range(seeds)] if seeds > 2 else []
+    same = [[f"{one}-{number}" for number in three] for one in OPTIMIZERS for three in numbers]
+    each = [[f"{one}-{number}" for one in OPTIMIZERS] for number in range(1, 1 + max(1, len(numbers)))]
+    return [(a, b, c) for a, b, c in (*same, *each)]
+
+
+def through(directory: Path, names: tuple[str, str, str], effort: Effort) -> Mapping[str, Any]:
+    """The plane through three models before and after alignment: losses in nats per token."""
+    first, *others = (model(directory, name) for name in names)
+    found = {
+        "before": [align_states(first.state, other.state, first.config, "none") for other in others],
+        "after": [aligned(first, other, effort) for other in others],
+    }
+    return {
+        way: _measured(dict(zip(names, [one.a, one.b, two.b], strict=True)), one.config, effort)
+        for way, (one, two) in found.items()
+    }
+
+
+def _measured(states: Mapping[str, Mapping[str, Tensor]], config: PretrainedConfig, effort: Effort) -> dict[str, Any]:
+    (part,) = text(effort)
+    plane = measure_plane(states, LossMeter(config, {part.label: part.report[:BLOCKS]}), resolution=effort.plane)
+    meter = LossMeter(config, {part.label: part.report})
+    a, b, c = (meter(state) for state in states.values())
+    average = meter(Affine(list(states.values()), (1 / 3,) * 3))
+    excess = average - a.mixed(b, 0.5).mixed(c, 1 / 3)
+    return {
+        **plane.to_dict(),
+        "ends": [a.mean, b.mean, c.mean],
+        "average": average.mean,
+        "excess": [excess.mean, excess.stderr],
+    }
