@@ -34,7 +34,7 @@ def test_the_wheel_holds_the_package_and_its_data(built: Path) -> None:
     names = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
     for expected in (
         "isthmus/__init__.py",
-        "isthmus/cli.py",
+        "isthmus/cli/__init__.py",
         "isthmus/py.typed",
         "isthmus/align/families/gpt2.py",
         "isthmus/checkpoint/card.md.jinja",
@@ -50,7 +50,13 @@ def test_the_wheel_holds_the_package_and_its_data(built: Path) -> None:
 def test_the_sdist_can_be_built_and_holds_no_tests(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert {"pyproject.toml", "LICENSE", "README.md", "cli.py", "lab/checkpoints/docs/model.safetensors"} <= names
+    assert {
+        "pyproject.toml",
+        "LICENSE",
+        "README.md",
+        "cli/__init__.py",
+        "lab/checkpoints/docs/model.safetensors",
+    } <= names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "docs/", ".ci"))]
 
 

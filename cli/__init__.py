@@ -1,0 +1,72 @@
+"""The command line: parse, call, print. People read stderr, programs read stdout or --json."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from isthmus.checkpoint.errors import IsthmusError
+from isthmus.cli.commands import app
+from isthmus.cli.lab import lab
+from isthmus.eval.processes import finish
+
+INTERRUPTED = 130
+COLLECT_EVERY = 10_000  # objects: torch makes a million while it is imported, and they all stay
+
+app.add_typer(lab, name="lab")
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    gc.set_threshold(COLLECT_EVERY)
+    try:
+        code = app(standalone_mode=False)  # typer gives the code of an Exit, and 130 for Ctrl-C
+        finish()
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
+    except IsthmusError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing half-written was left", INTERRUPTED)
+    except MemoryError:
+        _fail("out of memory; nothing half-written was left", 1)
+    except Exception as error:
+        usage = getattr(error, "exit_code", None)
+        if isinstance(usage, int) and hasattr(error, "format_message"):
+            _fail(error.format_message() or f"see 'isthmus {' '.join(sys.argv[1:2])} --help'", 2)
+        if "--debug" in sys.argv:
+            raise
+        _fail(
+            f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug to see where",
+            1,
+        )
+
+
+def script() -> NoReturn:
+    """`main` as a process of its own, which ends without taking torch apart: that takes as long as a small merge."""
+    code = 0
+    try:
+        main()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads it any more, or there is no room; what matters was flushed when it was written
+        code = code or 1
+    os._exit(code)
+
+
+def _fail(message: str, code: int) -> None:
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exc()
+    print(f"isthmus: {message}", file=sys.stderr)
+    sys.exit(code)
