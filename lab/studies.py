@@ -16,7 +16,7 @@ from isthmus.checkpoint.saving import write_json
 from isthmus.eval.figures import png
 from isthmus.lab import figures
 from isthmus.lab.generalization import ELSEWHERE, generalization_study
-from isthmus.lab.pairs import QUICK, SEEDS, Effort
+from isthmus.lab.pairs import HELD_OUT, QUICK, SEEDS, Effort
 from isthmus.lab.planes import planes_study
 from isthmus.lab.practice import practice_study
 from isthmus.lab.relu.study import QUICK as QUICK_NETWORKS
@@ -95,15 +95,11 @@ def _planes(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]
 
 
 def _generalization(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+    texts = (*ELSEWHERE, *asked.elsewhere)
     found = generalization_study(
-        directory,
-        asked.effort,
-        elsewhere=(*ELSEWHERE, *asked.elsewhere),
-        seeds=asked.seeds,
-        workers=asked.workers,
-        progress=progress,
+        directory, asked.effort, elsewhere=texts, seeds=asked.seeds, workers=asked.workers, progress=progress
     )
-    return {"pairs": found}
+    return {"texts": [HELD_OUT, *texts], "pairs": found}
 
 
 def _practice(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
