@@ -46,7 +46,7 @@ MEASURED = 8192  # tokens, to select and to report on
 RECIPES: dict[OptimizerName, Recipe] = {
     "adamw": Recipe("", "adamw", 0, 0, adamw_lr=2e-3, weight_decay=0.5),
     "muon": Recipe("", "muon", 0, 0, muon_lr=1e-2, adamw_lr=4e-3, weight_decay=0.3),
-    "lion": Recipe("", "lion", 0, 0, adamw_lr=1e-3, weight_decay=1.0),
+    "lion": Recipe("", "lion", 0, 0, adamw_lr=5e-4, weight_decay=1.5),
 }
 
 
