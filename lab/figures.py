@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from isthmus.eval.figures import GREY, ORANGE
-from isthmus.lab.pairs import OPTIMIZERS
+from isthmus.lab.pairs import OPTIMIZERS, optimizer_of
 from isthmus.lab.relu.constraint import GEOMETRY
 from isthmus.lab.relu.study import SOLVED
 
@@ -57,7 +57,7 @@ def spectra_figure(record: Mapping[str, Any]) -> Figure:
     ranks, *thresholds = figure.subplots(1, 1 + len(record["thresholds"]))
     for name, path in record["paths"].items():
         a, b, by = name.split(", ")
-        ends = (a.split("-")[0], b.split("-")[0])
+        ends = (optimizer_of(a), optimizer_of(b))
         ts, values = ([point[key] for point in path["points"]] for key in ("t", "stable_rank"))
         colour = COLOURS[ends[0]] if ends[0] == ends[1] else GREY
         ranks.plot(ts, values, "--" if by == "muon" else "-", color=colour, linewidth=0.9, alpha=0.8)
@@ -83,19 +83,19 @@ def spectra_figure(record: Mapping[str, Any]) -> Figure:
 
 def planes_figure(record: Mapping[str, Any]) -> Figure:
     """The loss on the first plane of every kind, before and after alignment, on one scale."""
-    first = {kind: planes for name, planes in reversed(record["planes"].items()) for kind in [_triple(name)]}
+    first = {_triple(name): found for name, found in record["planes"].items() if found["before"]["plane"]}
     kinds = [kind for kind in (*COLOURS, EACH) if kind in first]
-    lowest = min(min(plane["ends"]) for kind in kinds for plane in first[kind].values())
+    lowest = min(min(found["ends"]) for kind in kinds for found in first[kind].values())
     levels = [lowest - 0.1 + DEPTH * (step / 14) ** 1.5 for step in range(15)]
     figure = _figure(3.0 * len(kinds), 6.0)
     axes = figure.subplots(2, len(kinds), squeeze=False)
     for row, way in enumerate(("before", "after")):
         for axis, kind in zip(axes[row], kinds, strict=True):
-            plane = first[kind][way]
+            plane = first[kind][way]["plane"]
             losses = [[float("nan") if loss is None else loss for loss in line] for line in plane["loss"]]
             shades = axis.contourf(plane["x"], plane["y"], losses, levels, cmap="Purples", extend="both")
             for one in plane["models"]:
-                colour = COLOURS[one["name"].split("-")[0]]
+                colour = COLOURS[optimizer_of(one["name"])]
                 axis.plot([one["x"]], [one["y"]], "o", color=colour, markeredgecolor="white", markersize=9)
             axis.set(aspect="equal", xticks=[], yticks=[])
             axis.set_title(f"{NAMES.get(kind, 'one of each')}, {way} alignment", fontsize="medium")
@@ -156,7 +156,7 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
         axis.set_title(title)
     for place, optimizer in enumerate(OPTIMIZERS):
         for shift, (start, marker) in enumerate((("docs", "o"), ("code", "s"), ("average", "*"))):
-            found = [run[start]["after"] for name, run in record["further"].items() if name.split("-")[0] == optimizer]
+            found = [run[start]["after"] for name, run in record["further"].items() if optimizer_of(name) == optimizer]
             label = {"docs": "from docstrings", "code": "from code", "average": "from their average"}[start]
             axes[2].errorbar(
                 [place + 0.2 * (shift - 1)],
@@ -268,11 +268,11 @@ def _plain(figure: Figure, axes: Sequence[Axes] | None = None) -> Figure:
 
 
 def _kind_of(pair: str) -> str:
-    return "-".join(end.split("-")[0] for end in pair.split(", ")[:2])
+    return "-".join(optimizer_of(end) for end in pair.split(", ")[:2])
 
 
 def _triple(names: str) -> str:
-    optimizers = {name.split("-")[0] for name in names.split(", ")}
+    optimizers = {optimizer_of(name) for name in names.split(", ")}
     return optimizers.pop() if len(optimizers) == 1 else EACH
 
 

@@ -106,6 +106,11 @@ def recipe(optimizer: OptimizerName, number: int, effort: Effort) -> Recipe:
     )
 
 
+def optimizer_of(name: str) -> str:
+    """The optimizer that trained a model, from its name."""
+    return name.split("-")[0]
+
+
 def kinds() -> list[tuple[OptimizerName, OptimizerName]]:
     """The kinds of pairs: of one optimizer, and of two."""
     return list(combinations_with_replacement(OPTIMIZERS, 2))
@@ -192,7 +197,7 @@ def bent(
 
     By default that is the one that trained both, else AdamW. `start` is their alignment, where it is known.
     """
-    optimizers = [name.split("-")[0] for name in (a, b)]
+    optimizers = [optimizer_of(name) for name in (a, b)]
     plan = CurvePlan(training=PathTraining(steps=effort.bend, batch=effort.batch)).for_endpoints(optimizers)
     plan = replace(plan, optimizer=by or plan.optimizer)
     place = directory / "paths" / f"{a}, {b}, {plan.optimizer}"

@@ -1,7 +1,8 @@
 """The loss on planes through three models, before and after alignment, of one optimizer and of three.
 
 The second and the third model are aligned to the first by weights and activations. All averages of the three lie in the
-plane; beside the plane, on few blocks, the plain average is measured on the whole report text.
+plane, which is measured for the first three of every kind, on few blocks; the plain average is measured for all, on the
+whole report text.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def planes_study(
     """Planes of all `triples`, JSON-ready; models that are in `directory` are used."""
     names = sorted({name for names in triples(seeds) for name in names})
     train_models(directory, names, effort, workers=workers, progress=progress)
-    parts = {", ".join(names): partial(through, directory, names, effort) for names in triples(seeds)}
+    parts = {
+        ", ".join(names): partial(through, directory, names, effort, drawn=names[0].endswith("-1"))  # first of its kind
+        for names in triples(seeds)
+    }
     return compute(directory / "planes", parts, stage="measuring planes", workers=workers, progress=progress)
 
 
@@ -44,28 +48,30 @@ def triples(seeds: int = SEEDS) -> list[tuple[str, str, str]]:
     return [(a, b, c) for a, b, c in (*same, *each)]
 
 
-def through(directory: Path, names: tuple[str, str, str], effort: Effort) -> Mapping[str, Any]:
-    """The plane through three models before and after alignment: losses in nats per token."""
+def through(directory: Path, names: tuple[str, str, str], effort: Effort, *, drawn: bool) -> Mapping[str, Any]:
+    """Three models before and after alignment: losses in nats per token, with the plane when it is to be `drawn`."""
     first, *others = (model(directory, name) for name in names)
     found = {
         "before": [align_states(first.state, other.state, first.config, "none") for other in others],
         "after": [aligned(first, other, effort) for other in others],
     }
     return {
-        way: _measured(dict(zip(names, [one.a, one.b, two.b], strict=True)), one.config, effort)
+        way: _measured(dict(zip(names, [one.a, one.b, two.b], strict=True)), one.config, effort, drawn=drawn)
         for way, (one, two) in found.items()
     }
 
 
-def _measured(states: Mapping[str, Mapping[str, Tensor]], config: PretrainedConfig, effort: Effort) -> dict[str, Any]:
+def _measured(
+    states: Mapping[str, Mapping[str, Tensor]], config: PretrainedConfig, effort: Effort, *, drawn: bool
+) -> dict[str, Any]:
     (part,) = text(effort)
-    plane = measure_plane(states, LossMeter(config, {part.label: part.report[:BLOCKS]}), resolution=effort.plane)
     meter = LossMeter(config, {part.label: part.report})
     a, b, c = (meter(state) for state in states.values())
     average = meter(Affine(list(states.values()), (1 / 3,) * 3))
     excess = average - a.mixed(b, 0.5).mixed(c, 1 / 3)
+    few = LossMeter(config, {part.label: part.report[:BLOCKS]})
     return {
-        **plane.to_dict(),
+        "plane": measure_plane(states, few, resolution=effort.plane).to_dict() if drawn else None,
         "ends": [a.mean, b.mean, c.mean],
         "average": average.mean,
         "excess": [excess.mean, excess.stderr],

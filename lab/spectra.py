@@ -20,7 +20,18 @@ from isthmus.align.alignment import Alignment
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.spectrum import Spectrum, along_path, compare_spectra, mean_distance, stable_rank
-from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, bent, kinds, model, pairs, text, train_models
+from isthmus.lab.pairs import (
+    OPTIMIZERS,
+    SEEDS,
+    Effort,
+    bent,
+    kinds,
+    model,
+    optimizer_of,
+    pairs,
+    text,
+    train_models,
+)
 from isthmus.lab.parts import compute
 from isthmus.merge.optimizers import OptimizerName
 from isthmus.merge.path import WeightPath
@@ -116,7 +127,7 @@ def _judged(a: Spectrum, m: Spectrum, b: Spectrum) -> dict[str, Any]:
 def calibrate(paths: Mapping[str, Any], found: Mapping[str, Any]) -> list[Threshold]:
     """Thresholds from the pairs whose first model has an odd number, and what they do on the others."""
     half = {name: 1 - int(name.split(", ")[0].split("-")[1]) % 2 for name in (*paths, *found)}
-    alike = {name: len({end.split("-")[0] for end in name.split(", ")[:2]}) == 1 for name in found}
+    alike = {name: len({optimizer_of(end) for end in name.split(", ")[:2]}) == 1 for name in found}
     distances = [
         [
             [record["distance"] for name, record in found.items() if alike[name] == same and half[name] == part]

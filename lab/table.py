@@ -21,6 +21,7 @@ from isthmus.lab.pairs import (
     bent,
     kinds,
     model,
+    optimizer_of,
     pairs,
     text,
     to_fit,
@@ -89,7 +90,7 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
     """The table: for every kind and way, over what `table_study` measured."""
     by_kind: dict[str, list[Mapping[str, float]]] = {}
     for name, record in found["pairs"].items():
-        kind = "-".join(end.split("-")[0] for end in name.split(", "))
+        kind = "-".join(optimizer_of(end) for end in name.split(", "))
         by_kind.setdefault(kind, []).append(record["barriers"])
     return [
         Row(kind, way, mean(values), stdev(values) if len(values) > 1 else 0.0, tuple(values))

@@ -83,9 +83,9 @@ def planes(record: dict[str, Any]) -> None:
     assert list(record["planes"]) == ["adamw-1, muon-1, lion-1"]
     for found in record["planes"].values():
         for way in ("before", "after"):
-            plane = found[way]
+            plane, average = found[way]["plane"], found[way]["average"]
             assert len(plane["loss"]) == len(plane["loss"][0]) == len(plane["x"])
-            assert plane["excess"][0] == pytest.approx(plane["average"] - mean(plane["ends"]), abs=1e-9)
+            assert found[way]["excess"][0] == pytest.approx(average - mean(found[way]["ends"]), abs=1e-9)
         assert found["after"]["ends"] == pytest.approx(found["before"]["ends"], abs=1e-4), "alignment keeps functions"
 
 
