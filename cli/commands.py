@@ -253,7 +253,9 @@ def merge(
     ] = False,
     max_excess: Annotated[
         float,
-        typer.Option("--max-excess", help="Highest spectral excess, in nats, that is preserved or a transition."),
+        typer.Option(
+            "--max-excess", help="Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition."
+        ),
     ] = 0.1,
     same_kind: Annotated[
         float,

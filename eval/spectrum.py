@@ -19,6 +19,7 @@ Verdict = Literal["preserved", "transition", "contracted", "inflated"]
 
 MAX_EXCESS = 0.1
 SAME_KIND = 0.2
+APART = 0.4  # of the highest excess, for endpoints of two kinds: between spectra that are apart, a contraction hides
 NULL = 1e-5
 POSITION_NOISE = 0.03
 
@@ -67,8 +68,9 @@ class SpectrumReport:
     """The spectrum of M between A and B, or among more: a verdict, and the means over all matrices that lead to it.
 
     `excess` is the mean distance of log σ_i(M) from the interval of the endpoints' log σ_i, which for two of them is
-    [d(A,M) + d(M,B) − d(A,B)] / 2 ≥ 0; `position` = d(A,M) / (d(A,M) + d(M,B)) for two, else None; `distance` = d(A,B),
-    the largest of all pairs; `log_ratio` the mean of log σ(M) − the endpoints' mean log σ.
+    [d(A,M) + d(M,B) − d(A,B)] / 2 ≥ 0, and `limit` the highest that is allowed; `position` = d(A,M) / (d(A,M) + d(M,B))
+    for two, else None; `distance` = d(A,B), the largest of all pairs; `log_ratio` the mean of log σ(M) − the endpoints'
+    mean log σ.
     """
 
     verdict: Verdict
@@ -77,6 +79,7 @@ class SpectrumReport:
     distance: float
     log_ratio: float
     matrices: tuple[MatrixSpectrum, ...]
+    limit: float = MAX_EXCESS
 
 
 def compare_spectra(
@@ -91,8 +94,8 @@ def among(
 ) -> SpectrumReport:
     """The verdict on M among any number of endpoints.
 
-    An excess of at most `max_excess` is ``preserved`` when the endpoints are closer than `same_kind`, ``transition``
-    when they are further apart; above it, ``contracted`` or ``inflated`` by the sign of the mean log-ratio.
+    When the endpoints are closer than `same_kind`, an excess of at most `max_excess` is ``preserved``; when they are
+    further apart, one of at most `APART` of that a ``transition``. Above it, ``contracted`` or ``inflated``.
     """
     rows = []
     for name, values in m.items():
@@ -112,12 +115,32 @@ def among(
         _mean([getattr(row, key) for row in rows]) for key in ("excess", "distance", "log_ratio")
     )
     positions = [row.position for row in rows if row.position is not None]
-    verdict: Verdict
-    if excess <= max_excess:
-        verdict = "preserved" if distance < same_kind else "transition"
-    else:
-        verdict = "contracted" if ratio < 0 else "inflated"
-    return SpectrumReport(verdict, excess, _mean(positions) if positions else None, distance, ratio, tuple(rows))
+    verdict = judged(excess, distance, ratio, max_excess=max_excess, same_kind=same_kind)
+    position, limit = _mean(positions) if positions else None, highest_excess(distance, max_excess, same_kind)
+    return SpectrumReport(verdict, excess, position, distance, ratio, tuple(rows), limit)
+
+
+def judged(
+    excess: float,
+    distance: float,
+    log_ratio: float,
+    *,
+    max_excess: float = MAX_EXCESS,
+    same_kind: float = SAME_KIND,
+) -> Verdict:
+    """The verdict on the numbers of a `SpectrumReport`, in nats."""
+    if excess <= highest_excess(distance, max_excess, same_kind):
+        return "preserved" if distance < same_kind else "transition"
+    return "contracted" if log_ratio < 0 else "inflated"
+
+
+def highest_excess(distance: float, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND) -> float:
+    """The highest excess that is allowed between endpoints of a distance: less when they are of two kinds.
+
+    An average of matrices that are not aligned cancels, and its spectrum falls below both endpoints' when they are
+    alike. When they are apart it falls from the higher towards the lower one, and little of that is an excess.
+    """
+    return max_excess if distance < same_kind else APART * max_excess
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -153,18 +176,27 @@ def along_path(
     ts = sorted(spectra)
     a, b = spectra[ts[0]], spectra[ts[-1]]
     found = [compare_spectra(a, spectra[t], b) for t in ts]
-    same = mean_distance(a, b) < same_kind
+    points = [(t, point.excess, point.position or 0.0) for t, point in zip(ts, found, strict=True)]
+    limits = {"max_excess": max_excess, "same_kind": same_kind, "position_noise": position_noise}
+    return judged_path(points, mean_distance(a, b), **limits)
+
+
+def judged_path(
+    points: Sequence[tuple[float, float, float]],
+    distance: float,
+    *,
+    max_excess: float = MAX_EXCESS,
+    same_kind: float = SAME_KIND,
+    position_noise: float = POSITION_NOISE,
+) -> PathSpectrum:
+    """The verdict of `along_path` on (t, excess, position) in the order of t, between endpoints of a distance."""
+    same, limit = distance < same_kind, highest_excess(distance, max_excess, same_kind)
     broken, furthest = [], 0.0
-    for t, point in zip(ts, found, strict=True):
-        assert point.position is not None, "between two endpoints"
-        if point.excess > max_excess or (not same and point.position < furthest - position_noise):
+    for t, excess, position in points:
+        if excess > limit or (not same and position < furthest - position_noise):
             broken.append(t)
-        furthest = max(furthest, point.position)
-    return PathSpectrum(
-        "broken" if broken else "preserved" if same else "transition",
-        tuple((t, point.excess, point.position or 0.0) for t, point in zip(ts, found, strict=True)),
-        tuple(broken),
-    )
+        furthest = max(furthest, position)
+    return PathSpectrum("broken" if broken else "preserved" if same else "transition", tuple(points), tuple(broken))
 
 
 def mean_distance(a: Spectrum, b: Spectrum) -> float:

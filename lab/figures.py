@@ -41,7 +41,7 @@ def table_figure(record: Mapping[str, Any]) -> Figure:
     kinds = list(dict.fromkeys(row["kind"] for row in record["table"]))
     for index, way in enumerate(ways):
         found = [row for kind in kinds for row in record["table"] if row["kind"] == kind and row["way"] == way]
-        places = [place + (index - len(ways) / 2) * 0.13 for place in range(len(kinds))]
+        places = [place + (index - (len(ways) - 1) / 2) * 0.13 for place in range(len(kinds))]
         shade = str(0.8 - 0.7 * index / len(ways)) if index < len(ways) - 1 else ORANGE
         heights, errors = ([row[key] for row in found] for key in ("mean", "std"))
         axis.bar(places, heights, 0.12, yerr=errors, color=shade, label=way, error_kw={"linewidth": 0.8})
@@ -53,8 +53,8 @@ def table_figure(record: Mapping[str, Any]) -> Figure:
 
 def spectra_figure(record: Mapping[str, Any]) -> Figure:
     """Stable ranks along paths, and the numbers that the thresholds of the verdict divide."""
-    figure = _figure(11.0, 4.0)
-    ranks, *thresholds = figure.subplots(1, 1 + len(record["thresholds"]))
+    figure = _figure(11.0, 7.6)
+    ranks, *thresholds = figure.subplots(2, 2).flat
     for name, path in record["paths"].items():
         a, b, by = name.split(", ")
         ends = (optimizer_of(a), optimizer_of(b))
@@ -70,7 +70,8 @@ def spectra_figure(record: Mapping[str, Any]) -> Figure:
     ranks.legend(frameon=False, fontsize="small")
     labels = {
         "same_kind": ("spectral distance, nats", "one optimizer", "two optimizers"),
-        "max_excess": ("spectral excess, nats", "points of paths", "averages without alignment"),
+        "max_excess": ("excess, one optimizer, nats", "paths", "averages"),
+        "max_excess_apart": ("excess, two optimizers, nats", "paths", "averages"),
     }
     for axis, threshold in zip(thresholds, record["thresholds"], strict=True):
         what, low, high = labels[threshold["name"]]

@@ -19,7 +19,15 @@ from typing import Any
 from isthmus.align.alignment import Alignment
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.spectrum import Spectrum, along_path, compare_spectra, mean_distance, stable_rank
+from isthmus.eval.spectrum import (
+    Spectrum,
+    along_path,
+    compare_spectra,
+    judged,
+    judged_path,
+    mean_distance,
+    stable_rank,
+)
 from isthmus.lab.pairs import (
     OPTIMIZERS,
     SEEDS,
@@ -76,8 +84,15 @@ def spectra_study(
     paths = compute(directory / "spectra", parts, stage="spectra along paths", workers=workers, progress=progress)
     couples = {f"{a}, {b}": partial(apart, directory, a, b) for a, b in combinations(names, 2)}
     found = compute(directory / "distances", couples, stage="spectra of pairs", workers=workers, progress=progress)
-    thresholds = calibrate(paths, found)
-    return {"paths": paths, "pairs": found, "thresholds": [asdict(one) | {"wrong": one.wrong} for one in thresholds]}
+    judged_all = {name: record | {"verdict": verdict(record)} for name, record in {**paths, **found}.items()}
+    of_known = [name for name in judged_all if known(name)]
+    return {
+        "paths": {name: judged_all[name] for name in paths},
+        "pairs": {name: judged_all[name] for name in found},
+        "thresholds": [asdict(one) | {"wrong": one.wrong} for one in calibrate(paths, found)],
+        "of_known_kind": len(of_known),
+        "judged_wrong": [name for name in of_known if judged_all[name]["verdict"] != known(name)],
+    }
 
 
 def bend_optimizers(kind: tuple[OptimizerName, OptimizerName]) -> tuple[OptimizerName, ...]:
@@ -92,10 +107,9 @@ def along(directory: Path, a: str, b: str, by: OptimizerName, effort: Effort) ->
     path = bent(directory, a, b, effort, by)
     config = Alignment("combined", {}, 0.0).config(model(directory, a).config)
     found = {t: spectrum(path(t), config) for t in POINTS}
-    verdict = along_path(found)
+    numbers = along_path(found).points
     losses = profile(path, LossMeter(config, {part.label: part.report for part in text(effort)}), POINTS)
     return {
-        "verdict": verdict.verdict,
         "points": [
             {
                 "t": t,
@@ -105,44 +119,76 @@ def along(directory: Path, a: str, b: str, by: OptimizerName, effort: Effort) ->
                 "stable_rank": mean(stable_rank(values) for values in found[t].values()),
                 SHOWN: stable_rank(found[t][SHOWN]),
             }
-            for t, excess, position in verdict.points
+            for t, excess, position in numbers
         ],
-        "middle": _judged(found[0.0], found[0.5], found[1.0]),
+        "middle": _numbers(found[0.0], found[0.5], found[1.0]),
     }
 
 
 def apart(directory: Path, a: str, b: str) -> Mapping[str, Any]:
-    """The spectral distance of two models, and the verdict on their average without alignment."""
+    """The spectral distance of two models, and where their average without alignment lies."""
     first, second = model(directory, a), model(directory, b)
     ends = [spectrum(one.state, one.config) for one in (first, second)]
     middle = spectrum(WeightPath("linear", first.state, second.state)(0.5), first.config)
-    return {"distance": mean_distance(*ends), "average": _judged(ends[0], middle, ends[1])}
+    return {"distance": mean_distance(*ends), "average": _numbers(ends[0], middle, ends[1])}
 
 
-def _judged(a: Spectrum, m: Spectrum, b: Spectrum) -> dict[str, Any]:
+def _numbers(a: Spectrum, m: Spectrum, b: Spectrum) -> dict[str, float]:
     found = compare_spectra(a, m, b)
-    return {key: getattr(found, key) for key in ("verdict", "excess", "distance", "log_ratio")}
+    return {key: getattr(found, key) for key in ("excess", "distance", "log_ratio")}
+
+
+def verdict(record: Mapping[str, Any]) -> str:
+    """The verdict of isthmus on a path, or on an average without alignment, from its numbers."""
+    if "points" not in record:
+        return judged(**record["average"])
+    points = [(point["t"], point["excess"], point["position"]) for point in record["points"]]
+    return judged_path(points, record["middle"]["distance"]).verdict
+
+
+def known(name: str) -> str | None:
+    """The verdict that a path or an average should get, from its name; None where nothing is known.
+
+    ``A, B`` is an average without alignment, which cancels: contracted. ``A, B, OPTIMIZER`` is a path whose bend one of
+    the optimizers of its ends trained: preserved between models of one, a transition between those of two. A bend by
+    another optimizer may do either.
+    """
+    a, b, *by = name.split(", ")
+    ends = {optimizer_of(a), optimizer_of(b)}
+    if not by:
+        return "contracted"
+    return ("preserved" if len(ends) == 1 else "transition") if by[0] in ends else None
 
 
 def calibrate(paths: Mapping[str, Any], found: Mapping[str, Any]) -> list[Threshold]:
-    """Thresholds from the pairs whose first model has an odd number, and what they do on the others."""
-    half = {name: 1 - int(name.split(", ")[0].split("-")[1]) % 2 for name in (*paths, *found)}
-    alike = {name: len({optimizer_of(end) for end in name.split(", ")[:2]}) == 1 for name in found}
-    distances = [
-        [
-            [record["distance"] for name, record in found.items() if alike[name] == same and half[name] == part]
-            for same in (True, False)
+    """Thresholds from the pairs whose first model has an odd number, and what they do on the others.
+
+    `SAME_KIND` divides distances of models of one optimizer from those of two; the highest excess, of one and of two,
+    the highest along paths of `known` kind from that of averages without alignment.
+    """
+
+    def part(records: Mapping[str, Any], held_out: bool, alike: bool) -> list[Mapping[str, Any]]:
+        return [
+            record
+            for name, record in records.items()
+            if known(name)
+            and int(name.split(", ")[0].split("-")[1]) % 2 != held_out
+            and (len({optimizer_of(end) for end in name.split(", ")[:2]}) == 1) == alike
         ]
-        for part in (0, 1)
-    ]
-    excesses = [
-        [
-            [record["middle"]["excess"] for name, record in paths.items() if half[name] == part],
-            [record["average"]["excess"] for name, record in found.items() if half[name] == part],
+
+    halves = (False, True)
+    distances = [[[one["distance"] for one in part(found, half, alike)] for alike in (True, False)] for half in halves]
+    thresholds = [_threshold("same_kind", *distances)]
+    for alike, name in ((True, "max_excess"), (False, "max_excess_apart")):
+        excesses = [
+            [
+                [max(point["excess"] for point in one["points"]) for one in part(paths, half, alike)],
+                [one["average"]["excess"] for one in part(found, half, alike)],
+            ]
+            for half in halves
         ]
-        for part in (0, 1)
-    ]
-    return [_threshold("same_kind", *distances), _threshold("max_excess", *excesses)]
+        thresholds.append(_threshold(name, *excesses))
+    return thresholds
 
 
 def _threshold(name: str, chosen_on: Sequence[Sequence[float]], tested_on: Sequence[Sequence[float]]) -> Threshold:

@@ -149,7 +149,7 @@ def combine(
             spectra.append(spectrum(member.state, member.config))
             progress.advance()
         verdict = among(spectra, spectrum(state, universe.config), max_excess=max_excess, same_kind=same_kind)
-        gates.pass_spectrum(verdict, max_excess)
+        gates.pass_spectrum(verdict)
     prints = [fingerprint_of(m.state, m.config, one) for m, one in zip(ends, spectra, strict=True)] if spectra else []
     trained_by = _trained_by(recipe, group, prints)
     plane = None

@@ -201,7 +201,7 @@ def merge(
         at_merge = spectrum(state, chosen.aligned.config) if restored and restored["kept"] else spectra[point]
         verdict = compare_spectra(spectra[0.0], at_merge, spectra[1.0], **limits)
         with _kept_if_refused(kept):
-            gates.pass_spectrum(verdict, max_excess)
+            gates.pass_spectrum(verdict)
 
     told = _samples(pair, state, chosen, text, seed, progress) if text else ()
     alignment = chosen.aligned.alignment

@@ -320,7 +320,8 @@ def test_align_learns_on_text_and_says_so_without(isthmus, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
-BENT = (*DATA, "--align", "orthogonal", "--tokens", 1024, "--steps", 24, "--batch", 8, "--bend-optimizer", "muon")
+BENT = (*DATA, "--align", "orthogonal", "--tokens", 512, "--steps", 24, "--batch", 8, "--bend-optimizer", "muon")
+BRIEF = (*DATA, "--align", "orthogonal", "--tokens", 256, "--steps", 24, "--batch", 4, "--bend-optimizer", "muon")
 
 
 def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
@@ -364,7 +365,7 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
 
 def test_a_killed_training_goes_on_to_the_same_path(tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
-        return [sys.executable, "-m", "isthmus", "path", *map(str, (ADAMW, MUON, "-o", tmp_path / name, *BENT))]
+        return [sys.executable, "-m", "isthmus", "path", *map(str, (ADAMW, MUON, "-o", tmp_path / name, *BRIEF))]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
     process = subprocess.Popen(command("cut"), stderr=subprocess.DEVNULL)
@@ -386,14 +387,14 @@ def test_a_killed_training_goes_on_to_the_same_path(tmp_path: Path) -> None:
 
 
 def test_a_training_that_diverges_says_so_and_keeps_what_was_good(isthmus, tmp_path: Path) -> None:
-    found = isthmus("path", ADAMW, MUON, "-o", tmp_path / "path", *BENT, "--bend-lr", 1e30)
+    found = isthmus("path", ADAMW, MUON, "-o", tmp_path / "path", *BRIEF, "--bend-lr", 1e30)
     assert found.code == 1
     assert "training diverged at step 2 (the loss was no number): the bends of step 0 were kept" in found.err
     assert (tmp_path / "path" / "bends.safetensors").exists()
 
 
 def test_a_gate_refuses_a_curve_and_its_training_is_not_lost(isthmus, tmp_path: Path) -> None:
-    merge = ("merge", ADAMW, MUON, "-o", tmp_path / "out", *BENT, "--path", "bezier")
+    merge = ("merge", ADAMW, MUON, "-o", tmp_path / "out", *BRIEF, "--path", "bezier")
     refused = isthmus(*merge, "--max-barrier", 0.0001)
     assert refused.code == 3
     assert one_sentence(refused.err)

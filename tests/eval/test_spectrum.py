@@ -78,6 +78,8 @@ A, FAR = spectrum(4.0, 2.0, 1.0), spectrum(12.0, 6.0, 3.0)
         (A * 0.7, A * 1.1, "contracted"),
         (A * 1.5, A * 1.1, "inflated"),
         (A * 0.5, FAR, "contracted"),
+        (A * 0.93, A * 1.1, "preserved"),  # an excess of 0.07: allowed between spectra of one kind only
+        (A * 0.93, FAR, "contracted"),
     ],
 )
 def test_verdicts(m: torch.Tensor, b: torch.Tensor, verdict: str) -> None:
@@ -115,6 +117,8 @@ def test_a_path_that_keeps_its_spectrum() -> None:
     found = along_path({0.0: shifted(0.0), 0.5: shifted(0.05), 1.0: shifted(0.1)})
     assert found.verdict == "preserved"
     assert found.broken_at == ()
+    assert compare_spectra(shifted(0.0), shifted(0.05), shifted(0.1)).limit == 0.1
+    assert compare_spectra(shifted(0.0), shifted(0.05), shifted(1.0)).limit == pytest.approx(0.04)
     assert [t for t, _, _ in found.points] == [0.0, 0.5, 1.0]
 
 

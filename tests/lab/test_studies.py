@@ -14,7 +14,7 @@ import pytest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, recipe
 from isthmus.lab.planes import triples
-from isthmus.lab.spectra import calibrate
+from isthmus.lab.spectra import calibrate, known, verdict
 from isthmus.lab.studies import STUDIES, Asked, run_study
 from isthmus.lab.table import WAYS, rows
 
@@ -66,7 +66,8 @@ def spectra(record: dict[str, Any]) -> None:
     assert len(record["pairs"]) == 15, "all pairs of six models"
     for path in record["paths"].values():
         assert [point["position"] for point in path["points"]][:: len(path["points"]) - 1] == pytest.approx([0, 1])
-    assert {one["name"] for one in record["thresholds"]} == {"same_kind", "max_excess"}
+    assert [one["name"] for one in record["thresholds"]] == ["same_kind", "max_excess", "max_excess_apart"]
+    assert record["of_known_kind"] == 15 + 6, "all averages, and paths that an optimizer of an end has bent"
 
 
 def generalization(record: dict[str, Any]) -> None:
@@ -145,18 +146,39 @@ def test_thresholds_are_chosen_on_one_half_and_tested_on_the_other() -> None:
     def couple(distance: float, excess: float) -> dict[str, Any]:
         return {"distance": distance, "average": {"excess": excess}}
 
+    def path(*excesses: float) -> dict[str, Any]:
+        return {"points": [{"excess": excess} for excess in excesses]}
+
     pairs_found = {
         "adamw-1, adamw-2": couple(0.1, 0.3),
-        "adamw-1, muon-1": couple(0.5, 0.4),
+        "adamw-1, muon-1": couple(0.5, 0.06),
         "adamw-2, adamw-3": couple(0.6, 0.3),  # held out, and on the wrong side
-        "adamw-2, muon-2": couple(0.7, 0.2),
+        "adamw-2, muon-2": couple(0.7, 0.05),
     }
     paths = {
-        "adamw-1, muon-1, adamw": {"middle": {"excess": 0.0}},
-        "adamw-2, muon-2, adamw": {"middle": {"excess": 0.1}},
+        "adamw-1, adamw-2, adamw": path(0.0, 0.1, 0.0),
+        "adamw-1, adamw-2, muon": path(0.0, 0.9, 0.0),  # of no known kind
+        "adamw-2, adamw-3, adamw": path(0.0, 0.21, 0.0),  # on the wrong side
+        "adamw-1, muon-1, adamw": path(0.0, 0.02, 0.0),
+        "adamw-2, muon-2, muon": path(0.0, 0.03, 0.0),
     }
-    kind, excess = calibrate(paths, pairs_found)
+    kind, excess, between = calibrate(paths, pairs_found)
     assert (kind.name, kind.chosen, kind.area, kind.wrong) == ("same_kind", pytest.approx(0.3), 1.0, 1)
-    assert kind.low == (0.6,)
-    assert kind.high == (0.7,)
-    assert (excess.name, excess.chosen, excess.wrong) == ("max_excess", pytest.approx(0.15), 0)
+    assert (kind.low, kind.high) == ((0.6,), (0.7,))
+    assert (excess.name, excess.chosen, excess.wrong) == ("max_excess", pytest.approx(0.2), 1)
+    assert (between.name, between.chosen, between.wrong) == ("max_excess_apart", pytest.approx(0.04), 0)
+
+
+def test_verdicts_come_from_the_numbers() -> None:
+    def path(distance: float, excess: float) -> dict[str, Any]:
+        points = [{"t": t, "excess": excess * 4 * t * (1 - t), "position": t} for t in (0.0, 0.5, 1.0)]
+        return {"points": points, "middle": {"distance": distance}}
+
+    assert [verdict(path(*numbers)) for numbers in ((0.1, 0.09), (0.5, 0.03), (0.5, 0.09))] == [
+        "preserved",
+        "transition",
+        "broken",
+    ]
+    assert verdict({"average": {"excess": 0.05, "distance": 0.5, "log_ratio": -0.1}}) == "contracted"
+    assert known("adamw-1, muon-1, muon") == "transition"
+    assert known("adamw-1, adamw-2, muon") is None

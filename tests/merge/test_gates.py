@@ -15,7 +15,7 @@ def found(verdict: str) -> SpectrumReport:
 
 def test_no_gate_asks_for_nothing() -> None:
     Gates().pass_loss(NUMBERS)
-    Gates().pass_spectrum(found("contracted"), 0.1)
+    Gates().pass_spectrum(found("contracted"))
     assert not Gates(require_spectrum=True).need_loss
 
 
@@ -35,7 +35,7 @@ def test_require_gain() -> None:
 def test_require_spectrum(verdict: str) -> None:
     gates = Gates(require_spectrum=True)
     if verdict in ("preserved", "transition"):
-        gates.pass_spectrum(found(verdict), 0.1)
+        gates.pass_spectrum(found(verdict))
     else:
         with pytest.raises(GateRefused, match=f"the spectrum is {verdict}"):
-            gates.pass_spectrum(found(verdict), 0.1)
+            gates.pass_spectrum(found(verdict))
