@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from isthmus.checkpoint.errors import BadInput
+from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
 from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, recipe
 from isthmus.lab.planes import triples
 from isthmus.lab.spectra import calibrate, known, verdict
 from isthmus.lab.studies import STUDIES, Asked, run_study
 from isthmus.lab.table import WAYS, rows
+
+STUDIES_OF_RECORD = Path(__file__).parents[2] / "docs" / "studies"
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +185,21 @@ def test_verdicts_come_from_the_numbers() -> None:
     assert verdict({"average": {"excess": 0.05, "distance": 0.5, "log_ratio": -0.1}}) == "contracted"
     assert known("adamw-1, muon-1, muon") == "transition"
     assert known("adamw-1, adamw-2, muon") is None
+
+
+def test_the_thresholds_of_isthmus_are_right_on_the_pairs_that_were_measured() -> None:
+    """By the record of the full study: the verdict on every path and average of known kind, and both halves."""
+    record = json.loads((STUDIES_OF_RECORD / "spectra.json").read_text())
+    numbers = {**record["paths"], **record["pairs"]}
+    judged = [name for name in numbers if known(name)]
+    assert len(judged) == record["of_known_kind"] == 135
+    for name in judged:
+        assert verdict(numbers[name]) == known(name), name
+    distances: dict[bool, list[float]] = {True: [], False: []}
+    for name, pair in record["pairs"].items():
+        one, other = (end.split("-")[0] for end in name.split(", "))
+        distances[one == other].append(pair["distance"])
+    assert max(distances[True]) < SAME_KIND < min(distances[False])
+    for threshold, used in zip(record["thresholds"], (SAME_KIND, MAX_EXCESS, APART * MAX_EXCESS), strict=True):
+        assert max(threshold["low"]) < threshold["chosen"] < min(threshold["high"]), "held out"
+        assert max(threshold["low"]) < used < min(threshold["high"])
