@@ -120,7 +120,7 @@ def generalization_figure(record: Mapping[str, Any]) -> Figure:
         axis.set_title(label)
         axis.set_xlabel("t")
     along[0].set_ylabel("excess loss, nats per token")
-    along[0].legend(frameon=False, fontsize="small")
+    figure.legend(*along[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(kinds), frameon=False)
     for index, label in enumerate(labels):
         for place, kind in enumerate(kinds):
             found = [
@@ -134,9 +134,11 @@ def generalization_figure(record: Mapping[str, Any]) -> Figure:
                 color=_colour(kind),
                 markersize=5,
             )
+        gains.plot([], [], "os^v"[index], color=GREY, label=label)
+    gains.legend(frameon=False, fontsize="small")
     gains.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds], rotation=60, fontsize="small")
     gains.axhline(0, color=GREY, linewidth=0.8)
-    gains.set_ylabel("gain of an ensemble by a path point, nats")
+    gains.set_ylabel("gain of the ensemble by a point, nats")
     return _plain(figure)
 
 
