@@ -157,7 +157,8 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
         axis.set_xlabel("fine-tuned on code by")
         axis.set_ylabel("fine-tuned on docstrings by")
         axis.set_title(title)
-    for place, optimizer in enumerate(OPTIMIZERS):
+    trained_on = list(dict.fromkeys(map(optimizer_of, record["further"])))
+    for place, optimizer in enumerate(trained_on):
         for shift, (start, marker) in enumerate((("docs", "o"), ("code", "s"), ("average", "*"))):
             found = [run[start]["after"] for name, run in record["further"].items() if optimizer_of(name) == optimizer]
             label = {"docs": "from docstrings", "code": "from code", "average": "from their average"}[start]
@@ -169,7 +170,7 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
                 color=COLOURS[optimizer],
                 label=label if place == 0 else None,
             )
-    axes[2].set_xticks(range(3), [NAMES[name] for name in OPTIMIZERS])
+    axes[2].set_xticks(range(len(trained_on)), [NAMES[name] for name in trained_on])
     axes[2].set_ylabel("loss after training on, nats")
     axes[2].legend(frameon=False, fontsize="small")
     return _plain(figure, axes[2:])

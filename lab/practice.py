@@ -2,8 +2,8 @@
 
 One base, the embedded adamw-1, is fine-tuned on docstrings and on source code, by AdamW, Muon and Lion, from several
 seeds. Every fine-tune on docstrings is merged with every one on code: the barrier, and the gain of their average over
-the better of the two, on the mean of both texts. Then the average and both ends are trained on, on both texts, for as
-many steps: which of the three ends lowest?
+the better of the two, on the mean of both texts. Then the average and both ends are trained on, on both texts, by AdamW
+or Muon for as many steps: which of the three ends lowest?
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from isthmus.merge.progress import Progress
 BASE = "adamw-1"
 BOTH = ("docs=stdlib:docs:heldout", "code=stdlib:code:heldout")
 Domain = Literal["docs", "code"]
+TRAINED_ON: tuple[OptimizerName, ...] = ("adamw", "muon")
 DOMAINS: tuple[Domain, ...] = ("docs", "code")
 RECIPES: dict[OptimizerName, Recipe] = {
     "adamw": Recipe("", "adamw", 0, 0, base=BASE, batch=16, adamw_lr=1e-3, weight_decay=0.1),
@@ -56,7 +57,7 @@ def practice_study(
     found = compute(directory / "merges", merges, stage="merging", workers=workers, progress=progress)
     further = {
         f"{optimizer}-{number}": partial(trained_on, directory, optimizer, number, effort)
-        for optimizer, number in product(OPTIMIZERS, range(1, seeds + 1))
+        for optimizer, number in product(TRAINED_ON, range(1, seeds + 1))
     }
     starts = compute(directory / "further", further, stage="training on", workers=workers, progress=progress)
     return {"merges": found, "further": starts}
