@@ -78,8 +78,8 @@ class SpectrumReport:
     position: float | None
     distance: float
     log_ratio: float
+    limit: float
     matrices: tuple[MatrixSpectrum, ...]
-    limit: float = MAX_EXCESS
 
 
 def compare_spectra(
@@ -117,7 +117,7 @@ def among(
     positions = [row.position for row in rows if row.position is not None]
     verdict = judged(excess, distance, ratio, max_excess=max_excess, same_kind=same_kind)
     position, limit = _mean(positions) if positions else None, highest_excess(distance, max_excess, same_kind)
-    return SpectrumReport(verdict, excess, position, distance, ratio, tuple(rows), limit)
+    return SpectrumReport(verdict, excess, position, distance, ratio, limit, tuple(rows))
 
 
 def judged(

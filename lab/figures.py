@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"adamw": "#2563a8", "muon": ORANGE, "lion": "#1a7f5a"}
 NAMES = {"adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
+MARKERS = "os^vDP*"
 EACH = "each"  # a plane through one model of each optimizer
 DEPTH = 4.0  # nats that the shades of planes span
 FLOOR = 1e-6  # a barrier that is drawn at the bottom of a logarithmic axis
@@ -130,11 +131,11 @@ def generalization_figure(record: Mapping[str, Any]) -> Figure:
                 [place + 0.15 * index],
                 [mean(found)],
                 [_spread(found)],
-                fmt="os^v"[index],
+                fmt=MARKERS[index % len(MARKERS)],
                 color=_colour(kind),
                 markersize=5,
             )
-        gains.plot([], [], "os^v"[index], color=GREY, label=label)
+        gains.plot([], [], MARKERS[index % len(MARKERS)], color=GREY, label=label)
     gains.legend(frameon=False, fontsize="small")
     gains.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds], rotation=60, fontsize="small")
     gains.axhline(0, color=GREY, linewidth=0.8)

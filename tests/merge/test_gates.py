@@ -10,7 +10,7 @@ NUMBERS = {"barrier": 0.4, "merge_point": {"gain": -0.3, "gain_stderr": 0.01}}
 
 
 def found(verdict: str) -> SpectrumReport:
-    return SpectrumReport(verdict, 0.2, 0.5, 0.1, -0.2, ())  # type: ignore[arg-type]
+    return SpectrumReport(verdict, 0.2, 0.5, 0.8, -0.2, 0.04, ())  # type: ignore[arg-type]
 
 
 def test_no_gate_asks_for_nothing() -> None:
@@ -37,5 +37,5 @@ def test_require_spectrum(verdict: str) -> None:
     if verdict in ("preserved", "transition"):
         gates.pass_spectrum(found(verdict))
     else:
-        with pytest.raises(GateRefused, match=f"the spectrum is {verdict}"):
+        with pytest.raises(GateRefused, match=rf"the spectrum is {verdict} \(excess 0\.200 nats, at most 0\.04;"):
             gates.pass_spectrum(found(verdict))
