@@ -33,7 +33,11 @@ def generalization_study(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """All pairs on all texts, JSON-ready; models and paths that are in `directory` are used."""
+    """All pairs on all texts, JSON-ready; models and paths that are in `directory` are used.
+
+    Raises BadInput for a text that cannot be read, before any model is trained.
+    """
+    text(effort, (HELD_OUT, *elsewhere))
     names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
     train_models(directory, names, effort, workers=workers, progress=progress)
     parts = {

@@ -118,6 +118,12 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         run_study("relu", tmp_path, Asked())
 
 
+def test_a_text_that_is_not_there_is_refused_before_models_are_trained(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no text at 'nothing\.txt'"):
+        run_study("generalization", tmp_path, Asked(quick=True, elsewhere=("nothing.txt",)))
+    assert not (tmp_path / "models").exists()
+
+
 def test_five_pairs_of_every_kind_of_fifteen_models() -> None:
     found = {kind: pairs(kind) for kind in kinds()}
     assert len(found) == 6
