@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +35,66 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
     Raises BadInput for any other directory, naming what was changed, added or removed.
     """
     name = directory.resolve().name
-    try:
-        report = json.loads((directory / REPORT).read_text(encoding="utf-8"))
-        seal, files = report.pop(SEAL), dict(report[FILES])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise BadInput(
-            f"'{name}' is no merge that isthmus wrote: give the output directory of 'isthmus merge'"
-        ) from None
-    if seal != _seal(report):
+    report = _sealed_report(directory)
+    if report is None or report.get("command") != "merge":
+        raise BadInput(f"'{name}' is no merge that isthmus wrote: give the output directory of 'isthmus merge'")
+    if report[SEAL] != _seal(_unsealed(report)):
         raise BadInput(f"'{REPORT}' in '{name}' was changed since it was written: merge again")
+    for file, what in _changes(directory, report[FILES], but):
+        raise BadInput(f"'{file}' {what} '{name}' since isthmus wrote it: merge again, or undo that")
+
+
+def require_replaceable(directory: Path, name: str) -> None:
+    """Refuse to replace an output directory, called `name`, in which anything is that isthmus did not write.
+
+    What is missing from it is missed by nobody. Raises BadInput that names what would be lost.
+    """
+    advice = "so --overwrite does not replace it: choose another output, or remove it yourself"
+    report = _sealed_report(directory)
+    if report is None:
+        if (directory / REPORT).exists():
+            raise BadInput(f"'{REPORT}' in the output directory '{name}' has no seal of this isthmus, {advice}")
+        other = min(path.name for path in directory.iterdir())
+        raise BadInput(f"the output directory '{name}' is not of isthmus (it holds '{other}'), {advice}")
+    if report[SEAL] != _seal(_unsealed(report)):
+        raise BadInput(f"'{REPORT}' in the output directory '{name}' was changed since isthmus wrote it, {advice}")
+    for file, what in _changes(directory, report[FILES]):
+        if what != _MISSING:
+            raise BadInput(f"'{file}' {what} the output directory '{name}' since isthmus wrote it, {advice}")
+
+
+_MISSING = "is missing from"
+
+
+def _sealed_report(directory: Path) -> dict[str, Any] | None:
+    """The report in a directory, with its seal and its list of files; None where there is none of that form."""
+    path = directory / REPORT
+    try:
+        report = None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(report, dict) or not isinstance(report.get(SEAL), str) or not isinstance(report.get(FILES), dict):
+        return None
+    hashed = all(isinstance(entry, dict) and "sha256" in entry for entry in report[FILES].values())
+    return report if hashed else None
+
+
+def _unsealed(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != SEAL}
+
+
+def _changes(directory: Path, files: Mapping[str, Any], but: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Every file that is not as it was written, and what happened to it."""
     found = {path.name: path for path in directory.iterdir() if path.name != REPORT}
     for file in sorted(found.keys() | files.keys()):
-        what = None
         if file not in files:
-            what = "was added to"
+            yield file, "was added to"
         elif file not in found:
-            what = "is missing from"
+            yield file, _MISSING
         elif found[file].is_symlink() or not found[file].is_file():
-            what = "is no plain file any more in"
+            yield file, "is no plain file any more in"
         elif file not in but and _sha256(found[file]) != files[file]["sha256"]:
-            what = "was changed in"
-        if what is not None:
-            raise BadInput(f"'{file}' {what} '{name}' since isthmus wrote it: merge again, or undo that")
+            yield file, "was changed in"
 
 
 def _seal(content: Mapping[str, Any]) -> str:

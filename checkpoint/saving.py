@@ -2,7 +2,8 @@
 
 Everything is written into a hidden sibling, synced, and then moved into place by one rename; over an old output the two
 directories are exchanged in one step (Linux ``renameat2``), so that at any moment a reader, a crash or a kill finds
-either the old output or the new one.
+either the old output or the new one. Where the file system cannot exchange, the old output is moved aside for a moment,
+and the next run puts it back if that moment was the last.
 """
 
 from __future__ import annotations
@@ -11,67 +12,126 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from isthmus.checkpoint.claims import Claim, beside, remove_leftovers
 from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.manifest import require_replaceable
+from isthmus.checkpoint.places import Place, holds, output_path, require_apart
+
+if TYPE_CHECKING:
+    import torch
 
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
+STAGING = ".isthmus-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
+Signature = tuple[tuple[str, int, int, int], ...]
 
-def require_free(target: Path, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done for it.
 
-    Raises BadInput when `target` is a file, a non-empty directory (unless `overwrite`, which never replaces a
-    directory of directories that holds no model), or when its folder cannot be written.
+def require_free(target: Path, *, overwrite: bool, inputs: Iterable[Place] = ()) -> None:
+    """Refuse an output that cannot be written, or that would destroy one of `inputs`, before any work is done for it.
+
+    What runs that were killed left beside it is removed. Raises BadInput when `target` is a file, a link, a mount
+    point, the current directory, an input, or not empty (with `overwrite`: when it holds what isthmus did not write),
+    or when its folder cannot be written.
     """
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
-    if target.is_dir() and any(target.iterdir()):
-        if not overwrite:
-            raise BadInput(f"the output directory '{target.name}' is not empty: choose another, or add --overwrite")
-        if any(path.is_dir() for path in target.iterdir()) and not (target / "config.json").exists():
-            raise BadInput(
-                f"the output directory '{target.name}' holds other directories and no model, so --overwrite does not "
-                "replace it: choose another, or remove it yourself"
-            )
-    parent = target.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BadInput(f"the folder '{parent.name}' cannot be written: choose another output")
+    target = output_path(target)
+    require_apart([Place.of("the output", target)], inputs)
+    try:
+        _put_back(target)
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
+        if target.is_dir():
+            _require_replaceable(target, overwrite=overwrite)
+        parent = target.parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise BadInput(f"the folder '{parent.name}' cannot be written: choose another output")
+    except OSError as error:
+        raise BadInput(f"the output '{target.name}' cannot be looked at: {error.strerror}; choose another") from None
+
+
+def _require_replaceable(target: Path, *, overwrite: bool) -> None:
+    if holds(target, Path.cwd()):
+        raise BadInput(
+            f"the output '{target.name}' is the current directory, or contains it: name a new directory in it"
+        )
+    if is_mount_point(target):
+        raise BadInput(
+            f"the output '{target.name}' is a mount point, which cannot be replaced in one step: name a new directory "
+            f"in it, such as '{target.name}/merge'"
+        )
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise BadInput(f"the output directory '{target.name}' is not empty: choose another, or add --overwrite")
+    require_replaceable(target, target.name)
+    if not os.access(target, os.W_OK | os.X_OK):
+        raise BadInput(f"the output directory '{target.name}' cannot be changed: choose another output")
 
 
 @contextmanager
-def atomic_directory(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(target: str | Path, *, overwrite: bool = False, inputs: Iterable[Place] = ()) -> Iterator[Path]:
     """A directory to write into, which becomes `target` when the block ends without an error, in one step.
 
-    Raises BadInput as `require_free` does; IsthmusError when the disk is full or the folder is read-only.
+    Raises BadInput as `require_free` does, and where another process wrote `target` meanwhile; IsthmusError when the
+    disk is full or the folder is read-only.
     """
-    target = Path(target).absolute()
-    require_free(target, overwrite=overwrite)
+    target = output_path(target)
+    before = _signature(target)
+    require_free(target, overwrite=overwrite, inputs=inputs)
     with _plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
-        staging = target.parent / f".{target.name}.isthmus-{os.getpid()}"
-        staging.mkdir()
-        try:
+        with Claim(beside(target, STAGING)) as folder:
+            staging = folder / "new" / target.name
+            staging.mkdir(parents=True)
             yield staging
             _sync(staging)
-            if target.exists():
-                _exchange(staging, target)
-            else:
-                staging.rename(target)
+            _publish(staging, target, folder / "old", before if overwrite else None)
             _sync_directory(target.parent)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_file(target: str | Path, content: str | bytes) -> None:
+    """Write a file in one step: a reader, a crash or a kill finds the old content or the new one.
+
+    What is no plain file (a pipe, a device), and a file whose folder takes no other, is written directly. Raises
+    OSError.
+    """
+    target = Path(os.path.realpath(target))
+    raw = content.encode() if isinstance(content, str) else content
+    if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK) and not is_mount_point(target)):
+        target.write_bytes(raw)
+        return
+    with Claim(beside(target, STAGING)) as folder:
+        new = folder / "new"
+        with new.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, new)
+        new.replace(target)
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether something is mounted at a path, be it a part of the same file system."""
+    if os.path.ismount(path):
+        return True
+    real = os.path.realpath(path)
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    places = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines)
+    return real in places
 
 
 @contextmanager
@@ -88,12 +148,47 @@ def _plain_os_errors(target: Path) -> Iterator[None]:
         raise IsthmusError(f"could not write '{target.name}': {reason}; nothing was changed") from None
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Staging directories of processes that were killed; those of living ones stay."""
-    for path in target.parent.glob(f".{target.name}.isthmus-*"):
-        pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
-            shutil.rmtree(path, ignore_errors=True)
+def _put_back(target: Path) -> None:
+    """Remove what killed runs left, and put back an output that one of them had moved aside."""
+
+    def rescue(folder: Path) -> None:
+        old = folder / "old"
+        if old.is_dir() and not target.exists():
+            old.rename(target)
+
+    remove_leftovers(beside(target, STAGING), rescue)
+
+
+def _signature(directory: Path) -> Signature:
+    """What tells whether a directory is as it was looked at: name, inode, size and time of every entry."""
+    try:
+        facts = [(path.name, path.lstat()) for path in directory.iterdir()]
+    except OSError:  # it is not there, or goes away at this moment
+        return ()
+    return tuple(sorted((name, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in facts))
+
+
+def _publish(new: Path, target: Path, aside: Path, before: Signature | None) -> None:
+    """Move a directory to its place; over an output that is there only with `before`, what that held at the start."""
+    while True:
+        try:
+            new.rename(target)  # never replaces a directory that holds anything
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if before is None:
+            raise BadInput(
+                f"the output directory '{target.name}' was written by another process meanwhile, and was left as it "
+                "is: choose another output, or add --overwrite"
+            )
+        try:
+            _exchange(new, target, aside, before)
+        except FileNotFoundError:
+            if new.exists() and not target.exists():
+                continue  # the old one was removed at this moment
+            raise
+        return
 
 
 def _sync(directory: Path) -> None:
@@ -112,24 +207,38 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _exchange(new: Path, old: Path) -> None:
-    """Swap two directories in one step, or, where the system cannot, move the old one aside first."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None:
-        done = renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
-        if done == 0:
-            return
-        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    aside = old.with_name(f".{old.name}.isthmus-old")
-    shutil.rmtree(aside, ignore_errors=True)
+def _exchange(new: Path, old: Path, aside: Path, before: Signature) -> None:
+    """Swap two directories in one step, or, where the system cannot, move the old one aside first.
+
+    Raises BadInput, with the old one in its place, when it was changed since `before` by anybody but isthmus.
+    """
+    if _swap(new, old):
+        try:
+            if _signature(new) != before:
+                require_replaceable(new, old.name)
+        except BadInput:
+            _swap(new, old)
+            raise
+        return
+    if _signature(old) != before:
+        require_replaceable(old, old.name)
     old.rename(aside)
     try:
         new.rename(old)
     except OSError:
         aside.rename(old)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Exchange two directories in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if done != 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return bool(done == 0)
 
 
 def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:
@@ -160,4 +269,13 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON, indented, UTF-8, ending in a newline; NaN is refused."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(_json(content), encoding="utf-8")
+
+
+def replace_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write JSON as `write_json` does, in one step (`replace_file`)."""
+    replace_file(path, _json(content))
+
+
+def _json(content: Mapping[str, object]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

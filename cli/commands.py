@@ -12,6 +12,7 @@ from rich.markup import escape
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
 from isthmus.cli.options import (
+    CURVES,
     PUSHING,
     Accumulate,
     Align,
@@ -61,6 +62,7 @@ from isthmus.cli.options import (
     Tokens,
     Weight,
 )
+from isthmus.cli.places import require_places
 from isthmus.cli.tables import print_ensemble, print_merge, print_plan, print_spectra
 from isthmus.cli.terminal import emit, say, screen
 from isthmus.eval.processes import is_main
@@ -104,6 +106,7 @@ def check(
     """Can these models be merged? Headers and small files only, no weights are downloaded."""
     if len(models) < 2:
         raise BadInput("check compares models: give at least two")
+    require_places(json_file, models=models)
     with screen(quiet) as progress:
         from isthmus.align.families import FAMILIES
         from isthmus.checkpoint.check import check as run
@@ -163,6 +166,13 @@ def align(
 
     An orthogonally aligned B is in canonical form: average it with the canonical form of A, which --reference writes.
     """
+    require_places(
+        json_file,
+        [("the output", output), ("--reference", reference)],
+        models=(a, b),
+        data=data,
+        overwrite=overwrite,
+    )
     with screen(quiet) as progress:
         from isthmus.merge.learn import LearnPlan
         from isthmus.merge.moved import align_and_save
@@ -303,9 +313,14 @@ def merge(
     Two models are merged along the path between them. More, or two with --method, are merged by an operator: linear,
     slerp, karcher, task_arithmetic, ties, dare_linear, dare_ties, model_stock, fisher, regmean.
     """
-    from isthmus.checkpoint.saving import require_free
-
-    require_free(output, overwrite=overwrite)
+    require_places(
+        json_file,
+        [("the output", output)],
+        models=(*models, base),
+        data=data,
+        directories=[path] if path not in ("linear", *CURVES) else [],
+        overwrite=overwrite,
+    )
     target = None
     if push_to is None and (private or revision or create_pr or commit_message):
         raise BadInput("--private, --revision, --create-pr and --commit-message are for --push: say where to push to")
@@ -434,6 +449,7 @@ def push(
     from isthmus.checkpoint.output import read_output
     from isthmus.checkpoint.push import Target
 
+    require_places(json_file, directories=[directory])
     with screen(quiet) as progress:
         progress.stage("reading what was written")
         files = read_output(directory, edited_card=edited_card)
@@ -486,9 +502,7 @@ def train_path(
     The same command again goes on with a training that was interrupted. With `accelerate launch -m isthmus path ...` it
     runs on several processes or GPUs.
     """
-    from isthmus.checkpoint.saving import require_free
-
-    require_free(output, overwrite=overwrite)
+    require_places(json_file, [("the output", output)], models=(a, b), data=data, overwrite=overwrite)
     chosen = path_asked(
         path,
         bends,
@@ -550,9 +564,7 @@ def plane(
     debug: Debug = False,
 ) -> None:
     """The loss on the plane through three models: report.html and plane.png."""
-    from isthmus.checkpoint.saving import require_free
-
-    require_free(output, overwrite=overwrite)
+    require_places(json_file, [("the output", output)], models=models, data=data, overwrite=overwrite)
     with screen(quiet) as progress:
         from isthmus.merge.pipeline import pick_device
         from isthmus.merge.plane import loss_plane
@@ -582,6 +594,7 @@ def spectrum(
     debug: Debug = False,
 ) -> None:
     """Spectra: stable ranks of every kind of matrix, the optimizers that left them, distances between models."""
+    require_places(json_file, models=models)
     with screen(quiet) as progress:
         from isthmus.merge.spectra import compare_models
 
@@ -627,10 +640,9 @@ def ensemble(
     debug: Debug = False,
 ) -> None:
     """The members, their soup, their merge and their ensemble on the same text, with the cost of each."""
-    from isthmus.checkpoint.saving import require_free
-
-    if output is not None:
-        require_free(output, overwrite=overwrite)
+    require_places(
+        json_file, [("the output", output)], models=models, data=data, directories=[path], overwrite=overwrite
+    )
     with screen(quiet) as progress:
         from isthmus.merge.ensembles import ensemble as run
 

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from isthmus.cli.options import Debug, JsonFile, Quiet
+from isthmus.cli.places import require_places
 from isthmus.cli.tables import print_fingerprints
 from isthmus.cli.terminal import emit, say, screen
 
@@ -48,6 +49,7 @@ def fingerprints(
     """Does the spectral fingerprint tell optimizers apart? Trains models (an hour on two cores) and judges them."""
     from dataclasses import asdict
 
+    require_places(json_file, [("the directory", output)], existing=True)
     from isthmus.lab.fingerprint import fingerprint_study
 
     with screen(quiet) as progress:
@@ -67,6 +69,7 @@ def symmetries(
     """Which symmetry buys what? Trains models, ablates fifteen pairs (an hour on two cores), keeps what is done."""
     from dataclasses import asdict
 
+    require_places(json_file, [("the directory", output)], existing=True)
     from isthmus.lab.symmetries import symmetry_study, table_rows
 
     with screen(quiet) as progress:
@@ -143,6 +146,7 @@ def _study(
     quiet: bool,
     elsewhere: tuple[str, ...] = (),
 ) -> None:
+    require_places(json_file, [("the directory", directory)], data=elsewhere, existing=True)
     from isthmus.lab.parts import cores
     from isthmus.lab.studies import Asked, run_study
 

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from isthmus.checkpoint.errors import IsthmusError
+from isthmus.checkpoint.saving import replace_file
 from isthmus.eval.processes import is_main
 from isthmus.merge.progress import Progress
 
@@ -53,7 +54,7 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
             raise IsthmusError(f"cannot write the output: {error.strerror}") from None
         return
     try:
-        Path(target).write_text(text, encoding="utf-8")
+        replace_file(target, text)
     except OSError as error:
         raise IsthmusError(f"cannot write the JSON file '{Path(target).name}': {error.strerror}") from None
 

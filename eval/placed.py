@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isthmus.checkpoint.claims import Claim
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.loss import LOGITS_AT_ONCE
 from isthmus.eval.processes import shared
@@ -45,7 +46,7 @@ def placed_token_losses(
     limits: dict[int | str, int] = {"cpu": memory}
     if torch.cuda.is_available():
         limits |= {place: torch.cuda.mem_get_info(place)[0] * 4 // 5 for place in range(torch.cuda.device_count())}
-    with tempfile.TemporaryDirectory(prefix="isthmus-offload-") as folder:
+    with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         logging.disable_progress_bar()
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(

@@ -12,7 +12,7 @@ import random
 import re
 import sysconfig
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput, TooLittleText
+from isthmus.checkpoint.places import Place
 from isthmus.eval.seen import Seen
 
 STDLIB_EXCLUDED = frozenset(
@@ -85,8 +86,7 @@ def corpus(spec: str) -> Corpus:
 
     Raises BadInput when there is no such source or it holds no text.
     """
-    match = _LABEL.match(spec)
-    label, source = (match.group(1), match.group(2)) if match and not Path(spec).exists() else (None, spec)
+    label, source = _label_and_source(spec)
     if source.startswith("stdlib:"):
         _, kind, *rest = source.split(":")
         part = rest[0] if rest else "all"
@@ -106,6 +106,17 @@ def corpus(spec: str) -> Corpus:
         raise BadInput(f"no text at '{source}': give a file, a directory, stdlib:docs or stdlib:code")
     place = path.resolve()
     return Corpus(label or place.stem, place.name, [lambda p=p: _read_file(p) for p in files])  # type: ignore[misc]
+
+
+def text_places(specs: Iterable[str]) -> list[Place]:
+    """Where the files and directories are that `--data` takes; nothing is read."""
+    sources = [source for _, source in map(_label_and_source, specs)]
+    return [Place.of("the text", source) for source in sources if not source.startswith("stdlib:")]
+
+
+def _label_and_source(spec: str) -> tuple[str | None, str]:
+    match = _LABEL.match(spec)
+    return (match.group(1), match.group(2)) if match and not Path(spec).exists() else (None, spec)
 
 
 def _read_file(path: Path) -> list[str]:

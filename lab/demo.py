@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isthmus.checkpoint.places import model_places
 from isthmus.checkpoint.saving import require_free
 from isthmus.merge.learn import LearnPlan
 from isthmus.merge.pipeline import merge
@@ -42,8 +43,9 @@ EXAMPLES = (
 
 def require_room(output: Path, *, overwrite: bool) -> None:
     """Refuse a directory that the examples cannot be written into, before any work is done for it."""
+    inputs = model_places(CHECKPOINTS / model for example in EXAMPLES for model in (example.a, example.b))
     for example in EXAMPLES:
-        require_free(output / example.name, overwrite=overwrite)
+        require_free(output / example.name, overwrite=overwrite, inputs=inputs)
 
 
 def run_example(example: Example, output: Path, *, overwrite: bool, progress: Progress) -> dict[str, Any]:

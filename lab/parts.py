@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.saving import replace_json
 from isthmus.merge.progress import Progress
 
 Part = Callable[[], Mapping[str, Any]]
@@ -54,7 +54,4 @@ def cores() -> int:
 
 
 def _keep(part: Part, file: Path) -> None:
-    found = part()
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    write_json(unfinished, found)
-    unfinished.replace(file)
+    replace_json(file, part())

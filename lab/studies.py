@@ -11,8 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isthmus.checkpoint.claims import Lock
 from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.saving import replace_file, replace_json
 from isthmus.eval.figures import png
 from isthmus.lab import figures
 from isthmus.lab.generalization import ELSEWHERE, generalization_study
@@ -27,6 +28,8 @@ from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SETTINGS, LOCK = "settings.json", ".isthmus-lock"
 
 
 @dataclass(frozen=True)
@@ -146,25 +149,35 @@ def run_study(name: str, directory: Path, asked: Asked, progress: Progress | Non
     Raises BadInput when the directory has parts of other settings.
     """
     study = STUDIES[name]
-    directory.mkdir(parents=True, exist_ok=True)
-    _require_same(directory / "settings.json", asked)
-    record = {
-        "study": name,
-        "question": study.question,
-        "settings": asked.settings(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "versions": {package: version(package) for package in ("isthmus", "torch", "transformers")},
-        **study.run(directory, asked, progress or Progress()),
-    }
-    write_json(directory / f"{name}.json", record)
-    (directory / f"{name}.png").write_bytes(png(study.figure(record)))
+    _require_same(directory / SETTINGS, asked)
+    with Lock(directory, f"another process works in '{directory.name}': wait for it, or take another directory", LOCK):
+        replace_json(directory / SETTINGS, asked.settings())
+        record = {
+            "study": name,
+            "question": study.question,
+            "settings": asked.settings(),
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            "versions": {package: version(package) for package in ("isthmus", "torch", "transformers")},
+            **study.run(directory, asked, progress or Progress()),
+        }
+        replace_json(directory / f"{name}.json", record)
+        replace_file(directory / f"{name}.png", png(study.figure(record)))
     return record
 
 
 def _require_same(file: Path, asked: Asked) -> None:
-    """That parts which are there already were computed with these settings; else remember them."""
-    settings = json.loads(json.dumps(asked.settings()))
+    """That a directory is new, or holds parts of a study, which were computed with these settings."""
+    directory = file.parent
+    if directory.exists() and not directory.is_dir():
+        raise BadInput(f"'{directory.name}' is not a directory: take another for the study")
     if not file.exists():
-        write_json(file, settings)
-    elif json.loads(file.read_text(encoding="utf-8")) != settings:
-        raise BadInput(f"'{file.parent.name}' holds parts of a study with other settings: take another directory")
+        others = sorted(path.name for path in directory.iterdir() if path.name != LOCK) if directory.is_dir() else []
+        if others:
+            raise BadInput(f"'{directory.name}' holds '{others[0]}', which is of no study: take a new directory")
+        return
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        settings = None
+    if settings != json.loads(json.dumps(asked.settings())):
+        raise BadInput(f"'{directory.name}' holds parts of a study with other settings: take another directory")

@@ -22,7 +22,7 @@ from isthmus.align.families import family
 from isthmus.align.matching import match
 from isthmus.align.pipeline import Aligned, align_states
 from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.saving import replace_json
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import Blocks, labelled_blocks
@@ -103,7 +103,7 @@ def symmetry_study(
                 vocabulary=len(tokenizer),
                 fit_tokens=max(plan.training.tokens(len(DATA), context), ACTIVATION_TOKENS),
             )
-            write_json(file, ablate(load(places[a]), load(places[b]), text, plan, progress))
+            replace_json(file, ablate(load(places[a]), load(places[b]), text, plan, progress))
         found.append(Ablation(kind, a, b, json.loads(file.read_text())))
     return found
 

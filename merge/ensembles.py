@@ -19,11 +19,13 @@ from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.group import Group, open_group
 from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.checkpoint.manifest import REPORT, sealed
+from isthmus.checkpoint.places import Place, model_places
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.saving import atomic_directory, carry_over, write_json
 from isthmus.checkpoint.source import CONFIGURATION_FILES
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.eval.text import Blocks, labelled_blocks, text_places
 from isthmus.merge.combined import Combined
 from isthmus.merge.cook import Cook, GroupAlign, fit_tokens
 from isthmus.merge.measure import losses_json
@@ -31,7 +33,7 @@ from isthmus.merge.path import Blend
 from isthmus.merge.pipeline import pick_device
 from isthmus.merge.progress import Progress
 from isthmus.merge.recipe import Recipe, recipe
-from isthmus.merge.stored import StoredPath, read_path
+from isthmus.merge.stored import StoredPath, path_places, read_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -67,6 +69,7 @@ class EnsembleResult:
     files: Mapping[str, Path]
     token_losses: tuple[dict[str, Tensor], ...]
     text: tuple[Blocks, ...]
+    inputs: tuple[Place, ...] = ()
 
     def model(self) -> Ensemble:
         """The ensemble as one model of transformers."""
@@ -87,10 +90,10 @@ class EnsembleResult:
             "path": os.path.relpath(self.path.absolute(), target) if self.path and self.at else None,
             "at": list(self.at),
         }
-        with atomic_directory(target, overwrite=overwrite) as folder:
+        with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             write_json(folder / FILE, content)
-            write_json(folder / "isthmus.json", self.report)
             carry_over(folder, {name: file for name, file in self.files.items() if name not in CONFIGURATION_FILES})
+            write_json(folder / REPORT, sealed(self.report, folder))
 
 
 def ensemble(
@@ -118,6 +121,7 @@ def ensemble(
     """
     progress, began = progress or Progress(), time.monotonic()
     _require_sense(models, data, path, at, average)
+    inputs = tuple(model_places(models) + text_places(data) + path_places(path))
     device = pick_device(device)
     progress.stage("checking")
     group = open_group(models, families=FAMILIES)
@@ -184,6 +188,7 @@ def ensemble(
         group.small_files(),
         tuple(meter.token_losses[: len(members)]),
         text,
+        inputs,
     )
 
 

@@ -21,7 +21,7 @@ from isthmus.eval.fingerprint import Fingerprint
 from isthmus.eval.placed import bytes_of
 from isthmus.eval.samples import Sample, samples
 from isthmus.eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumReport, among
-from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.eval.text import Blocks, labelled_blocks, text_places
 from isthmus.merge.combined import Combined
 from isthmus.merge.command import combine_command
 from isthmus.merge.cook import Cook, GroupAlign, fit_tokens
@@ -32,7 +32,7 @@ from isthmus.merge.placed import Scratch, measured_from_disk
 from isthmus.merge.plane import simplex_plane
 from isthmus.merge.progress import Progress
 from isthmus.merge.provenance import fingerprint_of, optimizer_of
-from isthmus.merge.recipe import Recipe
+from isthmus.merge.recipe import Recipe, recipe_places
 from isthmus.merge.record import GroupSettings, group_record
 from isthmus.merge.result import Merge
 from isthmus.merge.soup import Soup
@@ -81,6 +81,7 @@ def combine(
     memory = None if max_memory is None else bytes_of(max_memory)
     if memory is not None:
         _require_disk(recipe, data, align, soup, gates, measure_spectrum)
+    inputs = tuple(recipe_places(recipe) + text_places(data))
     device = pick_device(device)
     progress.stage("checking")
     group = open_group(recipe.ingredients, tokenizer_of=recipe.tokenizer, families=FAMILIES)
@@ -99,7 +100,7 @@ def combine(
     wanted = known if measure_spectrum is None else measure_spectrum
     asked = GroupSettings(align, soup, seed, str(dtype).removeprefix("torch."), command)
     if not (data or align != "none" or measure_spectrum or gates.require_spectrum):
-        return _streamed(recipe, group, values, dtype, asked, began)
+        return replace(_streamed(recipe, group, values, dtype, asked, began), inputs=inputs)
     if memory is None:
         group = replace(group, members=tuple(replace(m, state=dict(m.state)) for m in group.members))
     text: tuple[Blocks, ...] = ()
@@ -119,7 +120,7 @@ def combine(
         lazy = Combined(recipe.operator, [m.state for m in group.members], values, seed=seed)
         found, state, scratch = measured_from_disk(recipe, group, lazy, text, memory, dtype, progress)
         gates.pass_loss(found.report())
-        return _finished(recipe, group, state, dtype, asked, began, found, text, scratch)
+        return replace(_finished(recipe, group, state, dtype, asked, began, found, text, scratch), inputs=inputs)
     cook = Cook(recipe, group, text, device=device, seed=seed, progress=progress)
     universe, tried = cook.aligned(align, known=known)
     values = recipe.values(list(universe.states[0]))
@@ -181,7 +182,7 @@ def combine(
         chosen=chosen,
         plane=plane,
     )
-    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, told)
+    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, told, inputs=inputs)
 
 
 def _streamed(

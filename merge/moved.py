@@ -11,7 +11,9 @@ from isthmus.align.alignment import LOOKING, Method
 from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.manifest import REPORT, sealed
 from isthmus.checkpoint.pair import open_pair
+from isthmus.checkpoint.places import Place, model_places, require_apart
 from isthmus.checkpoint.saving import (
     atomic_directory,
     require_free,
@@ -19,7 +21,7 @@ from isthmus.checkpoint.saving import (
     write_json,
 )
 from isthmus.checkpoint.shards import save_weights
-from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.eval.text import Blocks, labelled_blocks, text_places
 from isthmus.merge.candidate import ACTIVATION_TOKENS, Chooser
 from isthmus.merge.climb import climb
 from isthmus.merge.learn import LearnPlan
@@ -63,8 +65,11 @@ def align_and_save(
     """
     progress = progress or Progress()
     began = time.monotonic()
-    for target in filter(None, (output, reference)):
-        require_free(target, overwrite=overwrite)
+    inputs = model_places((a, b)) + text_places(data)
+    targets = [Place.of(what, path) for what, path in (("the output", output), ("--reference", reference)) if path]
+    for target in targets:
+        require_free(target.path, overwrite=overwrite, inputs=inputs)
+    require_apart(targets, inputs)
     needs_text = method == "learned" or method in LOOKING
     if needs_text and not data:
         raise BadInput(f"--method {method} looks at what the models do with text: add --data")
@@ -114,13 +119,17 @@ def align_and_save(
         "seconds": round(time.monotonic() - began, 3),
     }
     progress.stage("saving")
-    with atomic_directory(output, overwrite=overwrite) as directory:
-        _save_model(directory, moved, aligned.alignment, second, dtype)
+    with atomic_directory(output, overwrite=overwrite, inputs=inputs) as directory:
+        digests = _save_model(directory, moved, aligned.alignment, second, dtype)
         aligned.alignment.save(directory / "alignment.safetensors")
-        write_json(directory / "isthmus.json", report)
+        report = sealed(report, directory, digests)
+        write_json(directory / REPORT, report)
     if reference is not None:
-        with atomic_directory(reference, overwrite=overwrite) as directory:
-            _save_model(directory, base, aligned.alignment, first, dtype)
+        with atomic_directory(reference, overwrite=overwrite, inputs=inputs) as directory:
+            digests = _save_model(directory, base, aligned.alignment, first, dtype)
+            ends = [{"ref": first.name, "revision": first.revision}]
+            origin = {"schema": 1, "command": "align", "endpoints": ends, "method": aligned.alignment.method}
+            write_json(directory / REPORT, sealed(origin, directory, digests))
     if kept is not None:
         kept.remove()
     return report
@@ -132,8 +141,9 @@ def _save_model(
     alignment: Alignment,
     source: Checkpoint,
     dtype: torch.dtype | None,
-) -> None:
+) -> dict[str, str]:
     kept = dtype or source.dtype
     facts = alignment.facts(source.facts)
-    save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state, kept)
+    digests = save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state, kept)
     save_small_files(directory, facts, source.files, kept)
+    return digests

@@ -35,11 +35,11 @@ def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
     report = path_report(merged.report)
     training = {key: value for key, value in report["path"].items() if key != "history"}
     digests = endpoint_digests(*merged.endpoints)
-    with atomic_directory(target, overwrite=overwrite) as directory:
+    with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         write_path(directory, merged.path, merged.alignment, merged.endpoints, digests, training, merged.seen)
-        write_json(directory / "isthmus.json", report)
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")
+        write_json(directory / REPORT, sealed(report, directory))
 
 
 def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = None) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
     """
     report = merged.report
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
-    with atomic_directory(target, overwrite=overwrite) as directory:
+    with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
         digests = save_weights(directory, shapes, merged.state, merged.dtype)
         save_small_files(directory, merged.facts, merged.files, merged.dtype)

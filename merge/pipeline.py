@@ -20,6 +20,7 @@ from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.errors import BadInput, GateRefused
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import Pair, open_pair
+from isthmus.checkpoint.places import model_places
 from isthmus.checkpoint.provenance import Evidence
 from isthmus.eval.samples import Sample, samples
 from isthmus.eval.seen import Seen
@@ -32,7 +33,7 @@ from isthmus.eval.spectrum import (
     along_path,
     compare_spectra,
 )
-from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.eval.text import Blocks, labelled_blocks, text_places
 from isthmus.merge.candidate import ACTIVATION_TOKENS, Candidate, Chooser
 from isthmus.merge.climb import Align, climb, closed_forms
 from isthmus.merge.command import merge_command
@@ -48,7 +49,7 @@ from isthmus.merge.provenance import fingerprint_of, optimizer_of
 from isthmus.merge.record import Settings, merge_record
 from isthmus.merge.result import Merge
 from isthmus.merge.spectra import spectrum
-from isthmus.merge.stored import StoredPath, read_path
+from isthmus.merge.stored import StoredPath, path_places, read_path
 from isthmus.merge.training_state import TrainingState
 from isthmus.merge.vocabulary import kept_rows, vocabulary_record, whole_facts, whole_state
 
@@ -104,6 +105,7 @@ def merge(
     arguments, began = dict(locals()), time.monotonic()
     progress = progress or Progress()
     _require_sense(data, align, t, interior, gates, path, restore)
+    inputs = tuple(model_places((a, b)) + text_places(data) + path_places(path))
     device = pick_device(device)
     progress.stage("checking")
     pair = open_pair(a, b, families=FAMILIES)
@@ -118,7 +120,7 @@ def merge(
     asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."), command)
     if not data and align == "none" and path == "linear" and not measure_spectrum and not gates.require_spectrum:
         assert t is not None, "without text, t is asked for above"
-        return _plain_average(pair, t, dtype, asked, optimizers, began)
+        return replace(_plain_average(pair, t, dtype, asked, optimizers, began), inputs=inputs)
     first, second = (replace(side, state=dict(side.state)) for side in (first, second))
     pair = replace(pair, first=first, second=second)
     stored = _stored(path, align, first, second, progress) if isinstance(path, Path) else None
@@ -237,6 +239,7 @@ def merge(
         told,
         chosen.seen,
         kept,
+        inputs=inputs,
     )
 
 

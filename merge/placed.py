@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from isthmus.align.families import FAMILIES
+from isthmus.checkpoint.claims import Claim
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.group import Group
 from isthmus.checkpoint.loading import load
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class Scratch:
-    """A folder on disk that a merge lies in until it is saved; gone when nobody needs it any more."""
+    """A temporary directory that a merge lies in until it is saved; a killed run's is removed by the next run."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="isthmus-merge-")
+        self._folder = Claim(Path(tempfile.gettempdir(), "isthmus-merge-"))
 
     def put(self, name: str, state: Mapping[str, Tensor], facts: Mapping[str, Any], dtype: torch.dtype) -> Path:
         """Write a model without its tokenizer, and say where it is."""
-        place = Path(self._folder.name) / name
+        place = self._folder.path / name
         place.mkdir()
         save_weights(place, schema_of(facts, name, FAMILIES).shapes, state, dtype)
         save_small_files(place, facts, {}, dtype)

@@ -16,12 +16,14 @@ from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
+from isthmus.checkpoint.manifest import REPORT, sealed
 from isthmus.checkpoint.pair import narrowed
+from isthmus.checkpoint.places import Place, model_places
 from isthmus.checkpoint.saving import atomic_directory, write_json
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.plane import Plane, measure_plane
 from isthmus.eval.report import render_report
-from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.eval.text import Blocks, labelled_blocks, text_places
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.point import grid
 from isthmus.merge.progress import Progress
@@ -36,19 +38,20 @@ CURVE_POINTS = 41
 
 @dataclass(frozen=True)
 class LossPlane:
-    """A plane that was measured, not yet saved: `report` is what goes into isthmus.json."""
+    """A plane that was measured, not yet saved: `report` is what goes into isthmus.json, `inputs` what was read."""
 
     plane: Plane
     report: dict[str, Any]
+    inputs: tuple[Place, ...] = ()
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write isthmus.json, report.html and plane.png: whole, or not at all."""
         from isthmus.eval.figures import plane_figure, png
 
-        with atomic_directory(directory, overwrite=overwrite) as folder:
-            write_json(folder / "isthmus.json", self.report)
+        with atomic_directory(directory, overwrite=overwrite, inputs=self.inputs) as folder:
             (folder / "report.html").write_text(render_report(self.report), encoding="utf-8")
             (folder / "plane.png").write_bytes(png(plane_figure(self.report["plane"])))
+            write_json(folder / REPORT, sealed(self.report, folder))
 
 
 def loss_plane(
@@ -76,6 +79,7 @@ def loss_plane(
     if resolution < 2:
         raise BadInput(f"--resolution is at least 2; got {resolution}")
     progress, began = progress or Progress(), time.monotonic()
+    inputs = tuple(model_places(models) + text_places(data))
     progress.stage("checking")
     result = check(*(m.reference if isinstance(m, Checkpoint) else m for m in models), families=FAMILIES)
     result.require()
@@ -119,7 +123,7 @@ def loss_plane(
         "seconds": round(time.monotonic() - began, 3),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
     }
-    return LossPlane(plane, report)
+    return LossPlane(plane, report, inputs)
 
 
 def _rows(checkpoint: Checkpoint) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.places import Place, model_places
 from isthmus.merge.operators.registry import Operator, Value, operator
 
 
@@ -175,6 +176,12 @@ class Recipe:
 def layer_of(name: str) -> int | None:
     """The layer of a tensor, by its name: the first part of it that is a number, as all of transformers names them."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def recipe_places(plan: Recipe) -> list[Place]:
+    """Where the models of a recipe are, with its base and the model of its tokenizer."""
+    others = [model for model in (plan.base, plan.tokenizer) if model is not None]
+    return model_places((*plan.ingredients, *others))
 
 
 def recipe(

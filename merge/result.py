@@ -14,6 +14,7 @@ from torch import Tensor
 from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.loading import Checkpoint
+from isthmus.checkpoint.places import Place
 from isthmus.eval.samples import Sample
 from isthmus.eval.seen import Seen
 from isthmus.eval.spectrum import Spectrum
@@ -34,7 +35,8 @@ class Merge:
     `facts` is what config.json will say, `files` are the small files to
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
     `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
-    saved, `scratch` the folder in which `state` lies, where it was never in memory.
+    saved, `scratch` the folder in which `state` lies, where it was never in memory. `inputs` is what was read for it,
+    which no output may replace.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -50,6 +52,7 @@ class Merge:
     seen: Seen = field(default_factory=Seen)
     training_state: TrainingState | None = None
     scratch: Scratch | None = None
+    inputs: tuple[Place, ...] = ()
 
     @cached_property
     def config(self) -> PretrainedConfig:

@@ -20,6 +20,7 @@ from isthmus.align.alignment import Alignment
 from isthmus.align.families import family
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.places import Place
 from isthmus.checkpoint.saving import write_json
 from isthmus.eval.seen import Seen
 from isthmus.merge.path import WeightPath
@@ -44,6 +45,11 @@ class StoredPath:
 def is_stored_path(directory: Path) -> bool:
     """Whether a directory holds a path."""
     return (directory / FILE).is_file()
+
+
+def path_places(path: object) -> list[Place]:
+    """Where a stored path is, for a `path` that is a directory."""
+    return [Place.of("the path", path)] if isinstance(path, Path) else []
 
 
 def write_bends(file: Path, bends: Sequence[State]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ from isthmus.align.learned import LearnedAlignment
 from isthmus.align.symmetry import Family, State
 from isthmus.checkpoint.errors import BadInput, TooLittleText
 from isthmus.checkpoint.model import empty_model, with_tied
+from isthmus.eval.processes import is_main
 from isthmus.merge.optimizers import OptimizerName, Schedule, make_optimizers
 from isthmus.merge.path import WeightPath, coefficients, mix
 
@@ -207,6 +209,21 @@ def train_path(
 
     Raises BadInput for text that is too short for the steps, or a batch that the processes cannot share.
     """
+    with kept.claimed() if kept is not None and is_main() else nullcontext():
+        return _trained(path, config, fit, height, training, moving, device, kept, on_step)
+
+
+def _trained(
+    path: WeightPath,
+    config: PretrainedConfig,
+    fit: Mapping[str, Tensor],
+    height: Callable[[WeightPath], float],
+    training: PathTraining,
+    moving: LearnedAlignment | None,
+    device: str,
+    kept: TrainingState | None,
+    on_step: Callable[[int, float], None],
+) -> Trained:
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import GradientAccumulationPlugin

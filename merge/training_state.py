@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from isthmus.align.alignment import Alignment
+from isthmus.checkpoint.claims import LOCK, Lock, beside, remove_leftovers
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.places import output_path
+from isthmus.checkpoint.saving import STAGING, replace_json
 from isthmus.merge.stored import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
@@ -40,8 +43,7 @@ class TrainingState:
     @classmethod
     def beside(cls, output: Path, identity: object) -> TrainingState:
         """The run whose result will be `output`: a hidden folder next to it."""
-        output = output.absolute()
-        return cls(output.parent / f".{output.name}.isthmus-training", identity)
+        return cls(beside(output_path(output), ".isthmus-training"), identity)
 
     @classmethod
     def of_run(
@@ -73,7 +75,11 @@ class TrainingState:
         latest = self.folder / "latest.json"
         if not latest.exists():
             return False
-        if json.loads(latest.read_text(encoding="utf-8"))["identity"] != self.identity:
+        try:
+            identity = json.loads(latest.read_text(encoding="utf-8"))["identity"]
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"'latest.json' in '{self.folder.name}' is damaged: --restart drops that training") from None
+        if identity != self.identity:
             raise BadInput(
                 f"an unfinished run with other models, text or settings is kept for this output (in "
                 f"'{self.folder.name}'): give what it was started with to go on, or --restart to drop it"
@@ -96,8 +102,7 @@ class TrainingState:
             if alignment is not None:
                 alignment.save(target / ALIGNMENT)
             latest = {"identity": self.identity, "step": step, "history": [list(entry) for entry in history]}
-            write_json(self.folder / "latest.json.new", latest)
-            (self.folder / "latest.json.new").replace(self.folder / "latest.json")
+            replace_json(self.folder / "latest.json", latest)
             for old in self.folder.glob("step-*"):
                 if old != target:
                     shutil.rmtree(old, ignore_errors=True)
@@ -114,6 +119,18 @@ class TrainingState:
         alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
         return latest["step"], history, read_bends(target / BEST), alignment
 
+    def claimed(self) -> Lock:
+        """The right to train into the folder, for a ``with``. Raises BadInput while another process does."""
+        return Lock(self.folder, f"another process is training for this output (in '{self.folder.name}'): wait for it")
+
     def remove(self) -> None:
-        """The run is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """The run is over: remove what `save` wrote, and nothing else."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return
+        for step in self.folder.glob("step-*"):
+            shutil.rmtree(step, ignore_errors=True)
+        for name in ("latest.json", "latest.json.new", LOCK):
+            (self.folder / name).unlink(missing_ok=True)
+        remove_leftovers(beside(self.folder / "latest.json", STAGING))
+        with suppress(OSError):  # somebody put something else there
+            self.folder.rmdir()

@@ -1,0 +1,163 @@
+"""What a command reads and what it writes: no output may be an input, contain one, or lie in one.
+
+Places are compared by device and inode, of the directories above them, too: symbolic links, hard links, bind mounts,
+``..`` and other spellings of a name are seen through.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.reference import parse_reference
+
+ENTRIES = 100_000  # of one input that are looked at, so that a huge tree costs a second at most
+NAME_BYTES = 255
+_HIDDEN = re.compile(r"\..*\.isthmus-(training|[0-9a-f]{16})")
+
+# An existing file or directory: device, inode, (). What does not exist: those of the nearest folder that does, and
+# the rest of its path.
+Identity = tuple[int, int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Something on disk that a command reads or writes: `name` is what messages call it; `path` is absolute."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def of(cls, what: str, path: str | Path) -> Place:
+        """The place at `path`, seen from the current directory; `what` is, for instance, "the model"."""
+        absolute = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - which leaves an unknown user's ~ as it is
+        return cls(f"{what} '{absolute.name or absolute}'", absolute)
+
+
+def model_places(references: Iterable[Any], what: str = "the model") -> list[Place]:
+    """Where models are, given as references or opened: directories, and for the Hub its cache. Others are left out."""
+    places = []
+    for reference in references:
+        try:
+            place = parse_reference(getattr(reference, "reference", reference))
+        except (BadInput, RuntimeError, OSError, ValueError):
+            continue  # who opens it says so
+        if place.directory is not None:
+            places.append(Place.of(what, place.directory))
+        else:
+            from huggingface_hub import constants
+
+            places.append(Place("the Hub's cache", Path(constants.HF_HUB_CACHE).expanduser().absolute()))
+    return places
+
+
+def output_path(target: str | Path) -> Path:
+    """An output's absolute path, with the links of its parent resolved: what will be replaced, and nothing else.
+
+    Raises BadInput for a name that cannot be a new directory, or that isthmus uses for its own work.
+    """
+    path = Path(target).absolute()
+    try:
+        path = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+        path.is_symlink()  # a path that is too long fails here
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"the output '{_short(path.name)}' cannot be written: {reason}; choose another name") from None
+    if not path.name:
+        raise BadInput("the output is the root directory, which cannot be replaced: name a directory below it")
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise BadInput(f"the output '{_short(path.name)}' has a name longer than {NAME_BYTES} bytes: shorten it")
+    if any(_HIDDEN.fullmatch(part) for part in path.parts):
+        raise BadInput(f"the output '{path.name}' is a name that isthmus uses for unfinished work: choose another name")
+    return path
+
+
+def require_apart(outputs: Sequence[Place], inputs: Iterable[Place]) -> None:
+    """Refuse outputs that are an input or another output, contain one, or lie in one.
+
+    Raises BadInput that names both.
+    """
+    for output, other in combinations(outputs, 2):
+        relation = _relation(output.path, other.path)
+        if relation is not None:
+            raise BadInput(f"{output.name} {relation} {other.name}, which this command writes, too: choose another")
+    chains = [(output, _chain(output.path)) for output in outputs]
+    for place in inputs if outputs else ():
+        for output in outputs:
+            relation = _relation(output.path, place.path)
+            if relation is not None:
+                raise BadInput(
+                    f"{output.name} {relation} {place.name}, which this command reads, and would destroy or change it: "
+                    "choose another output"
+                )
+        for path, identity in _below(place.path):
+            for output, chain in chains:
+                if identity in chain if identity else _relation(output.path, path):
+                    raise BadInput(
+                        f"{output.name} shares files with {place.name} (through '{path.name}'), which this command "
+                        "reads: choose another output"
+                    )
+
+
+def holds(directory: Path, path: Path) -> bool:
+    """Whether `path` is `directory` or lies in it, by whatever name."""
+    return _chain(directory)[0] in _chain(path)
+
+
+def _relation(output: Path, place: Path) -> str | None:
+    mine, other = _chain(output), _chain(place)
+    if mine[0] == other[0]:
+        return "is"
+    if mine[0] in other:
+        return "contains"
+    return "lies in" if other[0] in mine else None
+
+
+def _chain(path: Path) -> list[Identity]:
+    """The identities of a path and of all directories above it."""
+    real = Path(os.path.realpath(path))
+    chain: list[Identity] = []
+    missing: list[str] = []
+    for place in (real, *real.parents):
+        try:
+            facts = place.stat()
+        except OSError:
+            missing.append(place.name)
+            continue
+        for depth in range(len(missing)):
+            chain.append((facts.st_dev, facts.st_ino, tuple(reversed(missing[depth:]))))
+        missing = []
+        chain.append((facts.st_dev, facts.st_ino, ()))
+    return chain
+
+
+def _below(place: Path) -> Iterator[tuple[Path, Identity | None]]:
+    """What may lie elsewhere, too, of what an input directory holds: folders, with their identity; linked files."""
+    count = 0
+    if not place.is_dir():
+        return
+    for folder, folders, files in os.walk(place):
+        for name in (*folders, *files):
+            count += 1
+            path = Path(folder, name)
+            try:
+                facts = path.lstat()
+            except OSError:
+                continue
+            if stat.S_ISDIR(facts.st_mode):
+                yield path, (facts.st_dev, facts.st_ino, ())
+            elif path.is_file() and (stat.S_ISLNK(facts.st_mode) or facts.st_nlink > 1):
+                yield path, None
+        if count > ENTRIES:
+            return
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:57]}..."

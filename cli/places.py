@@ -1,0 +1,129 @@
+"""Before any work: what a command will write is none of what it reads, and can be written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.places import Place, model_places, output_path, require_apart
+
+
+def require_places(
+    json_file: str | None,
+    outputs: Sequence[tuple[str, Path | None]] = (),
+    *,
+    models: Iterable[str | None] = (),
+    data: Iterable[str] | None = None,
+    directories: Iterable[Path | str | None] = (),
+    overwrite: bool = False,
+    existing: bool = False,
+) -> None:
+    """Refuse outputs, and a --json file, that are an input, contain one or lie in one, or that cannot be written.
+
+    `outputs` are directories and what messages call them; with `existing`, they may hold anything. `models` may name a
+    recipe, too; `directories` are read as well.
+    """
+    from isthmus.checkpoint.saving import require_free
+
+    inputs = [place for model in models if model is not None for place in _of_model(model)]
+    inputs += [Place.of("the directory", path) for path in directories if path is not None]
+    if data:
+        from isthmus.eval.text import text_places
+
+        inputs += text_places(data)
+    targets = []
+    for what, path in outputs:
+        if path is None:
+            continue
+        if not str(path) or path == Path():
+            raise BadInput(f"{what} is empty or the current directory: name a new directory")
+        targets.append(Place(f"{what} '{path.name}'", output_path(path)))
+        if not existing:
+            require_free(path, overwrite=overwrite, inputs=inputs)
+    if json_file is not None and json_file != "-":
+        targets.append(_json_place(json_file))
+    require_apart(targets, inputs)
+    if json_file is not None and json_file != "-":
+        _require_json(Path(json_file))
+
+
+def _of_model(model: str) -> list[Place]:
+    """Where a model is; or a recipe, and all directories that it names."""
+    from isthmus.merge.mergekit import is_recipe
+
+    if not is_recipe(model):
+        return model_places([model])
+    return [Place.of("the recipe", model), *model_places(sorted(_names(Path(model))))]
+
+
+def _names(recipe: Path) -> set[str]:
+    """The directories that a recipe names anywhere, be it where they have no effect."""
+    import yaml
+
+    try:
+        nodes = list(yaml.compose_all(recipe.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return set()  # who reads it says so
+    found: set[str] = set()
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            found.add(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            nodes += [part for pair in node.value for part in pair]
+        else:
+            nodes += node.value
+    # os.path, because a name that cannot be one is no error here
+    return {name for name in found if name and os.path.isdir(os.path.expanduser(name))}  # noqa: PTH111, PTH112
+
+
+def _json_place(json_file: str) -> Place:
+    path = Path(json_file)
+    if not json_file or path.is_dir():
+        raise BadInput(f"the JSON file '{path.name}' is a directory: name a file")
+    output_path(path)  # refuses names of unfinished work, and those that are too long
+    return Place.of("the JSON file", path)
+
+
+def _require_json(path: Path) -> None:
+    """Refuse a file for --json that cannot be written, or that holds something else than a result of isthmus."""
+    path = Path(os.path.realpath(path))
+    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadInput(f"cannot write the JSON file '{path.name}': its folder is not there, or it cannot be written")
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    if not _is_result(path) or path.name == "isthmus.json":
+        raise BadInput(
+            f"the JSON file '{path.name}' exists and is not a result that --json wrote: choose another name, or remove "
+            "it yourself"
+        )
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, MemoryError):
+        return False
+    if not isinstance(content, dict):
+        return False
+    keys = set(content)
+    return (
+        {"schema", "command"} <= keys
+        or {"study", "question"} <= keys
+        or (
+            bool(keys)
+            and keys
+            <= {
+                "models",
+                "pairs",
+                "table",
+            }
+        )
+    )
