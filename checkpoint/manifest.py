@@ -55,7 +55,7 @@ def require_replaceable(directory: Path, name: str) -> None:
         if (directory / REPORT).exists():
             raise BadInput(f"'{REPORT}' in the output directory '{name}' has no seal of this isthmus, {advice}")
         other = min(path.name for path in directory.iterdir())
-        raise BadInput(f"the output directory '{name}' is not of isthmus (it holds '{other}'), {advice}")
+        raise BadInput(f"the output directory '{name}' holds '{other}', which isthmus did not write, {advice}")
     if report[SEAL] != _seal(_unsealed(report)):
         raise BadInput(f"'{REPORT}' in the output directory '{name}' was changed since isthmus wrote it, {advice}")
     for file, what in _changes(directory, report[FILES]):

@@ -34,8 +34,8 @@ def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
     assert merged.alignment is not None
     report = path_report(merged.report)
     training = {key: value for key, value in report["path"].items() if key != "history"}
-    digests = endpoint_digests(*merged.endpoints)
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
+        digests = endpoint_digests(*merged.endpoints)
         write_path(directory, merged.path, merged.alignment, merged.endpoints, digests, training, merged.seen)
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")

@@ -178,12 +178,12 @@ def test_an_output_that_exists(isthmus, tmp_path: Path) -> None:
         assert message in found.err
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
     assert isthmus(*plain, "-o", tmp_path / "empty").code == 0
-    assert isthmus(*plain, "-o", tmp_path / "full", "--overwrite").code == 0
-    assert not (tmp_path / "full" / "notes.txt").exists()
-    found = isthmus(*plain, "-o", tmp_path / "tree", "--overwrite")
-    assert found.code == 2
-    assert "holds other directories and no model" in found.err
-    assert (tmp_path / "tree" / "deep").is_dir()
+    for target, held in (("full", "notes.txt"), ("tree", "deep")):
+        found = isthmus(*plain, "-o", tmp_path / target, "--overwrite")
+        assert (found.code, one_sentence(found.err)) == (2, True)
+        assert f"'{target}' holds '{held}', which isthmus did not write, so --overwrite does not replace" in found.err
+        assert (tmp_path / target / held).exists()
+    assert isthmus(*plain, "-o", tmp_path / "empty", "--overwrite").code == 0
 
 
 def test_a_model_with_nan_leaves_the_old_output(isthmus, saved, tmp_path: Path) -> None:
@@ -276,19 +276,16 @@ def test_a_kill_while_saving_leaves_the_old_output(file: str, tmp_path: Path, sa
     model, out = saved("m", vocab_size=40000, n_embd=128), tmp_path / "out"
     merge = ("merge", model, model, "--align", "none", "--t", 0.5, "-o", out)
     assert run(*merge).returncode == 0
-    (out / "old").touch()
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     process = subprocess.Popen([sys.executable, "-m", "isthmus", *map(str, merge), "--overwrite"])
-    staging = tmp_path / f".out.isthmus-{process.pid}"
-    while not (staging / file).exists():
+    while not (staging := list(tmp_path.glob(f".out.isthmus-*/new/out/{file}"))):
         assert process.poll() is None, "the process ended before it could be killed"
     process.kill()
     process.wait()
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert staging.exists(), "the kill came too late to prove anything"
+    assert staging[0].exists(), "the kill came too late to prove anything"
     assert run(*merge, "--overwrite").returncode == 0
     assert {path.name for path in tmp_path.iterdir()} == {"m", "out"}, "what the killed process left is cleared away"
-    assert not (out / "old").exists()
 
 
 def test_output_is_for_terminals_and_pipes(tmp_path: Path) -> None:

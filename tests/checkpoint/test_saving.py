@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.headers import read_header
+from isthmus.checkpoint.manifest import sealed
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
 from isthmus.checkpoint.shards import save_weights
 
@@ -22,7 +23,12 @@ SHAPES = {name: tuple(value.shape) for name, value in STATE.items()}
 
 
 def content(directory: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in directory.iterdir()}
+    return {path.name: path.read_text() for path in directory.iterdir() if path.name != "isthmus.json"}
+
+
+def seal(directory: Path) -> None:
+    """Make a directory one that isthmus wrote."""
+    write_json(directory / "isthmus.json", sealed({"schema": 1, "command": "merge"}, directory))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -106,6 +112,7 @@ def test_overwriting_replaces_everything(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with atomic_directory(tmp_path / "out", overwrite=True) as directory:
             (directory / text).write_text(text)
+            seal(directory)
     assert content(tmp_path / "out") == {"new": "new"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -113,6 +120,7 @@ def test_overwriting_replaces_everything(tmp_path: Path) -> None:
 def test_a_failure_while_overwriting_leaves_the_old(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "out") as directory:
         (directory / "a").write_text("old")
+        seal(directory)
     with pytest.raises(KeyboardInterrupt):
         fail_with(KeyboardInterrupt(), tmp_path / "out")
     assert content(tmp_path / "out") == {"a": "old"}
@@ -122,6 +130,8 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from isthmus.checkpoint import saving
+from isthmus.checkpoint.manifest import sealed
+from isthmus.checkpoint.saving import write_json
 moment, target = sys.argv[1:]
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "before the exchange":
@@ -133,6 +143,7 @@ with saving.atomic_directory(target, overwrite=True) as directory:
         (directory / name).write_text("new")
         if moment == "between two files":
             die()
+    write_json(directory / "isthmus.json", sealed({"command": "merge"}, directory))
 """
 
 
@@ -145,6 +156,7 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new(tmp_path: Path, moment: s
     with atomic_directory(target) as directory:
         for name in ("a", "b"):
             (directory / name).write_text("old")
+        seal(directory)
     done = subprocess.run([sys.executable, "-c", SCRIPT, moment, str(target)])
     assert done.returncode == -signal.SIGKILL
     assert content(target) == {"a": survivor, "b": survivor}
@@ -156,7 +168,7 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new(tmp_path: Path, moment: s
 def test_an_exchange_that_the_system_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isthmus.checkpoint import saving
 
-    monkeypatch.setattr(saving.ctypes, "CDLL", lambda *arguments, **options: object())
+    monkeypatch.setattr(saving, "_swap", lambda first, second: False)
     test_overwriting_replaces_everything(tmp_path)
 
 
