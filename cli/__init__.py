@@ -55,6 +55,8 @@ def script() -> NoReturn:
         main()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
+    if code:
+        gc.collect()  # what an error still refers to may own a temporary folder
     try:
         sys.stdout.flush()
         sys.stderr.flush()

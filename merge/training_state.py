@@ -127,6 +127,10 @@ class TrainingState:
         """The run is over: remove what `save` wrote, and nothing else."""
         if self.folder.is_symlink() or not self.folder.is_dir():
             return
+        with self.claimed():
+            self._remove()
+
+    def _remove(self) -> None:
         for step in self.folder.glob("step-*"):
             shutil.rmtree(step, ignore_errors=True)
         for name in ("latest.json", "latest.json.new", LOCK):

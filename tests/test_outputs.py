@@ -159,6 +159,7 @@ def test_python_refuses_as_the_command_line_does(world: Path, monkeypatch: pytes
     """Where the output is known only when all is done, it is held against what was read."""
     import isthmus
     from isthmus.merge.moved import align_and_save
+    from isthmus.merge.plane import loss_plane
 
     monkeypatch.chdir(world.parent)
     merged = isthmus.merge("w/a", "link/b", align="none", t=0.5)
@@ -171,7 +172,7 @@ def test_python_refuses_as_the_command_line_does(world: Path, monkeypatch: pytes
     for output, reference in ((world / "b", None), (Path("new"), world / "a"), (Path("new"), Path("new"))):
         with pytest.raises(BadInput, match="choose another"):
             align_and_save(world / "a", world / "b", output, reference=reference, overwrite=True)
-    plane = isthmus.loss_plane([world / name for name in ("a", "b", "base")], data=[str(world / "text")], tokens=64)
+    plane = loss_plane([world / name for name in ("a", "b", "base")], data=[str(world / "text")], tokens=64)
     members = isthmus.ensemble([world / "a", world / "b"], data=[str(world / "text")], tokens=64, align="none")
     for result in (plane, members):
         for output in (world / "a", world / "text" / "out"):
