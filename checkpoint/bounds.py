@@ -6,6 +6,7 @@ the largest tokenizers take about 35 MB, the largest indexes about 20 MB, the de
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -52,6 +53,9 @@ SIZES = {
     **dict.fromkeys(("vocab_size", "n_vocab", "vocabulary_size"), VOCABULARY),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), POSITIONS),
 }
+# The steps of a tokenizer around its vocabulary: objects and lists, levels, how many times longer they make a text.
+STEPS, NESTING, PIECES, GROWTH, PADDING = 2_000, 16, 64, 10_000, 2**20
+PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _KINDS = {"label": LABELS, "layer": LAYERS, "expert": COUNT, "position": POSITIONS, "vocab": VOCABULARY}
 _STATISTICS = re.compile(r"param|token|step|sample|flop|word|embed")  # what a file may count without sizing anything
 _ODD = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
@@ -85,7 +89,7 @@ def read_bytes(path: Path, limit: int, where: str) -> bytes:
     Raises CorruptCheckpoint for a larger file and for what is no plain file; OSError as opening does.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise CorruptCheckpoint(f"{where} is {_odd_kind(facts.st_mode) or 'a directory'}, not a file: remove it")
@@ -171,6 +175,67 @@ def require_tensors(facts: Mapping[str, Any], count: int, model: str) -> None:
         raise CorruptCheckpoint(
             f"config.json of '{model}' says {layers} layers, and its files hold {count} tensors: fetch the model again"
         )
+
+
+def require_pipeline(content: Mapping[str, Any], where: str) -> None:
+    """Hold the steps of a tokenizer.json against what its text would become: nested steps, steps that multiply.
+
+    Raises CorruptCheckpoint.
+    """
+    padding = content.get("padding")
+    if isinstance(padding, Mapping):
+        strategy = padding.get("strategy")
+        fixed = strategy.get("Fixed") if isinstance(strategy, Mapping) else None
+        if any(isinstance(n, int) and n > PADDING for n in (fixed, padding.get("pad_to_multiple_of"))):
+            raise CorruptCheckpoint(f"{where} pads every text to more than {PADDING:,} tokens: do not trust this model")
+    for part in PIPELINE:
+        growth, steps = 1.0, 0
+        todo: list[tuple[Any, int]] = [(content.get(part), 1)]
+        while todo:
+            step, depth = todo.pop()
+            if not isinstance(step, (Mapping, list)):
+                continue
+            steps += 1
+            if steps > STEPS or depth > NESTING or growth > GROWTH:
+                raise CorruptCheckpoint(
+                    f"the {part} of {where} has more steps, or makes a text longer, than that of any tokenizer: do not "
+                    "trust this model"
+                )
+            if isinstance(step, Mapping):
+                growth *= _growth(step)
+            inner = step.values() if isinstance(step, Mapping) else step
+            todo += [(entry, depth + 1) for entry in inner]
+        if growth > GROWTH:
+            raise CorruptCheckpoint(
+                f"the {part} of {where} makes a text up to {growth:.0e} times longer: do not trust this model"
+            )
+
+
+def require_pipeline_text(raw: bytes, where: str) -> None:
+    """As `require_pipeline`, for a file as it is; one that is not JSON is left to the tokenizer's own reader."""
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(content, Mapping):
+        require_pipeline(content, where)
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times longer one step can make a text."""
+    kind = step.get("type")
+    if kind == "TemplateProcessing":
+        pieces = (step.get(side) for side in ("single", "pair"))
+        return GROWTH + 1.0 if any(isinstance(p, list) and len(p) > PIECES for p in pieces) else 1.0
+    if kind == "Prepend":
+        return 1.0 + len(str(step.get("prepend") or "")) / 2
+    if kind != "Replace":
+        return 1.0
+    pattern, content = step.get("pattern"), str(step.get("content") or "")
+    literal = pattern.get("String") if isinstance(pattern, Mapping) else None
+    if isinstance(literal, str):
+        return max(1.0, len(content) / max(1, len(literal)))
+    return 1.0 + len(content)  # a regular expression may match nothing, everywhere
 
 
 def _limit(key: str) -> int:

@@ -21,7 +21,9 @@ def capped(limit: int, where: str) -> type[Any]:
             """Count the bytes before they are written."""
             self.received += int(n or 0)
             if self.received > limit:
-                raise CorruptCheckpoint(f"{where} does not end after the {limit:,} bytes that it may have: do not trust it")
+                raise CorruptCheckpoint(
+                    f"{where} does not end after the {limit:,} bytes that it may have: do not trust it"
+                )
             shown: bool | None = super().update(n)
             return shown
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isthmus.checkpoint.bounds import MB, read_bytes
 from isthmus.checkpoint.errors import BadInput
 
 REPORT = "isthmus.json"
 FILES, SEAL = "files", "seal"
+REPORT_BYTES = 64 * MB
 
 
 def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
     """
     name = directory.resolve().name
     try:
-        report = json.loads((directory / REPORT).read_text(encoding="utf-8"))
+        report = json.loads(read_bytes(directory / REPORT, REPORT_BYTES, f"'{REPORT}' in '{name}'"))
         seal, files = report.pop(SEAL), dict(report[FILES])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BadInput(

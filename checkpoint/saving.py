@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.foreign import json_text
 
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
@@ -159,5 +160,5 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write JSON, indented, UTF-8, ending in a newline; NaN is refused."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """Write JSON, indented, UTF-8, ending in a newline, invisible characters escaped; NaN is refused."""
+    path.write_text(json_text(content) + "\n", encoding="utf-8")

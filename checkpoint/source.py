@@ -230,9 +230,9 @@ class Source:
             raise CorruptCheckpoint(f"'{filename}' of '{self.name}' is not valid JSON: fetch it again") from None
         return content
 
-    def text(self, filename: str) -> str:
-        """A small text file. Raises CorruptCheckpoint when it is larger than files of its kind are."""
-        return self._read(filename).decode("utf-8", errors="replace")
+    def text(self, filename: str, errors: str = "strict") -> str:
+        """A small text file; `errors` as of `bytes.decode`. Raises CorruptCheckpoint for one that is too large."""
+        return self._read(filename).decode("utf-8", errors)
 
     def _read(self, filename: str, limit: int | None = None) -> bytes:
         where = f"'{filename}' of '{self.name}'"
