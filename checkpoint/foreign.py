@@ -64,12 +64,12 @@ def fence(text: str) -> str:
     return "`" * max(3, longest + 1)
 
 
-def json_text(content: object, *, indent: int = 1) -> str:
-    """JSON in which every invisible character of a string is escaped; NaN is refused.
+def json_text(content: object, *, allow_nan: bool = False) -> str:
+    """JSON, indented, in which every invisible character of a string is escaped.
 
-    Raises ValueError for NaN and infinity.
+    Raises ValueError for NaN and infinity, unless `allow_nan`.
     """
-    written = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    written = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan)
     return written if written.isascii() else re.sub(r"[^\n -~]", _json_escape, written)
 
 

@@ -60,7 +60,7 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
     """
     if target is None or not is_main():
         return
-    text = json_text(redacted(content)) + "\n"
+    text = json_text(redacted(content), allow_nan=True) + "\n"
     if target == "-":
         try:
             sys.stdout.write(text)
