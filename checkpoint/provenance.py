@@ -57,10 +57,9 @@ ALIASES = {
 }
 # For one line, so that no character is looked at twice: over the whole card blank lines would be.
 _CARD_LINE = re.compile(r"[\s>*_|-]{0,40}optimi[sz]er[\s*_]{0,40}[:=|][\s*_`]{0,40}(?:use\s{1,9})?(.*)", re.IGNORECASE)
-_KEYS = frozenset(
-    ("ns_steps", "ns_coefficients", "exp_avg", "exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var")
-    + ("momentum_buffer", "dampening", "exp_inf", "exp_avg_var", "mu_product")
-)
+_FACTORED = ("exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "exp_inf", "exp_avg_var", "mu_product")
+_KEYS = frozenset((*_FACTORED, *_MOMENTS, "ns_steps", "ns_coefficients", "momentum_buffer", "dampening"))
 _CARD_TEXT = re.compile(
     r"\b(?:pre-?)?train(?:ed|ing)\s{1,9}(?:with|using|by)\s{1,9}(?:the\s{1,9})?(\w{1,40})", re.IGNORECASE
 )

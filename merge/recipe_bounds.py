@@ -13,7 +13,10 @@ ENTRIES, SCALAR = 50_000, 1_000
 
 
 def recipe_text(path: Path) -> str:
-    """The text of a recipe. Raises BadInput for a file that is too large or no plain file; OSError, UnicodeDecodeError."""
+    """The text of a recipe.
+
+    Raises BadInput for a file that is too large, or not a plain one; OSError; UnicodeDecodeError.
+    """
     return read_bytes(path, RECIPE, f"the recipe '{path.name}'").decode("utf-8")
 
 
