@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from isthmus.checkpoint.foreign import code, fence, markdown, plain, plain_lines
+from isthmus.checkpoint.licences import HUB_LICENCES
+
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
+LONGEST = 4000  # characters of a sentence, and of a line of the command
 FIGURE, PAGE = "path.png", "report.html"
 
 
@@ -23,7 +28,9 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
     environment = Environment(
         loader=PackageLoader("isthmus", "checkpoint"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"md": markdown, "quoted": _quoted, "sentence": _sentence}
     columns, rows = table
+    reproduce = plain_lines(report["reproduce"], LONGEST)
     kind, base = report["path"]["kind"], report.get("base")
     body = environment.get_template("card.md.jinja").render(
         report=report,
@@ -37,7 +44,9 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         sentences=sentences,
         figure=FIGURE,
         model=repo_id or name,
-        revision=lambda end: f"`{end['revision'][:12]}`" if end["revision"] else "a local directory",
+        reproduce=reproduce,
+        fence=fence(reproduce),
+        revision=lambda end: code(end["revision"][:12]) if end["revision"] else "a local directory",
         optimizer=lambda end: f"{end['optimizer'] or 'unknown'} ({end['optimizer_evidence']})",
         local=_local(report),
     )
@@ -56,8 +65,8 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=label,
-            dataset_name=label,
+            dataset_type=plain(label),
+            dataset_name=plain(label),
             metric_type=kind,
             metric_name=kind if kind == "perplexity" else "loss, nats per token",
             metric_value=round(math.exp(loss) if kind == "perplexity" else loss, 4),
@@ -66,27 +75,46 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
         for kind in ("loss", "perplexity")
     ]
     ends = [*report["endpoints"], *filter(None, [report.get("base")])]
-    parents = list(dict.fromkeys(_repository(end) for end in ends if end["on_hub"]))
+    repositories = [_repository(end) for end in ends if end["on_hub"]]
+    parents = list(dict.fromkeys(filter(None, repositories)))
     return ModelCardData(
         base_model=parents or None,
         base_model_relation="merge" if parents else None,
         library_name="transformers",
-        license=report["license"],
+        license=report["license"] if report["license"] in HUB_LICENCES else None,
         pipeline_tag="text-generation",
         tags=["merge", "isthmus"],
-        model_name=name if results else None,
+        model_name=plain(name) if results else None,
         eval_results=results or None,
     )
 
 
-def _repository(end: Mapping[str, Any]) -> str:
-    return str(end["ref"]).partition("@")[0].partition(":")[0]
+def _repository(end: Mapping[str, Any]) -> str | None:
+    """The repository of an endpoint, None where the Hub would not take it for one."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    name = str(end["ref"]).partition("@")[0].partition(":")[0]
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def _sentence(text: object) -> str:
+    return markdown(text, LONGEST)
+
+
+def _quoted(text: object) -> str:
+    """Text as Python writes it, on one line."""
+    return json.dumps(plain(text), ensure_ascii=False)
 
 
 def _local(report: Mapping[str, Any]) -> str:
     """What the command leaves open, as it names models of somebody's disk."""
     ends = [*report["endpoints"], *filter(None, [report.get("base")])]
-    local = [f"`./{end['ref']}`" for end in ends if not end["on_hub"]]
+    local = [code(f"./{end['ref']}") for end in ends if not end["on_hub"]]
     if not local:
         return ""
     if len(local) == 1:

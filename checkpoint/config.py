@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from isthmus.checkpoint.bounds import require_numbers
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.model import Families, Schema, schema
 from isthmus.checkpoint.source import Source
@@ -20,6 +21,7 @@ def read_facts(source: Source) -> dict[str, Any]:
     Raises BadInput for a model that is defined by its repository's own code, or that is quantized.
     """
     facts = source.json("config.json")
+    require_numbers(facts, source.name)
     settings = source.json("tokenizer_config.json") if "tokenizer_config.json" in source.files else {}
     for file, said in (("config.json", facts), ("tokenizer_config.json", settings)):
         if "auto_map" in said:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from isthmus.checkpoint.bounds import HEADER, require_header, require_shapes, require_size
 from isthmus.checkpoint.errors import CorruptCheckpoint
 
-MAX_HEADER = 100 * 2**20
 ITEM_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
@@ -54,12 +54,14 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
 
     `where` names the file in messages. Raises CorruptCheckpoint as `read_header` does.
     """
-    length = int.from_bytes(read(0, 8), "little") if size >= 8 else MAX_HEADER + 1
-    if not 2 <= length <= min(MAX_HEADER, size - 8):
+    length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
+    if not 2 <= length <= size - 8:
         raise CorruptCheckpoint(f"{where} is truncated or not a safetensors file: fetch it again")
+    require_size(length, HEADER, f"the header of {where}")
     try:
-        header = json.loads(read(8, 8 + length))
+        header = json.loads(require_header(read(8, 8 + length), where))
         header.pop("__metadata__", None)
+        require_shapes(header, where)
         infos = {
             name: TensorInfo(entry["dtype"], tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][0]))
             for name, entry in header.items()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
+from isthmus.checkpoint.foreign import plain
+from isthmus.checkpoint.redaction import redact
 
 T = TypeVar("T")
 
@@ -102,7 +104,8 @@ def _translated(name: str, error: Exception) -> Exception:
         return IsthmusError(f"'{name}' was changed by somebody else meanwhile: look there, and try again")
     if status is not None:
         said = getattr(error, "server_message", None) if status not in PASSING else None
-        return ModelNotFound(f"the Hub answered {status} for '{name}': {said or 'try again later'}")
+        reason = plain(redact(str(said))) if said else "try again later"
+        return ModelNotFound(f"the Hub answered {status} for '{name}': {reason}")
     if _is_connection(error) or _is_no_network(error):
         return Unreachable(str(error))
     if isinstance(error.__cause__, Exception) and not isinstance(error, (IsthmusError, ValueError)):

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from isthmus.checkpoint.archive import require_archive
+from isthmus.checkpoint.bounds import (
+    LARGEST,
+    read_bytes,
+    require_pipeline_text,
+    require_tensors,
+    require_values,
+)
 from isthmus.checkpoint.config import build_config, read_facts, schema_of, untied_facts
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
@@ -103,9 +111,10 @@ class LazyState(Mapping[str, Tensor]):
 
 def _read_pickle(path: Path, model: str) -> dict[str, Tensor]:
     """Tensors by name, by memory map; files written before torch 1.6 are no zip and are read whole."""
+    require_archive(path, model)
     try:
         content = torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path), map_location="cpu")
-        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError:
         raise CorruptCheckpoint(
             f"'{path.name}' of '{model}' holds more than weights, and was not executed: ask its author for safetensors"
@@ -114,6 +123,13 @@ def _read_pickle(path: Path, model: str) -> dict[str, Tensor]:
         raise CorruptCheckpoint(
             f"'{path.name}' of '{model}' cannot be read ({type(error).__name__}): fetch it again"
         ) from None
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:
+            raise CorruptCheckpoint(
+                f"'{str(name)[:100]}' in '{path.name}' of '{model}' claims the shape {list(tensor.shape)[:8]}, more "
+                "than the file holds: do not trust this model"
+            )
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,10 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         directory = self.files["config.json"].parent
+        if "tokenizer.json" in self.files:
+            where = f"'tokenizer.json' of '{self.name}'"
+            raw = read_bytes(self.files["tokenizer.json"], LARGEST["tokenizer.json"], where)
+            require_pipeline_text(require_values(raw, where), where)
         try:
             if not self.has_tokenizer:  # transformers would make an empty one
                 raise FileNotFoundError
@@ -227,6 +247,7 @@ def load(reference: str | Path, *, families: Families | None = None) -> Checkpoi
     paths = {filename: source.path(filename) for filename in source.weight_files()}
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"
+    require_tensors(facts, len(stored), source.name)
     names = schema_of(facts, source.name, families)
     found, problems = match_names(stored, names, source.name)
     if problems:

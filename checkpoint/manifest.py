@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from isthmus.checkpoint.bounds import MB, read_bytes
 from isthmus.checkpoint.errors import BadInput
 
 REPORT = "isthmus.json"
 FILES, SEAL = "files", "seal"
+REPORT_BYTES = 64 * MB
 
 
 def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -70,7 +72,8 @@ def _sealed_report(directory: Path) -> dict[str, Any] | None:
     """The report in a directory, with its seal and its list of files; None where there is none of that form."""
     path = directory / REPORT
     try:
-        report = None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+        where = f"'{REPORT}' in '{directory.name}'"
+        report = None if path.is_symlink() else json.loads(read_bytes(path, REPORT_BYTES, where))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(report, dict) or not isinstance(report.get(SEAL), str) or not isinstance(report.get(FILES), dict):

@@ -6,13 +6,10 @@ In the order in which they are believed: the optimizer's own state (`optimizer.p
 
 from __future__ import annotations
 
-import io
-import json
-import pickletools
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +17,10 @@ from typing import Any, Literal
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from isthmus.checkpoint.archive import DIRECTORY, PICKLE, Budget, require_archive, strings
+from isthmus.checkpoint.bounds import DOCUMENT
 from isthmus.checkpoint.errors import CorruptCheckpoint
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.manifest import REPORT
 from isthmus.checkpoint.source import CARD, Source
 
@@ -29,8 +29,8 @@ Confidence = Literal["stated", "likely", "unknown"]
 STATES = ("optimizer.pt", "optimizer.bin")
 ARGUMENTS, STATE, RECIPE = "training_args.bin", "trainer_state.json", "recipe.json"
 DOCUMENTS = (ARGUMENTS, RECIPE, REPORT, STATE, CARD)
-SMALL = 2**20
-PICKLE = 64 * 2**20
+SMALL = DOCUMENT
+WORD, LINE, NAMED = 40, 60, 10  # characters of a stranger's words, and endpoints, that are repeated
 # Where the classes of a trainer's arguments come from; they are replaced by `_Inert`, and never imported.
 TRAINERS = ("transformers", "accelerate", "trl", "peft", "torch", "sentence_transformers", "datasets")
 # What libraries call the optimizers that leave one kind of weights.
@@ -55,10 +55,14 @@ ALIASES = {
     "paged_lion_8bit": "lion",
     "paged_lion_32bit": "lion",
 }
-_CARD_LINE = re.compile(
-    r"^[\s>*_|-]*optimi[sz]er[\s*_]*[:=|][\s*_`]*(?:use\s+)?([^\n]*)$", re.IGNORECASE | re.MULTILINE
+# For one line, so that no character is looked at twice: over the whole card blank lines would be.
+_CARD_LINE = re.compile(r"[\s>*_|-]{0,40}optimi[sz]er[\s*_]{0,40}[:=|][\s*_`]{0,40}(?:use\s{1,9})?(.*)", re.IGNORECASE)
+_FACTORED = ("exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "exp_inf", "exp_avg_var", "mu_product")
+_KEYS = frozenset((*_FACTORED, *_MOMENTS, "ns_steps", "ns_coefficients", "momentum_buffer", "dampening"))
+_CARD_TEXT = re.compile(
+    r"\b(?:pre-?)?train(?:ed|ing)\s{1,9}(?:with|using|by)\s{1,9}(?:the\s{1,9})?(\w{1,40})", re.IGNORECASE
 )
-_CARD_TEXT = re.compile(r"\b(?:pre-?)?train(?:ed|ing)\s+(?:with|using|by)\s+(?:the\s+)?(\w+)", re.IGNORECASE)
 _NAMES = ("adamw", "adam", "muon", "lion", "sgd", "adafactor", "shampoo", "soap", "sophia", "lamb")
 
 
@@ -111,7 +115,7 @@ def relation(optimizers: Sequence[str | None]) -> Literal["same-optimizer", "cro
 
 def canonical_name(written: str) -> str | None:
     """The optimizer that some words name: ``adamw`` for Adam and its variants; None where they name none or several."""
-    words = re.findall(r"[a-z0-9_]+", written.lower().replace("optimizernames.", ""))
+    words = re.findall(r"[a-z0-9_]+", written[:200].lower().replace("optimizernames.", ""))
     if words and words[0] in ALIASES:
         return ALIASES[words[0]]
     found = {ALIASES.get(name, name) for name in _NAMES if name in words}
@@ -133,7 +137,7 @@ def _stated(optimizer: str | None, why: str) -> Evidence | None:
 def _from_arguments(source: Source) -> Evidence | None:
     arguments = read_training_arguments(source.path(ARGUMENTS), source.name)
     written = str(arguments.get("optim", ""))
-    return _stated(ALIASES.get(written, written or None), f"{ARGUMENTS} says {written}")
+    return _stated(ALIASES.get(written, plain(written, WORD) or None), f"{ARGUMENTS} says {plain(written, LINE)}")
 
 
 class _Inert:
@@ -154,9 +158,12 @@ def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
     Empty when it cannot be read. Raises CorruptCheckpoint when it asks for anything but the classes of a trainer.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > 8 * SMALL:
-                return {}
+        if path.stat().st_size > SMALL or not zipfile.is_zipfile(path):
+            return {}
+        require_archive(path, model)
+    except (CorruptCheckpoint, OSError):
+        return {}
+    try:
         names = get_unsafe_globals_in_checkpoint(path)
         foreign = [name for name in names if name.partition(".")[0] not in TRAINERS]
         if foreign:
@@ -181,20 +188,26 @@ def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
 def _from_state(source: Source, filename: str) -> Evidence | None:
     """The optimizer by the names of what it keeps for every weight, read from the pickle's text without running it."""
     try:
-        with source.open(filename) as file, zipfile.ZipFile(file) as archive:
-            entry = next(e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size <= PICKLE)
-            keys = set(_strings(archive.read(entry)))
-    except (StopIteration, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        with source.open(filename) as file, zipfile.ZipFile(Budget(file, DIRECTORY + PICKLE)) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                return None  # torch compresses nothing; a stranger did, and may have made gigabytes of zeros small
+            entry = next(e for e in members if e.filename.endswith("data.pkl") and e.file_size <= PICKLE)
+            keys = {text for text in strings(archive.read(entry)) if text in _KEYS}
+    except (
+        NotImplementedError,
+        StopIteration,
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
         return None  # no archive of torch's, or a damaged one: it says nothing
     optimizer = optimizer_by_keys(keys)
     kept = ", ".join(sorted(keys & {"exp_avg", "exp_avg_sq", "momentum_buffer", "ns_steps"}))
     return _stated(optimizer, f"{filename} keeps {kept or 'what it keeps'}")
-
-
-def _strings(raw: bytes) -> Iterator[str]:
-    for _, argument, _ in pickletools.genops(io.BytesIO(raw)):
-        if isinstance(argument, str):
-            yield argument
 
 
 def optimizer_by_keys(keys: set[str]) -> str | None:
@@ -215,7 +228,7 @@ def _from_recipe(source: Source) -> Evidence | None:
     content = _content(source, RECIPE)
     written = content.get("optimizer")
     ours = isinstance(written, str) and {"adamw_lr", "muon_lr", "steps"} <= content.keys()
-    return _stated(canonical_name(str(written)), f"{RECIPE} says {written}") if ours else None
+    return _stated(canonical_name(str(written)), f"{RECIPE} says {plain(written, LINE)}") if ours else None
 
 
 def _from_report(source: Source) -> Evidence | None:
@@ -224,25 +237,27 @@ def _from_report(source: Source) -> Evidence | None:
     ends = content.get("endpoints")
     if not isinstance(ends, list) or not all(isinstance(end, Mapping) for end in ends):
         return None
-    names = {end.get("optimizer") for end in ends}
+    names = {end.get("optimizer") for end in ends if isinstance(end.get("optimizer"), (str, type(None)))}
     shared = names.pop() if len(names) == 1 else None
-    listed = " and ".join(str(end.get("ref")) for end in ends)
-    why = f"{REPORT} says that it was made from {listed}"
-    return Evidence(shared, "stated", why) if isinstance(shared, str) else Evidence(None, "unknown", why)
+    listed = " and ".join(plain(end.get("ref"), LINE) for end in ends[:NAMED])
+    more = f" and {len(ends) - NAMED} more" if len(ends) > NAMED else ""
+    why = f"{REPORT} says that it was made from {listed}{more}"
+    return Evidence(plain(shared, WORD), "stated", why) if isinstance(shared, str) else Evidence(None, "unknown", why)
 
 
 def _from_trainer_state(source: Source) -> Evidence | None:
     content = _content(source, STATE)
     written = next((content[key] for key in ("optimizer", "optim") if isinstance(content.get(key), str)), "")
-    return _stated(canonical_name(written), f"{STATE} says {written}")
+    return _stated(canonical_name(written), f"{STATE} says {plain(written, LINE)}")
 
 
 def _from_card(source: Source) -> Evidence | None:
-    lines = [match.strip(" `*_|") for match in _CARD_LINE.findall(source.card)]
+    matches = (_CARD_LINE.match(line) for line in source.card.splitlines())
+    lines = [match[1][:200].strip(" `*_|") for match in matches if match]
     said = {canonical_name(line): line for line in lines}
     if not said:
         said = {canonical_name(word): word for word in _CARD_TEXT.findall(source.card) if canonical_name(word)}
     if len(said) != 1:
         return None
     optimizer, line = said.popitem()
-    return _stated(optimizer, f"the model card says {json.dumps(line[:60], ensure_ascii=False)}")
+    return _stated(optimizer, f'the model card says "{plain(line, LINE)}"')

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from isthmus.checkpoint.card import FIGURE
 from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.hub import LOG_IN, Unreachable, ask, status_of
 from isthmus.checkpoint.manifest import REPORT
 from isthmus.checkpoint.output import OutputFile, read_output
+from isthmus.checkpoint.redaction import redact
 from isthmus.checkpoint.source import SMALL_FILES
 
 if TYPE_CHECKING:
@@ -165,7 +167,7 @@ class Plan:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         target, api = self.target, HfApi()
-        url = f"{api.endpoint}/{target.repo_id}"
+        url = redact(f"{api.endpoint}/{target.repo_id}")
         if not self.changed and not self.stale:
             return Pushed(url, target.info.sha if target.info else None)
         if target.info is None:
@@ -197,7 +199,8 @@ class Plan:
         )
         _asked(target.repo_id, upload)
         made = self._commit(send)
-        return Pushed(made.pr_url or url, made.oid, made.pr_url)
+        address = redact(made.pr_url) if made.pr_url else None
+        return Pushed(address or url, made.oid, address)
 
     def _commit(self, send: Callable[[], CommitInfo]) -> CommitInfo:
         """Send the commit; when the answer was lost, look whether it was made before it is sent again."""
@@ -302,4 +305,4 @@ def _asked(repo_id: str, call: Callable[[], T]) -> T:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return plain(redact(" ".join(str(error)[:4000].split())))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.foreign import plain
 
 _HUB_ID = re.compile(
     r"^(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^:@\s]+))?(?::(?P<subfolder>[^@\s]+))?$"
@@ -26,7 +27,7 @@ class Reference:
     def name(self) -> str:
         """How the model is named in messages, reports and cards: a directory by its last name only."""
         if self.directory is not None:
-            return self.directory.resolve().name
+            return plain(self.directory.resolve().name)
         name = str(self.repo_id)
         if self.revision:
             name += f"@{self.revision}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.claims import Claim, beside, remove_leftovers
 from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.foreign import json_text
 from isthmus.checkpoint.manifest import require_replaceable
 from isthmus.checkpoint.places import Place, holds, output_path, require_apart
 
@@ -268,14 +269,10 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write JSON, indented, UTF-8, ending in a newline; NaN is refused."""
-    path.write_text(_json(content), encoding="utf-8")
+    """Write JSON, indented, UTF-8, ending in a newline, invisible characters escaped; NaN is refused."""
+    path.write_text(json_text(content) + "\n", encoding="utf-8")
 
 
 def replace_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON as `write_json` does, in one step (`replace_file`)."""
-    replace_file(path, _json(content))
-
-
-def _json(content: Mapping[str, object]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_file(path, json_text(content) + "\n")

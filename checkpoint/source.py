@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +12,19 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
+from isthmus.checkpoint.bounds import (
+    CARD_BYTES,
+    DOCUMENT,
+    LARGEST,
+    read_bytes,
+    require_few_files,
+    require_plain,
+    require_sizes,
+    require_values,
+)
+from isthmus.checkpoint.download import capped
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
+from isthmus.checkpoint.front_matter import front_matter
 from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
@@ -35,6 +48,7 @@ SMALL_FILES = (
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 AT_ONCE, PART = 8, 2**16
+COMPARED = 2**20  # bytes at a time
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
 
 
@@ -71,11 +85,21 @@ class Source:
             adapter = "adapter_config.json" in self.files
             advice = "merge the adapter into its base model first" if adapter else "give a model saved by transformers"
             raise ModelNotFound(f"'{self.name}' holds no config.json: {advice}")
+        require_sizes({name: facts.size for name, facts in self.files.items()}, self.name)
 
     def _local_files(self, directory: Path) -> dict[str, FileFacts]:
         if not directory.is_dir():
             raise ModelNotFound(f"there is no directory '{directory.name}': check the path")
-        return {path.name: FileFacts(path.stat().st_size) for path in directory.iterdir() if path.is_file()}
+        found: dict[str, FileFacts] = {}
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if path.is_file():
+                    found[path.name] = FileFacts(path.stat().st_size)
+                    require_few_files(found, self.name)
+                elif path.exists() and not path.is_dir():
+                    require_plain(path, self.name)
+        return dict(sorted(found.items()))
 
     def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants
@@ -92,6 +116,7 @@ class Source:
                 self.revision = info.sha
                 metadata = info.card_data.to_dict() if info.card_data else {}
                 self.repository = Repository(bool(info.gated), bool(info.private), metadata)
+                require_few_files(info.siblings or (), self.name)
                 found = {sibling.rfilename: _facts(sibling) for sibling in info.siblings or []}
                 if self._within("config.json") in found:
                     # Asked for by its branch, so that the cache knows, once offline, where the branch pointed.
@@ -155,7 +180,16 @@ class Source:
         from huggingface_hub import hf_hub_download
 
         repo, path = str(self.reference.repo_id), self._within(filename)
-        return Path(ask(self.name, lambda: hf_hub_download(repo, path, revision=revision)))
+        return Path(
+            ask(self.name, lambda: hf_hub_download(repo, path, revision=revision, tqdm_class=self._cap(filename)))
+        )
+
+    def _cap(self, filename: str) -> type[Any] | None:
+        """What stops a download that does not end: at the size that the Hub has named, or that its kind may have."""
+        files: Mapping[str, FileFacts] = getattr(self, "files", {})
+        size = files[filename].size if filename in files else None
+        limit = LARGEST.get(filename) if size is None else size
+        return None if limit is None else capped(limit, f"'{filename}' of '{self.name}'")
 
     def fetch(self, filenames: Iterable[str]) -> None:
         """Fetch those of some small files that exist, several at once, so that `path` finds them in the cache."""
@@ -186,14 +220,23 @@ class Source:
         return f"{self.reference.subfolder}/{filename}" if self.reference.subfolder else filename
 
     def json(self, filename: str) -> dict[str, Any]:
-        """A small JSON file. Raises CorruptCheckpoint when it is not one."""
+        """A small JSON file. Raises CorruptCheckpoint when it is not one, or larger than files of its kind are."""
+        raw = require_values(self._read(filename), f"'{filename}' of '{self.name}'")
         try:
-            content = json.loads(self.path(filename).read_text(encoding="utf-8"))
+            content = json.loads(raw.decode("utf-8"))
         except (ValueError, UnicodeDecodeError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise CorruptCheckpoint(f"'{filename}' of '{self.name}' is not valid JSON: fetch it again") from None
         return content
+
+    def text(self, filename: str, errors: str = "strict") -> str:
+        """A small text file; `errors` as of `bytes.decode`. Raises CorruptCheckpoint for one that is too large."""
+        return self._read(filename).decode("utf-8", errors)
+
+    def _read(self, filename: str, limit: int | None = None) -> bytes:
+        where = f"'{filename}' of '{self.name}'"
+        return read_bytes(self.path(filename), limit or LARGEST.get(filename, DOCUMENT), where)
 
     @property
     def has_tokenizer(self) -> bool:
@@ -202,22 +245,24 @@ class Source:
 
     @cached_property
     def card(self) -> str:
-        """The text of the model card, empty without one."""
-        if CARD not in self.files:
+        """The text of the model card, empty without one, and for one of more than `CARD_BYTES`."""
+        if CARD not in self.files or (self.files[CARD].size or 0) > CARD_BYTES:
             return ""
-        return self.path(CARD).read_text(encoding="utf-8", errors="replace")
+        return self._read(CARD, CARD_BYTES).decode("utf-8", errors="replace")
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
         """The metadata of the model card (licence, base models, ...): as the Hub has read it, else from its text."""
-        if self.repository.metadata or not self.card:
-            return self.repository.metadata
-        from huggingface_hub import ModelCard
+        return self.repository.metadata or front_matter(self.card) or {}
 
-        try:
-            return dict(ModelCard(self.card, ignore_metadata_errors=True).data.to_dict())
-        except Exception:  # what a stranger wrote there may be no YAML, or no metadata
-            return {}
+    @property
+    def card_problem(self) -> str | None:
+        """Why the metadata of the card is not known although there is a card, None where it is or says nothing."""
+        if self.repository.metadata or CARD not in self.files:
+            return None
+        if (self.files[CARD].size or 0) > CARD_BYTES:
+            return f"is larger than {CARD_BYTES // 2**20} MB and was not read"
+        return "has metadata that cannot be read" if front_matter(self.card) is None else None
 
     def small_files(self) -> dict[str, Path]:
         """Config, tokenizer and generation files that exist, by name."""
@@ -338,4 +383,10 @@ def same_file(a: Source, b: Source, filename: str) -> bool:
     known = a.files[filename].digest
     if known is not None and known == b.files[filename].digest:
         return True
-    return a.path(filename).read_bytes() == b.path(filename).read_bytes()
+    if a.files[filename].size != b.files[filename].size and known is None and b.files[filename].digest is None:
+        return False  # both on disk
+    with a.path(filename).open("rb") as mine, b.path(filename).open("rb") as other:
+        while part := mine.read(COMPARED):
+            if part != other.read(COMPARED):
+                return False
+        return not other.read(1)

@@ -6,11 +6,15 @@ import gc
 import os
 import signal
 import sys
-from typing import NoReturn
+from contextlib import redirect_stderr
+from typing import NoReturn, TextIO, cast
 
 from isthmus.checkpoint.errors import IsthmusError
+from isthmus.checkpoint.foreign import plain_lines
+from isthmus.checkpoint.redaction import Redacting, redact
 from isthmus.cli.commands import app
 from isthmus.cli.lab import lab
+from isthmus.cli.terminal import visible
 from isthmus.eval.processes import finish
 
 INTERRUPTED = 130
@@ -20,9 +24,14 @@ app.add_typer(lab, name="lab")
 
 
 def main() -> None:
-    """Run the command line; errors become one sentence and an exit code."""
+    """Run the command line; errors become one sentence and an exit code. Nothing secret is written to stderr."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     gc.set_threshold(COLLECT_EVERY)
+    with redirect_stderr(cast("TextIO", Redacting(sys.stderr))):
+        _run()
+
+
+def _run() -> None:
     try:
         code = app(standalone_mode=False)  # typer gives the code of an Exit, and 130 for Ctrl-C
         finish()
@@ -40,12 +49,8 @@ def main() -> None:
         usage = getattr(error, "exit_code", None)
         if isinstance(usage, int) and hasattr(error, "format_message"):
             _fail(error.format_message() or f"see 'isthmus {' '.join(sys.argv[1:2])} --help'", 2)
-        if "--debug" in sys.argv:
-            raise
-        _fail(
-            f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug to see where",
-            1,
-        )
+        advice = "the traceback is above" if "--debug" in sys.argv else "run again with --debug to see where"
+        _fail(f"something unforeseen happened ({type(error).__name__}: {error}); {advice}", 1)
 
 
 def script() -> NoReturn:
@@ -65,10 +70,10 @@ def script() -> NoReturn:
     os._exit(code)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     if "--debug" in sys.argv:
         import traceback
 
-        traceback.print_exc()
-    print(f"isthmus: {message}", file=sys.stderr)
+        print(plain_lines(redact(traceback.format_exc())), file=sys.stderr)
+    print(f"isthmus: {visible(message)}", file=sys.stderr)
     sys.exit(code)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
@@ -63,7 +62,7 @@ from isthmus.cli.options import (
     Weight,
 )
 from isthmus.cli.places import require_places
-from isthmus.cli.tables import print_ensemble, print_merge, print_plan, print_spectra
+from isthmus.cli.tables import print_ensemble, print_findings, print_merge, print_plan, print_spectra
 from isthmus.cli.terminal import emit, say, screen
 from isthmus.eval.processes import is_main
 
@@ -115,12 +114,7 @@ def check(
         result = run(*models, families=FAMILIES)
     emit(json_file, result.to_dict())
     if not quiet:
-        colours = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
-        for finding in result.findings:
-            say(f"[{colours[finding.kind]}]{finding.kind}[/]  {escape(str(finding))}")
-        if result.cost:
-            say(f"[dim]{escape(str(result.cost))}[/]")
-        say("[green]these can be merged[/]" if result.mergeable else "[red]these cannot be merged[/]")
+        print_findings(result)
     if not result.mergeable:
         raise typer.Exit(3)
 
@@ -198,7 +192,7 @@ def align(
     if not quiet:
         say(
             f"aligned ({report['method']}) in {report['seconds']:.1f} s, score {report['score']:.3f}, "
-            f"log-probabilities within {report['max_log_prob_error']:.1e}; written to {escape(str(output))}"
+            f"log-probabilities within {report['max_log_prob_error']:.1e}; written to {output}"
         )
 
 
@@ -415,7 +409,7 @@ def merge(
     emit(json_file, report)
     if not quiet:
         print_merge(report)
-        say(f"written to {escape(str(output))}")
+        say(f"written to {output}")
     if target is not None:  # looked up again: others may have pushed there meanwhile
         target = type(target).find(target.repo_id, revision=revision, private=private, create_pr=create_pr)
         from isthmus.checkpoint.output import read_output
@@ -543,7 +537,7 @@ def train_path(
     emit(json_file, report)
     if not quiet:
         print_merge(report)
-        say(f"the path is written to {escape(str(output))}; merge with --path {escape(str(output))}")
+        say(f"the path is written to {output}; merge with --path {output}")
     if result.report["path"]["diverged_at"]:
         raise typer.Exit(1)
 
@@ -583,7 +577,7 @@ def plane(
             found.save(output, overwrite=overwrite)
     emit(json_file, found.report)
     if not quiet:
-        say(f"written to {escape(str(output))}: look at report.html or plane.png there")
+        say(f"written to {output}: look at report.html or plane.png there")
 
 
 @app.command()
@@ -665,7 +659,7 @@ def ensemble(
     if not quiet:
         print_ensemble(found.report)
         if output is not None:
-            say(f"written to {escape(str(output))}: open it with isthmus.load_ensemble")
+            say(f"written to {output}: open it with isthmus.load_ensemble")
 
 
 @app.command()
@@ -681,12 +675,14 @@ def demo(
     require_room(output, overwrite=overwrite)
     for example in EXAMPLES:
         if not quiet:
-            say(f"\n[bold]{example.title}[/]\n[dim]{escape(example.command(output))}[/]")
+            say()
+            say((example.title, "bold"))
+            say((example.command(output), "dim"))
         with screen(quiet) as progress:
             report = run_example(example, output, overwrite=overwrite, progress=progress)
         if not quiet:
             print_merge(report)
-            say(f"written to {escape(str(output / example.name))}, the figures to report.html there")
+            say(f"written to {output / example.name}, the figures to report.html there")
 
 
 def _push(
@@ -713,4 +709,4 @@ def _push(
         print_plan(plan)
     elif not quiet and pushed is not None:
         did = "proposed" if target.create_pr else "pushed"
-        say(f"{did if plan.changed else 'nothing to push, it is all there'}: {escape(pushed.url)}")
+        say(f"{did if plan.changed else 'nothing to push, it is all there'}: {pushed.url}")

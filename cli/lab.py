@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from isthmus.cli.options import Debug, JsonFile, Quiet
 from isthmus.cli.places import require_places
@@ -154,4 +153,5 @@ def _study(
         record = run_study(name, directory, Asked(quick, workers or cores(), elsewhere), progress)
     emit(json_file, record)
     if not quiet:
-        say(f"{record['question']}\n{escape(str(directory / name))}.json has the numbers, .png the figure")
+        say(record["question"])
+        say(f"{directory / name}.json has the numbers, .png the figure")

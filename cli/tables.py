@@ -5,14 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
-from isthmus.cli.terminal import say
+from isthmus.cli.terminal import cell, say
 from isthmus.eval.processes import is_main
 
 if TYPE_CHECKING:
+    from isthmus.checkpoint.check import CheckResult
     from isthmus.checkpoint.push import Plan
     from isthmus.lab.fingerprint import Verdict
+
+
+COLOURS = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
+FIRST = 10  # findings of a kind that are printed; JSON holds them all
+
+
+def print_findings(result: CheckResult) -> None:
+    """What a check found: the first of every kind, how many more there are, the cost, and the verdict."""
+    for kind, colour in COLOURS.items():
+        findings = [finding for finding in result.findings if finding.kind == kind]
+        for finding in findings[:FIRST]:
+            say((kind, colour), "  ", str(finding))
+        if len(findings) > FIRST:
+            say((kind, colour), f"  and {len(findings) - FIRST} more: --json shows them all")
+    if result.cost:
+        say((str(result.cost), "dim"))
+    say(("these can be merged", "green") if result.mergeable else ("these cannot be merged", "red"))
 
 
 def print_merge(report: dict[str, Any]) -> None:
@@ -28,13 +45,13 @@ def print_merge(report: dict[str, Any]) -> None:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("loss, nats per token")
         for column in columns:
-            table.add_column(column, justify="right")
+            table.add_column(cell(column), justify="right")
         for row in rows:
             losses = (f"{loss:.3f}" for loss in row.losses)
-            table.add_row(escape(row.model), *losses, style="bold" if row.is_merge else None)
+            table.add_row(cell(row.model), *losses, style="bold" if row.is_merge else None)
         Console(stderr=True).print(table)
     for sentence in sentences(report):
-        say(escape(sentence))
+        say(sentence)
 
 
 def print_plan(plan: Plan) -> None:
@@ -46,11 +63,11 @@ def print_plan(plan: Plan) -> None:
     table.add_column("bytes", justify="right")
     table.add_column()
     for file in plan.files:
-        table.add_row(escape(file.name), f"{file.size:,}", "" if file in plan.changed else "is there already")
+        table.add_row(cell(file.name), f"{file.size:,}", "" if file in plan.changed else "is there already")
     for name in plan.stale:
-        table.add_row(escape(name), "", "would be removed")
+        table.add_row(cell(name), "", "would be removed")
     Console(stderr=True).print(table)
-    say(f"nothing was sent; a push would {escape(str(plan))}")
+    say(f"nothing was sent; a push would {plan}")
 
 
 def print_ensemble(report: dict[str, Any]) -> None:
@@ -63,12 +80,12 @@ def print_ensemble(report: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("loss, nats per token")
     for column in (*labels, *(["mean"] if len(labels) > 1 else []), "passes", "weights", "seconds"):
-        table.add_column(column, justify="right")
+        table.add_column(cell(column), justify="right")
     for row in report["models"]:
         losses = [row["losses"][label] for label in labels] + ([row["loss"]] if len(labels) > 1 else [])
         costs = (str(row["passes"]), f"{row['weights'] / 1e6:.1f} M", f"{row['seconds']:.1f}")
         style = "bold" if row["kind"] == "ensemble" else None
-        table.add_row(escape(row["name"]), *(f"{loss:.3f}" for loss in losses), *costs, style=style)
+        table.add_row(cell(row["name"]), *(f"{loss:.3f}" for loss in losses), *costs, style=style)
     Console(stderr=True).print(table)
     merge = next(row for row in report["models"] if row["kind"] == "merge")
     weights = ", ".join(f"{weight:.3g}" for weight in merge["merge_weights"])
@@ -94,7 +111,7 @@ def print_fingerprints(verdicts: list[Verdict]) -> None:
         numbers = (found.peakedness, found.share, found.attention, found.kurtosis, found.embedding)
         judged = verdict.judged or "unknown"
         style = "red" if verdict.outcome == "wrong" else "bold" if verdict.held_out else None
-        table.add_row(verdict.name, verdict.trained_by, *(f"{n:.2f}" for n in numbers), judged, style=style)
+        table.add_row(cell(verdict.name), cell(verdict.trained_by), *(f"{n:.2f}" for n in numbers), judged, style=style)
     Console(stderr=True).print(table)
     outcomes = [verdict.outcome for verdict in verdicts if verdict.held_out]
     counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("right", "unknown", "wrong"))
@@ -110,12 +127,12 @@ def print_spectra(report: dict[str, Any]) -> None:
     table.add_column("mean stable rank")
     kinds = list(report["models"][0]["stable_rank"])
     for kind in kinds:
-        table.add_column(kind, justify="right")
+        table.add_column(cell(kind), justify="right")
     for model in report["models"]:
-        table.add_row(model["ref"], *(f"{model['stable_rank'][kind]:.1f}" for kind in kinds))
+        table.add_row(cell(model["ref"]), *(f"{model['stable_rank'][kind]:.1f}" for kind in kinds))
     console.print(table)
     for model in report["models"]:
         found = model["optimizer"]
-        say(escape(f"{model['ref']}: trained by {found['optimizer'] or 'an unknown optimizer'}, {found['why']}"))
+        say(f"{model['ref']}: trained by {found['optimizer'] or 'an unknown optimizer'}, {found['why']}")
     for pair in report["distances"]:
-        say(f"{escape(pair['a'])} and {escape(pair['b'])}: {pair['distance']:.3f} nats apart")
+        say(f"{pair['a']} and {pair['b']}: {pair['distance']:.3f} nats apart")

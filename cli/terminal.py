@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from isthmus.checkpoint.errors import IsthmusError
+from isthmus.checkpoint.foreign import json_text, plain
+from isthmus.checkpoint.redaction import redact, redacted
 from isthmus.checkpoint.saving import replace_file
 from isthmus.eval.processes import is_main
 from isthmus.merge.progress import Progress
@@ -28,12 +30,28 @@ from isthmus.merge.progress import Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+LONGEST = 4000  # characters of one line
 
-def say(message: str) -> None:
-    """A sentence on stderr, with rich's markup, from the main process alone."""
+
+def say(*parts: str | tuple[str, str]) -> None:
+    """A line on stderr, from the main process alone; a part is text, or text with a style of rich's.
+
+    No part is read as markup, and what strangers wrote in it is made visible (`cell`).
+    """
     if not is_main():
         return
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message)
+    shown = [cell(part) if isinstance(part, str) else (visible(part[0]), part[1]) for part in parts]
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(*shown))
+
+
+def visible(text: object) -> str:
+    """One line of visible characters, without secrets: what may go to a terminal."""
+    return plain(redact(str(text)), LONGEST)
+
+
+def cell(text: object) -> Text:
+    """The same for a table or a line of rich's, which then sees no markup in it."""
+    return Text(visible(text))
 
 
 def emit(target: str | None, content: dict[str, Any]) -> None:
@@ -43,7 +61,7 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
     """
     if target is None or not is_main():
         return
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    text = json_text(redacted(content), allow_nan=True) + "\n"
     if target == "-":
         try:
             sys.stdout.write(text)
@@ -82,12 +100,12 @@ class BarProgress(Progress):
         console = Console(stderr=True)
         self._rich = RichProgress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -105,7 +123,7 @@ class BarProgress(Progress):
         """Replace the bar by one for a new stage."""
         if self._task is not None:
             self._rich.remove_task(self._task)
-        self._task = self._rich.add_task(name, total=total, note="")
+        self._task = self._rich.add_task(visible(name), total=total, note="")
 
     def advance(self, steps: int = 1) -> None:
         """Move the bar."""
@@ -115,4 +133,4 @@ class BarProgress(Progress):
     def note(self, text: str) -> None:
         """Show a number beside the bar."""
         if self._task is not None:
-            self._rich.update(self._task, note=text)
+            self._rich.update(self._task, note=visible(text))

@@ -73,7 +73,13 @@ def plane_figure(plane: Mapping[str, Any]) -> Figure:
         axis.plot(*zip(*plane["path"], strict=True), color=ORANGE, linewidth=2)
     for model in plane["models"]:
         axis.plot([model["x"]], [model["y"]], "o", color=ORANGE, markeredgecolor="white", markersize=9)
-        axis.annotate(model["name"], (model["x"], model["y"]), (6, 6), textcoords="offset points", fontweight="bold")
+        axis.annotate(
+            model["name"].replace("$", r"\$"),
+            (model["x"], model["y"]),
+            (6, 6),
+            textcoords="offset points",
+            fontweight="bold",
+        )
     axis.set_aspect("equal")
     axis.set_xticks([])
     axis.set_yticks([])

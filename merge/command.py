@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.group import Group
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.reference import parse_reference
@@ -34,6 +35,7 @@ OPTIONS = {
     "dtype": "--dtype",
     "seed": "--seed",
 }
+LONGEST = 1000  # characters of one word of a command
 FLAGS = {
     ("restore", True): "--restore-spectrum",
     ("measure_spectrum", True): "--spectrum",
@@ -76,7 +78,7 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
     words += [flag for (name, value), flag in FLAGS.items() if arguments[name] is value]
     for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), arguments["optimizers"], strict=True):
         words += [option, optimizer] if optimizer else []
-    return shlex.join(words)
+    return _shell(words)
 
 
 def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
@@ -95,8 +97,13 @@ def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], 
             words += [OPTIONS[name], _written(arguments[name])]
     words += ["--max-memory", arguments["max_memory"]] if arguments["max_memory"] else []
     words += [flag for (name, value), flag in FLAGS.items() if name == "measure_spectrum" and arguments[name] is value]
-    command = shlex.join(words)
+    command = _shell(words)
     return command if options is not None else f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
+
+
+def _shell(words: Sequence[str]) -> str:
+    """A command for a shell, on one line whatever a directory is called."""
+    return shlex.join(plain(word, LONGEST) for word in words)
 
 
 def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from isthmus.align.families import FAMILIES
+from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.group import Group, open_group
@@ -201,7 +202,7 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 
     folder = Path(directory)
     try:
-        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        facts = json.loads(read_bytes(folder / FILE, DOCUMENT, f"'{FILE}' in '{folder.name}'"))
         said = [(entry["ref"], entry["local"], entry["sha256"]) for entry in facts["members"]]
         average, at, path = cast("Average", facts["average"]), list(facts["at"]), facts["path"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -18,6 +18,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from isthmus.checkpoint.errors import BadInput
 from isthmus.merge.operators.registry import OPERATORS, Operator, Parameter
 from isthmus.merge.recipe import Recipe, Segment, Setting, Settings
+from isthmus.merge.recipe_bounds import recipe_text, require_small
 
 SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
@@ -40,7 +41,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a YAML file. Raises BadInput, in a sentence with the line, for all that it cannot follow."""
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = recipe_text(file)
     except UnicodeDecodeError:
         raise BadInput(f"'{file.name}' is not UTF-8 text: a recipe is YAML") from None
     except OSError as error:
@@ -74,6 +75,7 @@ class _Recipe:
         self.name = name
         try:
             self.root = yaml.compose(text, Loader=yaml.SafeLoader)
+            require_small(self.root, name)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.card import FIGURE, render_card
 from isthmus.checkpoint.config import schema_of
+from isthmus.checkpoint.foreign import shortened
 from isthmus.checkpoint.manifest import REPORT, sealed
+from isthmus.checkpoint.redaction import redacted
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
 from isthmus.checkpoint.shards import save_weights
 from isthmus.checkpoint.source import CARD
@@ -20,6 +22,8 @@ from isthmus.merge.stored import endpoint_digests, write_path
 
 if TYPE_CHECKING:
     from isthmus.merge.result import Merge
+
+LONGEST = 20_000  # characters of any text in isthmus.json
 
 
 def path_report(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
     """Write the path of a merge into `target`, atomically, with isthmus.json and report.html."""
     assert merged.path is not None, "only what has a path is saved as one"
     assert merged.alignment is not None
-    report = path_report(merged.report)
+    report = path_report(redacted(shortened(merged.report, LONGEST)))
     training = {key: value for key, value in report["path"].items() if key != "history"}
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         digests = endpoint_digests(*merged.endpoints)
@@ -47,7 +51,7 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
 
     The card says that the model is in the repository `repo_id`, if that is known.
     """
-    report = merged.report
+    report = redacted(shortened(merged.report, LONGEST))
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes

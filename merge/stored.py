@@ -18,6 +18,7 @@ from torch import Tensor
 
 from isthmus.align.alignment import Alignment
 from isthmus.align.families import family
+from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.places import Place
@@ -98,7 +99,7 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
     Raises BadInput when the directory holds no path, or one between other models.
     """
     try:
-        facts = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        facts = json.loads(read_bytes(directory / FILE, DOCUMENT, f"'{FILE}' in '{directory.name}'"))
         ends = facts["endpoints"]
         hashes = [end["sha256"] for end in ends]
         kind, training = facts["kind"], facts["training"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from isthmus.checkpoint.foreign import plain
+
+LONGEST = 1000  # characters of what was found; it may repeat a part of a stranger's file
 Kind = Literal["blocks", "degrades", "notes"]
 
 
@@ -16,6 +19,10 @@ class Finding:
     what: str
     advice: str
     where: str
+
+    def __post_init__(self) -> None:
+        for name in ("what", "advice", "where"):
+            object.__setattr__(self, name, plain(getattr(self, name), LONGEST))
 
     def __str__(self) -> str:
         return f"{self.what}: {self.advice}"

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.foreign import plain
+from isthmus.checkpoint.licences import HUB_LICENCES, OTHER
 from isthmus.checkpoint.source import CARD, Source
 
-OTHER = "other"
+NAME = 60  # characters of a licence's own name
 _NO_DERIVATIVES, _SHARE_ALIKE, _NON_COMMERCIAL = "no derivatives", "share alike", "non-commercial"
 
 
 def licence_of(metadata: Mapping[str, Any]) -> str | None:
-    """The licence that a card's metadata names, by its identifier on the Hub; ``other (NAME)`` for one of its own."""
+    """The licence that a card's metadata names, by its identifier on the Hub; ``other (NAME)`` for any other."""
     found = metadata.get("license")
     if isinstance(found, list):
         found = found[0] if len(found) == 1 else None
-    if found == "other":
-        found = f"{OTHER} ({metadata.get('license_name') or 'unnamed'})"
-    return found.strip().lower() if isinstance(found, str) and found.strip() else None
+    if not isinstance(found, str) or not found.strip():
+        return None
+    name = found.strip().lower()
+    if name == OTHER:
+        own = metadata.get("license_name")
+        name = own.strip().lower() if isinstance(own, str) else ""
+        return f"{OTHER} ({plain(name, NAME) or 'unnamed'})"
+    return name if name in HUB_LICENCES else f"{OTHER} ({plain(name, NAME)})"
 
 
 def base_models(metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -30,13 +38,14 @@ def base_models(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 def conditions(licence: str) -> frozenset[str]:
     """What a licence asks of those who share a merge, as far as its identifier tells."""
-    words = licence.split("-")
+    words = re.findall(r"[a-z0-9.]+", licence)
+    words = words[1:] if words[:1] == [OTHER] else words
     found = set()
     if "nd" in words:
         found.add(_NO_DERIVATIVES)
     if "nc" in words or "noncommercial" in licence:
         found.add(_NON_COMMERCIAL)
-    if "sa" in words or words[0] in ("gpl", "agpl", "lgpl", "osl", "eupl"):
+    if "sa" in words or (words[:1] and words[0] in ("gpl", "agpl", "lgpl", "osl", "eupl")):
         found.add(_SHARE_ALIKE)
     return frozenset(found)
 
@@ -65,6 +74,10 @@ def repository_findings(sources: Sequence[Source]) -> list[Finding]:
         if source.repository.private:
             advice = "its name will stand in the card of the merge; push with --private to keep it"
             findings.append(Finding("notes", f"'{source.name}' is private", advice, "the Hub"))
+        if source.card_problem:
+            what = f"the card of '{source.name}' {source.card_problem}"
+            advice = "its licence and its parents are not known; look at it before you share the merge"
+            findings.append(Finding("degrades", what, advice, CARD))
     findings += _licence_findings(sources)
     for source in sources[1:]:
         findings += _ancestry_findings(sources[0], source)
@@ -72,20 +85,20 @@ def repository_findings(sources: Sequence[Source]) -> list[Finding]:
 
 
 def _licence_findings(sources: Sequence[Source]) -> list[Finding]:
-    licences = {source.name: licence_of(source.metadata) for source in sources}
+    licences = [(source.name, licence_of(source.metadata)) for source in sources]
     findings = []
-    for name, licence in licences.items():
+    for name, licence in licences:
         if licence and _NO_DERIVATIVES in conditions(licence):
             what, advice = (
                 f"'{name}' is under {licence}",
                 "it allows no derivatives to be shared: do not publish the merge",
             )
             findings.append(Finding("degrades", what, advice, CARD))
-    known = {name: licence for name, licence in licences.items() if licence}
-    if len(set(known.values())) > 1:
-        listed = ", ".join(f"'{name}' under {licence}" for name, licence in known.items())
-        strict = [licence for licence in known.values() if _SHARE_ALIKE in conditions(licence)]
-        others = {licence for licence in known.values() if conditions(licence) - {_SHARE_ALIKE}}
+    known = [(name, licence) for name, licence in licences if licence]
+    if len({licence for _, licence in known}) > 1:
+        listed = ", ".join(f"'{name}' under {licence}" for name, licence in known)
+        strict = [licence for _, licence in known if _SHARE_ALIKE in conditions(licence)]
+        others = {licence for _, licence in known if conditions(licence) - {_SHARE_ALIKE}}
         conflict = len(set(strict)) > 1 or (strict and others)
         advice = (
             "one asks for its own terms, which the other does not allow: do not publish the merge without permission"

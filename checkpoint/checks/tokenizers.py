@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from isthmus.checkpoint.bounds import require_pipeline
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.source import Source, same_file
@@ -37,14 +38,14 @@ def read_tokenizer(source: Source) -> Tokenizer:
     special, chat = _settings(source)
     try:
         if "tokenizer.json" in source.files:
-            tokens, merges, pipeline = _fast(source.json("tokenizer.json"))
+            content = source.json("tokenizer.json")
+            require_pipeline(content, f"'tokenizer.json' of '{source.name}'")
+            tokens, merges, pipeline = _fast(content)
             return Tokenizer(tokens, merges, pipeline, special, chat)
         tokens = _numbered(source.json("vocab.json"))
         if "added_tokens.json" in source.files:
             tokens |= _numbered(source.json("added_tokens.json"))
-        lines = (
-            source.path("merges.txt").read_text(encoding="utf-8").splitlines() if "merges.txt" in source.files else []
-        )
+        lines = source.text("merges.txt").splitlines() if "merges.txt" in source.files else []
         merges = tuple(line for line in lines if line and not line.startswith("#version"))
         return Tokenizer(tokens, merges, None, special, chat)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -74,7 +75,7 @@ def _settings(source: Source) -> tuple[dict[str, str | None], str | None]:
             written |= source.json(name)
     special = {role: _content(written[role]) for role in ROLES if role in written}
     if "chat_template.jinja" in source.files:
-        return special, source.path("chat_template.jinja").read_text(encoding="utf-8", errors="replace")
+        return special, source.text("chat_template.jinja", "replace")
     chat = written.get("chat_template")
     return special, chat if chat is None or isinstance(chat, str) else json.dumps(chat, sort_keys=True)
 

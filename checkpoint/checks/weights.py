@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from isthmus.checkpoint.bounds import require_tensors
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.headers import TensorInfo
@@ -23,6 +24,7 @@ from isthmus.checkpoint.source import WEIGHT_FILES, Source
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256
 RELATED = 0.5
+FIRST = 10  # problems of one model that are named; the others are counted
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,17 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         if stored is None:
             advice = "its tensors can only be checked after the download; safetensors would be checked before"
         findings.append(Finding("notes", f"'{source.name}' has only pickled weights", advice, names[0]))
+    if stored is not None:
+        require_tensors(facts, len(stored), source.name)
     schema = schema_of(facts, source.name, families)
     if stored is None:
         return findings, Weights(None)
     found, problems = match_names(stored, schema, source.name)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    findings += [Finding("blocks", problem, repair, where) for problem in problems]
+    findings += [Finding("blocks", problem, repair, where) for problem in problems[:FIRST]]
+    if len(problems) > FIRST:
+        what = f"'{source.name}' has {len(problems) - FIRST} more tensors of a wrong name or shape"
+        findings.append(Finding("blocks", what, repair, where))
     return findings, Weights({name: (stored[there][0], there, stored[there][1]) for name, there in found.items()})
 
 

@@ -1,0 +1,50 @@
+"""Bounds on a recipe, which may be a stranger's: bytes, and what it comes to once its aliases are written out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from yaml.nodes import CollectionNode, Node, ScalarNode
+
+from isthmus.checkpoint.bounds import RECIPE, read_bytes
+from isthmus.checkpoint.errors import BadInput
+
+ENTRIES, SCALAR = 50_000, 1_000
+
+
+def recipe_text(path: Path) -> str:
+    """The text of a recipe.
+
+    Raises BadInput for a file that is too large, or not a plain one; OSError; UnicodeDecodeError.
+    """
+    return read_bytes(path, RECIPE, f"the recipe '{path.name}'").decode("utf-8")
+
+
+def require_small(root: Node | None, name: str) -> None:
+    """Raise BadInput for a recipe of more than `ENTRIES` entries with its aliases written out, or a very long value."""
+    sizes: dict[int, int | None] = {}  # None while a node's children are looked at
+
+    def size(node: Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            sizes[id(node)] = 1 + sum(map(size, _children(node)))
+        known = sizes[id(node)]
+        if known is None:
+            raise BadInput(f"'{name}', line {node.start_mark.line + 1}: an alias stands for what it is a part of")
+        if known > ENTRIES:
+            raise BadInput(
+                f"'{name}', line {node.start_mark.line + 1}: this comes to more than {ENTRIES:,} entries once its "
+                "aliases are written out: no merge needs them"
+            )
+        if isinstance(node, ScalarNode) and len(node.value) > SCALAR:
+            raise BadInput(f"'{name}', line {node.start_mark.line + 1}: a value has more than {SCALAR:,} characters")
+        return known
+
+    if root is not None:
+        size(root)
+
+
+def _children(node: Node) -> list[Node]:
+    if not isinstance(node, CollectionNode):
+        return []
+    return [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
