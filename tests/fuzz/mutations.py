@@ -311,9 +311,18 @@ def change_yaml(file: Path, random: Random) -> str:
 
 
 def change(file: Path, random: Random) -> str:
-    """Damage a file by what its name says that it is."""
+    """Damage a file by what its name says that it is; one that is damaged already, by its bytes."""
     if random.random() < 0.03:
         return change_file(file, random)
+    content = file.read_bytes()
+    try:
+        return _change(file, random)
+    except Exception:
+        file.write_bytes(content)
+        return change_text(file, random)
+
+
+def _change(file: Path, random: Random) -> str:
     if file.suffix == ".json":
         return change_json(file, random)
     if file.suffix == ".safetensors":

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Watched:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="isthmus-fuzz-", ignore_cleanup_errors=True)
         self._worker: subprocess.Popen[bytes] | None = None
+        self._unread, self._alive = b"", True
         self.deaths = 0
 
     def __enter__(self) -> Watched:
@@ -39,13 +41,14 @@ class Watched:
             assert worker.stdin is not None
             worker.stdin.write(f"{seed}\n".encode())
             worker.stdin.flush()
-            line = self._line(LONGEST)
+            case = json.loads(self._line(START) or b"{}")
+            line = self._line(LONGEST) if case else None
             if line is None:
-                code = worker.poll()
-                what = f"over {LONGEST:.0f} s" if code is None else f"the process ended ({code})"
+                what = f"over {LONGEST:.0f} s" if self._alive else f"the process ended ({worker.wait()})"
+                err = (Path(self._folder.name) / "worker").read_text(errors="replace")[-2000:]
                 self._end()
                 self.deaths += 1
-                yield {"seed": seed, "command": "?", "damage": "?", "code": what, "err": "", "defects": [what]}
+                yield {"seed": seed, "command": "?", "damage": "?", **case, "code": what, "err": err, "defects": [what]}
             else:
                 yield json.loads(line)
 
@@ -60,19 +63,30 @@ class Watched:
             for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "COV_CORE_SOURCE"):
                 environment.pop(name, None)
             command = [sys.executable, "-m", "fuzz.worker", str(scratch / "pristine"), str(scratch)]
+            self._unread, self._alive = b"", True
             self._worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(scratch / "worker").open("wb"), env=environment
             )
             if self._line(START) != b"ready":
-                raise RuntimeError(f"the fuzzer's worker did not start: run {' '.join(command)}")
+                raise RuntimeError(f"the fuzzer's worker did not start: {(scratch / 'worker').read_text()[-2000:]}")
         return self._worker
 
     def _line(self, seconds: float) -> bytes | None:
+        """The next line of the worker; None when it takes longer, or has ended."""
         assert self._worker is not None
         assert self._worker.stdout is not None
-        ready, _, _ = select.select([self._worker.stdout], [], [], seconds)
-        line = self._worker.stdout.readline() if ready else b""
-        return line.rstrip(b"\n") or None
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._worker.stdout], [], [], left)[0]:
+                return None
+            part = os.read(self._worker.stdout.fileno(), 2**16)
+            if not part:
+                self._alive = False
+                return None
+            self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
 
     def _end(self) -> None:
         if self._worker is not None:

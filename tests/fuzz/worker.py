@@ -24,7 +24,7 @@ COMMON = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DI
 
 
 def main() -> None:
-    """Answer every line of stdin, a seed, by a line of JSON on the descriptor that stdout was."""
+    """Answer every line of stdin, a seed, by two lines of JSON on what stdout was: what the case is, how it ended."""
     parser = argparse.ArgumentParser()
     parser.add_argument("pristine", type=Path)
     parser.add_argument("scratch", type=Path)
@@ -52,8 +52,10 @@ def main() -> None:
         folder.mkdir()
         hub.reset()
         shutil.rmtree(asked.scratch / "hf", ignore_errors=True)
-        answer = run(make_case(int(line), asked.pristine, folder), folder, hub)
-        print(json.dumps(answer), file=answers, flush=True)
+        case = make_case(int(line), asked.pristine, folder)
+        described = {"seed": case.seed, "command": " ".join(case.arguments), "damage": case.damage}
+        print(json.dumps(described), file=answers, flush=True)
+        print(json.dumps({**described, **run(case, folder, hub)}), file=answers, flush=True)
     os._exit(0)
 
 
@@ -67,9 +69,6 @@ def run(case: Case, folder: Path, hub: Any) -> dict[str, Any]:
     began = time.monotonic()
     code, out, err = call(case.arguments, folder)
     answer: dict[str, Any] = {
-        "seed": case.seed,
-        "command": " ".join(case.arguments),
-        "damage": case.damage,
         "code": code,
         "err": err[-4000:],
         "seconds": round(time.monotonic() - began, 2),
