@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from isthmus.checkpoint.config import build_config, read_facts, schema_of, untied_facts
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, is_failure
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema
+from isthmus.checkpoint.pickled import plain_tensors
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.rows import row_counts
 from isthmus.checkpoint.source import TOKENIZER_FILES, Source
@@ -105,7 +106,9 @@ def _read_pickle(path: Path, model: str) -> dict[str, Tensor]:
     """Tensors by name, by memory map; files written before torch 1.6 are no zip and are read whole."""
     try:
         content = torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path), map_location="cpu")
-        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        return plain_tensors(content, f"'{path.name}' of '{model}'")
+    except CorruptCheckpoint:
+        raise
     except pickle.UnpicklingError:
         raise CorruptCheckpoint(
             f"'{path.name}' of '{model}' holds more than weights, and was not executed: ask its author for safetensors"
@@ -156,7 +159,13 @@ class Checkpoint:
             if not self.has_tokenizer:  # transformers would make an empty one
                 raise FileNotFoundError
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        except Exception:
+            # A damaged one may be read, and fail when it is used.
+            ids = tokenizer.encode("a b", add_special_tokens=False, verbose=False)
+            if not all(type(number) is int for number in (*ids, tokenizer.eos_token_id or 0)):
+                raise TypeError("a token's id is not a number")
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             raise BadInput(
                 f"'{self.name}' has no tokenizer that transformers can read: add its tokenizer files (tokenizer.json), "
                 "or merge without --data"

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.strict_json import parse_object
 
 REPORT = "isthmus.json"
 FILES, SEAL = "files", "seal"
@@ -36,9 +37,10 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
     """
     name = directory.resolve().name
     try:
-        report = json.loads((directory / REPORT).read_text(encoding="utf-8"))
+        report = parse_object((directory / REPORT).read_bytes(), f"'{REPORT}' of '{name}'")
         seal, files = report.pop(SEAL), dict(report[FILES])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        digests = {file: entry["sha256"] for file, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, CorruptCheckpoint):
         raise BadInput(
             f"'{name}' is no merge that isthmus wrote: give the output directory of 'isthmus merge'"
         ) from None
@@ -53,7 +55,7 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
             what = "is missing from"
         elif found[file].is_symlink() or not found[file].is_file():
             what = "is no plain file any more in"
-        elif file not in but and _sha256(found[file]) != files[file]["sha256"]:
+        elif file not in but and _sha256(found[file]) != digests[file]:
             what = "was changed in"
         if what is not None:
             raise BadInput(f"'{file}' {what} '{name}' since isthmus wrote it: merge again, or undo that")

@@ -132,7 +132,8 @@ def _stated(optimizer: str | None, why: str) -> Evidence | None:
 
 def _from_arguments(source: Source) -> Evidence | None:
     arguments = read_training_arguments(source.path(ARGUMENTS), source.name)
-    written = str(arguments.get("optim", ""))
+    value = arguments.get("optim")
+    written = value if isinstance(value, str) else ""
     return _stated(ALIASES.get(written, written or None), f"{ARGUMENTS} says {written}")
 
 
@@ -224,9 +225,9 @@ def _from_report(source: Source) -> Evidence | None:
     ends = content.get("endpoints")
     if not isinstance(ends, list) or not all(isinstance(end, Mapping) for end in ends):
         return None
-    names = {end.get("optimizer") for end in ends}
+    names = {written if isinstance(written := end.get("optimizer"), str) else None for end in ends}
     shared = names.pop() if len(names) == 1 else None
-    listed = " and ".join(str(end.get("ref")) for end in ends)
+    listed = " and ".join(str(end.get("ref"))[:100] for end in ends)
     why = f"{REPORT} says that it was made from {listed}"
     return Evidence(shared, "stated", why) if isinstance(shared, str) else Evidence(None, "unknown", why)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,8 @@ from typing import Any
 import torch
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.reference import require_path
+from isthmus.checkpoint.strict_json import json_text, parse_object
 
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
@@ -32,6 +33,7 @@ def require_free(target: Path, *, overwrite: bool) -> None:
     Raises BadInput when `target` is a file, a non-empty directory (unless `overwrite`, which never replaces a
     directory of directories that holds no model), or when its folder cannot be written.
     """
+    require_path(target, "the output")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
     if target.is_dir() and any(target.iterdir()):
@@ -152,7 +154,7 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
     """Copy small files as they are, but for where on somebody's disk a tokenizer was loaded from."""
     for name, path in files.items():
         if name == TOKENIZER_SETTINGS:
-            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings = parse_object(path.read_bytes(), f"'{name}'")
             write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PLACES})
         else:
             shutil.copyfile(path, directory / name)
@@ -160,4 +162,4 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON, indented, UTF-8, ending in a newline; NaN is refused."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content), encoding="utf-8")

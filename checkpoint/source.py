@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotF
 from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
+from isthmus.checkpoint.strict_json import parse_object
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -74,8 +74,11 @@ class Source:
 
     def _local_files(self, directory: Path) -> dict[str, FileFacts]:
         if not directory.is_dir():
-            raise ModelNotFound(f"there is no directory '{directory.name}': check the path")
-        return {path.name: FileFacts(path.stat().st_size) for path in directory.iterdir() if path.is_file()}
+            raise ModelNotFound(f"there is no directory '{self.name}': check the path")
+        try:
+            return {path.name: FileFacts(path.stat().st_size) for path in directory.iterdir() if path.is_file()}
+        except OSError as error:
+            raise ModelNotFound(f"cannot read the directory '{self.name}': {error.strerror}") from None
 
     def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants
@@ -187,13 +190,14 @@ class Source:
 
     def json(self, filename: str) -> dict[str, Any]:
         """A small JSON file. Raises CorruptCheckpoint when it is not one."""
+        return parse_object(self.content(filename), f"'{filename}' of '{self.name}'")
+
+    def content(self, filename: str) -> bytes:
+        """A small file. Raises CorruptCheckpoint when it cannot be read."""
         try:
-            content = json.loads(self.path(filename).read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError, RecursionError):
-            content = None
-        if not isinstance(content, dict):
-            raise CorruptCheckpoint(f"'{filename}' of '{self.name}' is not valid JSON: fetch it again") from None
-        return content
+            return self.path(filename).read_bytes()
+        except OSError as error:
+            raise CorruptCheckpoint(f"cannot read '{filename}' of '{self.name}': {error.strerror}") from None
 
     @property
     def has_tokenizer(self) -> bool:
@@ -205,7 +209,7 @@ class Source:
         """The text of the model card, empty without one."""
         if CARD not in self.files:
             return ""
-        return self.path(CARD).read_text(encoding="utf-8", errors="replace")
+        return self.content(CARD).decode("utf-8", errors="replace")
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
@@ -338,4 +342,4 @@ def same_file(a: Source, b: Source, filename: str) -> bool:
     known = a.files[filename].digest
     if known is not None and known == b.files[filename].digest:
         return True
-    return a.path(filename).read_bytes() == b.path(filename).read_bytes()
+    return a.content(filename) == b.content(filename)

@@ -6,9 +6,11 @@ import gc
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from isthmus.checkpoint.errors import IsthmusError
+from isthmus.checkpoint.reference import shown_name
 from isthmus.cli.commands import app
 from isthmus.cli.lab import lab
 from isthmus.eval.processes import finish
@@ -36,10 +38,17 @@ def main() -> None:
         _fail("interrupted; nothing half-written was left", INTERRUPTED)
     except MemoryError:
         _fail("out of memory; nothing half-written was left", 1)
-    except Exception as error:
+    except BrokenPipeError:  # nobody reads it any more
+        sys.exit(1)
+    except SystemExit:
+        raise
+    except BaseException as error:
         usage = getattr(error, "exit_code", None)
         if isinstance(usage, int) and hasattr(error, "format_message"):
             _fail(error.format_message() or f"see 'isthmus {' '.join(sys.argv[1:2])} --help'", 2)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+            _fail(f"cannot use '{shown_name(Path(place))[:100]}': {error.strerror}", 2)
         if "--debug" in sys.argv:
             raise
         _fail(
@@ -51,13 +60,17 @@ def main() -> None:
 def script() -> NoReturn:
     """`main` as a process of its own, which ends without taking torch apart: that takes as long as a small merge."""
     code = 0
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:  # closed by who started this: the next file must not be opened in its place
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
     try:
         main()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
     except OSError:  # nobody reads it any more, or there is no room; what matters was flushed when it was written
         code = code or 1
     os._exit(code)
@@ -68,5 +81,9 @@ def _fail(message: str, code: int) -> None:
         import traceback
 
         traceback.print_exc()
-    print(f"isthmus: {message}", file=sys.stderr)
+    if sys.stderr is not None:
+        try:
+            print(f"isthmus: {message}", file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # nobody reads it, or there is no room for it: the exit code says it still
+            pass
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from isthmus.checkpoint.errors import IsthmusError
+from isthmus.checkpoint.reference import shown_name
+from isthmus.checkpoint.strict_json import json_text
 from isthmus.eval.processes import is_main
 from isthmus.merge.progress import Progress
 
@@ -42,8 +43,10 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
     """
     if target is None or not is_main():
         return
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    text = json_text(content)
     if target == "-":
+        if sys.stdout is None:
+            raise IsthmusError("cannot write the output: the standard output is closed")
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -55,7 +58,7 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
     try:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise IsthmusError(f"cannot write the JSON file '{Path(target).name}': {error.strerror}") from None
+        raise IsthmusError(f"cannot write the JSON file '{shown_name(Path(target))}': {error.strerror}") from None
 
 
 @contextmanager

@@ -6,12 +6,12 @@ So is the text that the bends were trained on, by hashes, so that no loss is mea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,8 +19,9 @@ from torch import Tensor
 from isthmus.align.alignment import Alignment
 from isthmus.align.families import family
 from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.strict_json import parse_object
 from isthmus.eval.seen import Seen
 from isthmus.merge.path import WeightPath
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from isthmus.checkpoint.loading import Checkpoint
 
 FILE = "path.json"
+KINDS = ("linear", "polychain", "bezier")
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,33 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
     Raises BadInput when the directory holds no path, or one between other models.
     """
     try:
-        facts = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        facts = parse_object((directory / FILE).read_bytes(), f"'{FILE}'")
         ends = facts["endpoints"]
-        hashes = [end["sha256"] for end in ends]
+        hashes, refs = [end["sha256"] for end in ends], [str(end["ref"]) for end in ends]
         kind, training = facts["kind"], facts["training"]
+        if kind not in KINDS or not isinstance(training, dict):
+            raise ValueError("no kind of path, or no record of its training")
         bends = read_bends(directory / "bends.safetensors")
         alignment = Alignment.load(directory / "alignment.safetensors")
         seen = Seen.load(directory / "seen.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CorruptCheckpoint):
         raise BadInput(f"'{directory.name}' holds no path saved by isthmus, or a damaged one") from None
     given = endpoint_digests(first, second)
     if hashes != given:
-        names = " and ".join(f"'{end['ref']}'" for end in ends)
+        names = " and ".join(f"'{ref}'" for ref in refs)
         order = ": give them in that order" if hashes == given[::-1] else ", whose weights are not those of these two"
         raise BadInput(f"the path in '{directory.name}' leads from {names}{order}")
     a, b = first.state, second.state
     if alignment.method != "none":
         table = family(first.config)
-        a, b = alignment.reference(a, table), alignment.apply(b, table)
+        try:
+            a, b = alignment.reference(a, table), alignment.apply(b, table)
+        except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
+            raise BadInput(
+                f"the alignment in '{directory.name}' does not fit these models ({one_line(error)}): train the path again"
+            ) from None
     if any(bend.keys() != a.keys() or any(bend[n].shape != a[n].shape for n in bend) for bend in bends):
         raise BadInput(f"the bends in '{directory.name}' do not have the tensors of their endpoints: train them again")
+    if any(not (bend[n].is_floating_point() and torch.isfinite(bend[n]).all()) for bend in bends for n in bend):
+        raise BadInput(f"the bends in '{directory.name}' hold NaN or Inf: train them again")
     return StoredPath(WeightPath(kind, a, b, bends), alignment, training, seen)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.strict_json import parse_object
 from isthmus.merge.stored import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
@@ -73,7 +75,12 @@ class TrainingState:
         latest = self.folder / "latest.json"
         if not latest.exists():
             return False
-        if json.loads(latest.read_text(encoding="utf-8"))["identity"] != self.identity:
+        try:
+            content = parse_object(latest.read_bytes(), "'latest.json'")
+            identity = content["identity"]
+        except (OSError, KeyError, CorruptCheckpoint):
+            raise self._damaged() from None
+        if identity != self.identity:
             raise BadInput(
                 f"an unfinished run with other models, text or settings is kept for this output (in "
                 f"'{self.folder.name}'): give what it was started with to go on, or --restart to drop it"
@@ -107,13 +114,32 @@ class TrainingState:
         self, accelerator: Accelerator
     ) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...], Alignment | None]:
         """Put the run back; returns the steps done, the history, and the best states so far with their alignment."""
-        latest = json.loads((self.folder / "latest.json").read_text(encoding="utf-8"))
-        target = self.folder / f"step-{latest['step']}"
-        accelerator.load_state(str(target))
-        history = [(step, loss, height) for step, loss, height in latest["history"]]
-        alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
-        return latest["step"], history, read_bends(target / BEST), alignment
+        try:
+            latest = parse_object((self.folder / "latest.json").read_bytes(), "'latest.json'")
+            done = latest["step"]
+            target = self.folder / f"step-{done}"
+            if type(done) is not int or not target.is_dir():
+                raise ValueError("no step of this run")
+            history = [(int(step), _number(loss), float(height)) for step, loss, height in latest["history"]]
+            alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
+            best = read_bends(target / BEST)
+            accelerator.load_state(str(target))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # accelerate and torch raise many kinds for a file that is damaged or of another run
+            raise self._damaged() from None
+        return done, history, best, alignment
+
+    def _damaged(self) -> BadInput:
+        return BadInput(
+            f"the unfinished run that is kept for this output (in '{self.folder.name}') is damaged and cannot go on: "
+            "add --restart to drop it"
+        )
 
     def remove(self) -> None:
         """The run is over."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _number(loss: object) -> float | None:
+    return None if loss is None else float(loss)  # type: ignore[arg-type]

@@ -42,9 +42,7 @@ def read_tokenizer(source: Source) -> Tokenizer:
         tokens = _numbered(source.json("vocab.json"))
         if "added_tokens.json" in source.files:
             tokens |= _numbered(source.json("added_tokens.json"))
-        lines = (
-            source.path("merges.txt").read_text(encoding="utf-8").splitlines() if "merges.txt" in source.files else []
-        )
+        lines = source.content("merges.txt").decode("utf-8").splitlines() if "merges.txt" in source.files else []
         merges = tuple(line for line in lines if line and not line.startswith("#version"))
         return Tokenizer(tokens, merges, None, special, chat)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -62,8 +60,8 @@ def _fast(content: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...], 
 
 
 def _numbered(tokens: Mapping[str, Any]) -> dict[str, int]:
-    if not all(isinstance(index, int) and index >= 0 for index in tokens.values()):
-        raise ValueError("a token's id is not a number")
+    if not all(type(token) is str and type(index) is int and index >= 0 for token, index in tokens.items()):
+        raise ValueError("a token is not text, or its id is not a number")
     return dict(tokens)
 
 
@@ -74,7 +72,7 @@ def _settings(source: Source) -> tuple[dict[str, str | None], str | None]:
             written |= source.json(name)
     special = {role: _content(written[role]) for role in ROLES if role in written}
     if "chat_template.jinja" in source.files:
-        return special, source.path("chat_template.jinja").read_text(encoding="utf-8", errors="replace")
+        return special, source.content("chat_template.jinja").decode("utf-8", errors="replace")
     chat = written.get("chat_template")
     return special, chat if chat is None or isinstance(chat, str) else json.dumps(chat, sort_keys=True)
 

@@ -28,7 +28,7 @@ def main() -> int:
             sentences[str(answer["code"]), re.sub(r"'[^']*'|\d+", "_", last)[:150]] += 1
             if answer["defects"] or asked.show:
                 print(
-                    f"seed {answer['seed']}: {answer['defects']}\n  isthmus {ascii(answer['command'])}\n"
+                    f"seed {answer['seed']}: {answer['defects']}\n  isthmus {answer['command']!a}\n"
                     f"  {ascii(answer['damage'])[:300]}\n  code {answer['code']}: {ascii(last)[:600]}",
                     flush=True,
                 )
@@ -36,7 +36,7 @@ def main() -> int:
     print(f"\n{asked.count} cases from seed {asked.seed} in {time.monotonic() - began:.0f} s")
     print(f"exit codes: {dict(codes)}; peak {peak / 1e9:.2f} GB; slowest {slowest:.1f} s; deaths {watched.deaths}")
     for (code, sentence), count in sorted(sentences.items(), key=lambda entry: -entry[1]):
-        print(f"{count:5} {code} {ascii(sentence)}")
+        print(f"{count:5} {code} {sentence!a}")
     print(f"defects: {dict(found)}")
     return int(bool(found))
 

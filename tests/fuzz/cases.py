@@ -11,6 +11,7 @@ from random import Random
 
 from fuzz.models import FORMS
 from fuzz.mutations import change
+
 from isthmus.checkpoint.manifest import sealed
 
 MODEL_FILES = (
@@ -88,7 +89,9 @@ def make_case(seed: int, pristine: Path, folder: Path) -> Case:
         return Case(seed, tuple(random.choice(ON_RECIPES).format(recipe=file).split()), damage)
     if area == "names":
         return _odd_names(seed, random, folder)
-    target = random.choice(["missing/x.json", "a", "/dev/full", "x" * 300, "a\udcffb.json", "a\nb.json", "", "[red].json"])
+    target = random.choice(
+        ["missing/x.json", "a", "/dev/full", "x" * 300, "a\udcffb.json", "a\nb.json", "", "[red].json"]
+    )
     command = random.choice(["check a b", "spectrum a b", "merge a b -o out --align none --t 0.5"])
     return Case(seed, (*command.split(), "--json", target), f"--json {target[:20]!r}")
 
@@ -133,7 +136,9 @@ def _damaged_models(seed: int, random: Random, folder: Path) -> Case:
 def _odd_names(seed: int, random: Random, folder: Path) -> Case:
     name = random.choice(NAMES)
     written = os.fsdecode(name)
-    kind = random.choice(["a file beside", "the model", "the output", "the text", "a text inside", "a long path", "a label"])
+    kind = random.choice(
+        ["a file beside", "the model", "the output", "the text", "a text inside", "a long path", "a label"]
+    )
     command = ["merge", "a", "b", "-o", "out", "--align", "none", "--t", "0.5"]
     if kind == "a file beside":
         try:
@@ -145,7 +150,10 @@ def _odd_names(seed: int, random: Random, folder: Path) -> Case:
             (folder / "merged" / written).write_bytes(b"{}")
     elif kind == "the model":
         (folder / "b").rename(folder / written)
-        command = ["./" + written if word == "b" else word for word in random.choice([command, ["check", "a", "b"], ["spectrum", "b"]])]
+        command = [
+            "./" + written if word == "b" else word
+            for word in random.choice([command, ["check", "a", "b"], ["spectrum", "b"]])
+        ]
     elif kind == "the output":
         command[4] = "./" + written
     elif kind in ("the text", "a text inside"):
@@ -154,7 +162,9 @@ def _odd_names(seed: int, random: Random, folder: Path) -> Case:
         text = "texts" if kind == "a text inside" else "./" + written
         command = ["merge", "a", "b", "-o", "out", "--align", "none", "--data", text, "--tokens", "32"]
     elif kind == "a long path":
-        long = random.choice(["x" * 300, "./" + "x" * 300, "/".join(["x" * 200] * 30), "é" * 200, "./a\udcff" + "x" * 300])
+        long = random.choice(
+            ["x" * 300, "./" + "x" * 300, "/".join(["x" * 200] * 30), "é" * 200, "./a\udcff" + "x" * 300]
+        )
         place = random.choice([2, 4])
         command[place] = long
         written = long[:20]

@@ -18,7 +18,27 @@ from tokenizers.trainers import BpeTrainer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT, WIDTH = 16, 16
-WORDS = "the sea was calm and the boat went on past the old stone light where nobody lived any more".split()
+WORDS = [
+    "the",
+    "sea",
+    "was",
+    "calm",
+    "and",
+    "the",
+    "boat",
+    "went",
+    "on",
+    "past",
+    "the",
+    "old",
+    "stone",
+    "light",
+    "where",
+    "nobody",
+    "lived",
+    "any",
+    "more",
+]
 CARD = """---
 license: apache-2.0
 base_model: user/base

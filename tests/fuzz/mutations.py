@@ -12,7 +12,6 @@ from random import Random
 from typing import Any
 
 import torch
-
 from fuzz.values import Raw, dump, mutate_bytes, mutate_tree, odd_value, shown
 
 CONFIG_KEYS = (
@@ -125,7 +124,9 @@ def change_safetensors(file: Path, random: Random) -> str:
         return change_text(file, random)
     text, what = None, ""
     if kind == "length":
-        length = random.choice([0, 1, length - 1, length + 1, length + 8, len(raw), len(raw) - 8, 2**31, 2**63, 2**64 - 1])
+        length = random.choice(
+            [0, 1, length - 1, length + 1, length + 8, len(raw), len(raw) - 8, 2**31, 2**63, 2**64 - 1]
+        )
         file.write_bytes(struct.pack("<Q", length) + raw[8:])
         return f"a length of {length}"
     if kind == "tree":
@@ -155,7 +156,9 @@ def change_safetensors(file: Path, random: Random) -> str:
         )  # fmt: skip
         what = f"{name} at {shown(entry['data_offsets'])}"
     elif kind == "name":
-        other = random.choice(["", "x", "\x00", "é", "x" * 300, name + " ", name.upper(), "transformer." + name, "\n", "../x"])
+        other = random.choice(
+            ["", "x", "\x00", "é", "x" * 300, name + " ", name.upper(), "transformer." + name, "\n", "../x"]
+        )
         header[other] = header.pop(name)
         what = f"{name} called {shown(other)}"
     elif kind == "numbers":
@@ -174,7 +177,9 @@ def change_safetensors(file: Path, random: Random) -> str:
         what = f"the header {shown(header)}"
     else:
         text = json.dumps(header)
-        text = random.choice([" " + text, text + " " * 9, text[:-1], text + "}", text.replace(":", ": ", 1), "\ufeff" + text])
+        text = random.choice(
+            [" " + text, text + " " * 9, text[:-1], text + "}", text.replace(":", ": ", 1), "\ufeff" + text]
+        )
         what = "the header's text"
     content = (dump(header) if text is None else text).encode("utf-8", "surrogatepass")
     file.write_bytes(struct.pack("<Q", len(content)) + content + bytes(data))
@@ -239,7 +244,7 @@ def change_pickle(file: Path, random: Random) -> str:
         "None": lambda: None,
         "a number": lambda: 5,
         "a text": lambda: "x",
-        "empty": lambda: {},
+        "empty": dict,
         "state_dict inside": lambda: {"state_dict": state},
         "ordered": lambda: OrderedDict(state),
         "a set": lambda: set(state),

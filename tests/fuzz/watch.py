@@ -65,7 +65,11 @@ class Watched:
             command = [sys.executable, "-m", "fuzz.worker", str(scratch / "pristine"), str(scratch)]
             self._unread, self._alive = b"", True
             self._worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(scratch / "worker").open("wb"), env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=(scratch / "worker").open("wb"),
+                env=environment,
             )
             if self._line(START) != b"ready":
                 raise RuntimeError(f"the fuzzer's worker did not start: {(scratch / 'worker').read_text()[-2000:]}")

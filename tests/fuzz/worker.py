@@ -20,7 +20,12 @@ from fuzz.cases import Case, make_case
 
 MEMORY = 2 * 10**9
 CEILING = 6 * 2**30  # of a worker's data: what asks for more gets a MemoryError, and the machine goes on
-COMMON = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1"}
+COMMON = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "NO_COLOR": "1",
+}
 
 
 def main() -> None:
@@ -35,10 +40,12 @@ def main() -> None:
     from hub_server import HubServer
 
     hub = HubServer()
-    os.environ |= {**COMMON, "HF_ENDPOINT": hub.url, "HF_HOME": str(asked.scratch / "hf"), "HOME": str(asked.scratch / "home")}
-    import isthmus.cli
-    import isthmus.merge.ensembles
-    import isthmus.merge.pipeline
+    os.environ |= {
+        **COMMON,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(asked.scratch / "hf"),
+        "HOME": str(asked.scratch / "home"),
+    }
     from fuzz.models import build
 
     if not asked.pristine.exists():
@@ -150,7 +157,9 @@ def defects(case: Case, code: int | str, out: str, err: str, peak: int) -> list[
 def left(case: Case, code: int | str, folder: Path, before: dict[str, str], home: dict[str, str]) -> list[str]:
     """What is wrong with what a command left on the disk."""
     found, after = [], contents(folder)
-    outputs = {word for place, word in enumerate(case.arguments) if place and case.arguments[place - 1] in ("-o", "--json")}
+    outputs = {
+        word for place, word in enumerate(case.arguments) if place and case.arguments[place - 1] in ("-o", "--json")
+    }
     ours = {str(Path(word)) for word in outputs if word}
     if "path" in ours:  # a training that is gone on with
         ours.add(".path.isthmus-training")
