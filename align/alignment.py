@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
@@ -125,7 +125,9 @@ class Alignment:
         try:
             with safe_open(path, framework="pt") as file:
                 facts = parse_object((file.metadata() or {})["isthmus.alignment"], "its metadata")
-                method, score = str(facts["method"]), float(facts["score"])
+                method, score = facts["method"], float(facts["score"])
+                if method not in get_args(Method):
+                    raise ValueError("no such method")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception as error:
             raise BadInput(

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,8 +83,6 @@ def _fail(message: str, code: int) -> None:
 
         traceback.print_exc()
     if sys.stderr is not None:
-        try:
+        with suppress(OSError, ValueError):  # nobody reads it, or there is no room: the exit code says it still
             print(f"isthmus: {message}", file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # nobody reads it, or there is no room for it: the exit code says it still
-            pass
     sys.exit(code)

@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 
 FILE = "path.json"
 KINDS = ("linear", "polychain", "bezier")
+# What is read of the record of a training, where it is there.
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "kind": str,
+    "bends": int,
+    "steps": int,
+    "best_step": int,
+    "optimizer": str,
+    "diverged_at": (int, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
         ends = facts["endpoints"]
         hashes, refs = [end["sha256"] for end in ends], [str(end["ref"]) for end in ends]
         kind, training = facts["kind"], facts["training"]
-        if kind not in KINDS or not isinstance(training, dict):
+        if kind not in KINDS or not _is_record(training):
             raise ValueError("no kind of path, or no record of its training")
         bends = read_bends(directory / "bends.safetensors")
         alignment = Alignment.load(directory / "alignment.safetensors")
@@ -117,10 +126,17 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
             a, b = alignment.reference(a, table), alignment.apply(b, table)
         except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
             raise BadInput(
-                f"the alignment in '{directory.name}' does not fit these models ({one_line(error)}): train the path again"
+                f"the alignment in '{directory.name}' does not fit these models ({one_line(error)}): train the path "
+                "again"
             ) from None
     if any(bend.keys() != a.keys() or any(bend[n].shape != a[n].shape for n in bend) for bend in bends):
         raise BadInput(f"the bends in '{directory.name}' do not have the tensors of their endpoints: train them again")
     if any(not (bend[n].is_floating_point() and torch.isfinite(bend[n]).all()) for bend in bends for n in bend):
         raise BadInput(f"the bends in '{directory.name}' hold NaN or Inf: train them again")
     return StoredPath(WeightPath(kind, a, b, bends), alignment, training, seen)
+
+
+def _is_record(training: object) -> bool:
+    return isinstance(training, dict) and all(
+        isinstance(training[key], kinds) for key, kinds in RECORD.items() if key in training
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -32,18 +33,21 @@ ON_MODELS = (
     "merge {a} {b} -o out --align none --data text.txt --tokens 32",
     "merge {a} {b} -o out --align {align} --data text.txt --tokens 32 --t 0.3",
     "merge {a} {b} -o out --method {method} --base {a}",
+    "merge {a} {b} -o out --method {plain}",
     "merge {a} {b} -o out --method linear --weight 0.3 --weight 0.7 --data text.txt --tokens 32",
     "align {a} {b} -o out --method {align}",
     "spectrum {a} {b} --json -",
     "ensemble {a} {b} --data text.txt --tokens 32 --align none -o out",
 )  # fmt: skip
+TRAINING = ".path.isthmus-training"
 ON_OUTPUTS = {
-    "merged": ("push merged user/new --dry-run", "push merged user/new --dry-run --edited-card --json -", "check merged a",
+    "merged": ("push merged user/new --dry-run", "push merged user/new --dry-run --edited-card --json -",
+    "check merged a",
                "merge merged a -o out --align none --t 0.5"),
     "path": ("merge a b -o out --path path --data text.txt --tokens 32 --align none", "check path a",
              "ensemble a b --path path --at 0.5 --data text.txt --tokens 32 --align none"),
     "together": ("load_ensemble together",),
-    ".path.isthmus-training": ("path a b -o path --overwrite --align none --data text.txt --tokens 32 --steps 1 --batch 1",),
+    TRAINING: ("path a b -o path --overwrite --align none --data text.txt --tokens 32 --steps 1 --batch 1",),
 }  # fmt: skip
 ON_TEXTS = (
     "merge a b -o out --align none --data {data} --tokens 32",
@@ -51,8 +55,10 @@ ON_TEXTS = (
     "path a b -o out --align none --data {data} --tokens 32 --steps 1 --batch 1",
 )
 ON_RECIPES = ("merge {recipe} -o out", "merge {recipe} -o out --json -")
-NAMES = (b"\xff\xfe", b"a\nb", b"x" * 255, b"config.json\n", b"-rf", b"\x1b[31m", b" ", b"[red]x", b"'\"", "é\u202e".encode(),
-         b"model.safetensors.index.json", b"pytorch_model.bin.index.json", b"a\\b", b"{{x}}", b"\xed\xa0\x80")  # fmt: skip
+NAMES = (b"\xff\xfe", b"a\nb", b"x" * 255, b"config.json\n", b"-rf", b"\x1b[31m", b" ", b"[red]x", b"'\"",
+"é\u202e".encode(),
+         b"model.safetensors.index.json", b"pytorch_model.bin.index.json", b"a\\b", b"{{x}}",
+         b"\xed\xa0\x80")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,12 @@ def _damaged_models(seed: int, random: Random, folder: Path) -> Case:
     form = random.choices(FORMS, [6, 2, 3, 2, 1])[0]
     a, b = ("a", "b") if form == "plain" else (f"{form}-a", f"{form}-b")
     sides = random.choice([(b,), (b,), (a,), (a, b)])
-    files = [name for wanted in MODEL_FILES for name in sorted(os.listdir(folder / b)) if name.startswith(wanted)]
+    files = [
+        name
+        for wanted in MODEL_FILES
+        for name in sorted(path.name for path in (folder / b).iterdir())
+        if name.startswith(wanted)
+    ]
     said = []
     for file in random.sample(files, random.choice([1, 1, 1, 1, 2])):
         where = random.getrandbits(32)
@@ -123,7 +134,8 @@ def _damaged_models(seed: int, random: Random, folder: Path) -> Case:
         b=b,
         dtype=random.choice(["float16", "bfloat16"]),
         align=random.choice(["orthogonal", "permutation"]),
-        method=random.choice(["linear", "slerp", "karcher", "task_arithmetic", "ties", "dare_ties", "model_stock"]),
+        method=random.choice(["task_arithmetic", "ties", "dare_ties", "model_stock"]),
+        plain=random.choice(["linear", "slerp", "karcher"]),
     )
     if "ensemble" not in command and random.random() < 0.5:
         command += " -q"
@@ -141,10 +153,8 @@ def _odd_names(seed: int, random: Random, folder: Path) -> Case:
     )
     command = ["merge", "a", "b", "-o", "out", "--align", "none", "--t", "0.5"]
     if kind == "a file beside":
-        try:
+        with contextlib.suppress(OSError):
             (folder / "b" / written).write_bytes(b"{}")
-        except OSError:
-            pass
         command = random.choice([command, ["check", "a", "b"], ["push", "merged", "user/new", "--dry-run"]])
         if command[0] == "push":
             (folder / "merged" / written).write_bytes(b"{}")

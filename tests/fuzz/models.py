@@ -137,7 +137,8 @@ def _llama(target: Path, seed: int, tokenizer: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(seed)
     sizes = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = LlamaConfig(
-        vocab_size=len(tokenizer), num_key_value_heads=1, max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=0,
+        vocab_size=len(tokenizer), num_key_value_heads=1, max_position_embeddings=CONTEXT, bos_token_id=0,
+        eos_token_id=0,
         **sizes,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(target)
@@ -174,7 +175,7 @@ def _reform(target: Path, form: str) -> None:
     if form == "sharded":
         model.save_pretrained(target, max_shard_size="12KB")
     else:
-        torch.save({name: value for name, value in model.state_dict().items()}, target / "pytorch_model.bin")
+        torch.save(dict(model.state_dict()), target / "pytorch_model.bin")
 
 
 def _texts(folder: Path) -> None:

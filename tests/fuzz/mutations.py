@@ -16,10 +16,13 @@ from fuzz.values import Raw, dump, mutate_bytes, mutate_tree, odd_value, shown
 
 CONFIG_KEYS = (
     "n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "hidden_size", "num_hidden_layers", "dtype",
-    "torch_dtype", "attn_implementation", "_attn_implementation", "rope_scaling", "rope_parameters", "id2label", "label2id",
+    "torch_dtype", "attn_implementation", "_attn_implementation", "rope_scaling", "rope_parameters", "id2label",
+    "label2id",
     "num_labels", "architectures", "pad_token_id", "bos_token_id", "eos_token_id", "quantization_config", "is_decoder",
-    "is_encoder_decoder", "pruned_heads", "problem_type", "layer_types", "text_config", "vision_config", "attribute_map",
-    "model_type", "activation_function", "tie_word_embeddings", "scale_attn_weights", "add_cross_attention", "torchscript",
+    "is_encoder_decoder", "pruned_heads", "problem_type", "layer_types", "text_config", "vision_config",
+    "attribute_map",
+    "model_type", "activation_function", "tie_word_embeddings", "scale_attn_weights", "add_cross_attention",
+    "torchscript",
     "_name_or_path", "name_or_path", "transformers_version", "max_position_embeddings", "layer_norm_epsilon",
     "initializer_range", "resid_pdrop", "attn_pdrop", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
     "chunk_size_feed_forward", "use_cache", "output_attentions", "output_hidden_states", "return_dict", "_commit_hash",
@@ -27,13 +30,17 @@ CONFIG_KEYS = (
     "temperature", "max_length", "sliding_window", "head_dim", "num_key_value_heads", "rms_norm_eps", "hidden_act",
 )  # fmt: skip
 TOKENIZER_KEYS = (
-    "auto_map", "chat_template", "bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_class", "extra_special_tokens",
-    "additional_special_tokens", "added_tokens_decoder", "model_max_length", "clean_up_tokenization_spaces", "padding_side",
-    "backend", "name_or_path", "tokenizer_file", "vocab_file", "version", "truncation", "padding", "added_tokens", "model",
+    "auto_map", "chat_template", "bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_class",
+    "extra_special_tokens",
+    "additional_special_tokens", "added_tokens_decoder", "model_max_length", "clean_up_tokenization_spaces",
+    "padding_side",
+    "backend", "name_or_path", "tokenizer_file", "vocab_file", "version", "truncation", "padding", "added_tokens",
+    "model",
     "normalizer", "pre_tokenizer", "post_processor", "decoder", "add_bos_token", "legacy", "from_slow", "__type",
 )  # fmt: skip
 DTYPES = (
-    "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL", "F8_E4M3", "F8_E5M2", "F4",
+    "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL", "F8_E4M3", "F8_E5M2",
+    "F4",
     "F6_E2M3", "C64", "f32", "", "F32 ", "X",
 )  # fmt: skip
 
@@ -74,9 +81,12 @@ def change_lines(file: Path, random: Random) -> str:
     """A text or a .jsonl file with an odd line."""
     line = random.choice(
         [
-            b"\xff\xfe", b"\x00" * 50, b'{"text": "\\ud800 lone"}', b'{"text": null}', b'{"text": NaN}', b'{"text": 1}', b"[]",
-            b"{}", b'{"text": "' + b"x" * 200000 + b'"}', b"x" * 300000, b'{"text": "a", "text": 5}', b"null", b"1" * 5000,
-            b'{"text": ' + b"[" * 100000, b"[" * 100000, b'{"text": "<|end|>"}', "é\u2028x".encode(), b"\r", b"\xed\xa0\x80",
+            b"\xff\xfe", b"\x00" * 50, b'{"text": "\\ud800 lone"}', b'{"text": null}', b'{"text": NaN}',
+            b'{"text": 1}', b"[]",
+            b"{}", b'{"text": "' + b"x" * 200000 + b'"}', b"x" * 300000, b'{"text": "a", "text": 5}', b"null",
+            b"1" * 5000,
+            b'{"text": ' + b"[" * 100000, b"[" * 100000, b'{"text": "<|end|>"}', "é\u2028x".encode(), b"\r",
+            b"\xed\xa0\x80",
             b'{"text": "\\u0000"}', b'{"n": ' + b"9" * 5000 + b', "text": "a"}', b'"text"', b"\xf4\x90\x80\x80",
         ]
     )  # fmt: skip
@@ -141,8 +151,10 @@ def change_safetensors(file: Path, random: Random) -> str:
             count *= axis
         entry["shape"] = random.choice(
             [
-                [count], [], [0], [count, 1], [1] * 70 + [count], [-1, -count], [True, count], [float(count)], [str(count)],
-                entry["shape"][::-1], [count * 2], [2**62, 4, count], [2**33, 2**33, 0], [None], [count // 2, 2], "x", {},
+                [count], [], [0], [count, 1], [1] * 70 + [count], [-1, -count], [True, count], [float(count)],
+                [str(count)],
+                entry["shape"][::-1], [count * 2], [2**62, 4, count], [2**33, 2**33, 0], [None], [count // 2, 2], "x",
+                {},
             ]
         )  # fmt: skip
         what = f"{name} of shape {shown(entry['shape'])}"
@@ -150,7 +162,8 @@ def change_safetensors(file: Path, random: Random) -> str:
         begin, end = entry["data_offsets"]
         entry["data_offsets"] = random.choice(
             [
-                [end, begin], [begin, end, 0], [begin], [begin + 4, end + 4], [-4, end], [float(begin), float(end)], [0, end],
+                [end, begin], [begin, end, 0], [begin], [begin + 4, end + 4], [-4, end], [float(begin), float(end)],
+                [0, end],
                 [str(begin), str(end)], [2**64, 2**64 + end], [True, end], [begin, None], [begin + 0.5, end], {}, "ab",
             ]
         )  # fmt: skip
@@ -215,7 +228,7 @@ def change_pickle(file: Path, random: Random) -> str:
         "float64": lambda: flat.double(),
         "float8": lambda: flat.to(torch.float8_e4m3fn),
         "uint16": lambda: flat.to(torch.int32).to(torch.uint16),
-        "expanded": lambda: flat.flatten()[:1].expand(tensor.numel()).reshape(tensor.shape) if flat.ndim < 2 else flat[:1].expand(tensor.shape),
+        "expanded": lambda: flat.flatten()[:1].expand(tensor.numel()).reshape(tensor.shape),
         "transposed": lambda: flat.t().contiguous().t() if flat.ndim == 2 else flat,
         "of a wide stride": lambda: torch.zeros(1).expand(10**6, 10**6),
         "shared": lambda: state[random.choice(list(state))],
@@ -258,7 +271,8 @@ def change_pickle(file: Path, random: Random) -> str:
         "an empty key": lambda: {**state, "": flat},
         "an optimizer": lambda: {"state": {0: {"exp_avg": flat}}, "param_groups": []},
         "a key with a line break": lambda: {**state, "a\nb": flat},
-        "a key twice by prefix": lambda: {**state, "transformer." + str(name): flat, str(name).removeprefix("transformer."): flat},
+        "a key twice by prefix": lambda: {**state, "transformer." + str(name): flat,
+        str(name).removeprefix("transformer."): flat},
     }  # fmt: skip
     if random.random() < 0.6:
         kind = random.choice(list(kinds))
@@ -290,14 +304,22 @@ def change_yaml(file: Path, random: Random) -> str:
         return change_text(file, random)
     odd = random.choice(
         [
-            "!!python/name:os.system x", "!!python/object/apply:os.system ['true']", "!!int x", "!!float x", "!!binary ===",
-            "!!timestamp x", "2020-13-45", "2020-01-01", "!!set {a, b}", "!!omap [a: 1]", "!!x y", "&a *a", "*a", "&a [*a]", ".nan",
-            ".inf", "-.inf", "1" * 5000, "0x" + "f" * 5000, "1e999", "0b12", "1:60", "1_0", "~", "[]", "{}", "'\\ud800'",
-            '"\\ud800"', '"\\uD800"', '"\\0"', "|", ">", "? x", "[" * 500, "[" * 100 + "]" * 100, "{a: b, a: c}", "<<: {a: b}",
-            "!!null x", "!!bool x", "!!str 5", "!!map x", "!!seq x", "- x", "x: y", "%YAML 1.3", "---\n---", "...", "@", "`", "\t",
-            "'" + "x" * 300 + "'", "./" + "x" * 300, "./" + "x/" * 3000, '"a\\0b"', '"./a\\0b"', "yes", "1.5", "-1", "0", "!!merge <<",
-            "? [a, b]\n: c", "!!python/tuple [1]", '"\\U0001F600"', '"./\\x1b[31m"', "!<tag:yaml.org,2002:int> 08", "08", "1__", "+.inf",
-            "!!int ''", "!!int '-'", "!!float '.'", "0o8", "!!int 0x", "!!int 0b", "!!int ':'", "!!timestamp '2001-1-1 99:99:99'",
+            "!!python/name:os.system x", "!!python/object/apply:os.system ['true']", "!!int x", "!!float x",
+            "!!binary ===",
+            "!!timestamp x", "2020-13-45", "2020-01-01", "!!set {a, b}", "!!omap [a: 1]", "!!x y", "&a *a", "*a",
+            "&a [*a]", ".nan",
+            ".inf", "-.inf", "1" * 5000, "0x" + "f" * 5000, "1e999", "0b12", "1:60", "1_0", "~", "[]", "{}",
+            "'\\ud800'",
+            '"\\ud800"', '"\\uD800"', '"\\0"', "|", ">", "? x", "[" * 500, "[" * 100 + "]" * 100, "{a: b, a: c}",
+            "<<: {a: b}",
+            "!!null x", "!!bool x", "!!str 5", "!!map x", "!!seq x", "- x", "x: y", "%YAML 1.3", "---\n---", "...",
+            "@", "`", "\t",
+            "'" + "x" * 300 + "'", "./" + "x" * 300, "./" + "x/" * 3000, '"a\\0b"', '"./a\\0b"', "yes", "1.5", "-1",
+            "0", "!!merge <<",
+            "? [a, b]\n: c", "!!python/tuple [1]", '"\\U0001F600"', '"./\\x1b[31m"', "!<tag:yaml.org,2002:int> 08",
+            "08", "1__", "+.inf",
+            "!!int ''", "!!int '-'", "!!float '.'", "0o8", "!!int 0x", "!!int 0b", "!!int ':'",
+            "!!timestamp '2001-1-1 99:99:99'",
         ]
     )  # fmt: skip
     lines = raw.decode().splitlines()

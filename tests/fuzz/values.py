@@ -23,7 +23,8 @@ def odd_value(random: Random) -> Any:
             "{", "é", "\u2028", "x" * 300, "x" * 70000, [], {}, [None], [0], ["x"], [[1]], [{}], {"a": 1}, {"": None},
             {"0": "x"}, [1, 2, 3], {"content": "x"}, {"type": "x"}, [0, "x"], [["a", 0.0]],
             Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e999"), Raw("1" * 5000), Raw("0." + "1" * 5000),
-            Raw('"\\ud800"'), Raw('"a\\udfff"'), Raw('{"\\ud800": 1}'), Raw('{"a": 1, "a": 2}'), Raw("[" * 50 + "]" * 50),
+            Raw('"\\ud800"'), Raw('"a\\udfff"'), Raw('{"\\ud800": 1}'), Raw('{"a": 1, "a": 2}'),
+            Raw("[" * 50 + "]" * 50),
             Raw("[" * 900 + "]" * 900), Raw("[" * 100000 + "]" * 100000), Raw('{"a":' * 3000 + "1" + "}" * 3000),
             Raw("-0"), Raw("1E400"), Raw('"\\u0000"'),
         ]
@@ -98,6 +99,10 @@ def dump(tree: Any) -> str:
     return text
 
 
+def _flipped(raw: bytes, random: Random) -> bytes:
+    return bytes(byte ^ (1 << random.randrange(8)) for byte in raw)
+
+
 def mutate_bytes(raw: bytes, random: Random) -> tuple[bytes, str]:
     """The bytes of a file, damaged."""
     place = random.randrange(len(raw) + 1)
@@ -106,7 +111,7 @@ def mutate_bytes(raw: bytes, random: Random) -> tuple[bytes, str]:
         "truncated": lambda: raw[:place],
         "its last byte lost": lambda: raw[:-1],
         "a byte changed": lambda: raw[:place] + bytes([random.randrange(256)]) + raw[place + 1 :],
-        "a bit flipped": lambda: raw[:place] + bytes(b ^ (1 << random.randrange(8)) for b in raw[place : place + 1]) + raw[place + 1 :],
+        "a bit flipped": lambda: raw[:place] + _flipped(raw[place : place + 1], random) + raw[place + 1 :],
         "bytes inserted": lambda: raw[:place] + random.randbytes(random.randint(1, 9)) + raw[place:],
         "bytes lost": lambda: raw[:place] + raw[place + random.randint(1, 50) :],
         "bytes repeated": lambda: raw[:place] + raw[max(0, place - 50) : place] + raw[place:],
@@ -120,7 +125,7 @@ def mutate_bytes(raw: bytes, random: Random) -> tuple[bytes, str]:
         "a surrogate in UTF-8": lambda: raw[:place] + b"\xed\xa0\x80" + raw[place:],
         "carriage returns": lambda: raw.replace(b"\n", b"\r\n"),
         "a web page": lambda: b"<!DOCTYPE html><html>Not found</html>",
-        "a pointer of LFS": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n",
+        "a pointer of LFS": lambda: b"version https://git-lfs.example/spec/v1\noid sha256:" + b"0" * 64 + b"\n",
         "a zip": lambda: b"PK\x03\x04" + raw,
         "deep": lambda: b"[" * 100000,
     }  # fmt: skip

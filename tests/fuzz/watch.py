@@ -1,4 +1,5 @@
-"""Running many cases in a worker that is watched: a hang or a death is a defect like any other, and the next goes on."""
+"""Running many cases in a worker that is watched: a hang or a death is a defect like any other,
+and the next goes on."""
 
 from __future__ import annotations
 

@@ -13,10 +13,12 @@ import resource
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fuzz.cases import Case, make_case
+if TYPE_CHECKING:
+    from fuzz.cases import Case
 
 MEMORY = 2 * 10**9
 CEILING = 6 * 2**30  # of a worker's data: what asks for more gets a MemoryError, and the machine goes on
@@ -46,6 +48,7 @@ def main() -> None:
         "HF_HOME": str(asked.scratch / "hf"),
         "HOME": str(asked.scratch / "home"),
     }
+    from fuzz.cases import make_case
     from fuzz.models import build
 
     if not asked.pristine.exists():
@@ -224,10 +227,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 def reset_peak() -> None:
     """Let the peak of this process's memory begin again (Linux)."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak() -> int:
