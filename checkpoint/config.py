@@ -50,8 +50,8 @@ def _require_numbers(facts: Mapping[str, Any], model: str) -> None:
         value = facts.get(key)
         if value is not None and not (type(value) is int and value >= 1):
             raise CorruptCheckpoint(
-                f"config.json of '{model}' has {kind_of(value)} as {key}, where a whole number above 0 is expected: "
-                "repair the file, or fetch it again"
+                f"config.json of '{model}' is not valid: {key} is {kind_of(value)}, and a whole number above 0 is "
+                "expected; repair the file, or fetch it again"
             )
     pending: list[tuple[str, Any]] = list(facts.items())
     while pending:
@@ -62,7 +62,7 @@ def _require_numbers(facts: Mapping[str, Any], model: str) -> None:
             pending += [(key, item) for item in value]
         elif isinstance(value, int) and abs(value) > LARGEST:
             raise CorruptCheckpoint(
-                f"config.json of '{model}' has {kind_of(value)} in {key}, which is too large: repair the file"
+                f"config.json of '{model}' is not valid: {key} has {kind_of(value)}, which is too large; repair the file"
             )
 
 

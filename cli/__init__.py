@@ -82,6 +82,7 @@ def _fail(message: str, code: int) -> None:
         import traceback
 
         traceback.print_exc()
+    message = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
     if sys.stderr is not None:
         with suppress(OSError, ValueError):  # nobody reads it, or there is no room: the exit code says it still
             print(f"isthmus: {message}", file=sys.stderr, flush=True)

@@ -79,7 +79,7 @@ class TrainingState:
             content = parse_object(latest.read_bytes(), "'latest.json'")
             identity = content["identity"]
         except (OSError, KeyError, CorruptCheckpoint):
-            raise self._damaged() from None
+            raise self.damaged() from None
         if identity != self.identity:
             raise BadInput(
                 f"an unfinished run with other models, text or settings is kept for this output (in "
@@ -127,10 +127,11 @@ class TrainingState:
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:  # accelerate and torch raise many kinds for a file that is damaged or of another run
-            raise self._damaged() from None
+            raise self.damaged() from None
         return done, history, best, alignment
 
-    def _damaged(self) -> BadInput:
+    def damaged(self) -> BadInput:
+        """The error for a run that cannot be gone on with."""
         return BadInput(
             f"the unfinished run that is kept for this output (in '{self.folder.name}') is damaged and cannot go on: "
             "add --restart to drop it"
