@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, is_failure, one_line
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
 from isthmus.checkpoint.model import Families, Schema, schema
+from isthmus.checkpoint.panics import is_failure
 from isthmus.checkpoint.source import CONFIGURATION_FILES, Source
 from isthmus.checkpoint.strict_json import kind_of
 
@@ -62,7 +63,7 @@ def _require_numbers(facts: Mapping[str, Any], model: str) -> None:
             pending += [(key, item) for item in value]
         elif isinstance(value, int) and abs(value) > LARGEST:
             raise CorruptCheckpoint(
-                f"config.json of '{model}' is not valid: {key} has {kind_of(value)}, which is too large; repair the file"
+                f"config.json of '{model}' is not valid: {key} has {kind_of(value)}, too large for torch; repair it"
             )
 
 

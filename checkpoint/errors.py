@@ -51,14 +51,6 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return text or type(error).__name__
 
 
-def is_failure(error: BaseException) -> bool:
-    """Whether an exception tells of the work that failed: any Exception, and a panic of a library written in Rust.
-
-    A panic is no Exception, so that nobody catches it by accident; of a damaged tokenizer it says no more than others.
-    """
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
 class GateRefused(IsthmusError):
     """A gate that the user set (a barrier, a gain, a spectrum) refused the merge; nothing was saved."""
 

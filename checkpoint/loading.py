@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from isthmus.checkpoint.config import build_config, read_facts, schema_of, untied_facts
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, is_failure
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema
+from isthmus.checkpoint.panics import is_failure, quiet_panics
 from isthmus.checkpoint.pickled import plain_tensors
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.rows import row_counts
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TRIAL = "A line of text, with 12 numbers, é and more.\n" * 8
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -158,9 +160,10 @@ class Checkpoint:
         try:
             if not self.has_tokenizer:  # transformers would make an empty one
                 raise FileNotFoundError
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-            # A damaged one may be read, and fail when it is used.
-            ids = tokenizer.encode("a b", add_special_tokens=False, verbose=False)
+            with quiet_panics():
+                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+                # A damaged one may be read, and fail when it is used.
+                ids = tokenizer.encode(TRIAL, add_special_tokens=False, verbose=False)
             if not all(type(number) is int for number in (*ids, tokenizer.eos_token_id or 0)):
                 raise TypeError("a token's id is not a number")
         except BaseException as error:

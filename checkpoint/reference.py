@@ -48,12 +48,16 @@ def require_path(text: str | Path, what: str) -> Path:
     written = str(text)
     try:
         path = Path(written).expanduser()
-        path.exists()
+        os.stat(path)
+    except FileNotFoundError:
+        return path
     except ValueError:
         raise BadInput(f"{what} {written[:60]!a} holds a character that no path can have: check it") from None
     except RuntimeError:
         raise BadInput(f"{what} '{written[:60]}' begins with the home of a user who is not known: check it") from None
     except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # who opens it says so
+            return path
         reason = "is too long for a path" if error.errno == errno.ENAMETOOLONG else f"cannot be read: {error.strerror}"
         raise BadInput(f"{what} '{written[:60]}{'...' * (len(written) > 60)}' {reason}") from None
     return path

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
-from isthmus.checkpoint.reference import require_path
+from isthmus.checkpoint.reference import require_path, shown_name
 from isthmus.checkpoint.strict_json import json_text, parse_object
 
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
+LONGEST_NAME = 220  # bytes, of the 255 that file systems have: a hidden sibling has more of them
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -34,6 +35,10 @@ def require_free(target: Path, *, overwrite: bool) -> None:
     directory of directories that holds no model), or when its folder cannot be written.
     """
     require_path(target, "the output")
+    if len(os.fsencode(target.name)) > LONGEST_NAME:
+        raise BadInput(
+            f"the name of the output, '{shown_name(target)[:40]}...', is too long: take one of {LONGEST_NAME} bytes at most"
+        )
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
     if target.is_dir() and any(target.iterdir()):

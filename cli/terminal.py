@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from isthmus.checkpoint.errors import IsthmusError
-from isthmus.checkpoint.reference import shown_name
+from isthmus.checkpoint.reference import require_path, shown_name
 from isthmus.checkpoint.strict_json import json_text
 from isthmus.eval.processes import is_main
 from isthmus.merge.progress import Progress
@@ -55,6 +55,7 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
         except OSError as error:
             raise IsthmusError(f"cannot write the output: {error.strerror}") from None
         return
+    require_path(target, "the JSON file")
     try:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:

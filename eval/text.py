@@ -21,7 +21,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import BadInput, TooLittleText, is_failure, one_line
+from isthmus.checkpoint.errors import BadInput, TooLittleText, one_line
+from isthmus.checkpoint.panics import is_failure
 from isthmus.checkpoint.reference import require_path, shown_name
 from isthmus.eval.seen import Seen
 

@@ -39,7 +39,7 @@ def is_recipe(text: str) -> bool:
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a YAML file. Raises BadInput, in a sentence with the line, for all that it cannot follow."""
-    file = Path(path)
+    file = require_path(path, "the recipe")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -22,8 +22,8 @@ def test_damaged_files_end_in_a_sentence() -> None:
             codes[str(answer["code"])] += 1
             if answer["defects"]:
                 found.append(
-                    f"seed {answer['seed']}: {', '.join(answer['defects'])}\n  isthmus {ascii(answer['command'])}\n"
-                    f"  {ascii(answer['damage'])}\n  {ascii(answer['err'][-600:])}"
+                    f"seed {answer['seed']}: {', '.join(answer['defects'])}\n  isthmus {answer['command']!a}\n"
+                    f"  {answer['damage']!a}\n  {answer['err'][-600:]!a}"
                 )
     assert not found, "\n".join(found)
     # What is not refused must be taken: a reader that refuses everything would pass, too.

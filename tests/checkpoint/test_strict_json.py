@@ -28,7 +28,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_others_could_not_read_is_refused(kind: str) -> None:
     content, message = REFUSED[kind]
-    with pytest.raises(CorruptCheckpoint, match=f"^'x.json' of 'm' {message}.*: "):
+    with pytest.raises(CorruptCheckpoint, match=rf"^'x\.json' of 'm' {message}.*: "):
         parse_json(content, "'x.json' of 'm'")
 
 
@@ -46,7 +46,7 @@ def test_as_deep_as_allowed() -> None:
 
 @pytest.mark.parametrize("content", ["[]", "null", "true", "3", '"x"'])
 def test_an_object_is_an_object(content: str) -> None:
-    with pytest.raises(CorruptCheckpoint, match="it holds .* in place of an object"):
+    with pytest.raises(CorruptCheckpoint, match=r"it holds .* in place of an object"):
         parse_object(content, "it")
 
 
