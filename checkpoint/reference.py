@@ -48,7 +48,7 @@ def require_path(text: str | Path, what: str) -> Path:
     written = str(text)
     try:
         path = Path(written).expanduser()
-        os.stat(path)
+        path.stat()
     except FileNotFoundError:
         return path
     except ValueError:

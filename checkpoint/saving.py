@@ -37,7 +37,8 @@ def require_free(target: Path, *, overwrite: bool) -> None:
     require_path(target, "the output")
     if len(os.fsencode(target.name)) > LONGEST_NAME:
         raise BadInput(
-            f"the name of the output, '{shown_name(target)[:40]}...', is too long: take one of {LONGEST_NAME} bytes at most"
+            f"the name of the output, '{shown_name(target)[:40]}...', is too long: take one of at most {LONGEST_NAME} "
+            "bytes"
         )
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
