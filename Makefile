@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint type format bench clean
+.PHONY: demo test fuzz lint type format bench clean
 
 demo: .venv/installed
 	$(BIN)/isthmus demo --overwrite
@@ -10,6 +10,12 @@ demo: .venv/installed
 # Two tests at a time, each on one core: faster than one at a time on two.
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Thousands of damaged files; a case is known by its seed: make fuzz COUNT=1 SEED=1234.
+COUNT ?= 3000
+SEED ?= 0
+fuzz: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
@@ -20,6 +20,7 @@ from isthmus.align.symmetry import Elements, Family, State, act_on_piece
 from isthmus.checkpoint.config import untied_facts
 from isthmus.checkpoint.errors import AlignmentError, BadInput
 from isthmus.checkpoint.model import log_probs
+from isthmus.checkpoint.strict_json import parse_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -123,7 +124,10 @@ class Alignment:
         """Read what `save` wrote. Raises BadInput for any other file."""
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {})["isthmus.alignment"])
+                facts = parse_object((file.metadata() or {})["isthmus.alignment"], "its metadata")
+                method, score = facts["method"], float(facts["score"])
+                if method not in get_args(Method):
+                    raise ValueError("no such method")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception as error:
             raise BadInput(
@@ -131,7 +135,7 @@ class Alignment:
             ) from None
         elements = {name: tensor for name, tensor in tensors.items() if not name.startswith(_GAUGE)}
         gauge = {name.removeprefix(_GAUGE): tensors[name] for name in tensors.keys() - elements.keys()}
-        return cls(facts["method"], elements, facts["score"], gauge)
+        return cls(method, elements, score, gauge)
 
     def verify(
         self,

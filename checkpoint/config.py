@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.bounds import require_numbers
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
 from isthmus.checkpoint.model import Families, Schema, schema
-from isthmus.checkpoint.source import Source
+from isthmus.checkpoint.panics import is_failure
+from isthmus.checkpoint.source import CONFIGURATION_FILES, Source
+from isthmus.checkpoint.strict_json import kind_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+# What counts something in every architecture, under the names that configurations have for it.
+SIZES = (
+    "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "vocab_size", "n_inner",
+    "max_position_embeddings", "n_positions",
+)  # fmt: skip
+LARGEST = 2**63 - 1  # of any number in a configuration: torch has no larger ones
 
 
 def read_facts(source: Source) -> dict[str, Any]:
@@ -28,9 +38,35 @@ def read_facts(source: Source) -> dict[str, Any]:
             raise BadInput(f"'{source.name}' is defined by code in its repository ({file}), which isthmus never runs")
     if not isinstance(facts.get("model_type"), str):
         raise BadInput(f"config.json of '{source.name}' has no model_type: it was not saved by transformers")
+    for name in CONFIGURATION_FILES[1:]:  # carried over, so it must be what transformers can read
+        if name in source.files:
+            source.json(name)
+    _require_numbers(facts, source.name)
     if "quantization_config" in facts:
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
     return facts
+
+
+def _require_numbers(facts: Mapping[str, Any], model: str) -> None:
+    """Raise CorruptCheckpoint for a size that counts nothing, and for a number that torch cannot take."""
+    for key in SIZES:
+        value = facts.get(key)
+        if value is not None and not (type(value) is int and value >= 1):
+            raise CorruptCheckpoint(
+                f"config.json of '{model}' is not valid: {key} is {kind_of(value)}, and a whole number above 0 is "
+                "expected; repair the file, or fetch it again"
+            )
+    pending: list[tuple[str, Any]] = list(facts.items())
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += value.items()
+        elif isinstance(value, list):
+            pending += [(key, item) for item in value]
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise CorruptCheckpoint(
+                f"config.json of '{model}' is not valid: {key} has {kind_of(value)}, too large for torch; repair it"
+            )
 
 
 def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
@@ -44,15 +80,22 @@ def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
     if kind not in CONFIG_MAPPING:
         raise BadInput(f"'{model}' has the model type {kind!r}, which this version of transformers does not know")
     try:
-        return CONFIG_MAPPING[kind].from_dict(dict(facts))
+        config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(facts)))
+        config.to_json_string(use_diff=False)  # what cannot be written is no configuration, either
     except Exception as error:
-        raise CorruptCheckpoint(f"config.json of '{model}' is not valid: {error}") from None
+        raise CorruptCheckpoint(f"config.json of '{model}' is not valid: {one_line(error)}") from None
+    return config
 
 
 def vocabulary_rows(facts: Mapping[str, Any], model: str) -> int:
     """The rows of the embedding. Raises as `build_config` does."""
     rows = facts.get("vocab_size")
-    return rows if isinstance(rows, int) else int(build_config(facts, model).vocab_size)
+    if type(rows) is int:
+        return rows
+    rows = getattr(build_config(facts, model), "vocab_size", None)
+    if type(rows) is not int:
+        raise CorruptCheckpoint(f"config.json of '{model}' has no vocab_size, the rows of the embedding: add it")
+    return rows
 
 
 def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = None) -> Schema:
@@ -63,9 +106,19 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
     if families is not None and facts["model_type"] in families:
         try:
             return families[facts["model_type"]](SimpleNamespace(**facts)).schema()
-        except (AttributeError, TypeError, ArithmeticError):
+        except (AttributeError, TypeError, ValueError, ArithmeticError):
             pass  # the file leaves something out, or something in it is wrong: transformers knows which
-    return schema(build_config(facts, model), families)
+    config = build_config(facts, model)
+    try:
+        return schema(config, families)
+    except IsthmusError:
+        raise
+    except BaseException as error:
+        if not is_failure(error) or isinstance(error, MemoryError):
+            raise
+        raise CorruptCheckpoint(
+            f"transformers makes no language model of config.json of '{model}': {one_line(error)}"
+        ) from None
 
 
 def untied_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,14 @@ class AlignmentError(IsthmusError):
     """An alignment that would change the function of the model, found by verifying it."""
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What a library's exception says, on one line, cut at `limit` characters; its name where it says nothing."""
+    text = " ".join(str(error).split())
+    if len(text) > limit:
+        text = text[: limit - 3] + "..."
+    return text or type(error).__name__
+
+
 class GateRefused(IsthmusError):
     """A gate that the user set (a barrier, a gain, a spectrum) refused the merge; nothing was saved."""
 

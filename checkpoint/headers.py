@@ -6,7 +6,6 @@ then the data. Everything the header claims is held against the file's size befo
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from isthmus.checkpoint.bounds import HEADER, require_header, require_shapes, require_size
 from isthmus.checkpoint.errors import CorruptCheckpoint
+from isthmus.checkpoint.strict_json import parse_json
 
 ITEM_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
@@ -58,20 +58,25 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
     if not 2 <= length <= size - 8:
         raise CorruptCheckpoint(f"{where} is truncated or not a safetensors file: fetch it again")
     require_size(length, HEADER, f"the header of {where}")
+    raw = require_header(read(8, 8 + length), where)
+    header = parse_json(raw, f"the header of {where} is damaged: it", unique=True)
     try:
-        header = json.loads(require_header(read(8, 8 + length), where))
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None) or {}
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise TypeError("safetensors takes text as metadata, and nothing else")
         require_shapes(header, where)
         infos = {
             name: TensorInfo(entry["dtype"], tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][0]))
             for name, entry in header.items()
         }
+        if any(type(number) is not int for entry in header.values() for number in entry["data_offsets"]):
+            raise TypeError("an offset is not a whole number")
         spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
         honest = all(
             entry["data_offsets"][1] - entry["data_offsets"][0] == infos[name].bytes for name, entry in header.items()
         )
-        honest &= all(isinstance(axis, int) and axis >= 0 for info in infos.values() for axis in info.shape)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        honest &= all(type(axis) is int and axis >= 0 for info in infos.values() for axis in info.shape)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         raise CorruptCheckpoint(f"the header of {where} is damaged: fetch the file again") from None
     end = 0
     for begin, stop in spans:

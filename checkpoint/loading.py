@@ -25,6 +25,8 @@ from isthmus.checkpoint.config import build_config, read_facts, schema_of, untie
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema
+from isthmus.checkpoint.panics import is_failure, quiet_panics
+from isthmus.checkpoint.pickled import plain_tensors
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.rows import row_counts
 from isthmus.checkpoint.source import TOKENIZER_FILES, Source
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TRIAL = "A line of text, with 12 numbers, é and more.\n" * 8
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -114,7 +117,9 @@ def _read_pickle(path: Path, model: str) -> dict[str, Tensor]:
     require_archive(path, model)
     try:
         content = torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path), map_location="cpu")
-        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        tensors = plain_tensors(content, f"'{path.name}' of '{model}'")
+    except CorruptCheckpoint:
+        raise
     except pickle.UnpicklingError:
         raise CorruptCheckpoint(
             f"'{path.name}' of '{model}' holds more than weights, and was not executed: ask its author for safetensors"
@@ -175,8 +180,15 @@ class Checkpoint:
         try:
             if not self.has_tokenizer:  # transformers would make an empty one
                 raise FileNotFoundError
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        except Exception:
+            with quiet_panics():
+                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+                # A damaged one may be read, and fail when it is used.
+                ids = tokenizer.encode(TRIAL, add_special_tokens=False, verbose=False)
+            if not all(type(number) is int for number in (*ids, tokenizer.eos_token_id or 0)):
+                raise TypeError("a token's id is not a number")
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             raise BadInput(
                 f"'{self.name}' has no tokenizer that transformers can read: add its tokenizer files (tokenizer.json), "
                 "or merge without --data"

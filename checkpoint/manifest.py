@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.checkpoint.bounds import MB, read_bytes
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.strict_json import parse_object
 
 REPORT = "isthmus.json"
 FILES, SEAL = "files", "seal"
@@ -73,8 +74,8 @@ def _sealed_report(directory: Path) -> dict[str, Any] | None:
     path = directory / REPORT
     try:
         where = f"'{REPORT}' in '{directory.name}'"
-        report = None if path.is_symlink() else json.loads(read_bytes(path, REPORT_BYTES, where))
-    except (OSError, ValueError, RecursionError):
+        report = None if path.is_symlink() else parse_object(read_bytes(path, REPORT_BYTES, where), where)
+    except (OSError, CorruptCheckpoint):
         return None
     if not isinstance(report, dict) or not isinstance(report.get(SEAL), str) or not isinstance(report.get(FILES), dict):
         return None

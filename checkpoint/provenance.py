@@ -136,7 +136,8 @@ def _stated(optimizer: str | None, why: str) -> Evidence | None:
 
 def _from_arguments(source: Source) -> Evidence | None:
     arguments = read_training_arguments(source.path(ARGUMENTS), source.name)
-    written = str(arguments.get("optim", ""))
+    value = arguments.get("optim")
+    written = value if isinstance(value, str) else ""
     return _stated(ALIASES.get(written, plain(written, WORD) or None), f"{ARGUMENTS} says {plain(written, LINE)}")
 
 
@@ -237,7 +238,7 @@ def _from_report(source: Source) -> Evidence | None:
     ends = content.get("endpoints")
     if not isinstance(ends, list) or not all(isinstance(end, Mapping) for end in ends):
         return None
-    names = {end.get("optimizer") for end in ends if isinstance(end.get("optimizer"), (str, type(None)))}
+    names = {written if isinstance(written := end.get("optimizer"), str) else None for end in ends}
     shared = names.pop() if len(names) == 1 else None
     listed = " and ".join(plain(end.get("ref"), LINE) for end in ends[:NAMED])
     more = f" and {len(ends) - NAMED} more" if len(ends) > NAMED else ""

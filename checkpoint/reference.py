@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +29,39 @@ class Reference:
     def name(self) -> str:
         """How the model is named in messages, reports and cards: a directory by its last name only."""
         if self.directory is not None:
-            return plain(self.directory.resolve().name)
+            return plain(shown_name(self.directory))
         name = str(self.repo_id)
         if self.revision:
             name += f"@{self.revision}"
         return f"{name}:{self.subfolder}" if self.subfolder else name
+
+
+def shown_name(path: Path) -> str:
+    """The last name of a path as text that can be written anywhere: bytes that are not UTF-8 are replaced."""
+    return os.fsencode(Path(os.path.realpath(path)).name).decode("utf-8", errors="replace")
+
+
+def require_path(text: str | Path, what: str) -> Path:
+    """A path that a system can look for, `~` expanded; `what` names it in messages: the output, the model.
+
+    Raises BadInput for one that is too long, or that holds a NUL.
+    """
+    written = str(text)
+    try:
+        path = Path(written).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except ValueError:
+        raise BadInput(f"{what} {written[:60]!a} holds a character that no path can have: check it") from None
+    except RuntimeError:
+        raise BadInput(f"{what} '{written[:60]}' begins with the home of a user who is not known: check it") from None
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # who opens it says so
+            return path
+        reason = "is too long for a path" if error.errno == errno.ENAMETOOLONG else f"cannot be read: {error.strerror}"
+        raise BadInput(f"{what} '{written[:60]}{'...' * (len(written) > 60)}' {reason}") from None
+    return path
 
 
 def parse_reference(text: str | Path) -> Reference:
@@ -42,7 +72,7 @@ def parse_reference(text: str | Path) -> Reference:
     Raises BadInput when it can be neither.
     """
     written = str(text)
-    path = Path(written).expanduser()
+    path = require_path(written, "the model")
     if isinstance(text, Path) or written.startswith((".", "/", "~")) or (written and path.exists()):
         if path.is_file():
             raise BadInput(f"'{path.name}' is a file: give the directory that holds the model's config.json")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.foreign import json_text
 from isthmus.checkpoint.manifest import require_replaceable
 from isthmus.checkpoint.places import Place, holds, output_path, require_apart
+from isthmus.checkpoint.strict_json import parse_object
 
 if TYPE_CHECKING:
     import torch
@@ -262,7 +262,7 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
     """Copy small files as they are, but for where on somebody's disk a tokenizer was loaded from."""
     for name, path in files.items():
         if name == TOKENIZER_SETTINGS:
-            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings = parse_object(path.read_bytes(), f"'{name}'")
             write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PLACES})
         else:
             shutil.copyfile(path, directory / name)

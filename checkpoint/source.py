@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from isthmus.checkpoint.front_matter import front_matter
 from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
+from isthmus.checkpoint.strict_json import parse_object
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -89,16 +89,19 @@ class Source:
 
     def _local_files(self, directory: Path) -> dict[str, FileFacts]:
         if not directory.is_dir():
-            raise ModelNotFound(f"there is no directory '{directory.name}': check the path")
+            raise ModelNotFound(f"there is no directory '{self.name}': check the path")
         found: dict[str, FileFacts] = {}
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                if path.is_file():
-                    found[path.name] = FileFacts(path.stat().st_size)
-                    require_few_files(found, self.name)
-                elif path.exists() and not path.is_dir():
-                    require_plain(path, self.name)
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    path = Path(entry.path)
+                    if path.is_file():
+                        found[path.name] = FileFacts(path.stat().st_size)
+                        require_few_files(found, self.name)
+                    elif path.exists() and not path.is_dir():
+                        require_plain(path, self.name)
+        except OSError as error:
+            raise ModelNotFound(f"cannot read the directory '{self.name}': {error.strerror}") from None
         return dict(sorted(found.items()))
 
     def _hub_files(self) -> dict[str, FileFacts]:
@@ -221,22 +224,20 @@ class Source:
 
     def json(self, filename: str) -> dict[str, Any]:
         """A small JSON file. Raises CorruptCheckpoint when it is not one, or larger than files of its kind are."""
-        raw = require_values(self._read(filename), f"'{filename}' of '{self.name}'")
-        try:
-            content = json.loads(raw.decode("utf-8"))
-        except (ValueError, UnicodeDecodeError, RecursionError):
-            content = None
-        if not isinstance(content, dict):
-            raise CorruptCheckpoint(f"'{filename}' of '{self.name}' is not valid JSON: fetch it again") from None
-        return content
+        where = f"'{filename}' of '{self.name}'"
+        return parse_object(require_values(self.content(filename), where), where)
 
     def text(self, filename: str, errors: str = "strict") -> str:
         """A small text file; `errors` as of `bytes.decode`. Raises CorruptCheckpoint for one that is too large."""
-        return self._read(filename).decode("utf-8", errors)
+        return self.content(filename).decode("utf-8", errors)
 
-    def _read(self, filename: str, limit: int | None = None) -> bytes:
+    def content(self, filename: str, limit: int | None = None) -> bytes:
+        """A small file. Raises CorruptCheckpoint when it cannot be read, or is larger than files of its kind are."""
         where = f"'{filename}' of '{self.name}'"
-        return read_bytes(self.path(filename), limit or LARGEST.get(filename, DOCUMENT), where)
+        try:
+            return read_bytes(self.path(filename), limit or LARGEST.get(filename, DOCUMENT), where)
+        except OSError as error:
+            raise CorruptCheckpoint(f"cannot read {where}: {error.strerror}") from None
 
     @property
     def has_tokenizer(self) -> bool:
@@ -248,7 +249,7 @@ class Source:
         """The text of the model card, empty without one, and for one of more than `CARD_BYTES`."""
         if CARD not in self.files or (self.files[CARD].size or 0) > CARD_BYTES:
             return ""
-        return self._read(CARD, CARD_BYTES).decode("utf-8", errors="replace")
+        return self.content(CARD, CARD_BYTES).decode("utf-8", errors="replace")
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:

@@ -6,12 +6,14 @@ import gc
 import os
 import signal
 import sys
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
+from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
 from isthmus.checkpoint.errors import IsthmusError
 from isthmus.checkpoint.foreign import plain_lines
 from isthmus.checkpoint.redaction import Redacting, redact
+from isthmus.checkpoint.reference import shown_name
 from isthmus.cli.commands import app
 from isthmus.cli.lab import lab
 from isthmus.cli.terminal import visible
@@ -45,10 +47,17 @@ def _run() -> None:
         _fail("interrupted; nothing half-written was left", INTERRUPTED)
     except MemoryError:
         _fail("out of memory; nothing half-written was left", 1)
-    except Exception as error:
+    except BrokenPipeError:  # nobody reads it any more
+        sys.exit(1)
+    except SystemExit:
+        raise
+    except BaseException as error:
         usage = getattr(error, "exit_code", None)
         if isinstance(usage, int) and hasattr(error, "format_message"):
             _fail(error.format_message() or f"see 'isthmus {' '.join(sys.argv[1:2])} --help'", 2)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+            _fail(f"cannot use '{shown_name(Path(place))[:100]}': {error.strerror}", 2)
         advice = "the traceback is above" if "--debug" in sys.argv else "run again with --debug to see where"
         _fail(f"something unforeseen happened ({type(error).__name__}: {error}); {advice}", 1)
 
@@ -56,6 +65,9 @@ def _run() -> None:
 def script() -> NoReturn:
     """`main` as a process of its own, which ends without taking torch apart: that takes as long as a small merge."""
     code = 0
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:  # closed by who started this: the next file must not be opened in its place
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
     try:
         main()
     except SystemExit as leaving:
@@ -63,8 +75,9 @@ def script() -> NoReturn:
     if code:
         gc.collect()  # what an error still refers to may own a temporary folder
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
     except OSError:  # nobody reads it any more, or there is no room; what matters was flushed when it was written
         code = code or 1
     os._exit(code)
@@ -74,6 +87,12 @@ def _fail(message: str, code: int) -> NoReturn:
     if "--debug" in sys.argv:
         import traceback
 
-        print(plain_lines(redact(traceback.format_exc())), file=sys.stderr)
-    print(f"isthmus: {visible(message)}", file=sys.stderr)
+        _print(plain_lines(redact(traceback.format_exc())))
+    _print(f"isthmus: {visible(message)}")
     sys.exit(code)
+
+
+def _print(text: str) -> None:
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # nobody reads it, or there is no room: the exit code says it still
+            print(text, file=sys.stderr, flush=True)

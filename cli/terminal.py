@@ -23,6 +23,7 @@ from rich.text import Text
 from isthmus.checkpoint.errors import IsthmusError
 from isthmus.checkpoint.foreign import json_text, plain
 from isthmus.checkpoint.redaction import redact, redacted
+from isthmus.checkpoint.reference import require_path, shown_name
 from isthmus.checkpoint.saving import replace_file
 from isthmus.eval.processes import is_main
 from isthmus.merge.progress import Progress
@@ -63,6 +64,8 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
         return
     text = json_text(redacted(content), allow_nan=True) + "\n"
     if target == "-":
+        if sys.stdout is None:
+            raise IsthmusError("cannot write the output: the standard output is closed")
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -71,10 +74,11 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
         except OSError as error:
             raise IsthmusError(f"cannot write the output: {error.strerror}") from None
         return
+    require_path(target, "the JSON file")
     try:
         replace_file(target, text)
     except OSError as error:
-        raise IsthmusError(f"cannot write the JSON file '{Path(target).name}': {error.strerror}") from None
+        raise IsthmusError(f"cannot write the JSON file '{shown_name(Path(target))}': {error.strerror}") from None
 
 
 @contextmanager

@@ -15,14 +15,16 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import BadInput, TooLittleText
+from isthmus.checkpoint.errors import BadInput, TooLittleText, one_line
+from isthmus.checkpoint.panics import is_failure
 from isthmus.checkpoint.places import Place
+from isthmus.checkpoint.reference import require_path, shown_name
 from isthmus.eval.seen import Seen
 
 STDLIB_EXCLUDED = frozenset(
@@ -95,7 +97,7 @@ def corpus(spec: str) -> Corpus:
                 f"no built-in corpus '{source}': take stdlib:docs or stdlib:code, with :heldout or :train or neither"
             )
         return Corpus(label or kind, source, _stdlib_readers(kind, part))
-    path = Path(source).expanduser()
+    path = require_path(source, "the text")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in TEXT_SUFFIXES)
         if not files:
@@ -104,8 +106,8 @@ def corpus(spec: str) -> Corpus:
         files = [path]
     else:
         raise BadInput(f"no text at '{source}': give a file, a directory, stdlib:docs or stdlib:code")
-    place = path.resolve()
-    return Corpus(label or place.stem, place.name, [lambda p=p: _read_file(p) for p in files])  # type: ignore[misc]
+    name = shown_name(path)
+    return Corpus(label or PurePath(name).stem, name, [lambda p=p: _read_file(p) for p in files])  # type: ignore[misc]
 
 
 def text_places(specs: Iterable[str]) -> list[Place]:
@@ -116,19 +118,20 @@ def text_places(specs: Iterable[str]) -> list[Place]:
 
 def _label_and_source(spec: str) -> tuple[str | None, str]:
     match = _LABEL.match(spec)
-    return (match.group(1), match.group(2)) if match and not Path(spec).exists() else (None, spec)
+    return (match.group(1), match.group(2)) if match and not require_path(spec, "the text").exists() else (None, spec)
 
 
 def _read_file(path: Path) -> list[str]:
+    name = shown_name(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(
-            f"'{path.name}' is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}): "
+            f"'{name}' is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}): "
             "convert it, for instance with iconv"
         ) from None
     except OSError as error:
-        raise BadInput(f"cannot read '{path.name}': {error.strerror}") from None
+        raise BadInput(f"cannot read '{name}': {error.strerror}") from None
     if path.suffix.lower() != ".jsonl":
         return [text]
     documents = []
@@ -137,10 +140,15 @@ def _read_file(path: Path) -> list[str]:
             continue
         try:
             found = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             found = None
         if not isinstance(found, str):
-            raise BadInput(f"line {number} of '{path.name}' is not a JSON object with a 'text' field")
+            raise BadInput(f"line {number} of '{name}' is not a JSON object with a 'text' field")
+        if not found.isascii():
+            try:
+                found.encode("utf-8")
+            except UnicodeEncodeError:
+                raise BadInput(f"line {number} of '{name}' holds half of a character (\\ud800 to \\udfff)") from None
         documents.append(found)
     return documents
 
@@ -307,9 +315,21 @@ def _tokens(source: Corpus, tokenizer: Tokenizer, seed: int) -> Iterator[list[in
     """The token ids of all documents, some at a time, an end-of-text token after every document."""
     for text in source.documents(seed):
         for start in range(0, len(text), SLICE):
-            yield tokenizer.encode(text[start : start + SLICE], add_special_tokens=False, verbose=False)
+            yield _encoded(text[start : start + SLICE], tokenizer, source.label)
         if tokenizer.eos_token_id is not None:
             yield [tokenizer.eos_token_id]
+
+
+def _encoded(text: str, tokenizer: Tokenizer, label: str) -> list[int]:
+    try:
+        return tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    except BaseException as error:
+        if not is_failure(error) or isinstance(error, MemoryError):
+            raise
+        raise BadInput(
+            f"the tokenizer of these models fails on the text '{label}' ({type(error).__name__}: {one_line(error)}): "
+            "it is damaged; fetch its files again"
+        ) from None
 
 
 def _table(pieces: Iterator[list[int]], context: int, needed: int, seen: Seen | None) -> tuple[Tensor, int]:

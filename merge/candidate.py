@@ -216,7 +216,7 @@ class Chooser:
         """The candidate of a path that was trained before."""
         alignment = found.alignment
         aligned = Aligned(found.path.a, found.path.b, alignment.config(self.first.config), alignment, 0.0)
-        candidate = Candidate(aligned, 0.0, found.path, training=found.training, seen=found.seen)
+        candidate = Candidate(aligned, 0.0, found.path, training=_record(found), seen=found.seen)
         return self._searched(candidate, found.path.kind)
 
     def restored(self, chosen: Candidate, t: float) -> tuple[Mapping[str, Tensor], dict[str, float | bool]]:
@@ -247,3 +247,9 @@ class Chooser:
     def _meter(self, stage: str, aligned: Aligned, points: int) -> LossMeter:
         self.progress.stage(stage, points * sum(map(len, self.parts.values())))
         return LossMeter(aligned.config, self.parts, device=self.device, on_blocks=self.progress.advance)
+
+
+def _record(stored: StoredPath) -> dict[str, Any]:
+    """The record of a stored path's training, whole where the file left something out."""
+    usual = {"kind": stored.path.kind, "steps": 0, "best_step": 0, "optimizer": "unknown", "diverged_at": None}
+    return {**usual, **stored.training, "bends": len(stored.path.bends)}

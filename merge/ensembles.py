@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
 from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.group import Group, open_group
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.manifest import REPORT, sealed
@@ -25,6 +24,7 @@ from isthmus.checkpoint.places import Place, model_places
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.saving import atomic_directory, carry_over, write_json
 from isthmus.checkpoint.source import CONFIGURATION_FILES
+from isthmus.checkpoint.strict_json import parse_object
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from isthmus.eval.text import Blocks, labelled_blocks, text_places
 from isthmus.merge.combined import Combined
@@ -202,10 +202,13 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 
     folder = Path(directory)
     try:
-        facts = json.loads(read_bytes(folder / FILE, DOCUMENT, f"'{FILE}' in '{folder.name}'"))
-        said = [(entry["ref"], entry["local"], entry["sha256"]) for entry in facts["members"]]
-        average, at, path = cast("Average", facts["average"]), list(facts["at"]), facts["path"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_bytes(folder / FILE, DOCUMENT, f"'{FILE}' in '{folder.name}'")
+        facts = parse_object(content, f"'{FILE}'")
+        said = [(str(entry["ref"]), bool(entry["local"]), entry["sha256"]) for entry in facts["members"]]
+        average, at, path = cast("Average", facts["average"]), [float(t) for t in facts["at"]], facts["path"]
+        if not said or average not in AVERAGES or not (path is None or isinstance(path, str)):
+            raise ValueError("no members, or no such average or path")
+    except (OSError, ValueError, KeyError, TypeError, CorruptCheckpoint):
         raise BadInput(f"'{folder.resolve().name}' holds no ensemble saved by isthmus, or a damaged one") from None
     checkpoints = []
     for reference, local, sha in said:

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, one_line
+from isthmus.checkpoint.reference import require_path
 from isthmus.merge.operators.registry import OPERATORS, Operator, Parameter
 from isthmus.merge.recipe import Recipe, Segment, Setting, Settings
 from isthmus.merge.recipe_bounds import recipe_text, require_small
@@ -39,7 +40,7 @@ def is_recipe(text: str) -> bool:
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a YAML file. Raises BadInput, in a sentence with the line, for all that it cannot follow."""
-    file = Path(path)
+    file = require_path(path, "the recipe")
     try:
         text = recipe_text(file)
     except UnicodeDecodeError:
@@ -79,8 +80,10 @@ class _Recipe:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            raise BadInput(f"'{name}' is not YAML: {str(error).splitlines()[0]}") from None
+        except RecursionError:
+            raise BadInput(f"'{name}' is not a recipe: it has too many lists in one another") from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise BadInput(f"'{name}' is not YAML: {one_line(error)}") from None
 
     def read(self) -> Recipe:
         """The recipe."""
@@ -267,7 +270,7 @@ class _Recipe:
     def model(self, node: Node) -> str:
         """A reference to a model."""
         name = self.text(node, "a model")
-        if "+" in name and not Path(name).exists():
+        if "+" in name and not require_path(name, "the model").exists():
             self.refuse(node, f"'{name}' adds an adapter: merge it into its model first")
         return name
 
@@ -336,4 +339,9 @@ class _Recipe:
         """The value of a scalar."""
         if not isinstance(node, ScalarNode):
             self.refuse(node, f"{what} is a single value")
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
+            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            shown = f"{node.value[:40]}{'...' * (len(node.value) > 40)}"
+            self.refuse(node, f"{what} cannot be read: {shown!a} is not a value of YAML's type {ascii(kind)[1:-1]}")

@@ -6,12 +6,12 @@ So is the text that the bends were trained on, by hashes, so that no loss is mea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,9 +20,10 @@ from isthmus.align.alignment import Alignment
 from isthmus.align.families import family
 from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
 from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from isthmus.checkpoint.places import Place
 from isthmus.checkpoint.saving import write_json
+from isthmus.checkpoint.strict_json import parse_object
 from isthmus.eval.seen import Seen
 from isthmus.merge.path import WeightPath
 
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
     from isthmus.checkpoint.loading import Checkpoint
 
 FILE = "path.json"
+KINDS = ("linear", "polychain", "bezier")
+# What is read of the record of a training, where it is there.
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "kind": str,
+    "bends": int,
+    "steps": int,
+    "best_step": int,
+    "optimizer": str,
+    "diverged_at": (int, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -99,24 +110,40 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
     Raises BadInput when the directory holds no path, or one between other models.
     """
     try:
-        facts = json.loads(read_bytes(directory / FILE, DOCUMENT, f"'{FILE}' in '{directory.name}'"))
+        facts = parse_object(read_bytes(directory / FILE, DOCUMENT, f"'{FILE}' in '{directory.name}'"), f"'{FILE}'")
         ends = facts["endpoints"]
-        hashes = [end["sha256"] for end in ends]
+        hashes, refs = [end["sha256"] for end in ends], [str(end["ref"]) for end in ends]
         kind, training = facts["kind"], facts["training"]
+        if kind not in KINDS or not _is_record(training):
+            raise ValueError("no kind of path, or no record of its training")
         bends = read_bends(directory / "bends.safetensors")
         alignment = Alignment.load(directory / "alignment.safetensors")
         seen = Seen.load(directory / "seen.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CorruptCheckpoint):
         raise BadInput(f"'{directory.name}' holds no path saved by isthmus, or a damaged one") from None
     given = endpoint_digests(first, second)
     if hashes != given:
-        names = " and ".join(f"'{end['ref']}'" for end in ends)
+        names = " and ".join(f"'{ref}'" for ref in refs)
         order = ": give them in that order" if hashes == given[::-1] else ", whose weights are not those of these two"
         raise BadInput(f"the path in '{directory.name}' leads from {names}{order}")
     a, b = first.state, second.state
     if alignment.method != "none":
         table = family(first.config)
-        a, b = alignment.reference(a, table), alignment.apply(b, table)
+        try:
+            a, b = alignment.reference(a, table), alignment.apply(b, table)
+        except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
+            raise BadInput(
+                f"the alignment in '{directory.name}' does not fit these models ({one_line(error)}): train the path "
+                "again"
+            ) from None
     if any(bend.keys() != a.keys() or any(bend[n].shape != a[n].shape for n in bend) for bend in bends):
         raise BadInput(f"the bends in '{directory.name}' do not have the tensors of their endpoints: train them again")
+    if any(not (bend[n].is_floating_point() and torch.isfinite(bend[n]).all()) for bend in bends for n in bend):
+        raise BadInput(f"the bends in '{directory.name}' hold NaN or Inf: train them again")
     return StoredPath(WeightPath(kind, a, b, bends), alignment, training, seen)
+
+
+def _is_record(training: object) -> bool:
+    return isinstance(training, dict) and all(
+        isinstance(training[key], kinds) for key, kinds in RECORD.items() if key in training
+    )

@@ -265,6 +265,10 @@ def _trained(
     alignment = moving.alignment() if moving else None
     if kept is not None and kept.exists():
         first, history, states, alignment = kept.load(accelerator)
+        shapes = {name: tensor.shape for name, tensor in path.b.items()}
+        counted = len(states) == len(path.bends) + (moving is not None) and bool(history)
+        if not counted or any({n: s[n].shape for n in s} != shapes for s in states) or (moving and alignment is None):
+            raise kept.damaged()
         best = replace(path, bends=states[: len(path.bends)], b=states[-1] if moving else path.b)
     else:
         history.append((0, None, height(path)))

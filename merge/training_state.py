@@ -9,14 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.claims import LOCK, Lock, beside, remove_leftovers
 from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.places import output_path
 from isthmus.checkpoint.saving import STAGING, replace_json
+from isthmus.checkpoint.strict_json import parse_object
 from isthmus.merge.stored import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
@@ -76,9 +78,10 @@ class TrainingState:
         if not latest.exists():
             return False
         try:
-            identity = json.loads(latest.read_text(encoding="utf-8"))["identity"]
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"'latest.json' in '{self.folder.name}' is damaged: --restart drops that training") from None
+            content = parse_object(latest.read_bytes(), "'latest.json'")
+            identity = content["identity"]
+        except (OSError, KeyError, CorruptCheckpoint):
+            raise self.damaged() from None
         if identity != self.identity:
             raise BadInput(
                 f"an unfinished run with other models, text or settings is kept for this output (in "
@@ -112,12 +115,28 @@ class TrainingState:
         self, accelerator: Accelerator
     ) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...], Alignment | None]:
         """Put the run back; returns the steps done, the history, and the best states so far with their alignment."""
-        latest = json.loads((self.folder / "latest.json").read_text(encoding="utf-8"))
-        target = self.folder / f"step-{latest['step']}"
-        accelerator.load_state(str(target))
-        history = [(step, loss, height) for step, loss, height in latest["history"]]
-        alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
-        return latest["step"], history, read_bends(target / BEST), alignment
+        try:
+            latest = parse_object((self.folder / "latest.json").read_bytes(), "'latest.json'")
+            done = latest["step"]
+            target = self.folder / f"step-{done}"
+            if type(done) is not int or not target.is_dir():
+                raise ValueError("no step of this run")
+            history = [(int(step), _number(loss), float(height)) for step, loss, height in latest["history"]]
+            alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
+            best = read_bends(target / BEST)
+            accelerator.load_state(str(target))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # accelerate and torch raise many kinds for a file that is damaged or of another run
+            raise self.damaged() from None
+        return done, history, best, alignment
+
+    def damaged(self) -> BadInput:
+        """The error for a run that cannot be gone on with."""
+        return BadInput(
+            f"the unfinished run that is kept for this output (in '{self.folder.name}') is damaged and cannot go on: "
+            "add --restart to drop it"
+        )
 
     def claimed(self) -> Lock:
         """The right to train into the folder, for a ``with``. Raises BadInput while another process does."""
@@ -138,3 +157,7 @@ class TrainingState:
         remove_leftovers(beside(self.folder / "latest.json", STAGING))
         with suppress(OSError):  # somebody put something else there
             self.folder.rmdir()
+
+
+def _number(loss: object) -> float | None:
+    return None if loss is None else float(loss)  # type: ignore[arg-type]

@@ -63,8 +63,8 @@ def _fast(content: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...], 
 
 
 def _numbered(tokens: Mapping[str, Any]) -> dict[str, int]:
-    if not all(isinstance(index, int) and index >= 0 for index in tokens.values()):
-        raise ValueError("a token's id is not a number")
+    if not all(type(token) is str and type(index) is int and index >= 0 for token, index in tokens.items()):
+        raise ValueError("a token is not text, or its id is not a number")
     return dict(tokens)
 
 

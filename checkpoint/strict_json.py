@@ -1,0 +1,126 @@
+"""JSON that strangers wrote, read by the letter: what the standard library lets pass and others choke on is refused.
+
+Python reads NaN and Infinity, which JSON does not have, integers of any length, halves of surrogate pairs, which no
+UTF-8 file can hold, and lists in lists until its stack ends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from isthmus.checkpoint.errors import CorruptCheckpoint
+
+DEEPEST = 100  # lists and objects in one another; tokenizers have about ten
+DIGITS = 308  # of an integer, so that it can be a float
+_HALF_ESCAPED = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+
+
+class _Refused(ValueError):
+    """What a text holds that is not taken, as the end of a sentence."""
+
+
+def parse_json(content: str | bytes, where: str, *, unique: bool = False) -> Any:
+    """The value of a JSON text; `where` names it in messages: 'config.json' of 'model'.
+
+    With `unique`, an object must not have two values for one key; else the last one counts, as everywhere in Python.
+
+    Raises CorruptCheckpoint for what is not JSON, with NaN and Infinity; for numbers beyond a float's range, halves of
+    surrogate pairs, and more than `DEEPEST` lists and objects in one another.
+    """
+    try:
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        value = json.loads(
+            text,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_integer,
+            object_pairs_hook=_unique if unique else None,
+        )
+        _require_shallow(value)
+        if _HALF_ESCAPED.search(text):
+            _require_text(value)
+    except _Refused as error:
+        raise CorruptCheckpoint(f"{where} {error}: repair the file, or fetch it again") from None
+    except RecursionError:
+        raise CorruptCheckpoint(f"{where} {_too_deep()}: repair the file, or fetch it again") from None
+    except ValueError:
+        raise CorruptCheckpoint(f"{where} is not valid JSON: fetch it again") from None
+    return value
+
+
+def parse_object(content: str | bytes, where: str, *, unique: bool = False) -> dict[str, Any]:
+    """As `parse_json`, of a text that holds an object. Raises CorruptCheckpoint for anything else, too."""
+    value = parse_json(content, where, unique=unique)
+    if not isinstance(value, dict):
+        raise CorruptCheckpoint(f"{where} is not valid JSON: it holds {kind_of(value)} in place of an object")
+    return value
+
+
+def kind_of(value: object) -> str:
+    """What a value of JSON is, for messages: its kind, and the value where that is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return f"the number {str(value)[:40]}"
+    if isinstance(value, str):
+        return f"the text {json.dumps(value[:40])}"
+    return "an object" if isinstance(value, Mapping) else "a list"
+
+
+def _constant(name: str) -> float:
+    raise _Refused(f"holds {name}, which is not a number in JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Refused(f"holds the number {text[:20]}, which is too large")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise _Refused(f"holds a number of {len(text)} digits")
+    return int(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Refused(f"has two values for {json.dumps(twice[:60])}")
+    return content
+
+
+def _too_deep() -> str:
+    return f"has more than {DEEPEST} lists and objects in one another"
+
+
+def _require_shallow(value: Any) -> None:
+    level, depth = [value], 0
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, (dict, list))
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+        if isinstance(inner, (dict, list))
+    ]:
+        depth += 1
+        if depth >= DEEPEST:
+            raise _Refused(_too_deep())
+
+
+def _require_text(value: Any) -> None:
+    """Refuse text that UTF-8 cannot write: an escape of half a pair, alone."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise _Refused(f"holds {half}, half of a character") from None
