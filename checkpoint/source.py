@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
-from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
+from isthmus.checkpoint.headers import TensorInfo, header_from, header_of
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
+from isthmus.checkpoint.version import Version, changed, opened, require_version, settled
+from isthmus.checkpoint.weight_files import WeightFiles, choose_weight_files, index_names, no_weights
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -34,6 +36,7 @@ SMALL_FILES = (
 )
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+VERSIONED = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".md")
 AT_ONCE, PART = 8, 2**16
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
 
@@ -66,6 +69,7 @@ class Source:
         self.revision: str | None = None
         self._cut_off: str | None = None  # why only what is in the cache is known
         self.repository = Repository()
+        self._versions: dict[str, Version] = {}
         self.files = self._local_files(reference.directory) if reference.directory is not None else self._hub_files()
         if "config.json" not in self.files:
             adapter = "adapter_config.json" in self.files
@@ -75,7 +79,21 @@ class Source:
     def _local_files(self, directory: Path) -> dict[str, FileFacts]:
         if not directory.is_dir():
             raise ModelNotFound(f"there is no directory '{directory.name}': check the path")
-        return {path.name: FileFacts(path.stat().st_size) for path in directory.iterdir() if path.is_file()}
+
+        def listing() -> dict[str, Version]:
+            found = {}
+            for path in directory.iterdir():
+                try:
+                    if path.is_file() and path.name.endswith(VERSIONED):
+                        found[path.name] = Version.of(path.stat())
+                except FileNotFoundError:  # replaced in this moment
+                    raise changed(path.name, self.name) from None
+            return found
+
+        self._versions |= settled(listing, self.name)
+        names = {path.name: path for path in directory.iterdir() if path.is_file()}
+        sizes = {name: version.size for name, version in self._versions.items()}
+        return {name: FileFacts(sizes[name] if name in sizes else path.stat().st_size) for name, path in names.items()}
 
     def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants
@@ -137,6 +155,24 @@ class Source:
         except Unreachable:
             raise self._not_cached(f"'{filename}'") from None
 
+    def version(self, filename: str) -> Version:
+        """The version of a file that is read, now and later: the one that was there when it was first asked for."""
+        if filename not in self._versions:
+            self._versions[filename] = Version.of(self.path(filename).stat())
+        return self._versions[filename]
+
+    def read(self, filename: str) -> bytes:
+        """The content of a small file, all of one version. Raises CorruptCheckpoint when it was changed meanwhile."""
+        path = self.path(filename)
+        with opened(path, self.version(filename), self.name) as file:
+            return file.read()
+
+    def require_unchanged(self, filenames: Iterable[str]) -> None:
+        """Raise CorruptCheckpoint when one of these files is not what it was when the model was opened."""
+        for filename in filenames:
+            if self.is_local(filename):
+                require_version(self.path(filename), self.version(filename), self.name)
+
     def _not_cached(self, what: str) -> ModelNotFound:
         why = self._cut_off or "the Hub cannot be reached"
         return ModelNotFound(f"{why} and {what} of '{self.name}' is not in the cache: connect, and try again")
@@ -188,7 +224,7 @@ class Source:
     def json(self, filename: str) -> dict[str, Any]:
         """A small JSON file. Raises CorruptCheckpoint when it is not one."""
         try:
-            content = json.loads(self.path(filename).read_text(encoding="utf-8"))
+            content = json.loads(self.read(filename).decode("utf-8"))
         except (ValueError, UnicodeDecodeError, RecursionError):
             content = None
         if not isinstance(content, dict):
@@ -205,7 +241,7 @@ class Source:
         """The text of the model card, empty without one."""
         if CARD not in self.files:
             return ""
-        return self.path(CARD).read_text(encoding="utf-8", errors="replace")
+        return self.read(CARD).decode("utf-8", errors="replace")
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
@@ -224,34 +260,33 @@ class Source:
         self.fetch(SMALL_FILES)
         return {name: self.path(name) for name in SMALL_FILES if name in self.files}
 
-    def weight_files(self) -> list[str]:
-        """The files that hold the weights: safetensors before pickles, in one file or in shards.
+    @cached_property
+    def weights(self) -> WeightFiles:
+        """The files that hold the weights, as transformers would choose them, and those beside them that it ignores.
 
-        Raises CorruptCheckpoint for missing shards or shard names that leave the model's folder; ModelNotFound
-        without weights.
+        Raises CorruptCheckpoint for missing shards or names that leave the model's folder; ModelNotFound without
+        weights.
         """
-        for index, single in zip(WEIGHT_INDEXES, WEIGHT_FILES, strict=True):
-            if index in self.files:
-                shards = self.json(index).get("weight_map")
-                if not isinstance(shards, dict) or not shards:
-                    raise CorruptCheckpoint(f"'{index}' of '{self.name}' has no weight_map: fetch it again")
-                for name in shards.values():
-                    if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
-                        raise CorruptCheckpoint(f"'{index}' of '{self.name}' names a shard outside the model: {name!r}")
-                    if name not in self.files and self._cut_off:
-                        raise self._not_cached(f"'{name}'")
-                    if name not in self.files:
-                        raise CorruptCheckpoint(
-                            f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again"
-                        )
-                return sorted(set(shards.values()))
-            if single in self.files:
-                return [single]
-        if self._cut_off:
+        named = self.json("config.json").get("transformers_weights")
+        chosen = choose_weight_files(self.files, named, self.name)
+        if chosen is None and self._cut_off:
             raise self._not_cached("the file with the weights")
-        raise ModelNotFound(
-            f"'{self.name}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index"
-        )
+        if chosen is None:
+            raise no_weights(self.files, self.name)
+        first, ignored = chosen
+        if not first.endswith(".json"):
+            return WeightFiles((first,), None, ignored)
+        shards = index_names(self.json(first), first, self.name)
+        for name in shards:
+            if name not in self.files and self._cut_off:
+                raise self._not_cached(f"'{name}'")
+            if name not in self.files:
+                raise CorruptCheckpoint(f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again")
+        return WeightFiles(shards, first, tuple(name for name in ignored if name not in shards))
+
+    def weight_files(self) -> list[str]:
+        """The names of the files that hold the weights. Raises as `weights` does."""
+        return list(self.weights.files)
 
     def header(self, filename: str) -> dict[str, TensorInfo]:
         """Names, shapes and dtypes in a safetensors file; over the network by range requests, without the weights.
@@ -261,7 +296,8 @@ class Source:
         from huggingface_hub import constants
 
         if self.is_local(filename) or constants.HF_HUB_OFFLINE:
-            return read_header(self.path(filename), self.name)
+            with opened(self.path(filename), self.version(filename), self.name) as file:
+                return header_of(file, f"'{filename}' of '{self.name}'")
         size = self.files[filename].size
         if size is None:
             size = self.read_part(filename, 0, 1)[1]

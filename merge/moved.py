@@ -135,5 +135,6 @@ def _save_model(
 ) -> None:
     kept = dtype or source.dtype
     facts = alignment.facts(source.facts)
-    save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state, kept)
+    shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
+    save_weights(directory, shapes, stored, kept)
     save_small_files(directory, facts, source.files, kept)
