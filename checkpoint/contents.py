@@ -12,7 +12,7 @@ import torch
 from isthmus.checkpoint.config import build_config, schema_of
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema, model_of_names
-from isthmus.checkpoint.naming import Naming, library_naming, plain_naming
+from isthmus.checkpoint.naming import Group, Naming, library_naming, plain_naming
 from isthmus.checkpoint.pickles import pickle_header
 from isthmus.checkpoint.rows import in_blocks
 from isthmus.checkpoint.source import Source
@@ -20,28 +20,41 @@ from isthmus.checkpoint.state import DTYPES, LazyState, StoredTensor
 from isthmus.checkpoint.version import opened
 
 # Parts of names that wrappers of a model add, with how a model is saved without them.
+_MERGE = "merge the adapter into the model (merge_and_unload), and save that"
+_INSIDE = "save the model inside (model.module.save_pretrained)"
 WRAPPERS = {
-    "_orig_mod": "torch.compile: save the model that was compiled (model._orig_mod.save_pretrained)",
-    "module": "parallel training: save the model inside (model.module.save_pretrained)",
-    "_fsdp_wrapped_module": "FSDP: save the full state through accelerate or transformers' Trainer",
-    "_checkpoint_wrapped_module": "activation checkpointing: save the model without its wrappers",
-    "_forward_module": "a wrapper: save the model inside",
-    "base_model": "PEFT: merge the adapter into the model (merge_and_unload), and save that",
-    "base_layer": "PEFT: merge the adapter into the model (merge_and_unload), and save that",
+    "_orig_mod": ("torch.compile", "save the model that was compiled (model._orig_mod.save_pretrained)"),
+    "module": ("parallel training", _INSIDE),
+    "_fsdp_wrapped_module": ("FSDP", "save the full state through accelerate or the Trainer of transformers"),
+    "_checkpoint_wrapped_module": ("activation checkpointing", "save the model without its wrappers"),
+    "_forward_module": ("a wrapper for training", _INSIDE),
+    "base_model": ("PEFT", _MERGE),
+    "base_layer": ("PEFT", _MERGE),
 }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What does not fit in the files of a model, and what to do."""
+
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}"
 
 
 @dataclass(frozen=True)
 class Contents:
     """The tensors in the files of a model (`infos`, with the file of each), its `schema`, and how one names the other.
 
-    `problems` are sentences on what does not fit. A tied tensor that is stored by itself is in `naming`.
+    `problems` say what does not fit, each with what to do. A tied tensor that is stored by itself is in `naming`.
     """
 
     schema: Schema
     naming: Naming
     infos: Mapping[str, tuple[str, TensorInfo]] = field(repr=False)
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -117,7 +130,7 @@ def contents_of(
         library = library_naming(infos, model)
         naming = library if naming is None or len(library.by_name()) > len(naming.by_name()) else naming
     naming = _swapped(naming, schema)
-    return Contents(schema, naming, stored, tuple(_problems(naming, schema, infos, source.name)))
+    return Contents(schema, naming, stored, tuple(_problems(naming, schema, infos, source.name, facts["model_type"])))
 
 
 def _swapped(naming: Naming, schema: Schema) -> Naming:
@@ -130,43 +143,45 @@ def _swapped(naming: Naming, schema: Schema) -> Naming:
     return naming.renamed(names) if names else naming
 
 
-def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], model: str) -> list[str]:
+def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], model: str, kind: str) -> list[Problem]:
     shapes = schema.shapes | {target: schema.shapes[source] for target, source in schema.tied.items()}
     groups = naming.by_name()
     missing = [name for name in schema.shapes if name not in groups]
-    wrapped = _wrapper(naming.unknown, shapes) if missing else None
-    if wrapped is not None:
-        return [f"the tensors of '{model}' have '{wrapped}' in their names, as left by {WRAPPERS[wrapped]}"]
-    problems = []
+    wrapper = _wrapper(naming.unknown, shapes) if missing else None
+    if wrapper is not None:
+        left_by, advice = WRAPPERS[wrapper]
+        return [Problem(f"the tensors of '{model}' have '{wrapper}' in their names, as left by {left_by}", advice)]
+    sentences = []
     if naming.unknown:
-        first, more = naming.unknown[0], _more(naming.unknown)
-        problems.append(f"'{model}' has a tensor '{first}'{more} that its configuration does not know")
+        more = _more(naming.unknown)
+        sentences.append(f"'{model}' has a tensor '{naming.unknown[0]}'{more} that its configuration does not know")
     for first, second in naming.repeated[:1]:
-        problems.append(f"'{model}' stores one tensor twice, as '{first}' and as '{second}': remove one of them")
+        sentences.append(f"'{model}' stores one tensor twice, as '{first}' and as '{second}'")
     if missing:
-        problems.append(f"'{model}' lacks the tensor '{missing[0]}'{_more(missing)}")
-    misshapen, mistyped = [], []
-    for group in naming.groups:
-        for name in group.stored:
-            if infos[name].dtype not in DTYPES:
-                mistyped.append(name)
-        if mistyped and mistyped[-1] in group.stored:
-            continue
-        empty = {name: torch.empty(infos[name].shape, device="meta") for name in group.stored}
-        try:
-            loaded = {name: tuple(value.shape) for name, value in group.loaded(empty).items()}
-        except Exception:
-            loaded = {}
-        for name in group.names:
-            if loaded.get(name) != shapes.get(name):
-                misshapen.append((group.stored[0], list(loaded.get(name, ())), list(shapes.get(name, ()))))
+        sentences.append(f"'{model}' lacks the tensor '{missing[0]}'{_more(missing)}")
+    mistyped = [name for group in naming.groups for name in group.stored if infos[name].dtype not in DTYPES]
+    misshapen = [
+        (group.stored[0], list(there), list(shapes[name]))
+        for group in naming.groups
+        for name, there in _loaded_shapes(group, infos).items()
+        if name in shapes and there != shapes[name]
+    ]
     for stored, shape, expected in misshapen[:1]:
-        what = f"'{stored}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}"
-        problems.append(what)
+        sentences.append(f"'{stored}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
     for stored in mistyped[:1]:
         what = f"'{stored}' of '{model}'{_more(mistyped)} has dtype {infos[stored].dtype}; expected F32, F16 or BF16"
-        problems.append(what)
-    return problems
+        sentences.append(what)
+    advice = f"its config.json is of type '{kind}'; repair or replace this checkpoint"
+    return [Problem(sentence, advice) for sentence in sentences]
+
+
+def _loaded_shapes(group: Group, infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that a group becomes; none where its parts do not fit each other."""
+    empty = {name: torch.empty(infos[name].shape, device="meta") for name in group.stored}
+    try:
+        return {name: tuple(value.shape) for name, value in group.loaded(empty).items()}
+    except Exception:
+        return dict.fromkeys(group.names, ())
 
 
 def _more(several: Sequence[object]) -> str:

@@ -119,7 +119,7 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     contents = contents_of(source, stored, facts, families)
     if contents.problems:
         more = f" (and {len(contents.problems) - 1} more problems)" if len(contents.problems) > 1 else ""
-        raise CorruptCheckpoint(contents.problems[0] + more)
+        raise CorruptCheckpoint(f"{contents.problems[0]}{more}")
     tied, contents = contents.schema.tied, contents.settled(source)
     dtype = DTYPES[contents.dtypes[0]] if len(contents.dtypes) == 1 else torch.float32
     state: Mapping[str, Tensor] = contents.state(source)

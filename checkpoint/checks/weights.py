@@ -61,9 +61,7 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         return findings, Weights(None, aligns)
     contents = contents_of(source, stored, facts, families)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    findings += [
-        Finding("blocks", problem, "repair or replace this checkpoint", where) for problem in contents.problems
-    ]
+    findings += [Finding("blocks", problem.what, problem.advice, where) for problem in contents.problems]
     if not contents.problems:
         findings += _tied_findings(source, contents, where)
     source.require_unchanged(names)
