@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,12 +74,12 @@ class Naming:
         return {name: group for group in self.groups for name in group.names}
 
     def renamed(self, names: Mapping[str, str]) -> Naming:
-        """The same files, some tensors of the model under other names."""
+        """The same files, some tensors of the model under other names, which they are saved under."""
         groups = tuple(
-            Group(group.stored, tuple(names.get(name, name) for name in group.names)) if group.rule is None else group
+            _OneWay(group.stored, (names[group.names[0]],)) if group.names[0] in names else group
             for group in self.groups
         )
-        return Naming(groups, self.ignored, self.unknown, self.repeated, self.model, self.rules)
+        return replace(self, groups=groups)
 
     def as_stored(
         self, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]
@@ -90,13 +90,15 @@ class Naming:
         """
         places: dict[str, tuple[Group, tuple[int, ...]]] = {}
         groups = self.by_name()
+        done: set[str] = set()
         for name in shapes:
             group = groups.get(name) or self._by_rules(name, shapes[name])
             if any(other not in shapes for other in group.names):
                 group = Group((name,), (name,))
-            if group.stored[0] not in places:
+            if name not in done:
                 empty = {other: torch.empty(shapes[other], device="meta") for other in group.names}
                 places |= {stored: (group, tuple(value.shape)) for stored, value in group.saved(empty).items()}
+                done |= empty.keys()
         return {stored: shape for stored, (_, shape) in places.items()}, _AsStored(places, state)
 
 
@@ -215,7 +217,7 @@ def _checked(group: Group, stored: Mapping[str, TensorInfo]) -> Group:
 
 
 class _OneWay(Group):
-    """A group that transformers reads and does not write back; it also reads the tensors as they are in memory."""
+    """A group that is saved under the model's names, where transformers finds it, too."""
 
     def saved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensors[name] for name in self.names}
