@@ -28,7 +28,7 @@ def read_facts(source: Source) -> dict[str, Any]:
         raise BadInput(f"config.json of '{source.name}' has no model_type: it was not saved by transformers")
     if "quantization_config" in facts:
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
-    return facts
+    return {key: value for key, value in facts.items() if key != "transformers_weights"}  # which file, not which model
 
 
 def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:

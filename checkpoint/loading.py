@@ -111,7 +111,7 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
     """
     source = source or Source(parse_reference(reference))
-    facts = {key: value for key, value in read_facts(source).items() if key != "transformers_weights"}
+    facts = read_facts(source)
     for filename in source.weight_files():
         source.path(filename)
     stored = stored_tensors(source)
