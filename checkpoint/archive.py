@@ -10,7 +10,6 @@ import io
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 from isthmus.checkpoint.bounds import MB
@@ -60,17 +59,17 @@ class Budget(io.RawIOBase):
         return content
 
 
-def require_archive(path: Path, model: str) -> None:
-    """Raise CorruptCheckpoint for a file of weights that holds more, once unpacked, than it has bytes."""
-    where, size = f"'{path.name}' of '{model}'", path.stat().st_size
-    if not zipfile.is_zipfile(path):
+def require_archive(file: IO[bytes], where: str) -> None:
+    """Raise CorruptCheckpoint for an open file of weights that holds more, once unpacked, than it has bytes."""
+    size = file.seek(0, io.SEEK_END)
+    if not zipfile.is_zipfile(file):
         if size > LEGACY:
             return  # a file of an old kind: its tensors' bytes follow the pickle, which is read as a stream
-        with path.open("rb") as file:
-            _require_no_fillers(file.read(min(size, PICKLE)), where)
+        file.seek(0)
+        _require_no_fillers(file.read(min(size, PICKLE)), where)
         return
     try:
-        with path.open("rb") as file, zipfile.ZipFile(Budget(file, DIRECTORY)) as archive:
+        with zipfile.ZipFile(Budget(file, DIRECTORY)) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise CorruptCheckpoint(

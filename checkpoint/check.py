@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from isthmus.checkpoint.checks.configuration import configuration_findings
@@ -31,7 +31,7 @@ class CheckResult:
 
     `growth` says of every other model how its vocabulary and that of the first grew apart, None where they did not.
     `provenance` is what the files of every model say of its optimizer, `licences` what their cards
-    name. `cost` is None when they cannot be merged.
+    name. `cost` is None when they cannot be merged. `sources` are the files that were looked at.
     """
 
     models: tuple[str, ...]
@@ -41,6 +41,7 @@ class CheckResult:
     provenance: tuple[tuple[Evidence, ...], ...]
     licences: tuple[str | None, ...]
     cost: Cost | None = None
+    sources: tuple[Source, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def mergeable(self) -> bool:
@@ -109,6 +110,7 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
         provenance,
         tuple(licence_of(source.metadata) for source in sources),
         cost,
+        tuple(sources),
     )
 
 

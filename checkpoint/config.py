@@ -44,7 +44,7 @@ def read_facts(source: Source) -> dict[str, Any]:
     _require_numbers(facts, source.name)
     if "quantization_config" in facts:
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
-    return facts
+    return {key: value for key, value in facts.items() if key != "transformers_weights"}  # which file, not which model
 
 
 def _require_numbers(facts: Mapping[str, Any], model: str) -> None:

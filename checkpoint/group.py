@@ -58,7 +58,10 @@ def open_group(
                 f"'{result.models[0]}' and '{name}' share {growth.shared} rows of the vocabulary, and one has more: "
                 "such models are merged two at a time, along a path (leave --method out)"
             )
-    members = [x if isinstance(x, Checkpoint) else load(x, families=families) for x in models]
+    members = [
+        x if isinstance(x, Checkpoint) else load(x, families=families, source=source)
+        for x, source in zip(models, result.sources, strict=True)
+    ]
     if len({bool(member.schema.tied) for member in members}) > 1:
         members = [member.untied() for member in members]
     named = dict(zip(map(str, models), members, strict=True)).get(str(tokenizer_of))

@@ -6,10 +6,12 @@ then the data. Everything the header claims is held against the file's size befo
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from isthmus.checkpoint.bounds import HEADER, require_header, require_shapes, require_size
 from isthmus.checkpoint.errors import CorruptCheckpoint
@@ -41,12 +43,17 @@ def read_header(path: Path, model: str) -> dict[str, TensorInfo]:
     Raises CorruptCheckpoint when the file is truncated or the header does not describe it.
     """
     with path.open("rb") as file:
+        return header_of(file, f"'{path.name}' of '{model}'")
 
-        def read(start: int, stop: int) -> bytes:
-            file.seek(start)
-            return file.read(stop - start)
 
-        return header_from(read, path.stat().st_size, f"'{path.name}' of '{model}'")
+def header_of(file: IO[bytes], where: str) -> dict[str, TensorInfo]:
+    """The header of an open safetensors file, which `where` names in messages. Raises as `read_header` does."""
+
+    def read(start: int, stop: int) -> bytes:
+        file.seek(start)
+        return file.read(stop - start)
+
+    return header_from(read, file.seek(0, io.SEEK_END), where)
 
 
 def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dict[str, TensorInfo]:

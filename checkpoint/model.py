@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from isthmus.checkpoint.errors import BadInput
+
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
-
-# Causal masks that GPT-2 files written before 2023 store as if they were weights.
-STORED_BUFFERS = (".attn.bias", ".attn.masked_bias")
 
 
 def empty_model(config: PretrainedConfig) -> nn.Module:
     """The causal language model of a configuration, in evaluation mode, its weights on the meta device."""
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BadInput(
+            f"models of type '{config.model_type}' cannot be merged yet: isthmus merges causal language models "
+            "(those that AutoModelForCausalLM of transformers loads)"
+        )
     with init_empty_weights():
         model: nn.Module = AutoModelForCausalLM.from_config(config)
     return model.eval()
@@ -82,16 +86,15 @@ class Schema:
     tied: dict[str, str]
     prefix: str
 
-    def name(self, stored: str) -> str | None:
-        """The model's name for a tensor as stored in a file, with or without the base model's prefix.
+    @cached_property
+    def all_names(self) -> frozenset[str]:
+        """The names of all tensors, the tied ones too."""
+        return frozenset(self.shapes) | frozenset(self.tied)
 
-        None for what is not a weight of its own: a tied copy, a causal mask.
-        """
-        if stored.endswith(STORED_BUFFERS) or stored in self.tied:
-            return None
-        if stored not in self.shapes and f"{self.prefix}.{stored}" in self.shapes:
-            return f"{self.prefix}.{stored}"
-        return stored
+    def untied(self) -> Schema:
+        """The same model, every tied tensor with a place of its own."""
+        own = {target: self.shapes[source] for target, source in self.tied.items()}
+        return Schema(self.shapes | own, {}, self.prefix)
 
 
 class HasSchema(Protocol):
@@ -118,9 +121,19 @@ def schema(config: PretrainedConfig, families: Families | None = None) -> Schema
 
 @cache
 def _schema(kind: str, facts: str) -> Schema:
-    from transformers import CONFIG_MAPPING
-
-    model = empty_model(CONFIG_MAPPING[kind].from_dict(json.loads(facts)))
+    model = _empty_model(kind, facts)
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
     return Schema(shapes, tied, getattr(model, "base_model_prefix", ""))
+
+
+def model_of_names(config: PretrainedConfig) -> nn.Module:
+    """An empty model of this configuration, for its names alone: the same for the same configuration."""
+    return _empty_model(config.model_type, config.to_json_string(use_diff=False))
+
+
+@lru_cache(maxsize=4)
+def _empty_model(kind: str, facts: str) -> nn.Module:
+    from transformers import CONFIG_MAPPING
+
+    return empty_model(CONFIG_MAPPING[kind].from_dict(json.loads(facts)))

@@ -60,7 +60,10 @@ def open_pair(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, familie
     """
     result = check(*(x.reference if isinstance(x, Checkpoint) else x for x in (a, b)), families=families)
     result.require()
-    first, second = (x if isinstance(x, Checkpoint) else load(x, families=families) for x in (a, b))
+    first, second = (
+        x if isinstance(x, Checkpoint) else load(x, families=families, source=source)
+        for x, source in zip((a, b), result.sources, strict=True)
+    )
     if bool(first.schema.tied) != bool(second.schema.tied):
         first, second = first.untied(), second.untied()
     growth, said, licences = result.growth[0], result.provenance[:2], result.licences[:2]

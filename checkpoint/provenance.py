@@ -161,7 +161,8 @@ def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > SMALL or not zipfile.is_zipfile(path):
             return {}
-        require_archive(path, model)
+        with path.open("rb") as file:
+            require_archive(file, f"'{path.name}' of '{model}'")
     except (CorruptCheckpoint, OSError):
         return {}
     try:

@@ -23,7 +23,7 @@ class InBlocks(Protocol):
 
 def row_counts(shape: Sequence[int]) -> list[int]:
     """How many rows every block of a tensor has: as many as come to `BLOCK` items, at least one."""
-    rows = shape[0]
+    rows = shape[0] if shape else 1
     most = max(1, BLOCK // max(1, math.prod(shape[1:])))
     return [min(most, rows - start) for start in range(0, rows, most)]
 
@@ -33,4 +33,4 @@ def in_blocks(state: Mapping[str, Tensor], name: str) -> Iterator[Tensor]:
     if isinstance(state, InBlocks):
         return state.blocks(name)
     tensor = state[name]
-    return iter(torch.split(tensor, row_counts(tensor.shape)))
+    return iter(torch.split(tensor, row_counts(tensor.shape))) if tensor.ndim else iter([tensor])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,19 +16,21 @@ from isthmus.checkpoint.bounds import (
     CARD_BYTES,
     DOCUMENT,
     LARGEST,
-    read_bytes,
     require_few_files,
     require_plain,
+    require_size,
     require_sizes,
     require_values,
 )
 from isthmus.checkpoint.download import capped
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
 from isthmus.checkpoint.front_matter import front_matter
-from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
+from isthmus.checkpoint.headers import TensorInfo, header_from, header_of
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
 from isthmus.checkpoint.strict_json import parse_object
+from isthmus.checkpoint.version import Version, changed, opened, require_version, settled
+from isthmus.checkpoint.weight_files import WeightFiles, choose_weight_files, index_names, no_weights
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -47,6 +50,7 @@ SMALL_FILES = (
 )
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+VERSIONED = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".md")
 AT_ONCE, PART = 8, 2**16
 COMPARED = 2**20  # bytes at a time
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
@@ -80,6 +84,7 @@ class Source:
         self.revision: str | None = None
         self._cut_off: str | None = None  # why only what is in the cache is known
         self.repository = Repository()
+        self._versions: dict[str, Version] = {}
         self.files = self._local_files(reference.directory) if reference.directory is not None else self._hub_files()
         if "config.json" not in self.files:
             adapter = "adapter_config.json" in self.files
@@ -90,19 +95,34 @@ class Source:
     def _local_files(self, directory: Path) -> dict[str, FileFacts]:
         if not directory.is_dir():
             raise ModelNotFound(f"there is no directory '{self.name}': check the path")
-        found: dict[str, FileFacts] = {}
-        try:
+        sizes: dict[str, int] = {}
+
+        def listing() -> dict[str, Version]:
+            versions = {}
+            sizes.clear()
             with os.scandir(directory) as entries:
                 for entry in entries:
                     path = Path(entry.path)
-                    if path.is_file():
-                        found[path.name] = FileFacts(path.stat().st_size)
-                        require_few_files(found, self.name)
-                    elif path.exists() and not path.is_dir():
+                    try:
+                        facts = path.stat()
+                    except FileNotFoundError:  # a link to nothing, or replaced in this moment
+                        if path.is_symlink():
+                            continue
+                        raise changed(path.name, self.name) from None
+                    if stat.S_ISREG(facts.st_mode):
+                        sizes[path.name] = facts.st_size
+                        require_few_files(sizes, self.name)
+                        if path.name.endswith(VERSIONED):
+                            versions[path.name] = Version.of(facts)
+                    elif not stat.S_ISDIR(facts.st_mode):
                         require_plain(path, self.name)
+            return versions
+
+        try:
+            self._versions |= settled(listing, self.name)
         except OSError as error:
             raise ModelNotFound(f"cannot read the directory '{self.name}': {error.strerror}") from None
-        return dict(sorted(found.items()))
+        return {name: FileFacts(size) for name, size in sorted(sizes.items())}
 
     def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants
@@ -164,6 +184,18 @@ class Source:
             return self._fetch(filename, self.revision)
         except Unreachable:
             raise self._not_cached(f"'{filename}'") from None
+
+    def version(self, filename: str) -> Version:
+        """The version of a file that is read, now and later: the one that was there when it was first asked for."""
+        if filename not in self._versions:
+            self._versions[filename] = Version.of(self.path(filename).stat())
+        return self._versions[filename]
+
+    def require_unchanged(self, filenames: Iterable[str]) -> None:
+        """Raise CorruptCheckpoint when one of these files is not what it was when the model was opened."""
+        for filename in filenames:
+            if self.is_local(filename):
+                require_version(self.path(filename), self.version(filename), self.name)
 
     def _not_cached(self, what: str) -> ModelNotFound:
         why = self._cut_off or "the Hub cannot be reached"
@@ -232,12 +264,19 @@ class Source:
         return self.content(filename).decode("utf-8", errors)
 
     def content(self, filename: str, limit: int | None = None) -> bytes:
-        """A small file. Raises CorruptCheckpoint when it cannot be read, or is larger than files of its kind are."""
+        """A small file, all of one version.
+
+        Raises CorruptCheckpoint when it cannot be read, was changed meanwhile, or is larger than files of its kind are.
+        """
         where = f"'{filename}' of '{self.name}'"
         try:
-            return read_bytes(self.path(filename), limit or LARGEST.get(filename, DOCUMENT), where)
+            path, limit = self.path(filename), limit or LARGEST.get(filename, DOCUMENT)
+            version = self.version(filename)
         except OSError as error:
             raise CorruptCheckpoint(f"cannot read {where}: {error.strerror}") from None
+        require_size(version.size, limit, where)
+        with opened(path, version, self.name) as file:
+            return file.read()
 
     @property
     def has_tokenizer(self) -> bool:
@@ -270,34 +309,33 @@ class Source:
         self.fetch(SMALL_FILES)
         return {name: self.path(name) for name in SMALL_FILES if name in self.files}
 
-    def weight_files(self) -> list[str]:
-        """The files that hold the weights: safetensors before pickles, in one file or in shards.
+    @cached_property
+    def weights(self) -> WeightFiles:
+        """The files that hold the weights, as transformers would choose them, and those beside them that it ignores.
 
-        Raises CorruptCheckpoint for missing shards or shard names that leave the model's folder; ModelNotFound
-        without weights.
+        Raises CorruptCheckpoint for missing shards or names that leave the model's folder; ModelNotFound without
+        weights.
         """
-        for index, single in zip(WEIGHT_INDEXES, WEIGHT_FILES, strict=True):
-            if index in self.files:
-                shards = self.json(index).get("weight_map")
-                if not isinstance(shards, dict) or not shards:
-                    raise CorruptCheckpoint(f"'{index}' of '{self.name}' has no weight_map: fetch it again")
-                for name in shards.values():
-                    if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
-                        raise CorruptCheckpoint(f"'{index}' of '{self.name}' names a shard outside the model: {name!r}")
-                    if name not in self.files and self._cut_off:
-                        raise self._not_cached(f"'{name}'")
-                    if name not in self.files:
-                        raise CorruptCheckpoint(
-                            f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again"
-                        )
-                return sorted(set(shards.values()))
-            if single in self.files:
-                return [single]
-        if self._cut_off:
+        named = self.json("config.json").get("transformers_weights")
+        chosen = choose_weight_files(self.files, named, self.name)
+        if chosen is None and self._cut_off:
             raise self._not_cached("the file with the weights")
-        raise ModelNotFound(
-            f"'{self.name}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index"
-        )
+        if chosen is None:
+            raise no_weights(self.files, self.name)
+        first, ignored = chosen
+        if not first.endswith(".json"):
+            return WeightFiles((first,), None, ignored)
+        shards = index_names(self.json(first), first, self.name)
+        for name in shards:
+            if name not in self.files and self._cut_off:
+                raise self._not_cached(f"'{name}'")
+            if name not in self.files:
+                raise CorruptCheckpoint(f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again")
+        return WeightFiles(shards, first, tuple(name for name in ignored if name not in shards))
+
+    def weight_files(self) -> list[str]:
+        """The names of the files that hold the weights. Raises as `weights` does."""
+        return list(self.weights.files)
 
     def header(self, filename: str) -> dict[str, TensorInfo]:
         """Names, shapes and dtypes in a safetensors file; over the network by range requests, without the weights.
@@ -307,7 +345,8 @@ class Source:
         from huggingface_hub import constants
 
         if self.is_local(filename) or constants.HF_HUB_OFFLINE:
-            return read_header(self.path(filename), self.name)
+            with opened(self.path(filename), self.version(filename), self.name) as file:
+                return header_of(file, f"'{filename}' of '{self.name}'")
         size = self.files[filename].size
         if size is None:
             size = self.read_part(filename, 0, 1)[1]

@@ -8,7 +8,7 @@ lies in none is unknown, and so is a model whose embedding has hardly been train
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -42,7 +42,7 @@ class Fingerprint:
     @property
     def share(self) -> float:
         """`peakedness` / `embedding`: how far the hidden spectra have come, against the embedding's."""
-        return self.peakedness / self.embedding
+        return self.peakedness / self.embedding if self.embedding else 0.0
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,18 @@ def fingerprint(spectrum: Spectrum, hidden: Iterable[Tensor], embedding: Tensor)
     """
     by_kind: dict[str, list[float]] = {}
     for name, values in spectrum.items():
-        by_kind.setdefault(name.rpartition(".")[2], []).append(peak(values))
-    queries = mean(by_kind["q"] + by_kind["k"])
+        if values.numel():
+            by_kind.setdefault(name.rpartition(".")[2], []).append(peak(values))
+    queries = _mean(by_kind.get("q", []) + by_kind.get("k", []))
     every = [value for values in by_kind.values() for value in values]
-    return Fingerprint(mean(every), queries - mean(by_kind["o"]), mean(map(kurtosis, hidden)), peak(embedding))
+    tails = [kurtosis(matrix) for matrix in hidden if (matrix != matrix.flatten()[0]).any()]
+    attention = queries - _mean(by_kind.get("o", []))
+    return Fingerprint(_mean(every), attention, _mean(tails), peak(embedding) if embedding.numel() else 0.0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean, 0 of nothing: a model whose matrices are zero has no fingerprint."""
+    return mean(values) if values else 0.0
 
 
 def peak(values: Tensor) -> float:

@@ -62,7 +62,11 @@ def page_data(report: Mapping[str, Any], spectra: Mapping[float, Spectrum]) -> d
         page["spectra"] = {
             "t": ts,
             "along": report["path_spectrum"]["points"],
-            "matrices": {name: _matrix([spectra[t][name] for t in ts]) for name in spectra[ts[0]]},
+            "matrices": {
+                name: _matrix([spectra[t][name] for t in ts])
+                for name in spectra[ts[0]]
+                if any(spectra[t][name].numel() for t in ts)  # a zero matrix has no spectrum
+            },
         }
     return page
 

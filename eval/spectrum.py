@@ -37,16 +37,18 @@ def singular_values(matrix: Tensor) -> Tensor:
 
 
 def stable_rank(values: Tensor) -> float:
-    """‖W‖_F² / σ₁², between 1 and the rank."""
-    return (values.square().sum() / values[0].square()).item()
+    """‖W‖_F² / σ₁², between 1 and the rank; 0 of a zero matrix."""
+    return 0.0 if not values.numel() else (values.square().sum() / values[0].square()).item()
 
 
 def spectral_distance(a: Tensor, b: Tensor) -> float:
     """Mean over i of |log σ_i − log σ'_i|, in nats: the 1-Wasserstein distance of the log-spectra.
 
-    Over the smaller of the two ranks.
+    Over the smaller of the two ranks; 0 where one of the matrices is zero.
     """
     rank = min(a.numel(), b.numel())
+    if rank == 0:
+        return 0.0
     return (a[:rank].log() - b[:rank].log()).abs().mean().item()
 
 
@@ -70,7 +72,7 @@ class SpectrumReport:
     `excess` is the mean distance of log σ_i(M) from the interval of the endpoints' log σ_i, which for two of them is
     [d(A,M) + d(M,B) − d(A,B)] / 2 ≥ 0, and `limit` the highest that is allowed; `position` = d(A,M) / (d(A,M) + d(M,B))
     for two, else None; `distance` = d(A,B), the largest of all pairs; `log_ratio` the mean of log σ(M) − the endpoints'
-    mean log σ.
+    mean log σ. `zero` are the matrices that are zero in one of the models: they have no log σ, and are in no mean.
     """
 
     verdict: Verdict
@@ -80,6 +82,7 @@ class SpectrumReport:
     log_ratio: float
     limit: float
     matrices: tuple[MatrixSpectrum, ...]
+    zero: tuple[str, ...] = ()
 
 
 def compare_spectra(
@@ -97,19 +100,23 @@ def among(
     When the endpoints are closer than `same_kind`, an excess of at most `max_excess` is ``preserved``; when they are
     further apart, one of at most `APART` of that a ``transition``. Above it, ``contracted`` or ``inflated``.
     """
-    rows = []
+    rows, zero = [], []
     for name, values in m.items():
         rank = min(x[name].numel() for x in (*ends, m))
+        first, *others = (stable_rank(x[name]) for x in ends)
+        ranks = (first, stable_rank(values), *others)
+        if rank == 0:
+            zero.append(MatrixSpectrum(name, ranks, 0.0, 0.0, None, 0.0))
+            continue
         logs = torch.stack([end[name][:rank].log() for end in ends])
         own = values[:rank].log()
         outside = (logs.amin(0) - own).clamp_min(0) + (own - logs.amax(0)).clamp_min(0)
         apart = max(spectral_distance(x[name], y[name]) for x in ends for y in ends)
-        first, *others = (stable_rank(x[name]) for x in ends)
         position = None
         if len(ends) == 2:
             to_a, to_b = (spectral_distance(end[name], values) for end in ends)
             position = to_a / (to_a + to_b) if to_a + to_b > 0 else 0.5
-        ranks, ratio = (first, stable_rank(values), *others), (own - logs.mean(0)).mean().item()
+        ratio = (own - logs.mean(0)).mean().item()
         rows.append(MatrixSpectrum(name, ranks, apart, outside.mean().item(), position, ratio))
     excess, distance, ratio = (
         _mean([getattr(row, key) for row in rows]) for key in ("excess", "distance", "log_ratio")
@@ -117,7 +124,8 @@ def among(
     positions = [row.position for row in rows if row.position is not None]
     verdict = judged(excess, distance, ratio, max_excess=max_excess, same_kind=same_kind)
     position, limit = _mean(positions) if positions else None, highest_excess(distance, max_excess, same_kind)
-    return SpectrumReport(verdict, excess, position, distance, ratio, limit, tuple(rows))
+    names = tuple(row.name for row in zero)
+    return SpectrumReport(verdict, excess, position, distance, ratio, limit, (*rows, *zero), names)
 
 
 def judged(
@@ -144,7 +152,7 @@ def highest_excess(distance: float, max_excess: float = MAX_EXCESS, same_kind: f
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else 0.0
 
 
 @dataclass(frozen=True)
@@ -200,8 +208,8 @@ def judged_path(
 
 
 def mean_distance(a: Spectrum, b: Spectrum) -> float:
-    """The spectral distance of two models: the mean over their matrices, in nats."""
-    return sum(spectral_distance(a[name], b[name]) for name in a) / len(a)
+    """The spectral distance of two models: the mean over their matrices that are not zero, in nats."""
+    return _mean([spectral_distance(a[name], b[name]) for name in a if a[name].numel() and b[name].numel()])
 
 
 def log_histogram(values: Tensor, edges: Tensor) -> list[float]:

@@ -103,6 +103,10 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
             f"spectrum {spectrum['verdict']}: {VERDICTS[spectrum['verdict']]} (excess {spectrum['excess']:.3f} nats, "
             f"{place}endpoints {'at most ' * (len(report['endpoints']) > 2)}{spectrum['distance']:.3f} nats apart)"
         )
+        if spectrum.get("zero"):
+            count = len(spectrum["zero"])
+            what = f"{count} matrices are" if count > 1 else f"the matrix {spectrum['zero'][0]} is"
+            told.append(f"{what} zero in one of the models, and left out of the spectrum's verdict")
     if report.get("path_spectrum"):
         told.append(_along(report["path_spectrum"]))
     if report.get("restored_spectrum"):

@@ -144,6 +144,7 @@ def _save_model(
 ) -> dict[str, str]:
     kept = dtype or source.dtype
     facts = alignment.facts(source.facts)
-    digests = save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state, kept)
+    shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
+    digests = save_weights(directory, shapes, stored, kept)
     save_small_files(directory, facts, source.files, kept)
     return digests

@@ -55,7 +55,8 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
-        digests = save_weights(directory, shapes, merged.state, merged.dtype)
+        shapes, state = merged.endpoints[0].as_stored(shapes, merged.state)
+        digests = save_weights(directory, shapes, state, merged.dtype)
         save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
         (directory / CARD).write_text(card, encoding="utf-8")

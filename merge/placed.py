@@ -13,7 +13,7 @@ from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.claims import Claim
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.group import Group
-from isthmus.checkpoint.loading import load
+from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.saving import save_small_files
 from isthmus.checkpoint.shards import save_weights
 from isthmus.eval.loss import ensemble_losses, per_block
@@ -67,16 +67,21 @@ def measured_from_disk(
         advance: Callable[[int], None] = progress.advance
         return placed_token_losses(place, parts, memory, on_blocks=advance)
 
+    def model_losses(model: Checkpoint, name: str | None = None) -> dict[str, Tensor]:
+        found = losses(name or model.name, model.directory)
+        model.require_unchanged()
+        return found
+
     progress.stage(f"merging ({recipe.operator.name})")
     merged = scratch.put("merge", state, facts, dtype)
     even = [1 / len(ends)] * len(ends)
     average = scratch.put("average", Blend([end.state for end in ends], even), facts, dtype)
-    members = [losses(end.name, end.files["config.json"].parent) for end in ends]
+    members = [model_losses(end) for end in ends]
     naive = per_block(losses("the plain average", average))
     whole = Among(
         tuple(per_block(member) for member in members),
         tuple(recipe.plain_weights() or even),
-        per_block(losses("the base", group.members[0].files["config.json"].parent)) if base else None,
+        per_block(model_losses(group.members[0], "the base")) if base else None,
         naive,
         naive,
         per_block(losses("the merge", merged)),

@@ -83,7 +83,10 @@ def loss_plane(
     progress.stage("checking")
     result = check(*(m.reference if isinstance(m, Checkpoint) else m for m in models), families=FAMILIES)
     result.require()
-    ends = [m if isinstance(m, Checkpoint) else load(m, families=FAMILIES) for m in models]
+    ends = [
+        m if isinstance(m, Checkpoint) else load(m, families=FAMILIES, source=source)
+        for m, source in zip(models, result.sources, strict=True)
+    ]
     if len({bool(end.schema.tied) for end in ends}) > 1:
         ends = [end.untied() for end in ends]
     grown = [growth for growth in result.growth if growth is not None]

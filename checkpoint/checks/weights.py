@@ -6,52 +6,53 @@ Only the distance between two models that are both on this disk is measured, on 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
 from isthmus.checkpoint.bounds import require_tensors
 from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.config import schema_of
-from isthmus.checkpoint.headers import TensorInfo
-from isthmus.checkpoint.loading import match_names, stored_tensors
+from isthmus.checkpoint.contents import Contents, contents_of, stored_tensors
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.source import WEIGHT_FILES, Source
 
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256
 RELATED = 0.5
-FIRST = 10  # problems of one model that are named; the others are counted
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the headers of a model say: tensors by the model's names with the file of each; None where only a pickle
-    would tell."""
+    """What the headers of a model say (`contents`); None where only a pickle would tell.
 
-    tensors: Mapping[str, tuple[str, str, TensorInfo]] | None
+    `aligns` is whether models of its type can be aligned.
+    """
+
+    contents: Contents | None
+    aligns: bool = True
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes of its tensors, by safetensors' names."""
-        return tuple(sorted({info.dtype for _, _, info in (self.tensors or {}).values()}))
+        return self.contents.dtypes if self.contents is not None else ()
 
 
 def own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> tuple[list[Finding], Weights]:
     """What is wrong with one model alone, and its tensors."""
     findings = []
     kind = facts["model_type"]
-    repair = "repair or replace this checkpoint"
-    if families is not None and kind not in families:
-        repair = f"models of type '{kind}' are only read when their files use transformers' own names"
+    aligns = families is None or kind in families
+    if families is not None and not aligns:
         what = f"'{source.name}' is of type '{kind}', whose symmetries are not known"
         advice = f"only --align none is possible; alignment is supported for: {', '.join(sorted(families))}"
         findings.append(Finding("degrades", what, advice, "config.json"))
     stored = stored_tensors(source)
     names = source.weight_files()
+    if source.weights.ignored:
+        others = ", ".join(f"'{name}'" for name in source.weights.ignored)
+        what = f"'{source.name}' is read from '{source.weights.index or names[0]}', and {others} beside it is not read"
+        advice = "transformers reads the same file; remove what is left over from another save"
+        findings.append(Finding("notes", what, advice, names[0]))
     if any(not name.endswith(".safetensors") for name in names):
         advice = "they are read without executing them; safetensors would be safer, and read faster"
         if stored is None:
@@ -59,16 +60,31 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         findings.append(Finding("notes", f"'{source.name}' has only pickled weights", advice, names[0]))
     if stored is not None:
         require_tensors(facts, len(stored), source.name)
-    schema = schema_of(facts, source.name, families)
     if stored is None:
-        return findings, Weights(None)
-    found, problems = match_names(stored, schema, source.name)
+        return findings, Weights(None, aligns)
+    contents = contents_of(source, stored, facts, families)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    findings += [Finding("blocks", problem, repair, where) for problem in problems[:FIRST]]
-    if len(problems) > FIRST:
-        what = f"'{source.name}' has {len(problems) - FIRST} more tensors of a wrong name or shape"
-        findings.append(Finding("blocks", what, repair, where))
-    return findings, Weights({name: (stored[there][0], there, stored[there][1]) for name, there in found.items()})
+    findings += [Finding("blocks", problem.what, problem.advice, where) for problem in contents.problems]
+    if not contents.problems:
+        findings += _tied_findings(source, contents, where)
+    source.require_unchanged(names)
+    return findings, Weights(contents, aligns)
+
+
+def _tied_findings(source: Source, contents: Contents, where: str) -> list[Finding]:
+    """Tied tensors that are stored apart: transformers unties them where they differ."""
+    stored = contents.naming.by_name()
+    both = [target for target, first in contents.schema.tied.items() if target in stored and first in stored]
+    if not both:
+        return []
+    what = f"'{source.name}' stores '{both[0]}' beside the tensor that its config.json ties it to"
+    if not all(source.is_local(name) for name in source.weight_files()):
+        advice = "where they differ, the merge will be untied (this is known after the download)"
+        return [Finding("notes", what, advice, where)]
+    if contents.settled(source).schema.tied:
+        return []
+    advice = "they differ, so that transformers loads both, and the merge will be untied"
+    return [Finding("notes", what, advice, where)]
 
 
 def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> list[Finding]:
@@ -88,10 +104,14 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
     elif apart < RELATED:
         what = f"'{a.name}' and '{b.name}' are relatives: {share}"
-        advice = "they usually need no alignment; --align auto tries both"
+        advice = "they usually need no alignment"
+        if weights_a.aligns:
+            advice += "; --align auto tries both"
     else:
         what = f"'{a.name}' and '{b.name}' were trained independently: {share}"
-        advice = "without alignment their average would be destroyed; --align auto aligns them"
+        advice = "without alignment their average would be destroyed, and models of this type cannot be aligned yet"
+        if weights_a.aligns:
+            advice = "without alignment their average would be destroyed; --align auto aligns them"
     return [*findings, Finding("notes", what, advice, WEIGHT_FILES[0])]
 
 
@@ -101,32 +121,23 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
     Over the first `SAMPLED_ROWS` rows of `SAMPLED_MATRICES` matrices that lie evenly spread among those of one shape in
     both, float64. None where a model is not on this disk, is pickled, or has not such numbers.
     """
-    if weights_a.tensors is None or weights_b.tensors is None:
+    if weights_a.contents is None or weights_b.contents is None:
         return None
-    names = [
-        name
-        for name, (_, _, info) in weights_a.tensors.items()
-        if len(info.shape) == 2 and name in weights_b.tensors and weights_b.tensors[name][2].shape == info.shape
-    ]
+    sides = ((a, weights_a.contents), (b, weights_b.contents))
+    if any(contents.problems for _, contents in sides):
+        return None
+    if not all(source.is_local(file) for source, _ in sides for file in source.weight_files()):
+        return None
+    if not all(file.endswith(".safetensors") for source, _ in sides for file in source.weight_files()):
+        return None
+    shapes, shapes_b = (contents.schema.shapes for _, contents in sides)
+    names = [name for name, shape in shapes.items() if len(shape) == 2 and shapes_b.get(name) == shape]
     step = max(1, len(names) // SAMPLED_MATRICES)
-    sides = ((a, weights_a.tensors), (b, weights_b.tensors))
-    files = {(source, tensors[name][0]) for source, tensors in sides for name in names[::step]}
-    if not names or not all(source.is_local(file) and file.endswith(".safetensors") for source, file in files):
-        return None
     difference = total = 0.0
-    try:
-        for name in names[::step]:
-            mine, other = (_rows(source, tensors[name]) for source, tensors in sides)
-            difference += (mine - other).square().sum().item()
-            total += (mine.square().sum() + other.square().sum()).item()
-    except (SafetensorError, OSError):
-        return None  # reading the model will say it
+    states = [contents.state(source) for source, contents in sides]
+    for name in names[::step]:
+        mine, other = (state.first_rows(name, SAMPLED_ROWS).double() for state in states)
+        difference += (mine - other).square().sum().item()
+        total += (mine.square().sum() + other.square().sum()).item()
     found = math.sqrt(difference / total) if total > 0 else math.nan
     return found if math.isfinite(found) else None
-
-
-def _rows(source: Source, tensor: Sequence[Any]) -> torch.Tensor:
-    file, name, _ = tensor
-    with safe_open(source.path(file), framework="pt") as opened:
-        rows: torch.Tensor = opened.get_slice(name)[:SAMPLED_ROWS].double()
-    return rows

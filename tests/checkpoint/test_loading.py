@@ -113,11 +113,10 @@ def test_nan_and_inf(saved, value: float) -> None:
         dict(load(directory).state)
 
 
-def test_an_all_zero_matrix(saved) -> None:
+def test_an_all_zero_matrix_is_a_matrix(saved) -> None:
     directory = saved("m")
     change(directory, lambda tensors: tensors["transformer.h.1.mlp.c_fc.weight"].zero_())
-    with pytest.raises(CorruptCheckpoint, match=r"'transformer\.h\.1\.mlp\.c_fc\.weight' of 'm' is all zero"):
-        dict(load(directory).state)
+    assert not load(directory).state["transformer.h.1.mlp.c_fc.weight"].any()
 
 
 EDITS = {

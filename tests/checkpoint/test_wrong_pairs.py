@@ -58,7 +58,11 @@ def file(name: str, content: bytes | None) -> Damage:
 
 
 def index(weight_map: object) -> Damage:
-    return file("model.safetensors.index.json", json.dumps({"weight_map": weight_map}).encode())
+    def damage(repo: Repo) -> None:
+        del repo.files[WEIGHTS]
+        repo.files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+
+    return damage
 
 
 def resized(**changes: int) -> Damage:

@@ -1,0 +1,128 @@
+"""The weights of a model on disk as a state: each tensor is read when it is looked up, checked, and in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from isthmus.checkpoint.errors import CorruptCheckpoint
+from isthmus.checkpoint.headers import TensorInfo
+from isthmus.checkpoint.naming import Group
+from isthmus.checkpoint.pickles import read_pickle
+from isthmus.checkpoint.rows import in_blocks, row_counts
+from isthmus.checkpoint.version import Version, opened, read_into, require_version
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor is: its file, of which version, its name there, and what the header says of it."""
+
+    path: Path
+    version: Version
+    name: str
+    info: TensorInfo
+
+
+class LazyState(Mapping[str, Tensor]):
+    """A state on disk. Every look-up reads one tensor of the model into memory, and checks it.
+
+    `groups` say of which stored tensors those of the model are made. Every read also looks whether any of the files is
+    another one than when the model was opened, so that a state is never a mixture of two versions. Raises
+    CorruptCheckpoint where one is, and for NaN and Inf.
+    """
+
+    def __init__(self, groups: Mapping[str, Group], stored: Mapping[str, StoredTensor], model: str):
+        self._groups, self._stored, self._model = groups, stored, model
+        self._versions = {tensor.path: tensor.version for tensor in stored.values()}
+        self._pickles: dict[Path, dict[str, Tensor]] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        group = self._groups[name]
+        tensors = {stored: self._read(self._stored[stored]) for stored in group.stored}
+        self._require_unchanged()
+        tensor = group.loaded(tensors)[name]
+        self._require_finite(name, tensor)
+        return tensor.float()
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor in blocks of rows (`isthmus.checkpoint.rows`), read one by one, checked as a look-up does."""
+        group = self._groups[name]
+        stored = self._stored[group.stored[0]]
+        if group.rule is not None or stored.info.start < 0 or not stored.info.shape:
+            yield from in_blocks({name: self[name]}, name)
+            return
+        for block in _read_blocks(stored, row_counts(stored.info.shape), self._model):
+            self._require_finite(name, block)
+            yield block.float()
+        self._require_unchanged()
+
+    def first_rows(self, name: str, count: int) -> Tensor:
+        """At most the first `count` rows of a tensor, float32."""
+        group = self._groups[name]
+        stored = self._stored[group.stored[0]]
+        if group.rule is not None or stored.info.start < 0 or not stored.info.shape:
+            return self[name][:count]
+        rows = next(iter(_read_blocks(stored, [min(count, stored.info.shape[0])], self._model)))
+        self._require_unchanged()
+        return rows.float()
+
+    def _read(self, stored: StoredTensor) -> Tensor:
+        if stored.info.start >= 0:
+            whole = [stored.info.shape[0]] if stored.info.shape else [1]
+            return next(iter(_read_blocks(stored, whole, self._model))).reshape(stored.info.shape)
+        if stored.path not in self._pickles:
+            with opened(stored.path, stored.version, self._model) as file:
+                self._pickles[stored.path] = read_pickle(file, stored.path.name, self._model)
+        return self._pickles[stored.path][stored.name].contiguous()
+
+    def _require_unchanged(self) -> None:
+        for path, version in self._versions.items():
+            require_version(path, version, self._model)
+
+    def _require_finite(self, name: str, tensor: Tensor) -> None:
+        # A sum is finite only if the tensor is, and needs no second tensor of its size.
+        if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+            raise CorruptCheckpoint(f"'{name}' of '{self._model}' holds NaN or Inf: the model cannot be merged")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+
+def _read_blocks(stored: StoredTensor, rows: Sequence[int], model: str) -> Iterator[Tensor]:
+    """Blocks of so many rows of a stored tensor, from the first on, in its own dtype."""
+    with opened(stored.path, stored.version, model) as file:
+        file.seek(stored.info.start)
+        for count in rows:
+            block = torch.empty((count, *stored.info.shape[1:]), dtype=DTYPES[stored.info.dtype])
+            read_into(file, block.view(-1).view(torch.uint8).numpy().data, stored.path.name, model)
+            yield block
+
+
+class WithCopies(Mapping[str, Tensor]):
+    """A state in which some tensors are there under a second name: `copies` are {second name: first name}."""
+
+    def __init__(self, state: Mapping[str, Tensor], copies: Mapping[str, str]):
+        self._state, self._copies = state, copies
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._state[self._copies[name]].clone() if name in self._copies else self._state[name]
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor in blocks of rows."""
+        return in_blocks(self._state, self._copies.get(name, name))
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._state
+        yield from self._copies
+
+    def __len__(self) -> int:
+        return len(self._state) + len(self._copies)

@@ -1,0 +1,102 @@
+"""Which files hold the weights of a model, where there are several: those that transformers reads.
+
+It takes the file that config.json names, else ``model.safetensors``, its index, ``pytorch_model.bin``, its index: the
+first that is there, and all tensors of every shard that an index names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, ModelNotFound
+
+SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
+IN_ORDER = (SAFETENSORS, SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX)
+# What holds the weights of a model for other programs, or under a name that has to be asked for.
+OF_OTHERS = {
+    "consolidated.safetensors": "Mistral's own format",
+    "tf_model.h5": "TensorFlow's format",
+    "flax_model.msgpack": "Flax's format",
+    "model.ckpt.index": "TensorFlow's format",
+}
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The `files` that hold the weights, the `index` that names them, and files of weights that are `ignored`."""
+
+    files: tuple[str, ...]
+    index: str | None
+    ignored: tuple[str, ...]
+
+
+def choose_weight_files(files: Collection[str], named: object, model: str) -> tuple[str, tuple[str, ...]] | None:
+    """The file or index of the weights among `files`, and those beside it that are ignored; None where there is none.
+
+    `named` is the file that config.json asks for, if it does. Raises BadInput for an adapter beside the model, which
+    transformers applies or not, and for a name that it refuses; CorruptCheckpoint where the named file is missing.
+    """
+    if "adapter_config.json" in files and not set(ADAPTERS).isdisjoint(files):
+        raise BadInput(
+            f"'{model}' holds an adapter beside its model (adapter_config.json): merge the adapter into the model with "
+            "PEFT's merge_and_unload, or remove the adapter's files"
+        )
+    if named is not None:
+        if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors" + INDEX)):
+            raise BadInput(
+                f"config.json of '{model}' names {named!r} as the file of its weights (transformers_weights), which is "
+                "neither a safetensors file nor its index: correct it"
+            )
+        if PurePosixPath(named).name != named:
+            raise CorruptCheckpoint(f"config.json of '{model}' names weights outside the model: {named!r}")
+        if named not in files:
+            raise CorruptCheckpoint(
+                f"'{model}' lacks '{named}', which its config.json names as the file of its weights: fetch it again"
+            )
+        return named, tuple(name for name in IN_ORDER if name in files and name != named)
+    candidates = [name for name in IN_ORDER if name in files]
+    return (candidates[0], tuple(candidates[1:])) if candidates else None
+
+
+def index_names(index: Mapping[str, Any], filename: str, model: str) -> tuple[str, ...]:
+    """The shards that an index names, sorted, all in the model's folder and of one format.
+
+    Raises CorruptCheckpoint when it names none, or others.
+    """
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CorruptCheckpoint(f"'{filename}' of '{model}' has no weight_map: fetch it again")
+    for name in shards.values():
+        if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
+            raise CorruptCheckpoint(f"'{filename}' of '{model}' names a shard outside the model: {name!r}")
+    names = tuple(sorted(set(shards.values())))
+    kinds = {name.endswith(".safetensors") for name in names}
+    if len(kinds) > 1:
+        raise CorruptCheckpoint(
+            f"'{filename}' of '{model}' names safetensors files and others together, which transformers cannot read: "
+            "save the model again"
+        )
+    return names
+
+
+def no_weights(files: Collection[str], model: str) -> ModelNotFound:
+    """The error for a model without weights that can be read, which says what is there instead."""
+    for name in sorted(files):
+        if name in OF_OTHERS:
+            return ModelNotFound(
+                f"'{model}' holds its weights only in {OF_OTHERS[name]} ('{name}'): load it with transformers where that "
+                "is possible, and save it with save_pretrained"
+            )
+    for name in sorted(files):
+        for expected in IN_ORDER:
+            stem, _, ending = expected.partition(".")
+            if name != expected and name.startswith(f"{stem}.") and name.endswith(f".{ending}"):
+                return ModelNotFound(
+                    f"'{model}' holds its weights only as '{name}', a variant that transformers reads when asked for: "
+                    f"rename it to '{expected}'"
+                )
+    return ModelNotFound(f"'{model}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index")
