@@ -19,10 +19,11 @@ from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.rows import row_counts
-from isthmus.checkpoint.source import TOKENIZER_FILES, Source
+from isthmus.checkpoint.small_files import GENERATION, VOCABULARIES
+from isthmus.checkpoint.source import Source
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -145,7 +146,7 @@ class Checkpoint:
     @property
     def has_tokenizer(self) -> bool:
         """Whether there are tokenizer files."""
-        return not TOKENIZER_FILES.isdisjoint(self.files)
+        return not self.files.keys().isdisjoint(VOCABULARIES)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer. Raises BadInput when it has none."""
@@ -156,12 +157,25 @@ class Checkpoint:
             if not self.has_tokenizer:  # transformers would make an empty one
                 raise FileNotFoundError
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # the tokenizers library panics with what is no Exception
             raise BadInput(
                 f"'{self.name}' has no tokenizer that transformers can read: add its tokenizer files (tokenizer.json), "
                 "or merge without --data"
             ) from None
         return tokenizer
+
+    def generation(self) -> GenerationConfig:
+        """How the model generates, as transformers has it: generation_config.json, without it what config.json says."""
+        from transformers import GenerationConfig
+
+        if GENERATION in self.files:
+            try:
+                return GenerationConfig.from_pretrained(self.files[GENERATION].parent)
+            except (OSError, ValueError):
+                pass  # transformers goes on without a file that it cannot read
+        return GenerationConfig.from_model_config(self.config)
 
     def untied(self) -> Checkpoint:
         """The same model with an unembedding of its own, for a merge with one that has it."""

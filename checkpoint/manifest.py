@@ -22,11 +22,17 @@ def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] 
     known = known or {}
     content = {key: value for key, value in report.items() if key not in (FILES, SEAL)}
     content[FILES] = {
-        path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or _sha256(path)}
-        for path in sorted(directory.iterdir())
-        if path.name != REPORT
+        name: {"bytes": path.stat().st_size, "sha256": known.get(name) or _sha256(path)}
+        for name, path in files_in(directory).items()
+        if name != REPORT
     }
     return {**content, SEAL: _seal(content)}
+
+
+def files_in(directory: Path) -> dict[str, Path]:
+    """What is in a directory and its subfolders, by name within it, sorted; of subfolders what they hold, if anything."""
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    return {path.relative_to(directory).as_posix(): path for path in paths}
 
 
 def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> None:
@@ -44,7 +50,7 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
         ) from None
     if seal != _seal(report):
         raise BadInput(f"'{REPORT}' in '{name}' was changed since it was written: merge again")
-    found = {path.name: path for path in directory.iterdir() if path.name != REPORT}
+    found = {name: path for name, path in files_in(directory).items() if name != REPORT}
     for file in sorted(found.keys() | files.keys()):
         what = None
         if file not in files:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.small_files import TOKENIZER_SETTINGS
 
-TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -151,6 +151,7 @@ def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[s
 def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
     """Copy small files as they are, but for where on somebody's disk a tokenizer was loaded from."""
     for name, path in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)  # additional chat templates have a folder of their own
         if name == TOKENIZER_SETTINGS:
             settings = json.loads(path.read_text(encoding="utf-8"))
             write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PLACES})

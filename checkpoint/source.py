@@ -15,23 +15,12 @@ from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotF
 from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
+from isthmus.checkpoint.small_files import TEMPLATE_FOLDER, VOCABULARIES, is_template, small_files
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 CARD = "README.md"
-TOKENIZER_FILES = frozenset({"tokenizer.json", "vocab.json"})
-CONFIGURATION_FILES = ("config.json", "generation_config.json")
-SMALL_FILES = (
-    *CONFIGURATION_FILES,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 AT_ONCE, PART = 8, 2**16
@@ -75,7 +64,9 @@ class Source:
     def _local_files(self, directory: Path) -> dict[str, FileFacts]:
         if not directory.is_dir():
             raise ModelNotFound(f"there is no directory '{directory.name}': check the path")
-        return {path.name: FileFacts(path.stat().st_size) for path in directory.iterdir() if path.is_file()}
+        templates = (directory / TEMPLATE_FOLDER).glob("*.jinja")
+        paths = [path for path in (*directory.iterdir(), *templates) if path.is_file()]
+        return {path.relative_to(directory).as_posix(): FileFacts(path.stat().st_size) for path in paths}
 
     def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants
@@ -103,7 +94,7 @@ class Source:
         if prefix is not None:
             inside = {name: facts for name, facts in found.items() if name.startswith(f"{prefix}/")}
             found = {str(PurePosixPath(name).relative_to(prefix)): facts for name, facts in inside.items()}
-        return {name: facts for name, facts in found.items() if "/" not in name}
+        return {name: facts for name, facts in found.items() if "/" not in name or is_template(name)}
 
     def _cached_files(self, error: Unreachable | None) -> dict[str, FileFacts]:
         from huggingface_hub import snapshot_download
@@ -129,7 +120,7 @@ class Source:
         """
         if self.reference.directory is not None:
             path = self.reference.directory / filename
-            if path.is_symlink():
+            if path.is_symlink() or (path.parent != self.reference.directory and path.parent.is_symlink()):
                 self._require_inside(path)
             return path
         try:
@@ -142,7 +133,8 @@ class Source:
         return ModelNotFound(f"{why} and {what} of '{self.name}' is not in the cache: connect, and try again")
 
     def _require_inside(self, path: Path) -> None:
-        folder = path.parent.resolve()
+        assert self.reference.directory is not None
+        folder = self.reference.directory.resolve()
         # A snapshot in the Hub's cache is made of links to the blobs beside it.
         caches = [root for root in folder.parents if (root / "snapshots").is_dir() and (root / "blobs").is_dir()]
         target = path.resolve()
@@ -198,7 +190,7 @@ class Source:
     @property
     def has_tokenizer(self) -> bool:
         """Whether there are tokenizer files that can be read without running code."""
-        return not TOKENIZER_FILES.isdisjoint(self.files)
+        return not self.files.keys().isdisjoint(VOCABULARIES)
 
     @cached_property
     def card(self) -> str:
@@ -220,9 +212,10 @@ class Source:
             return {}
 
     def small_files(self) -> dict[str, Path]:
-        """Config, tokenizer and generation files that exist, by name."""
-        self.fetch(SMALL_FILES)
-        return {name: self.path(name) for name in SMALL_FILES if name in self.files}
+        """The files that go along with a merge, by their names within the model's folder."""
+        names = small_files(self.files)
+        self.fetch(names)
+        return {name: self.path(name) for name in names}
 
     def weight_files(self) -> list[str]:
         """The files that hold the weights: safetensors before pickles, in one file or in shards.
