@@ -106,13 +106,19 @@ def test_a_tokenizer_that_is_the_same_on_the_hub_is_not_fetched(hub, pair) -> No
     assert any("the eos_token is" in str(finding) for finding in result.findings)
     assert any("only 'user/same-b' has a chat template" in str(finding) for finding in result.findings)
     assert hub.bytes_sent("tokenizer.json") == 0
-    # Whether a token that no file lists is a new one, only the vocabulary tells: one copy of it.
-    files_b["tokenizer_config.json"] = json.dumps({**settings, "eos_token": "<|new|>"}).encode()
-    assert any("knows 1 token" not in str(finding) for finding in check("user/same-a", "user/same-b").findings)
-    assert hub.bytes_sent("tokenizer.json") == len(files_a["tokenizer.json"])
     files_b["tokenizer.json"] += b"\n"
     assert check("user/same-a", "user/same-b").mergeable
-    assert hub.bytes_sent("tokenizer.json") > len(files_a["tokenizer.json"])
+    assert hub.bytes_sent("tokenizer.json") > 0
+
+
+def test_whether_a_token_is_a_new_one_only_the_vocabulary_tells(hub, pair) -> None:
+    """One copy of it is fetched."""
+    changed(pair[1], "tokenizer_config.json", lambda c: c.update(pad_token="the", eos_token="<|new|>"))
+    for name, directory in zip(("user/new-a", "user/new-b"), pair, strict=True):
+        hub.add(name, directory)
+    result = check("user/new-a", "user/new-b")
+    assert any("the eos_token is" in str(finding) for finding in result.findings)
+    assert hub.bytes_sent("tokenizer.json") == len(hub.repos["user/new-a"].files["tokenizer.json"])
 
 
 def test_a_real_tokenizer_is_read_as_it_is(pair) -> None:
