@@ -9,6 +9,7 @@ from pathlib import Path
 
 from isthmus.checkpoint.checks.configuration import configuration_findings
 from isthmus.checkpoint.checks.cost import Cost, cost_findings, cost_of
+from isthmus.checkpoint.checks.files import file_findings
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.checks.repository import licence_of, repository_findings
 from isthmus.checkpoint.checks.tokenizers import tokenizer_findings
@@ -18,12 +19,12 @@ from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
 from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.small_files import CONFIGURATION, GENERATION, SETTING_FILES, is_template
+from isthmus.checkpoint.small_files import CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
 from isthmus.checkpoint.source import WEIGHT_INDEXES, Source
 from isthmus.checkpoint.vocabulary import Growth
 
 ORDER = ("blocks", "degrades", "notes")
-READ = (CONFIGURATION, GENERATION, *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
+READ = (CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
         growth.append(grown)
         if not any(finding.kind == "blocks" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors)
+    for source, said in zip(sources, facts, strict=True):
+        findings += file_findings(source, said, vocabulary_rows(said, source.name))
     findings += repository_findings(sources)
     provenance = tuple(tuple(documents(source)) for source in sources)
     findings += _optimizer_findings(sources, provenance)

@@ -30,8 +30,8 @@ def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] 
 
 
 def files_in(directory: Path) -> dict[str, Path]:
-    """What is in a directory and its subfolders, by name within it, sorted; of subfolders what they hold, if anything."""
-    paths = [path for path in sorted(directory.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    """The files in a directory and its subfolders, by name within it, sorted; and subfolders that hold nothing."""
+    paths = [p for p in sorted(directory.rglob("*")) if p.is_symlink() or not p.is_dir() or not any(p.iterdir())]
     return {path.relative_to(directory).as_posix(): path for path in paths}
 
 

@@ -131,6 +131,8 @@ def named_tokens(written: Mapping[str, Any]) -> Iterator[str]:
         numbered = [(int(index), token) for index, token in decoder.items() if str(index).isdigit()]
         yield from filter(None, (token_text(token) for _, token in sorted(numbered, key=lambda entry: entry[0])))
     yield from filter(None, (token_text(written[role]) for role in ROLES if role in written))
+    others = (key for key in written if key.endswith("_token") and key not in ROLES)
+    yield from filter(None, (token_text(written[key]) for key in others))
     for key in EXTRA:
         tokens = written.get(key)
         listed = tokens.values() if isinstance(tokens, Mapping) else tokens if isinstance(tokens, list) else ()

@@ -240,9 +240,8 @@ def _behaviour(
     """What two tokenizers do differently with the same text."""
     other_tokens = f"the same text becomes other tokens; {taken}"
     if first.built is None or second.built is None:
-        return [
-            Finding("degrades", what, other_tokens, file) for what in _written_differences(first, name_a, second, name_b)
-        ]
+        written = _written_differences(first, name_a, second, name_b)
+        return [Finding("degrades", what, other_tokens, file) for what in written]
     findings = []
     difference = compare_tokenizers(first, second)
     if difference.tokens is not None:
