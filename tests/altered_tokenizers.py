@@ -70,13 +70,17 @@ def defaults_left_out(directory: Path) -> None:
 
     def change(content: dict[str, Any]) -> None:
         for part in ("pre_tokenizer", "decoder"):
-            for key in ("trim_offsets", "use_regex"):
-                content[part].pop(key, None)
+            content[part].pop("use_regex")
         for key in ("fuse_unk", "byte_fallback", "ignore_merges", "dropout", "unk_token"):
             content["model"].pop(key, None)
         content["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]]
 
     edit(directory, "tokenizer.json", change)
+
+
+def trimming_left_out(directory: Path) -> None:
+    """Which this version of the tokenizers library refuses."""
+    edit(directory, "tokenizer.json", lambda c: c["pre_tokenizer"].pop("trim_offsets"))
 
 
 def offsets_not_trimmed(directory: Path) -> None:
@@ -257,6 +261,7 @@ ALTERED: dict[str, Callable[[Path], None]] = {
         token_of_the_model_kind,
         end_in_tokenizer_file,
         defaults_left_out,
+        trimming_left_out,
         offsets_not_trimmed,
         pre_tokenizer_in_a_sequence,
         without_regular_expression,

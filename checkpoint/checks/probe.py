@@ -153,5 +153,6 @@ def _relevant(settings: Mapping[str, Any], part: str) -> object:
 
 def _without(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without(inner) for key, inner in value.items() if key not in _WITHOUT_EFFECT}
+        stated = {key: inner for key, inner in value.items() if inner not in (None, "")}  # two ways to say: nothing
+        return {key: _without(inner) for key, inner in stated.items() if key not in _WITHOUT_EFFECT}
     return [_without(inner) for inner in value] if isinstance(value, list) else value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from isthmus.checkpoint.checks.finding import Finding
@@ -109,11 +110,13 @@ def _read(a: Source, b: Source) -> tuple[Tokenizer, Tokenizer] | None:
     a.fetch(names_a)
     b.fetch(name for name in names_b if name not in common)
     first = build_tokenizer(a, {name: a.path(name) for name in names_a})
-    second = build_tokenizer(b, {name: (a if name in common else b).path(name) for name in names_b}) if first else None
+    second = build_tokenizer(b, {name: (a if name in common else b).path(name) for name in names_b})
     if first is not None and second is not None:
         return first, second
     written = read_tokenizer(a), read_tokenizer(b)  # raises, with a sentence, where one is damaged
-    return None if written[0] is None or written[1] is None else (written[0], written[1])
+    if written[0] is None or written[1] is None:
+        return None
+    return replace(written[0], built=first and first.built), replace(written[1], built=second and second.built)
 
 
 def _same(a: Source, b: Source) -> bool:
@@ -215,7 +218,7 @@ def _growth(found: Growth, name_a: str, name_b: str, file: str) -> Finding:
 
 def _details(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, file: str, keeper: str) -> list[Finding]:
     taken = f"the merge has the tokenizer of '{keeper}'"
-    findings = _behaviour(first, name_a, second, name_b, file, taken)
+    findings = _behaviour(first, name_a, second, name_b, file, keeper)
     both = [role for role in ROLES if role in first.special and role in second.special]
     for role in both:
         mine, other = first.special[role], second.special[role]
@@ -235,13 +238,20 @@ def _details(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, file
 
 
 def _behaviour(
-    first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, file: str, taken: str
+    first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, file: str, keeper: str
 ) -> list[Finding]:
     """What two tokenizers do differently with the same text."""
+    taken = f"the merge has the tokenizer of '{keeper}'"
     other_tokens = f"the same text becomes other tokens; {taken}"
     if first.built is None or second.built is None:
+        findings = []
+        for tokenizer, name in ((first, name_a), (second, name_b)):
+            if tokenizer.built is None:
+                what = f"transformers cannot build the tokenizer of '{name}' from its files"
+                advice = f"they are compared as they are written; {taken}"
+                findings.append(Finding("degrades" if name == keeper else "notes", what, advice, file))
         written = _written_differences(first, name_a, second, name_b)
-        return [Finding("degrades", what, other_tokens, file) for what in written]
+        return [*findings, *(Finding("degrades", what, other_tokens, file) for what in written)]
     findings = []
     difference = compare_tokenizers(first, second)
     if difference.tokens is not None:
@@ -265,10 +275,19 @@ def _written_differences(first: Tokenizer, name_a: str, second: Tokenizer, name_
     """The same from the files as they are written, where the tokenizers cannot be built."""
     parts = []
     if first.pipeline and second.pipeline:
-        parts = [part for part in first.pipeline if first.pipeline[part] != second.pipeline[part]]
+        parts = [part for part in first.pipeline if _contradict(first.pipeline[part], second.pipeline[part])]
     if first.merges != second.merges:
         parts.append("merges")
     return _parts(parts, name_a, name_b)
+
+
+def _contradict(mine: Any, other: Any) -> bool:
+    """Whether two settings state different things; what only one of them states may be the other's default."""
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        return any(_contradict(mine[key], other[key]) for key in mine.keys() & other.keys())
+    if isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other):
+        return any(map(_contradict, mine, other))
+    return bool(mine != other)
 
 
 def _parts(parts: Sequence[str], name_a: str, name_b: str) -> list[str]:

@@ -112,7 +112,21 @@ def test_tokens_that_become_other_text(pair) -> None:
     assert any(line.startswith("degrades: 'a' and 'b' make other text of the same tokens") for line in found)
 
 
-@pytest.mark.parametrize("name", ALTERED)
+def test_what_transformers_cannot_build_is_said_and_not_guessed_at(pair) -> None:
+    first, second = pair(altered.trimming_left_out)
+    found = said(first, second)
+    assert any(line.startswith("notes: transformers cannot build the tokenizer of 'b'") for line in found)
+    assert not [line for line in found if line.startswith(("degrades", "blocks"))]
+    found = said(second, first)
+    assert [line[:61] for line in found if line.startswith("degrades")] == [
+        "degrades: transformers cannot build the tokenizer of 'b' from"
+    ]
+
+
+BUILT = [name for name in ALTERED if name != "trimming_left_out"]
+
+
+@pytest.mark.parametrize("name", BUILT)
 def test_special_tokens_and_templates_are_those_of_transformers(pair, name: str) -> None:
     directory = pair(ALTERED[name])[1]
     real, source = AutoTokenizer.from_pretrained(directory), Source(parse_reference(directory))
