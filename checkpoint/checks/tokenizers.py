@@ -76,7 +76,8 @@ def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[
     """What differs between two tokenizers, and how the vocabularies grew; `rows_a`, `rows_b` are their embeddings'."""
     if not (a.has_tokenizer and b.has_tokenizer):
         return _without(a, rows_a, b, rows_b), None
-    if _same(a, b):  # then only chat templates and the like can differ
+    same = _same(a, b)
+    if same:  # then only chat templates and the like can differ
         first, second = (
             Tokenizer({}, special=special_tokens(source), templates=chat_templates(source)) for source in (a, b)
         )
@@ -100,7 +101,9 @@ def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[
         return [Finding("blocks", what, advice, file)], None
     findings = [_growth(grown, a.name, b.name, file)] if grown else []
     keeper = b.name if grown and grown.owner else a.name
-    return findings + _details(first, a.name, second, b.name, file, keeper), grown
+    if not same:
+        findings += _behaviour(first, a.name, second, b.name, file, keeper)
+    return findings + _details(first, a.name, second, b.name, keeper), grown
 
 
 def _read(a: Source, b: Source) -> tuple[Tokenizer, Tokenizer] | None:
@@ -216,9 +219,9 @@ def _growth(found: Growth, name_a: str, name_b: str, file: str) -> Finding:
     return Finding("notes", what, advice, file)
 
 
-def _details(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, file: str, keeper: str) -> list[Finding]:
+def _details(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, keeper: str) -> list[Finding]:
     taken = f"the merge has the tokenizer of '{keeper}'"
-    findings = _behaviour(first, name_a, second, name_b, file, keeper)
+    findings = []
     both = [role for role in ROLES if role in first.special and role in second.special]
     for role in both:
         mine, other = first.special[role], second.special[role]
