@@ -13,6 +13,7 @@ from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.provenance import Evidence
 from isthmus.checkpoint.small_files import CONFIGURATION
+from isthmus.checkpoint.small_files import tokenizer_owner as owner_of
 from isthmus.checkpoint.token_ids import with_token_ids
 
 if TYPE_CHECKING:
@@ -73,5 +74,5 @@ def open_group(
 
 
 def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:
-    """The first of some models that has a tokenizer, the first of all where none has."""
-    return next((member for member in members if member.has_tokenizer), members[0])
+    """The one of some models that gives a merge its tokenizer."""
+    return members[owner_of([member.files for member in members])]

@@ -6,7 +6,7 @@ built from, chat templates, processors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
@@ -133,8 +133,20 @@ def small_files(names: Iterable[str]) -> list[str]:
 
 
 def left_out(names: Iterable[str]) -> list[str]:
-    """Those of a model's files that do not go along with a merge, and that somebody may miss: code, parts of pipelines."""
+    """Those of a model's files that do not go along with a merge, and that somebody may miss: code, for instance."""
     return sorted(name for name in names if not is_small_file(name) and not _is_one_of(name, _NOT_MISSED))
+
+
+def tokenizer_owner(models: Sequence[Iterable[str]]) -> int:
+    """Which of some models, each given by the names of its files, gives a merge its tokenizer.
+
+    The first that has one; a tokenizer that can only be read with the sentencepiece library comes after all others.
+    """
+    for names in (set(VOCABULARIES) - set(SENTENCE_PIECES), set(VOCABULARIES)):
+        for place, files in enumerate(models):
+            if not names.isdisjoint(files):
+                return place
+    return 0
 
 
 def _is_one_of(name: str, patterns: Iterable[str]) -> bool:

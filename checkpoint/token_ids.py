@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+DEPTH = 8  # levels of settings inside settings that are looked at
 # Keys without a telling end that hold ids of tokens, or the tokens themselves.
 _TOKEN_KEYS = frozenset(
     {
@@ -44,8 +45,8 @@ def is_token_key(key: str) -> bool:
     return key in _TOKEN_KEYS or key.endswith(_TOKEN_ENDS)
 
 
-def with_token_ids(facts: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a config.json with the token ids of another, the tokenizer's `owner`, at every depth.
+def with_token_ids(facts: Mapping[str, Any], owner: Mapping[str, Any], depth: int = DEPTH) -> dict[str, Any]:
+    """The content of a config.json with the token ids of another, the tokenizer's `owner`, also `depth` levels down.
 
     Ids that the owner does not have are left out.
     """
@@ -54,9 +55,9 @@ def with_token_ids(facts: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[s
         if is_token_key(key):
             if key in owner:
                 merged[key] = owner[key]
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and depth:
             inside = owner.get(key)
-            merged[key] = with_token_ids(value, inside if isinstance(inside, Mapping) else {})
+            merged[key] = with_token_ids(value, inside if isinstance(inside, Mapping) else {}, depth - 1)
         else:
             merged[key] = value
     for key, value in owner.items():
@@ -65,31 +66,31 @@ def with_token_ids(facts: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def within(facts: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def within(facts: Mapping[str, Any], rows: int, depth: int = DEPTH) -> dict[str, Any]:
     """The content of a config.json without ids of special tokens that an embedding of `rows` rows has no row for."""
     narrowed: dict[str, Any] = {}
     for key, value in facts.items():
-        if isinstance(value, Mapping):
-            narrowed[key] = within(value, rows)
+        if isinstance(value, Mapping) and depth:
+            narrowed[key] = within(value, rows, depth - 1)
         elif not is_token_key(key) or all(index < rows for index in _ids(value)):
             narrowed[key] = value
     return narrowed
 
 
-def token_ids(facts: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def token_ids(facts: Mapping[str, Any], depth: int = DEPTH) -> Iterator[tuple[str, int]]:
     """Every id of a special token that a configuration names, with its key."""
     for key, value in facts.items():
         if is_token_key(key):
             yield from ((key, index) for index in _ids(value))
-        elif isinstance(value, Mapping):
-            yield from token_ids(value)
+        elif isinstance(value, Mapping) and depth:
+            yield from token_ids(value, depth - 1)
 
 
-def _ids(value: Any) -> Iterator[int]:
+def _ids(value: Any, depth: int = DEPTH) -> Iterator[int]:
     if isinstance(value, bool):
         return
     if isinstance(value, int):
         yield value
-    elif isinstance(value, list):
+    elif isinstance(value, list) and depth:
         for item in value:
-            yield from _ids(item)
+            yield from _ids(item, depth - 1)

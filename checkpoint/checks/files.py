@@ -21,9 +21,10 @@ from isthmus.checkpoint.small_files import (
     left_out,
 )
 from isthmus.checkpoint.source import Source
-from isthmus.checkpoint.token_ids import is_token_key, token_ids
+from isthmus.checkpoint.token_ids import token_ids
 from isthmus.checkpoint.tokenizer import DECODER, ROLES, read_tokenizer, settings, template_files, token_text
 
+_OF_EACH_FILE = frozenset({"transformers_version", "_from_model_config", "use_cache"})
 SHOWN = 4  # files that a sentence names, at most
 
 
@@ -84,7 +85,7 @@ def _ids_without_rows(
 def _generation(name: str, facts: Mapping[str, Any], generation: Mapping[str, Any] | None) -> Iterator[Finding]:
     for key in sorted(generation or {}):
         mine, other = (generation or {})[key], facts.get(key)
-        if is_token_key(key) and other is not None and mine != other:
+        if key not in _OF_EACH_FILE and other is not None and mine != other:
             what = f"the {key} of '{name}' is {other} in {CONFIGURATION} and {mine} in {GENERATION}"
             yield Finding("notes", what, f"{GENERATION} takes precedence when text is generated", GENERATION)
 

@@ -25,12 +25,14 @@ TEXTS = (
     "...!? -- \u2014 \u2026 \u201cquoted\u201d \u00abaussi\u00bb \u2018so\u2019",
     "na\u00efve caf\u00e9 \u00c5ngstr\u00f6m Stra\u00dfe \u0141\u00f3d\u017a \u0130stanbul",
     "cafe\u0301 \ufb01ne \u212b \uff21\uff22\uff23 \u2460",  # decomposed, ligature, full width
-    "\u041f\u0430\u0440\u043e\u043c \u0443\u0448\u0451\u043b \u043d\u0430 \u0440\u0430\u0441\u0441\u0432\u0435\u0442\u0435.",
+    "\u041f\u0430\u0440\u043e\u043c \u0443\u0448\u0451\u043b "
+    "\u043d\u0430 \u0440\u0430\u0441\u0441\u0432\u0435\u0442\u0435.",
     "\u03a4\u03bf \u03c0\u03bb\u03bf\u03af\u03bf \u03ad\u03c6\u03c5\u03b3\u03b5.",
     "\u6e21\u8239\u5728\u9ece\u660e\u65f6\u5206\u79bb\u5f00\u4e86\u3002\u6ca1\u6709\u4eba\u6325\u624b\u3002",
     "\u30d5\u30a7\u30ea\u30fc\u306f\u591c\u660e\u3051\u306b\u51fa\u305f\u3002",
     "\ub098\ub8fb\ubc30\uac00 \uc0c8\ubcbd\uc5d0 \ub5a0\ub0ac\ub2e4.",
-    "\u063a\u0627\u062f\u0631\u062a \u0627\u0644\u0639\u0628\u0627\u0631\u0629 \u0639\u0646\u062f \u0627\u0644\u0641\u062c\u0631.",
+    "\u063a\u0627\u062f\u0631\u062a \u0627\u0644\u0639\u0628\u0627\u0631\u0629 "
+    "\u0639\u0646\u062f \u0627\u0644\u0641\u062c\u0631.",
     "\u05d4\u05de\u05e2\u05d1\u05d5\u05e8\u05ea \u05d9\u05e6\u05d0\u05d4.",
     "\u0928\u093e\u0935 \u092d\u094b\u0930 \u092e\u0947\u0902 \u091a\u0932\u0940 \u0917\u0908\u0964",
     "\u0e40\u0e23\u0e37\u0e2d\u0e2d\u0e2d\u0e01\u0e15\u0e2d\u0e19\u0e40\u0e0a\u0e49\u0e32",
@@ -117,7 +119,7 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[A
         return [None] * len(texts) if len(texts) == 1 else [_encoded(tokenizer, [text])[0] for text in texts]
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str | None:
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str | None:
     try:
         return str(tokenizer.decode(ids))
     except (KeyboardInterrupt, SystemExit):

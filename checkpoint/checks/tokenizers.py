@@ -16,11 +16,13 @@ from isthmus.checkpoint.checks.probe import PARTS, compare_tokenizers
 from isthmus.checkpoint.small_files import (
     ADDED_TOKENS,
     CONFIGURATION,
+    GENERATION,
     SENTENCE_PIECES,
     TOKENIZER,
     TOKENIZER_SETTINGS,
     VOCABULARIES,
     is_content_file,
+    tokenizer_owner,
 )
 from isthmus.checkpoint.source import Source, same_file
 from isthmus.checkpoint.tokenizer import (
@@ -68,14 +70,16 @@ HARMLESS = frozenset(
         "use_fast",
     }
 )
+SHOWN = 4  # keys that a sentence names, at most
 LABELS = {"added_tokens": "flags of added tokens"}
 GENERIC = {"PreTrainedTokenizer": "TokenizersBackend"}  # classes that add nothing to tokenizer.json, by other names
 
 
 def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[list[Finding], Growth | None]:
     """What differs between two tokenizers, and how the vocabularies grew; `rows_a`, `rows_b` are their embeddings'."""
+    owner = (a, b)[tokenizer_owner([a.files, b.files])]
     if not (a.has_tokenizer and b.has_tokenizer):
-        return _without(a, rows_a, b, rows_b), None
+        return [*_without(a, rows_a, b, rows_b), *_generation_settings(a, b, owner.name)], None
     same = _same(a, b)
     if same:  # then only chat templates and the like can differ
         first, second = (
@@ -84,7 +88,7 @@ def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[
     else:
         pair = _read(a, b)
         if pair is None:
-            return _unreadable(a, rows_a, b, rows_b), None
+            return [*_unreadable(a, rows_a, b, rows_b), *_generation_settings(a, b, owner.name)], None
         first, second = pair
     # A token without a row has never been trained, and no row is merged for it.
     with_rows = [
@@ -100,10 +104,23 @@ def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[
         advice = "the rows of the embeddings would not mean the same; merge models of one tokenizer"
         return [Finding("blocks", what, advice, file)], None
     findings = [_growth(grown, a.name, b.name, file)] if grown else []
-    keeper = b.name if grown and grown.owner else a.name
+    keeper = (a, b)[grown.owner].name if grown else owner.name
     if not same:
         findings += _behaviour(first, a.name, second, b.name, file, keeper)
-    return findings + _details(first, a.name, second, b.name, keeper), grown
+    findings += _details(first, a.name, second, b.name, keeper)
+    return [*findings, *_generation_settings(a, b, keeper)], grown
+
+
+def _generation_settings(a: Source, b: Source, keeper: str) -> list[Finding]:
+    """How the models generate goes with the tokenizer, too."""
+    first, second = (source.json(GENERATION) if GENERATION in source.files else {} for source in (a, b))
+    keys = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+    keys = [key for key in keys if key not in ("transformers_version", "_from_model_config")]
+    if not keys:
+        return []
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    what = f"the generation settings of '{b.name}' differ from those of '{a.name}' ({', '.join(keys[:SHOWN])}{more})"
+    return [Finding("notes", what, f"the merge has those of '{keeper}', with its tokenizer", GENERATION)]
 
 
 def _read(a: Source, b: Source) -> tuple[Tokenizer, Tokenizer] | None:
@@ -119,7 +136,9 @@ def _read(a: Source, b: Source) -> tuple[Tokenizer, Tokenizer] | None:
     written = read_tokenizer(a), read_tokenizer(b)  # raises, with a sentence, where one is damaged
     if written[0] is None or written[1] is None:
         return None
-    return replace(written[0], built=first and first.built), replace(written[1], built=second and second.built)
+    return replace(written[0], built=first.built if first else None), replace(
+        written[1], built=second.built if second else None
+    )
 
 
 def _same(a: Source, b: Source) -> bool:
@@ -240,9 +259,7 @@ def _details(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, keep
     return findings
 
 
-def _behaviour(
-    first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, file: str, keeper: str
-) -> list[Finding]:
+def _behaviour(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, file: str, keeper: str) -> list[Finding]:
     """What two tokenizers do differently with the same text."""
     taken = f"the merge has the tokenizer of '{keeper}'"
     other_tokens = f"the same text becomes other tokens; {taken}"

@@ -109,7 +109,13 @@ def test_a_template_folder_that_leads_elsewhere(tmp_path: Path) -> None:
 
 def test_names() -> None:
     assert is_small_file("additional_chat_templates/a.jinja")
-    for name in ("a/b.jinja", f"{FOLDER}/a/b.jinja", f"{FOLDER}/../a.jinja", f"../{FOLDER}/a.jinja", f"{FOLDER}/.a.jinja"):
+    for name in (
+        "a/b.jinja",
+        f"{FOLDER}/a/b.jinja",
+        f"{FOLDER}/../a.jinja",
+        f"../{FOLDER}/a.jinja",
+        f"{FOLDER}/.a.jinja",
+    ):
         assert not is_small_file(name)
     assert is_small_file("tokenizer.4.40.0.json")
     assert not is_small_file("x/tokenizer.json")

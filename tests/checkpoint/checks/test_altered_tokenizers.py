@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from altered_tokenizers import ALTERED, END
 from transformers import AutoTokenizer
 
 from isthmus.checkpoint.check import check
+from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
 from isthmus.checkpoint.tokenizer import chat_templates, read_tokenizer, special_tokens
@@ -58,8 +58,8 @@ def test_a_token_without_a_row(pair, change) -> None:
     first, second = pair(change)
     found = said(first, second)
     assert (
-        f"degrades: the tokenizer of 'b' has the token \"{END}\" with id 1024, and its embedding has 1024 rows: a model "
-        "fails on a text with such a token; add rows to the embedding, or take the tokens out"
+        f"degrades: the tokenizer of 'b' has the token \"{END}\" with id 1024, and its embedding has 1024 rows: a "
+        "model fails on a text with such a token; add rows to the embedding, or take the tokens out"
     ) in found
     assert check(first, second).growth == (None,)
     assert any("the tokenizer of 'b' has the token" in line for line in said(second, second))
@@ -133,7 +133,9 @@ def test_special_tokens_and_templates_are_those_of_transformers(pair, name: str)
     for role, token in special_tokens(source).items():
         assert getattr(real, role) == token
     template = real.chat_template
-    assert chat_templates(source) == ({} if not template else {"default": template} if type(template) is str else template)
+    assert chat_templates(source) == (
+        {} if not template else {"default": template} if type(template) is str else template
+    )
     tokenizer = read_tokenizer(source)
     assert tokenizer is not None
     assert tokenizer.tokens == real.get_vocab()
@@ -145,7 +147,7 @@ def test_special_tokens_and_templates_are_those_of_transformers(pair, name: str)
         (altered.template_twice, "'b' has a chat template in chat_template.jinja and another in tokenizer_config.json"),
         (altered.template_of_a_processor, "'b' has a chat template in chat_template.json, which no tokenizer reads"),
         (altered.other_tokens_beside, "'b' has other tokens in vocab.json than in tokenizer.json"),
-        (altered.two_ends, "the eos_token of 'b' is \"<|endoftext|>\" in tokenizer_config.json and \"the\" in special"),
+        (altered.two_ends, 'the eos_token of \'b\' is "<|endoftext|>" in tokenizer_config.json and "the" in special'),
         (altered.ends_in_generation_config, "the eos_token_id of 'b' is 0 in config.json and [7, 9] in generation_co"),
         (altered.files_left_out, "a merge leaves out modules.json of 'b'"),
     ],
@@ -160,7 +162,9 @@ def test_what_is_ignored_is_said(pair, change, sentence: str) -> None:
 def test_an_end_that_has_no_row(pair) -> None:
     found = said(*pair(altered.ids_without_rows))
     assert any(
-        line.startswith("degrades: the eos_token_id of 'b' is 50256 in generation_config.json, and its embedding has 1024")
+        line.startswith(
+            "degrades: the eos_token_id of 'b' is 50256 in generation_config.json, and its embedding has 1024"
+        )
         for line in found
     )
 
@@ -179,5 +183,22 @@ def test_sentence_pieces_are_compared_where_the_library_is_missing(saved) -> Non
     assert any(line.startswith("blocks: the tokenizers of 'a' and 'b' differ in 2") for line in said(*models[:2]))
     assert any("'c' knows 1 token that 'a' does not" in line for line in said(models[0], models[2]))
     (models[1] / "tokenizer.model").write_bytes(b"nothing of the kind")
-    result = json.dumps(str(pytest.raises(Exception, check, *models[:2]).value))
-    assert "the tokenizer of 'b' is damaged" in result
+    with pytest.raises(CorruptCheckpoint, match="the tokenizer of 'b' is damaged"):
+        check(*models[:2])
+
+
+def test_generation_settings_go_with_the_tokenizer(pair) -> None:
+    found = said(*pair(altered.ends_in_generation_config))
+    assert any("the generation settings of 'b' differ from those of 'a' (do_sample" in line for line in found)
+    assert any("the merge has those of 'a', with its tokenizer" in line for line in found)
+
+
+def test_a_tokenizer_that_any_library_reads_comes_first(saved) -> None:
+    from isthmus.checkpoint.pair import open_pair
+
+    first, second = saved("a", vocab_size=1024), saved("b", tokenizer=True, vocab_size=1024)
+    tokenizer = AutoTokenizer.from_pretrained(second)
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    (first / "tokenizer.model").write_bytes(altered.sentencepiece_model(tokens))
+    assert open_pair(first, second).keeper.name == "b"
+    assert any("the merge has those of 'b'" in line or "tokenizer of 'b'" in line for line in said(first, second))
