@@ -52,10 +52,16 @@ def samples(
                 do_sample=True,
                 temperature=0.7,
                 top_k=40,
-                pad_token_id=config.eos_token_id or 0,
+                pad_token_id=_end(config),
             )
             told[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
     return tuple(
         Sample(label, str(tokenizer.decode(ids, skip_special_tokens=True)), texts)
         for (label, ids), texts in zip(chosen, told, strict=True)
     )
+
+
+def _end(config: PretrainedConfig) -> int:
+    """A token that ends text, the first where there are several."""
+    ends = config.eos_token_id
+    return int((ends[0] if ends else 0) if isinstance(ends, list) else ends or 0)
