@@ -22,7 +22,8 @@ from isthmus.checkpoint.source import WEIGHT_INDEXES, Source
 from isthmus.checkpoint.vocabulary import Growth
 
 ORDER = ("blocks", "degrades", "notes")
-READ = ("config.json", *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
+PARSED = ("generation_config.json",)  # carried over as it is
+READ = ("config.json", *PARSED, *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,14 @@ class CheckResult:
         }
 
 
-def check(*references: str | Path, families: Families | None = None) -> CheckResult:
+def check(
+    *references: str | Path, families: Families | None = None, one_vocabulary: bool | None = None
+) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
-    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging.
+    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. With
+    `one_vocabulary`, by default for more than two models, a vocabulary that grew blocks: an operator merges rows that
+    all models have.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
@@ -84,17 +89,23 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
         own, tensors = own_findings(source, said, families)
         findings += own
         weights.append(tensors)
+        for file in PARSED:
+            if file in source.files:
+                source.json(file)
+    alignable = families is None or facts[0]["model_type"] in families
     growth: list[Growth | None] = []
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
-        differing = configuration_findings(sources[0].name, facts[0], source.name, said)
+        differing = configuration_findings(sources[0].name, facts[0], source.name, said, families)
         findings += differing
         rows = [vocabulary_rows(f, s.name) for f, s in ((facts[0], sources[0]), (said, source))]
         found, grown = tokenizer_findings(sources[0], rows[0], source, rows[1])
         findings += found
         growth.append(grown)
+        if grown and (one_vocabulary or (one_vocabulary is None and len(sources) > 2)):
+            findings.append(_apart(sources[0].name, source.name, grown))
         if not any(finding.kind == "blocks" for finding in (*differing, *found)):
-            findings += pair_findings(sources[0], weights[0], source, tensors)
-    findings += repository_findings(sources)
+            findings += pair_findings(sources[0], weights[0], source, tensors, alignable=alignable)
+    findings += repository_findings(sources, alignable=alignable)
     provenance = tuple(tuple(documents(source)) for source in sources)
     findings += _optimizer_findings(sources, provenance)
     cost = None
@@ -104,12 +115,18 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
     return CheckResult(
         tuple(source.name for source in sources),
         tuple(source.revision for source in sources),
-        tuple(sorted(findings, key=lambda finding: ORDER.index(finding.kind))),
+        tuple(sorted(dict.fromkeys(findings), key=lambda finding: ORDER.index(finding.kind))),
         tuple(growth),
         provenance,
         tuple(licence_of(source.metadata) for source in sources),
         cost,
     )
+
+
+def _apart(name_a: str, name_b: str, growth: Growth) -> Finding:
+    what = f"'{name_a}' and '{name_b}' share {growth.shared} rows of the vocabulary, and one has more"
+    advice = "such models are merged two at a time, along a path (leave --method out)"
+    return Finding("blocks", what, advice, "config.json")
 
 
 def _optimizer_findings(sources: Sequence[Source], provenance: Sequence[Sequence[Evidence]]) -> list[Finding]:

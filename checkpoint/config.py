@@ -26,7 +26,7 @@ def read_facts(source: Source) -> dict[str, Any]:
             raise BadInput(f"'{source.name}' is defined by code in its repository ({file}), which isthmus never runs")
     if not isinstance(facts.get("model_type"), str):
         raise BadInput(f"config.json of '{source.name}' has no model_type: it was not saved by transformers")
-    if "quantization_config" in facts:
+    if facts.get("quantization_config"):
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
     return facts
 

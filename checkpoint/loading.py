@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.checks.kind import kind_findings, tensor_findings
 from isthmus.checkpoint.config import build_config, read_facts, schema_of, untied_facts
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.headers import TensorInfo
@@ -214,6 +216,11 @@ def match_names(
     return found, problems
 
 
+def _require_none(findings: Sequence[Finding]) -> None:
+    if findings:
+        raise BadInput(str(findings[0]))
+
+
 def load(reference: str | Path, *, families: Families | None = None) -> Checkpoint:
     """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
 
@@ -224,10 +231,12 @@ def load(reference: str | Path, *, families: Families | None = None) -> Checkpoi
     """
     source = Source(parse_reference(reference))
     facts = read_facts(source)
+    _require_none(kind_findings(source, facts, families))
     paths = {filename: source.path(filename) for filename in source.weight_files()}
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"
     names = schema_of(facts, source.name, families)
+    _require_none(tensor_findings(source.name, stored, names, "weights"))
     found, problems = match_names(stored, names, source.name)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
+from isthmus.checkpoint.finite import NotFinite, finite_json
 from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
@@ -186,9 +187,11 @@ class Source:
         return f"{self.reference.subfolder}/{filename}" if self.reference.subfolder else filename
 
     def json(self, filename: str) -> dict[str, Any]:
-        """A small JSON file. Raises CorruptCheckpoint when it is not one."""
+        """A small JSON file. Raises CorruptCheckpoint when it is not one, or holds NaN or Infinity."""
         try:
-            content = json.loads(self.path(filename).read_text(encoding="utf-8"))
+            content = finite_json(self.path(filename).read_text(encoding="utf-8"))
+        except NotFinite as error:
+            raise CorruptCheckpoint(f"'{filename}' of '{self.name}' holds {error}, which no JSON file may: correct it") from None
         except (ValueError, UnicodeDecodeError, RecursionError):
             content = None
         if not isinstance(content, dict):

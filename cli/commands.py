@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
+from isthmus.cli.findings import print_findings
 from isthmus.cli.options import (
     PUSHING,
     Accumulate,
@@ -112,9 +113,7 @@ def check(
         result = run(*models, families=FAMILIES)
     emit(json_file, result.to_dict())
     if not quiet:
-        colours = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
-        for finding in result.findings:
-            say(f"[{colours[finding.kind]}]{finding.kind}[/]  {escape(str(finding))}")
+        print_findings(result.findings)
         if result.cost:
             say(f"[dim]{escape(str(result.cost))}[/]")
         say("[green]these can be merged[/]" if result.mergeable else "[red]these cannot be merged[/]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from isthmus.eval.processes import is_main
 from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
+    from isthmus.checkpoint.checks.finding import Finding
     from rich.progress import TaskID
 
 
@@ -99,6 +100,12 @@ class BarProgress(Progress):
 
     def __exit__(self, *exc: object) -> None:
         self._rich.stop()
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Print them, above the bar."""
+        from isthmus.cli.findings import FIRST, print_findings
+
+        print_findings(findings, FIRST)
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Replace the bar by one for a new stage."""

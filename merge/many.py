@@ -84,6 +84,7 @@ def combine(
     device = pick_device(device)
     progress.stage("checking")
     group = open_group(recipe.ingredients, tokenizer_of=recipe.tokenizer, families=FAMILIES)
+    progress.findings(group.findings)
     defaults = {name: parameter.default for name, parameter in signature(combine).parameters.items()}
     command = combine_command(recipe, group, arguments, defaults)
     first = group.members[0]

@@ -10,6 +10,18 @@ from isthmus.checkpoint.errors import UnsupportedFamily
 if TYPE_CHECKING:
     from transformers import GPT2Config
 
+# What the forward pass reads of the configuration, beside n_inner.
+CONFIGURATION = (
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_positions",
+    "activation_function",
+    "layer_norm_epsilon",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+)
+
 
 def gpt2(config: GPT2Config) -> Family:
     """The symmetry table of GPT-2: residual stream, MLP neurons, heads, and the inside of heads.
@@ -93,5 +105,6 @@ def gpt2(config: GPT2Config) -> Family:
         tied=True,
         matrices=tuple(matrices),
         activations=tuple(activations),
+        configuration={key: getattr(config, key, None) for key in CONFIGURATION} | {"n_inner": hidden},
     )
     return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.checks.kind import headless_findings, kind_findings, tensor_findings
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.loading import match_names, stored_tensors
@@ -40,7 +41,9 @@ class Weights:
 
 def own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> tuple[list[Finding], Weights]:
     """What is wrong with one model alone, and its tensors."""
-    findings = []
+    findings = kind_findings(source, facts, families)
+    if findings:
+        return findings, Weights(None)
     kind = facts["model_type"]
     repair = "repair or replace this checkpoint"
     if families is not None and kind not in families:
@@ -58,14 +61,26 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     schema = schema_of(facts, source.name, families)
     if stored is None:
         return findings, Weights(None)
-    found, problems = match_names(stored, schema, source.name)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    obstacles = tensor_findings(source.name, stored, schema, where)
+    if obstacles:
+        return findings + obstacles, Weights(None)
+    found, problems = match_names(stored, schema, source.name)
+    missing = [name for name in schema.shapes if name not in found]
+    if len(problems) == len(missing):
+        obstacles = headless_findings(source.name, facts, missing, schema)
+        findings, problems = findings + obstacles, [] if missing and obstacles else problems
     findings += [Finding("blocks", problem, repair, where) for problem in problems]
     return findings, Weights({name: (stored[there][0], there, stored[there][1]) for name, there in found.items()})
 
 
-def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> list[Finding]:
-    """Other dtypes; and how far the weights are apart, where both are on this disk."""
+def pair_findings(
+    a: Source, weights_a: Weights, b: Source, weights_b: Weights, *, alignable: bool = True
+) -> list[Finding]:
+    """Other dtypes; and how far the weights are apart, where both are on this disk, and what that asks for.
+
+    `alignable` is whether models of this type can be aligned.
+    """
     findings = []
     if weights_a.dtypes and weights_b.dtypes and weights_a.dtypes != weights_b.dtypes:
         mine, other = ("/".join(x.dtypes) for x in (weights_a, weights_b))
@@ -81,10 +96,11 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
     elif apart < RELATED:
         what = f"'{a.name}' and '{b.name}' are relatives: {share}"
-        advice = "they usually need no alignment; --align auto tries both"
+        advice = "they usually need no alignment" + "; --align auto tries both" * alignable
     else:
         what = f"'{a.name}' and '{b.name}' were trained independently: {share}"
-        advice = "without alignment their average would be destroyed; --align auto aligns them"
+        advice = "without alignment their average would be destroyed"
+        advice += "; --align auto aligns them" if alignable else ", and isthmus cannot align models of this type yet"
     return [*findings, Finding("notes", what, advice, WEIGHT_FILES[0])]
 
 
