@@ -84,27 +84,34 @@ def check(
     sources = _open(references)
     facts = [read_facts(source) for source in sources]
     findings: list[Finding] = []
-    weights = []
+    weights, other_kinds = [], set()
     for source, said in zip(sources, facts, strict=True):
         own, tensors = own_findings(source, said, families)
         findings += own
+        if tensors.tensors is None and any(finding.kind == "blocks" for finding in own):
+            other_kinds.add(source)
         weights.append(tensors)
         for file in PARSED:
             if file in source.files:
                 source.json(file)
     alignable = families is None or facts[0]["model_type"] in families
     growth: list[Growth | None] = []
+    apart: list[Finding] = []
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
         differing = configuration_findings(sources[0].name, facts[0], source.name, said, families)
-        findings += differing
+        apart += differing
+        if not {sources[0], source}.isdisjoint(other_kinds):  # there may be no vocabulary to compare
+            growth.append(None)
+            continue
         rows = [vocabulary_rows(f, s.name) for f, s in ((facts[0], sources[0]), (said, source))]
         found, grown = tokenizer_findings(sources[0], rows[0], source, rows[1])
         findings += found
         growth.append(grown)
         if grown and (one_vocabulary or (one_vocabulary is None and len(sources) > 2)):
-            findings.append(_apart(sources[0].name, source.name, grown))
+            findings.append(_two_vocabularies(sources[0].name, source.name, grown))
         if not any(finding.kind == "blocks" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors, alignable=alignable)
+    findings = apart + findings  # a difference explains what is wrong with tensors
     findings += repository_findings(sources, alignable=alignable)
     provenance = tuple(tuple(documents(source)) for source in sources)
     findings += _optimizer_findings(sources, provenance)
@@ -123,7 +130,7 @@ def check(
     )
 
 
-def _apart(name_a: str, name_b: str, growth: Growth) -> Finding:
+def _two_vocabularies(name_a: str, name_b: str, growth: Growth) -> Finding:
     what = f"'{name_a}' and '{name_b}' share {growth.shared} rows of the vocabulary, and one has more"
     advice = "such models are merged two at a time, along a path (leave --method out)"
     return Finding("blocks", what, advice, "config.json")

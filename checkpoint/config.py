@@ -44,7 +44,7 @@ def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
     try:
         return CONFIG_MAPPING[kind].from_dict(dict(facts))
     except Exception as error:
-        raise CorruptCheckpoint(f"config.json of '{model}' is not valid: {error}") from None
+        raise CorruptCheckpoint(f"config.json of '{model}' is not valid: {' '.join(str(error).split())}") from None
 
 
 def vocabulary_rows(facts: Mapping[str, Any], model: str) -> int:

@@ -22,4 +22,4 @@ def print_findings(findings: Sequence[Finding], first: int | None = None) -> Non
     counts = Counter(finding.kind for finding in findings[len(listed) :])
     if counts:
         more = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        say(f"and {len(findings) - len(listed)} more ({more}): run 'isthmus check'")
+        say(f"[dim]findings[/]  {len(findings) - len(listed)} more ({more}): run 'isthmus check' to see them")

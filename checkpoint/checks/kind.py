@@ -38,7 +38,6 @@ HEADS = {
     "multiple_choice_head": "a second head",
     "qa_outputs": "a head that answers questions",
 }
-BASE = re.compile(r"(?!.*LMHeadModel$)\w+Model")
 QUANTIZED = re.compile(
     r".*(\.qweight|\.qzeros|\.g_idx|\.SCB|\.weight_packed|\.weight_scale|\.weight_scale_inv|\.absmax|\.quant_map"
     r"|\.quant_state\.\w+|_blocks|_scales)"
@@ -66,6 +65,8 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
     what = None
     if facts.get("is_encoder_decoder"):
         what = f"'{name}' is an encoder-decoder model"
+    elif facts.get("add_cross_attention"):
+        what = f"'{name}' is the decoder of an encoder-decoder model (add_cross_attention)"
     elif families is None or kind not in families:
         config = build_config(facts, name)
         if causal is None:
@@ -97,7 +98,8 @@ def headless_findings(name: str, facts: Mapping[str, Any], missing: Iterable[str
     lacking = list(missing)
     if not lacking:
         names = facts.get("architectures")
-        base = [one for one in names if BASE.fullmatch(str(one))] if isinstance(names, list) else []
+        bare = f"{facts['model_type']}model".replace("_", "").replace("-", "").lower()
+        base = [one for one in names if str(one).lower() == bare] if isinstance(names, list) else []
         what = f"'{name}' was saved without the output of a language model ({', '.join(base)})"
         advice = "its embedding is taken as its output, as in a language model of this type"
         return [Finding("notes", what, advice, FILE)] if base and schema.tied else []
