@@ -55,6 +55,8 @@ SILENT = frozenset(
         "n_inner",
     ]
 )
+# What older files say, and classes take into fields that are compared.
+OLD = frozenset(["rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"])
 # Fields that configuration classes declare and that only training, or the form of the output, reads.
 TRAINING = re.compile(
     r".*(dropout|dropout_prob|_pdrop|_drop|layerdrop|jitter_noise|aux_loss_coef)|initializer_\w+|init_std|use_cache"
@@ -99,7 +101,7 @@ def configuration_findings(
         mine, other = read_a.get(key), read_b.get(key)
         if not _equal(mine, other):
             findings.append(_difference(key, public.get(key, key), mine, name_a, other, name_b))
-    known = {*read_a, *read_b, *SILENT, *public, *public.values(), *_declared(a)}
+    known = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, known)
     if a.tie_word_embeddings != b.tie_word_embeddings:
         tied = name_a if a.tie_word_embeddings else name_b
