@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -110,6 +110,7 @@ class Family:
     `writers` are (piece, axis) pairs that add to the residual stream; `head` is the unembedding, which is no piece
     of its own while it is `tied` to `embedding`; `matrices` lists the pieces whose spectra are measured; `prefix` is
     what transformers puts before the names of the base model; `activations` are the places where spaces can be seen.
+    `configuration` is what the forward pass reads of the configuration, defaults filled in.
     """
 
     model_type: str
@@ -126,6 +127,7 @@ class Family:
     tied: bool
     matrices: tuple[str, ...]
     activations: tuple[Activation, ...]
+    configuration: Mapping[str, object] = field(default_factory=dict)
 
     def untied(self) -> Family:
         """The table of the same model with an unembedding of its own."""

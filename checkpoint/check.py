@@ -72,34 +72,47 @@ class CheckResult:
         }
 
 
-def check(*references: str | Path, families: Families | None = None) -> CheckResult:
+def check(*references: str | Path, families: Families | None = None, one_vocabulary: bool | None = None) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
-    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging.
+    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. With
+    `one_vocabulary`, by default for more than two models, a vocabulary that grew blocks: an operator merges rows that
+    all models have.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
     sources = _open(references)
     facts = [read_facts(source) for source in sources]
     findings: list[Finding] = []
-    weights = []
+    weights, other_kinds = [], set()
     for source, said in zip(sources, facts, strict=True):
         own, tensors = own_findings(source, said, families)
         findings += own
+        if tensors.contents is None and any(finding.kind == "blocks" for finding in own):
+            other_kinds.add(source)
         weights.append(tensors)
+    alignable = families is None or facts[0]["model_type"] in families
     growth: list[Growth | None] = []
+    apart: list[Finding] = []
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
-        differing = configuration_findings(sources[0].name, facts[0], source.name, said)
-        findings += differing
+        differing = configuration_findings(sources[0].name, facts[0], source.name, said, families)
+        apart += differing
+        if not {sources[0], source}.isdisjoint(other_kinds):  # there may be no vocabulary to compare
+            growth.append(None)
+            continue
         rows = [vocabulary_rows(f, s.name) for f, s in ((facts[0], sources[0]), (said, source))]
         found, grown = tokenizer_findings(sources[0], rows[0], source, rows[1])
         findings += found
         growth.append(grown)
+        if grown and (one_vocabulary or (one_vocabulary is None and len(sources) > 2)):
+            findings.append(_two_vocabularies(sources[0].name, source.name, grown))
         if not any(finding.kind == "blocks" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors)
+    findings = apart + findings  # a difference explains what is wrong with tensors
     for source, said in zip(sources, facts, strict=True):
-        findings += file_findings(source, said, vocabulary_rows(said, source.name))
-    findings += repository_findings(sources)
+        if source not in other_kinds:
+            findings += file_findings(source, said, vocabulary_rows(said, source.name))
+    findings += repository_findings(sources, alignable=alignable)
     provenance = tuple(tuple(documents(source)) for source in sources)
     findings += _optimizer_findings(sources, provenance)
     cost = None
@@ -109,13 +122,19 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
     return CheckResult(
         tuple(source.name for source in sources),
         tuple(source.revision for source in sources),
-        tuple(sorted(findings, key=lambda finding: ORDER.index(finding.kind))),
+        tuple(sorted(dict.fromkeys(findings), key=lambda finding: ORDER.index(finding.kind))),
         tuple(growth),
         provenance,
         tuple(licence_of(source.metadata) for source in sources),
         cost,
         tuple(sources),
     )
+
+
+def _two_vocabularies(name_a: str, name_b: str, growth: Growth) -> Finding:
+    what = f"'{name_a}' and '{name_b}' share {growth.shared} rows of the vocabulary, and one has more"
+    advice = "such models are merged two at a time, along a path (leave --method out)"
+    return Finding("blocks", what, advice, "config.json")
 
 
 def _optimizer_findings(sources: Sequence[Source], provenance: Sequence[Sequence[Evidence]]) -> list[Finding]:

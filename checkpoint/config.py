@@ -17,12 +17,6 @@ from isthmus.checkpoint.source import Source
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# What counts something in every architecture, under the names that configurations have for it.
-SIZES = (
-    "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "vocab_size", "n_inner",
-    "max_position_embeddings", "n_positions",
-)  # fmt: skip
-
 
 def read_facts(source: Source) -> dict[str, Any]:
     """The content of config.json.
@@ -39,7 +33,7 @@ def read_facts(source: Source) -> dict[str, Any]:
         raise BadInput(f"config.json of '{source.name}' has no model_type: it was not saved by transformers")
     if GENERATION in source.files:  # carried over, so it must be what transformers can read
         source.json(GENERATION)
-    if "quantization_config" in facts:
+    if facts.get("quantization_config"):
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
     return {key: value for key, value in facts.items() if key != "transformers_weights"}  # which file, not which model
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.check import check
-from isthmus.checkpoint.errors import BadInput, IncompatibleModels
+from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.provenance import Evidence
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """Checkpoints of one form. `provenance` is what the files of each say of its optimizer, `licences` its card's."""
+    """Checkpoints of one form. `provenance` is what the files of each say of its optimizer, `licences` its card's.
+
+    `findings` are what `check` says of them.
+    """
 
     members: tuple[Checkpoint, ...]
     provenance: tuple[Sequence[Evidence], ...]
     licences: tuple[str | None, ...]
     keeper: Checkpoint
+    findings: tuple[Finding, ...] = ()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of all. Raises BadInput when none has one."""
@@ -55,14 +60,9 @@ def open_group(
     Raises IncompatibleModels when they cannot be merged, or have vocabularies of different sizes; what `check` and
     `load` raise.
     """
-    result = check(*(x.reference if isinstance(x, Checkpoint) else x for x in models), families=families)
+    references = [x.reference if isinstance(x, Checkpoint) else x for x in models]
+    result = check(*references, families=families, one_vocabulary=True)
     result.require()
-    for name, growth in zip(result.models[1:], result.growth, strict=True):
-        if growth is not None:
-            raise IncompatibleModels(
-                f"'{result.models[0]}' and '{name}' share {growth.shared} rows of the vocabulary, and one has more: "
-                "such models are merged two at a time, along a path (leave --method out)"
-            )
     members = [
         x if isinstance(x, Checkpoint) else load(x, families=families, source=source)
         for x, source in zip(models, result.sources, strict=True)
@@ -73,7 +73,7 @@ def open_group(
     if named is not None and not named.has_tokenizer:
         raise BadInput(f"tokenizer_source is '{named.name}', which has no tokenizer: name a model that has one")
     keeper = named or tokenizer_owner(members)
-    return Group(tuple(members), result.provenance, result.licences, keeper)
+    return Group(tuple(members), result.provenance, result.licences, keeper, result.findings)
 
 
 def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:

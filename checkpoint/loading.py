@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,8 @@ from isthmus.checkpoint.bounds import (
     require_tensors,
     require_values,
 )
+from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.checks.kind import kind_findings, tensor_findings
 from isthmus.checkpoint.config import build_config, read_facts, untied_facts
 from isthmus.checkpoint.contents import contents_of, stored_tensors
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
@@ -134,6 +136,11 @@ class Checkpoint:
             self.source.require_unchanged(("config.json", *self.source.weight_files()))
 
 
+def _require_none(findings: Sequence[Finding]) -> None:
+    if findings:
+        raise BadInput(str(findings[0]))
+
+
 def load(reference: str | Path, *, families: Families | None = None, source: Source | None = None) -> Checkpoint:
     """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
 
@@ -146,12 +153,14 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     """
     source = source or Source(parse_reference(reference))
     facts = read_facts(source)
+    _require_none(kind_findings(source, facts, families))
     for filename in source.weight_files():
         source.path(filename)
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"
     require_tensors(facts, len(stored), source.name)
     contents = contents_of(source, stored, facts, families)
+    _require_none(tensor_findings(source.name, contents.naming.unknown, "weights"))
     if contents.problems:
         more = f" (and {len(contents.problems) - 1} more problems)" if len(contents.problems) > 1 else ""
         raise CorruptCheckpoint(f"{contents.problems[0]}{more}")

@@ -104,6 +104,11 @@ class HasSchema(Protocol):
         """The tensors of a model."""
         ...
 
+    @property
+    def configuration(self) -> Mapping[str, object]:
+        """What the forward pass reads of the configuration, defaults filled in."""
+        ...
+
 
 Families = Mapping[str, Callable[[Any], HasSchema]]
 

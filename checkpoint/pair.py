@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from isthmus.checkpoint.check import check
+from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.group import tokenizer_owner
 from isthmus.checkpoint.loading import Checkpoint, load
@@ -28,7 +29,7 @@ class Pair:
     """Two checkpoints of one form. Where the vocabulary of one grew (`growth`), both have the shared rows alone.
 
     `whole` are the two with all of their rows. `provenance` is what the files of each say of its optimizer,
-    `licences` what their cards name.
+    `licences` what their cards name, `findings` what `check` says of the two.
     """
 
     first: Checkpoint
@@ -37,6 +38,7 @@ class Pair:
     growth: Growth | None
     provenance: tuple[Sequence[Evidence], ...]
     licences: tuple[str | None, ...]
+    findings: tuple[Finding, ...] = ()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the shared rows: that of the first that has one. Raises BadInput when neither has."""
@@ -71,9 +73,9 @@ def open_pair(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, familie
         first, second = first.untied(), second.untied()
     growth, said, licences = result.growth[0], result.provenance[:2], result.licences[:2]
     if growth is None:
-        return Pair(first, second, (first, second), None, said, licences)
+        return Pair(first, second, (first, second), None, said, licences, result.findings)
     narrow_first, narrow_second = (narrowed(side, growth.shared, families) for side in (first, second))
-    return Pair(narrow_first, narrow_second, (first, second), growth, said, licences)
+    return Pair(narrow_first, narrow_second, (first, second), growth, said, licences, result.findings)
 
 
 def narrowed(checkpoint: Checkpoint, rows: int, families: Families | None = None) -> Checkpoint:

@@ -10,6 +10,7 @@ import typer
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
+from isthmus.cli.findings import print_findings
 from isthmus.cli.options import (
     CURVES,
     PUSHING,
@@ -62,7 +63,7 @@ from isthmus.cli.options import (
     Weight,
 )
 from isthmus.cli.places import require_places
-from isthmus.cli.tables import print_ensemble, print_findings, print_merge, print_plan, print_spectra
+from isthmus.cli.tables import print_ensemble, print_merge, print_plan, print_spectra
 from isthmus.cli.terminal import emit, say, screen
 from isthmus.eval.processes import is_main
 
@@ -114,7 +115,10 @@ def check(
         result = run(*models, families=FAMILIES)
     emit(json_file, result.to_dict())
     if not quiet:
-        print_findings(result)
+        print_findings(result.findings)
+        if result.cost:
+            say((str(result.cost), "dim"))
+        say(("these can be merged", "green") if result.mergeable else ("these cannot be merged", "red"))
     if not result.mergeable:
         raise typer.Exit(3)
 

@@ -10,26 +10,11 @@ from isthmus.cli.terminal import cell, say
 from isthmus.eval.processes import is_main
 
 if TYPE_CHECKING:
-    from isthmus.checkpoint.check import CheckResult
     from isthmus.checkpoint.push import Plan
     from isthmus.lab.fingerprint import Verdict
 
 
 COLOURS = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
-FIRST = 10  # findings of a kind that are printed; JSON holds them all
-
-
-def print_findings(result: CheckResult) -> None:
-    """What a check found: the first of every kind, how many more there are, the cost, and the verdict."""
-    for kind, colour in COLOURS.items():
-        findings = [finding for finding in result.findings if finding.kind == kind]
-        for finding in findings[:FIRST]:
-            say((kind, colour), "  ", str(finding))
-        if len(findings) > FIRST:
-            say((kind, colour), f"  and {len(findings) - FIRST} more: --json shows them all")
-    if result.cost:
-        say((str(result.cost), "dim"))
-    say(("these can be merged", "green") if result.mergeable else ("these cannot be merged", "red"))
 
 
 def print_merge(report: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+    from isthmus.checkpoint.checks.finding import Finding
 
 LONGEST = 4000  # characters of one line
 
@@ -122,6 +124,12 @@ class BarProgress(Progress):
 
     def __exit__(self, *exc: object) -> None:
         self._rich.stop()
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Print them, above the bar."""
+        from isthmus.cli.findings import print_findings
+
+        print_findings(findings)
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Replace the bar by one for a new stage."""

@@ -84,7 +84,7 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
 def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """The command of a call of `combine`; what options cannot say of its recipe is said by the recipe, as YAML."""
     names = {given: public_reference(member) for given, member in zip(recipe.ingredients, group.members, strict=True)}
-    options = _as_options(recipe, names)
+    options = _as_options(recipe if arguments["soup"] == "uniform" else _unweighted(recipe), names)
     words = ["isthmus", "merge", *(options if options is not None else ["recipe.yml"]), "-o", "merged"]
     for spec in arguments["data"]:
         words += ["--data", public_text(spec)]
@@ -104,6 +104,16 @@ def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], 
 def _shell(words: Sequence[str]) -> str:
     """A command for a shell, on one line whatever a directory is called."""
     return shlex.join(plain(word, LONGEST) for word in words)
+
+
+def _unweighted(recipe: Recipe) -> Recipe:
+    """The recipe as options say it where the weights are chosen."""
+
+    def rest(settings: Settings) -> Settings:
+        return {key: setting for key, setting in settings.items() if key != "weight"}
+
+    segments = tuple(replace(one, shared=rest(one.shared), each=tuple(map(rest, one.each))) for one in recipe.segments)
+    return replace(recipe, shared=rest(recipe.shared), segments=segments)
 
 
 def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:

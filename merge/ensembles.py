@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -127,6 +127,7 @@ def ensemble(
     device = pick_device(device)
     progress.stage("checking")
     group = open_group(models, families=FAMILIES)
+    progress.findings(group.findings)
     first = group.members[0]
     plan, stored = recipe("linear", [str(model) for model in models]), None
     if path is not None:
@@ -170,6 +171,7 @@ def ensemble(
         "schema": 1,
         "command": "ensemble",
         "members": [{"ref": m.name, "revision": m.revision} for m in group.members],
+        "findings": [asdict(finding) for finding in group.findings],
         "points": list(at),
         "average": average,
         "models": rows,

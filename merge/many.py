@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import LOOKING
+from isthmus.align.alignment import KEEP_FORM, LOOKING
 from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.card import letter
 from isthmus.checkpoint.errors import BadInput
@@ -25,6 +25,7 @@ from isthmus.eval.text import Blocks, labelled_blocks, text_places
 from isthmus.merge.combined import Combined
 from isthmus.merge.command import combine_command
 from isthmus.merge.cook import Cook, GroupAlign, fit_tokens
+from isthmus.merge.effect import require_effect
 from isthmus.merge.gates import Gates
 from isthmus.merge.measure import Among, rounded
 from isthmus.merge.pipeline import pick_device
@@ -85,6 +86,11 @@ def combine(
     device = pick_device(device)
     progress.stage("checking")
     group = open_group(recipe.ingredients, tokenizer_of=recipe.tokenizer, families=FAMILIES)
+    group = replace(group, findings=(*group.findings, *recipe.notes))
+    progress.findings(group.findings)
+    if recipe.tokenizer is not None and not group.keeper.has_tokenizer:
+        where = f"{recipe.tokenizer_place}: " if recipe.tokenizer_place else ""
+        raise BadInput(f"{where}'{group.keeper.name}' has no tokenizer to take: name another model, or leave it out")
     defaults = {name: parameter.default for name, parameter in signature(combine).parameters.items()}
     command = combine_command(recipe, group, arguments, defaults)
     first = group.members[0]
@@ -93,6 +99,8 @@ def combine(
         align not in ("auto", "none") or measure_spectrum or gates.require_spectrum or recipe.operator.knows
     ):
         family(first.config)  # raises, with the list of the supported ones
+    heads = first.schema.tied if align not in KEEP_FORM else ()  # an alignment may untie them
+    require_effect(recipe, [*first.schema.shapes, *heads])
     values = recipe.values(list(first.schema.shapes))
     dtypes = {member.dtype for member in group.members}
     named = getattr(torch, recipe.dtype) if recipe.dtype else None
@@ -253,5 +261,7 @@ def _require_sense(recipe: Recipe, data: Sequence[str], align: GroupAlign, soup:
         raise BadInput(f"{name} has no weights to choose")
     if soup != "uniform" and len(recipe.segments) > 1:
         raise BadInput("weights are chosen for whole models: not with slices")
+    if soup != "uniform" and not recipe.weighs_alike:
+        raise BadInput(f"the weights that are given and those of a {soup} soup contradict each other: leave one out")
     if not data and gates.need_loss:
         raise BadInput("--max-barrier and --require-gain need a loss: add --data")

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.errors import BadInput, one_line
 from isthmus.checkpoint.reference import require_path
 from isthmus.merge.operators.registry import OPERATORS, Operator, Parameter
@@ -30,7 +31,7 @@ NOT_TAKEN = {
     "residual_weight": "isthmus has no residual slices",
 }
 DTYPES = ("float32", "float16", "bfloat16")
-WITHOUT_EFFECT = {"int8_mask": "any", "density": "task_arithmetic"}  # parameters that mergekit takes and does not use
+IGNORED = "int8_mask"  # mergekit takes it and does not use it, and many recipes have it
 
 
 def is_recipe(text: str) -> bool:
@@ -74,6 +75,7 @@ class _Recipe:
 
     def __init__(self, name: str, text: str):
         self.name = name
+        self.notes: list[Finding] = []
         try:
             self.root = yaml.compose(text, Loader=yaml.SafeLoader)
             require_small(self.root, name)
@@ -109,11 +111,17 @@ class _Recipe:
             segments,
             self.dtype(top),
             self.tokenizer(top.get("tokenizer_source"), found, base),
+            self.place(top["tokenizer_source"]) if "tokenizer_source" in top else "",
+            tuple(self.notes),
         )
 
     def refuse(self, node: Node, why: str) -> NoReturn:
         """Raise BadInput with the line of a node."""
-        raise BadInput(f"'{self.name}', line {node.start_mark.line + 1}: {why}") from None
+        raise BadInput(f"{self.place(node)}: {why}") from None
+
+    def place(self, node: Node) -> str:
+        """The file and the line of a node."""
+        return f"'{self.name}', line {node.start_mark.line + 1}"
 
     def method(self, node: Node) -> Operator:
         """The operator."""
@@ -180,8 +188,13 @@ class _Recipe:
             if base is None:
                 self.refuse(top["merge_method"], f"{operator.name} needs base_model: what they were trained from")
             names = [name for name in names if name != base]
+            self.require_no_part(slices, base)
         elif base is not None and base not in names:
             names.append(base)  # as in mergekit, a base that has no part of its own is one more model
+        elif base is not None and operator.name != "slerp" and not self.takes_tokenizer(top):
+            self.refuse(
+                top["base_model"], f"{operator.name} has no base, and '{base}' is among its models: leave it out"
+            )
         if operator.name == "slerp":
             if base is None:
                 self.refuse(top["merge_method"], "slerp needs base_model: the model at t = 0")
@@ -194,8 +207,21 @@ class _Recipe:
         for one in slices:
             own = {entry.model: entry.settings for entry in one.inputs}
             start, stop = one.inputs[0].layers or (0, None)
-            segments.append(Segment(start, stop, one.settings, tuple(own.get(name, {}) for name in names)))
+            each = tuple(own.get(name, {}) for name in names)
+            segments.append(Segment(start, stop, one.settings, each, self.place(one.node)))
         return tuple(names), tuple(segments)
+
+    def require_no_part(self, slices: list[_Slice], base: str) -> None:
+        """Refuse parameters of the base of task vectors, of which nothing is taken."""
+        for entry in (entry for one in slices for entry in one.inputs if entry.model == base):
+            for key, setting in entry.settings.items():
+                raise BadInput(
+                    f"{setting.places[0]}: '{key}' of the base has no effect: it is what the others are added to"
+                )
+
+    def takes_tokenizer(self, top: Mapping[str, Node]) -> bool:
+        """Whether the tokenizer is that of the base."""
+        return "tokenizer_source" in top and self.scalar(top["tokenizer_source"], "tokenizer_source") == "base"
 
     def require_given(self, found: Recipe, node: Node) -> None:
         """Refuse a recipe that gives a parameter nowhere that has no default."""
@@ -218,7 +244,9 @@ class _Recipe:
             return {}
         found = {}
         for key, (there, value) in self.pairs(node, "parameters").items():
-            if WITHOUT_EFFECT.get(key) in ("any", operator.name):
+            if key == IGNORED:
+                what = f"{self.place(there)}: {IGNORED} changes nothing"
+                self.notes.append(Finding("notes", what, "every merge is computed in float32", self.name))
                 continue
             if key not in operator.parameters:
                 known = ", ".join(operator.parameters)
@@ -231,11 +259,16 @@ class _Recipe:
 
     def setting(self, key: str, node: Node, parameter: Parameter) -> Setting:
         """A value, a gradient, or cases of them by filter."""
-        if isinstance(node, MappingNode):
-            return Setting((self.case(key, node, parameter),))
+        nodes = [node]
         if isinstance(node, SequenceNode) and node.value and all(isinstance(item, MappingNode) for item in node.value):
-            return Setting(tuple(self.case(key, item, parameter) for item in node.value))
-        return Setting(((None, self.values(key, node, parameter)),))
+            nodes = node.value
+        cases = (
+            self.case(key, item, parameter)
+            if isinstance(item, MappingNode)
+            else (None, self.values(key, item, parameter))
+            for item in nodes
+        )
+        return Setting(tuple(cases), tuple(map(self.place, nodes)))
 
     def case(self, key: str, node: Node, parameter: Parameter) -> tuple[str | None, tuple[Any, ...]]:
         """A value with its filter."""
@@ -276,13 +309,19 @@ class _Recipe:
 
     def dtype(self, top: Mapping[str, Node]) -> str | None:
         """What to save in: `out_dtype`, else `dtype`."""
-        found = None
+        found: dict[str, str] = {}
         for key in ("dtype", "out_dtype"):
             if key in top and self.scalar(top[key], key) is not None:
-                found = self.text(top[key], key)
-                if found not in DTYPES:
-                    self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{found}'")
-        return found
+                found[key] = self.text(top[key], key)
+                if found[key] not in DTYPES:
+                    self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{found[key]}'")
+        saved = found.get("out_dtype", found.get("dtype"))
+        if found.get("dtype") not in (None, saved, "float32"):
+            self.refuse(
+                top["dtype"],
+                f"isthmus computes in float32 and saves in out_dtype, {saved}: leave dtype out, or the other",
+            )
+        return saved
 
     def tokenizer(self, node: Node | None, found: Recipe, base: str | None) -> str | None:
         """The model whose tokenizer is kept; None for the first that has one, which all share."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ def align_and_save(
         raise BadInput(f"--method {method} looks at what the models do with text: add --data")
     progress.stage("checking")
     pair = open_pair(a, b, families=FAMILIES)
+    progress.findings(pair.findings)
     text: tuple[Blocks, ...] = ()
     if needs_text:
         progress.stage("reading text")
@@ -116,6 +118,7 @@ def align_and_save(
         "learning": learning,
         "score": aligned.alignment.score,
         "max_log_prob_error": error,
+        "findings": [asdict(finding) for finding in pair.findings],
         "seconds": round(time.monotonic() - began, 3),
     }
     progress.stage("saving")

@@ -109,6 +109,7 @@ def merge(
     device = pick_device(device)
     progress.stage("checking")
     pair = open_pair(a, b, families=FAMILIES)
+    progress.findings(pair.findings)
     first, second = pair.first, pair.second
     known = first.model_type in FAMILIES
     needs_table = align not in ("auto", "none") or path != "linear" or restore
@@ -225,6 +226,7 @@ def merge(
         plane=plane,
         tried=chooser.tried,
         vocabulary=vocabulary_record(pair, whole, facts, text, device),
+        findings=pair.findings,
     )
     return Merge(
         (first, second),
@@ -258,7 +260,17 @@ def _plain_average(
     grown = vocabulary_record(pair, merged, facts, (), "cpu")
     trained_by, seconds = _provenance(pair, {}, optimizers), time.monotonic() - began
     report = merge_record(
-        ends, trained_by, pair.licences, None, None, (), asked, t=t, seconds=seconds, vocabulary=grown
+        ends,
+        trained_by,
+        pair.licences,
+        None,
+        None,
+        (),
+        asked,
+        t=t,
+        seconds=seconds,
+        vocabulary=grown,
+        findings=pair.findings,
     )
     return Merge(
         ends,

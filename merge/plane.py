@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,8 +81,10 @@ def loss_plane(
     progress, began = progress or Progress(), time.monotonic()
     inputs = tuple(model_places(models) + text_places(data))
     progress.stage("checking")
-    result = check(*(m.reference if isinstance(m, Checkpoint) else m for m in models), families=FAMILIES)
+    references = [m.reference if isinstance(m, Checkpoint) else m for m in models]
+    result = check(*references, families=FAMILIES, one_vocabulary=False)
     result.require()
+    progress.findings(result.findings)
     ends = [
         m if isinstance(m, Checkpoint) else load(m, families=FAMILIES, source=source)
         for m, source in zip(models, result.sources, strict=True)
@@ -120,6 +122,7 @@ def loss_plane(
         "command": "plane",
         "endpoints": [{"ref": end.name, "revision": end.revision} for end in ends],
         "alignment": {"method": align},
+        "findings": [asdict(finding) for finding in result.findings],
         "plane": {**plane.to_dict(), "path": []},
         "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text],
         "settings": {"seed": seed, "resolution": resolution},

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from isthmus.checkpoint.checks.finding import Finding
+
 
 class Progress:
     """Receives stages and steps, and says nothing. Subclasses draw."""
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """What `check` says of the models, before the work begins."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         """A new stage begins, of `total` steps when that is known."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.places import Place, model_places
 from isthmus.merge.operators.registry import Operator, Value, operator
@@ -15,22 +16,26 @@ from isthmus.merge.operators.registry import Operator, Value, operator
 class Setting:
     """Values of one parameter: the first case whose filter is part of a tensor's name counts; None is part of all.
 
-    Several values are a gradient: evenly spaced over the layers, and interpolated between them.
+    Several values are a gradient: evenly spaced over the layers, and interpolated between them. `places` say for every
+    case where it was given: a line of a file, or an option.
     """
 
     cases: tuple[tuple[str | None, tuple[Value, ...]], ...]
+    places: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def of(cls, *values: Value) -> Setting:
+    def of(cls, *values: Value, place: str | None = None) -> Setting:
         """One value, or a gradient, for all tensors."""
-        return cls(((None, values),))
+        return cls(((None, values),), () if place is None else (place,))
+
+    def case(self, name: str) -> int | None:
+        """Which case counts for a tensor; None where none does."""
+        return next((i for i, (part, _) in enumerate(self.cases) if part is None or part in name), None)
 
     def at(self, name: str, depth: float) -> Value | None:
         """The value for a tensor at a depth from 0, the first layer, to 1, the last; None where no case counts."""
-        for part, values in self.cases:
-            if part is None or part in name:
-                return _between(values, depth)
-        return None
+        case = self.case(name)
+        return None if case is None else _between(self.cases[case][1], depth)
 
     def written(self) -> Any:
         """As it stands in a recipe, JSON-ready."""
@@ -50,17 +55,25 @@ def _between(values: Sequence[Value], depth: float) -> Value:
     return (1 - share) * values[low] + share * values[high] if share else values[low]
 
 
+def _layers(start: int, stop: int) -> str:
+    return f"layer {start} is" if stop - start == 1 else f"layers {start} to {stop - 1} are"
+
+
 Settings = Mapping[str, Setting]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Layers from `start` up to `stop` (None: all) with settings of their own: of all models, and `each` model's."""
+    """Layers from `start` up to `stop` (None: all) with settings of their own: of all models, and `each` model's.
+
+    `place` is where it was given, a line of a file.
+    """
 
     start: int = 0
     stop: int | None = None
     shared: Settings = field(default_factory=dict)
     each: tuple[Settings, ...] = ()
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class Recipe:
 
     A parameter comes from the model's settings in the segment of the tensor's layer, else from the segment's, else from
     `shared`, else it is the operator's default. `dtype` is what to save in, by its name in torch; `tokenizer` the model
-    whose tokenizer is kept.
+    whose tokenizer is kept, named in the place `tokenizer_place`. `notes` are what is worth saying about its words.
     """
 
     operator: Operator
@@ -79,6 +92,8 @@ class Recipe:
     segments: tuple[Segment, ...] = (Segment(),)
     dtype: str | None = None
     tokenizer: str | None = None
+    tokenizer_place: str = field(default="", compare=False)
+    notes: tuple[Finding, ...] = ()
 
     @property
     def ingredients(self) -> tuple[str, ...]:
@@ -90,19 +105,24 @@ class Recipe:
 
         Raises BadInput for one that has to be given and is not, and for segments that are not the model's layers.
         """
+        return {name: self._values(name, depth, segment) for name, segment, depth in self.placed(names)}
+
+    def placed(self, names: Sequence[str]) -> Iterator[tuple[str, Segment, float]]:
+        """Every tensor with its segment and its depth there, from 0 to 1.
+
+        Raises BadInput for segments that are not the model's layers.
+        """
         places = [layer_of(name) for name in names]
         layers = 1 + max((layer for layer in places if layer is not None), default=-1)
         self._require_all(layers)
         inside = [place for place, layer in enumerate(places) if layer is not None]
-        found = {}
         for place, (name, layer) in enumerate(zip(names, places, strict=True)):
             segment, depth = self.segments[-1 if inside and place > inside[-1] else 0], 0.0
             if layer is not None:
                 segment = next(s for s in self.segments if s.start <= layer < (layers if s.stop is None else s.stop))
                 count = (layers if segment.stop is None else segment.stop) - segment.start
                 depth = (layer - segment.start) / (count - 1) if count > 1 else 1.0
-            found[name] = self._values(name, depth, segment)
-        return found
+            yield name, segment, depth
 
     def _values(self, name: str, depth: float, segment: Segment) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -126,7 +146,10 @@ class Recipe:
         default = self.operator.parameters[key].default
         if default is None:
             whose = f" of '{model}'" if model else ""
-            raise BadInput(f"{self.operator.name} needs '{key}'{whose}, and none is given for '{name}'")
+            where = next(
+                (settings[key].places[0] + ": " for settings in chain if key in settings and settings[key].places), ""
+            )
+            raise BadInput(f"{where}{self.operator.name} needs '{key}'{whose}, and none is given for '{name}'")
         return default
 
     def _require_all(self, layers: int) -> None:
@@ -135,14 +158,17 @@ class Recipe:
         end = 0
         for segment in self.segments:
             stop = layers if segment.stop is None else segment.stop
-            if segment.start != end or not segment.start < stop <= layers:
-                break
+            where = f"{segment.place}: " if segment.place else ""
+            rule = f"the slices are not the {layers} layers of the models, each once and in order"
+            if stop > layers:
+                raise BadInput(f"{where}{rule}: layer_range [{segment.start}, {stop}] ends beyond the last")
+            if segment.start > end:
+                raise BadInput(f"{where}{rule}: {_layers(end, segment.start)} left out before this slice")
+            if segment.start < end:
+                raise BadInput(f"{where}{rule}: {_layers(segment.start, min(end, stop))} in an earlier slice already")
             end = stop
         if end != layers:
-            raise BadInput(
-                f"the slices are not the {layers} layers of the models, each once and in order: isthmus leaves layers "
-                "where they are"
-            )
+            raise BadInput(f"{where}{rule}: {_layers(end, layers)} left out after this slice")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready data, models by their place."""
@@ -158,6 +184,13 @@ class Recipe:
                 for segment in self.segments
             ],
         }
+
+    @property
+    def weighs_alike(self) -> bool:
+        """Whether no model weighs more than another, anywhere."""
+        settings = [self.shared, *(one for segment in self.segments for one in (segment.shared, *segment.each))]
+        given = [case for one in settings if "weight" in one for case in one["weight"].cases]
+        return len({value for _, values in given for value in values}) <= 1
 
     def plain_weights(self) -> list[float] | None:
         """One weight per model where these are plain, positive numbers and nothing else, as shares of 1; else None."""
@@ -215,12 +248,13 @@ def recipe(
         if len(values) not in (1, len(models)):
             raise BadInput(f"{option} is given once for all models or once for each of the {len(models)}")
         for own, value in zip(each, values if len(values) > 1 else [values[0]] * len(models), strict=True):
-            own[key] = Setting.of(*(chosen.parameters[key].require(option, one) for one in value))
+            place = f"{option} {','.join(f'{one:g}' for one in value)}"
+            own[key] = Setting.of(*(chosen.parameters[key].require(option, one) for one in value), place=place)
     shared = {}
     for key, option, number in (("lambda", "--lambda", scale), ("t", "--t", t)):
         if number is not None:
             _require_known(chosen, key, option)
-            shared[key] = Setting.of(chosen.parameters[key].require(option, number))
+            shared[key] = Setting.of(chosen.parameters[key].require(option, number), place=option)
     if not weights and "weight" in chosen.parameters:
         shared["weight"] = Setting.of(1.0)
     if "t" in chosen.parameters and t is None:

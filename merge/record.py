@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from isthmus.align.universe import Universe
+from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.checks.repository import derived_licence
 from isthmus.checkpoint.group import Group
 from isthmus.checkpoint.loading import Checkpoint
@@ -50,6 +51,7 @@ def merge_record(
     plane: Mapping[str, Any] | None = None,
     tried: Mapping[str, float] | None = None,
     vocabulary: Mapping[str, Any] | None = None,
+    findings: Sequence[Finding] = (),
 ) -> dict[str, Any]:
     """The report, JSON-ready. `chosen` is None for a plain average, `measured` where there was no text."""
     losses = measured.endpoint_losses() if measured else [{} for _ in endpoints]
@@ -67,6 +69,7 @@ def merge_record(
         "plane": plane,
         "vocabulary": vocabulary,
         "path_spectrum": _path_spectrum(along) if along else None,
+        "findings": [asdict(finding) for finding in findings],
         **_ending(text, licences, asked, seconds),
     }
 
@@ -126,6 +129,7 @@ def group_record(
         "spectrum": asdict(verdict) if verdict else None,
         "plane": plane,
         "vocabulary": None,
+        "findings": [asdict(finding) for finding in group.findings],
         **_ending(text, group.licences, asked, seconds),
     }
 

@@ -104,6 +104,17 @@ class Outcome:
     out: str
     err: str
 
+    @property
+    def error(self) -> str:
+        """What stands on stderr beside the findings on the models, which come first."""
+        return without_findings(self.err)
+
+
+def without_findings(text: str) -> str:
+    """What is on stderr beside the lines of `check`."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("blocks  ", "degrades  ", "notes  ", "findings  ")))
+
 
 @pytest.fixture
 def isthmus(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:

@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import EMBEDDED
+from conftest import EMBEDDED, without_findings
 from safetensors.torch import load_file, save_file
 
 DATA = ("--data", "stdlib:docs:heldout", "--data", "code=stdlib:code:heldout")
@@ -19,7 +19,8 @@ DOCS, CODE, ADAMW, MUON = (EMBEDDED / name for name in ("docs", "code", "adamw-1
 
 
 def one_sentence(text: str) -> bool:
-    """A single line that names the program; no traceback."""
+    """A single line that names the program, after the findings on the models; no traceback."""
+    text = without_findings(text)
     return text.startswith("isthmus: ") and text.count("\n") == 1 and "Traceback" not in text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from isthmus.align.symmetry import Activation, Attention, Axis, Family, Norm, Piece, Reader, Space
@@ -10,14 +12,47 @@ from isthmus.checkpoint.errors import UnsupportedFamily
 if TYPE_CHECKING:
     from transformers import GPT2Config
 
+# What the forward pass reads of the configuration, beside n_inner.
+CONFIGURATION = (
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_positions",
+    "activation_function",
+    "layer_norm_epsilon",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+)
+# The types of what a configuration file may say; of anything else transformers is asked.
+_NUMBER, _FLAG, _ID, _TEXT, _DICT = (int, float), (bool,), (int, type(None)), (str, type(None)), (dict, type(None))
+FIELDS = {
+    **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_ctx"), (int,)),
+    **dict.fromkeys(("layer_norm_epsilon", "attn_pdrop", "embd_pdrop", "resid_pdrop", "initializer_range"), _NUMBER),
+    **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"), _FLAG),
+    **dict.fromkeys(("use_cache", "tie_word_embeddings", "add_cross_attention", "summary_use_proj"), _FLAG),
+    **dict.fromkeys(("summary_proj_to_labels", "is_encoder_decoder"), _FLAG),
+    **dict.fromkeys(("output_hidden_states", "output_attentions", "return_dict"), (bool, type(None))),
+    **dict.fromkeys(("n_inner", "bos_token_id", "pad_token_id"), _ID),
+    **dict.fromkeys(("activation_function", "summary_type"), (str,)),
+    **dict.fromkeys(("summary_activation", "problem_type", "transformers_version"), _TEXT),
+    **dict.fromkeys(("id2label", "label2id", "task_specific_params"), _DICT),
+    "eos_token_id": (int, list, type(None)),
+    "summary_first_dropout": _NUMBER,
+    "architectures": (list, type(None)),
+}
+DTYPES = ("float32", "float16", "bfloat16", None)
+
 
 def gpt2(config: GPT2Config) -> Family:
     """The symmetry table of GPT-2: residual stream, MLP neurons, heads, and the inside of heads.
 
     `config` may also be what config.json says, which leaves out what is the default.
 
-    Raises UnsupportedFamily for a GPT-2 with cross-attention, which has weights the table does not cover.
+    Raises UnsupportedFamily for a GPT-2 with cross-attention, which has weights the table does not cover; TypeError for
+    the content of a file that transformers may refuse.
     """
+    if isinstance(config, SimpleNamespace):
+        _require_plain(vars(config))
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedFamily("a GPT-2 with cross-attention (add_cross_attention) is not supported")
     width, heads = config.n_embd, config.n_head
@@ -93,5 +128,16 @@ def gpt2(config: GPT2Config) -> Family:
         tied=True,
         matrices=tuple(matrices),
         activations=tuple(activations),
+        configuration={key: getattr(config, key, None) for key in CONFIGURATION} | {"n_inner": hidden},
     )
     return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()
+
+
+def _require_plain(facts: Mapping[str, object]) -> None:
+    """Raise TypeError where a configuration file says what a GPT-2's usually does not."""
+    for key, kinds in FIELDS.items():
+        value = facts.get(key, ...)
+        if value is not ... and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise TypeError(key)
+    if any(facts.get(key) not in DTYPES for key in ("dtype", "torch_dtype")):
+        raise TypeError("dtype")

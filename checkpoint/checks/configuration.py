@@ -1,18 +1,26 @@
-"""Do two configurations describe models of one shape and function?"""
+"""Do two configurations describe models of one shape and function?
+
+What a model computes with blocks where it differs. For a family that is the list in its table (`configuration`); for
+another architecture the fields that its configuration class declares. All else is bookkeeping: at most a note.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.config import build_config
+from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.token_ids import is_token_key
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 FILE = "config.json"
+LISTED = 6
 LABELS = {
     "num_hidden_layers": "number of layers",
     "hidden_size": "width",
@@ -23,10 +31,9 @@ LABELS = {
     "rope_parameters": "rotary position encoding",
     "rope_scaling": "scaling of the rotary position encoding",
 }
-# What a configuration says that has no bearing on the function of the weights.
-IRRELEVANT = frozenset(
+# What every pair of configurations may differ in, and what other checks compare: not worth a note.
+SILENT = frozenset(
     [
-        "_name_or_path",
         "architectures",
         "dtype",
         "torch_dtype",
@@ -37,47 +44,66 @@ IRRELEVANT = frozenset(
         "output_hidden_states",
         "id2label",
         "label2id",
-        "problem_type",
         "chunk_size_feed_forward",
         "is_encoder_decoder",
-        "initializer_range",
-        "attn_pdrop",
-        "embd_pdrop",
-        "resid_pdrop",
-        "task_specific_params",
-        "pad_token_id",
+        "pad_token_id",  # compared with the tokenizers
         "bos_token_id",
         "eos_token_id",
+        "vocab_size",
         "tie_word_embeddings",
+        "quantization_config",
         "n_ctx",
-        "gradient_checkpointing",
-        "reorder_and_upcast_attn",
-        "vocab_size",  # compared with the tokenizers
+        "n_inner",
     ]
 )
-TIES = "tie_word_embeddings"
+# What older files say, and classes take into fields that are compared.
+OLD = frozenset(["rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"])
+# Fields that configuration classes declare and that only training, or the form of the output, reads.
+TRAINING = re.compile(
+    r".*(dropout|dropout_prob|_pdrop|_drop|layerdrop|jitter_noise|aux_loss_coef)|initializer_\w+|init_std|use_cache"
+    r"|output_router_logits|pretraining_tp|gradient_checkpointing|summary_\w+|problem_type|reorder_and_upcast_attn"
+    r"|(classifier|classification|loss|decoder_start|forced|sep|mask|cls|image_token|suppress)_\w+|num_labels"
+)
+ROUNDING = frozenset(
+    ["layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "norm_eps", "norm_epsilon", "layernorm_epsilon"]
+)
+# Names of one function in transformers; the tanh approximations of GELU differ by rounding alone.
+ACTIVATIONS = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_fast": "gelu_new",
+}
 
 
 def configuration_findings(
-    name_a: str, facts_a: Mapping[str, Any], name_b: str, facts_b: Mapping[str, Any]
+    name_a: str,
+    facts_a: Mapping[str, Any],
+    name_b: str,
+    facts_b: Mapping[str, Any],
+    families: Families | None = None,
 ) -> list[Finding]:
-    """What differs between the contents of two config.json; nothing is imported where they say the same."""
-    if _relevant(facts_a) == _relevant(facts_b):
+    """What differs between the contents of two config.json; nothing is imported where they say the same.
+
+    Raises as `build_config` does.
+    """
+    if facts_a["model_type"] != facts_b["model_type"]:
+        what = f"'{name_a}' is of type '{facts_a['model_type']}', '{name_b}' of type '{facts_b['model_type']}'"
+        return [Finding("blocks", what, "only models of one architecture can be merged", FILE)]
+    if _spoken(facts_a) == _spoken(facts_b):
         return []
     a, b = build_config(facts_a, name_a), build_config(facts_b, name_b)
-    if a.model_type != b.model_type:
-        what = f"'{name_a}' is of type '{a.model_type}', '{name_b}' of type '{b.model_type}'"
-        return [Finding("blocks", what, "only models of one architecture can be merged", FILE)]
-    findings = []
     public = {own: standard for standard, own in a.attribute_map.items()}
-    fields_a, fields_b = (_explicit(config) for config in (a, b))
-    for key in sorted(fields_a.keys() | fields_b.keys()):
-        mine, other = fields_a.get(key), fields_b.get(key)
-        if mine == other or public.get(key, key) in IRRELEVANT or key in IRRELEVANT or key.startswith("summary_"):
-            continue
-        if is_token_key(key):  # they are those of the tokenizer's model
-            continue
-        findings.append(_difference(LABELS.get(public.get(key, key), key), mine, name_a, other, name_b))
+    read_a, read_b = (dict(_read(config, families)) for config in (a, b))
+    findings = []
+    for key in sorted(read_a.keys() | read_b.keys()):
+        mine, other = read_a.get(key), read_b.get(key)
+        if not is_token_key(key) and not _equal(mine, other):  # token ids are those of the tokenizer's model
+            findings.append(_difference(key, public.get(key, key), mine, name_a, other, name_b))
+    known = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
+    findings += _bookkeeping(name_a, facts_a, facts_b, known)
     if a.tie_word_embeddings != b.tie_word_embeddings:
         tied = name_a if a.tie_word_embeddings else name_b
         what = f"only '{tied}' ties its output to its embedding"
@@ -85,21 +111,68 @@ def configuration_findings(
     return findings
 
 
-def _explicit(config: PretrainedConfig) -> dict[str, Any]:
-    """The configuration's content, with what GPT-2's leaves to be understood: four hidden units for every feature."""
-    fields: dict[str, Any] = config.to_dict()
-    if fields.get("n_inner", 0) is None:
-        fields["n_inner"] = 4 * config.hidden_size
-    return fields
+def _spoken(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What can make a difference or is worth a note, tied embeddings too."""
+    silent = SILENT - {"tie_word_embeddings", "n_inner"}
+    return {key: value for key, value in facts.items() if key not in silent and not key.startswith("_")}
 
 
-def _difference(label: str, mine: object, name_a: str, other: object, name_b: str) -> Finding:
-    what = f"the {label} differs: {mine} in '{name_a}', {other} in '{name_b}'"
-    if label == "layer_norm_epsilon":
+def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple[str, Any]]:
+    """What a model computes with: key and value, those of inner configurations with a dotted key."""
+    table = families[config.model_type](config).configuration if families and config.model_type in families else {}
+    if table:
+        yield from table.items()
+        return
+    for key in _declared(config):
+        value = getattr(config, key, None)
+        if key in SILENT - {"n_inner"} or TRAINING.fullmatch(key):
+            continue
+        if hasattr(value, "attribute_map"):
+            yield from ((f"{key}.{inner}", content) for inner, content in _read(value, None))
+        elif key == "n_inner" and value is None:  # four hidden units for every feature
+            yield key, 4 * config.hidden_size
+        else:
+            yield key, value
+
+
+def _declared(config: PretrainedConfig) -> set[str]:
+    """The fields that the configuration class of an architecture has beside those that all have."""
+    from transformers import PretrainedConfig
+
+    classes = [cls for cls in type(config).__mro__ if issubclass(cls, PretrainedConfig) and cls is not PretrainedConfig]
+    declared = {key for cls in classes for key in get_annotations(cls)}
+    return {key for key in declared if not key.startswith("_") and key not in ("model_type", "sub_configs")}
+
+
+def _equal(mine: object, other: object) -> bool:
+    if isinstance(mine, str) and isinstance(other, str):
+        return ACTIVATIONS.get(mine, mine) == ACTIVATIONS.get(other, other)
+    if isinstance(mine, (list, tuple)) and isinstance(other, (list, tuple)):
+        return list(mine) == list(other)
+    return mine == other
+
+
+def _difference(key: str, standard: str, mine: object, name_a: str, other: object, name_b: str) -> Finding:
+    what = f"the {LABELS.get(standard, key)} differs: {mine} in '{name_a}', {other} in '{name_b}'"
+    if key.rpartition(".")[2] in ROUNDING:
         return Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE)
     return Finding("blocks", what, "only models of one shape and function can be merged", FILE)
 
 
-def _relevant(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What can make a difference, tied embeddings too."""
-    return {key: value for key, value in facts.items() if key not in IRRELEVANT - {TIES} and not is_token_key(key)}
+def _bookkeeping(name_a: str, a: Mapping[str, Any], b: Mapping[str, Any], known: set[str]) -> list[Finding]:
+    """One note on the keys that no forward pass reads."""
+    both = {**_spoken(a), **_spoken(b)}
+    keys = sorted(
+        key
+        for key in both
+        if key not in known
+        and not TRAINING.fullmatch(key)
+        and not is_token_key(key)
+        and not _equal(a.get(key), b.get(key))
+    )
+    if not keys:
+        return []
+    listed = ", ".join(f"'{key}'" for key in keys[:LISTED])
+    more = f" and {len(keys) - LISTED} more keys" if len(keys) > LISTED else ""
+    what = f"the configurations also differ in {listed}{more}, which the models do not compute with"
+    return [Finding("notes", what, f"the merge takes what '{name_a}' says", FILE)]

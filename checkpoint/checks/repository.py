@@ -64,8 +64,11 @@ def derived_licence(licences: Sequence[str | None]) -> tuple[str | None, str]:
     return known[0], f"All parents are under {known[0]}."
 
 
-def repository_findings(sources: Sequence[Source]) -> list[Finding]:
-    """Findings on each model, then on the licences of all, then on the ancestry of each with the first."""
+def repository_findings(sources: Sequence[Source], *, alignable: bool = True) -> list[Finding]:
+    """Findings on each model, then on the licences of all, then on the ancestry of each with the first.
+
+    `alignable` is whether models of this type can be aligned.
+    """
     findings = []
     for source in sources:
         if source.repository.gated:
@@ -80,7 +83,7 @@ def repository_findings(sources: Sequence[Source]) -> list[Finding]:
             findings.append(Finding("degrades", what, advice, CARD))
     findings += _licence_findings(sources)
     for source in sources[1:]:
-        findings += _ancestry_findings(sources[0], source)
+        findings += _ancestry_findings(sources[0], source, alignable)
     return findings
 
 
@@ -109,10 +112,10 @@ def _licence_findings(sources: Sequence[Source]) -> list[Finding]:
     return findings
 
 
-def _ancestry_findings(a: Source, b: Source) -> list[Finding]:
+def _ancestry_findings(a: Source, b: Source, alignable: bool) -> list[Finding]:
     ids = {side: side.reference.repo_id for side in (a, b)}
     bases = {side: base_models(side.metadata) for side in (a, b)}
-    advice = "relatives usually need no alignment; --align auto tries both"
+    advice = "relatives usually need no alignment" + "; --align auto tries both" * alignable
     for child, parent in ((a, b), (b, a)):
         if ids[parent] and ids[parent] in bases[child]:
             what = f"'{child.name}' was made from '{parent.name}', by its card"

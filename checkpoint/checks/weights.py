@@ -12,6 +12,7 @@ from typing import Any
 
 from isthmus.checkpoint.bounds import require_tensors
 from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.checks.kind import headless_findings, kind_findings, tensor_findings
 from isthmus.checkpoint.contents import Contents, contents_of, stored_tensors
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.source import WEIGHT_FILES, Source
@@ -39,7 +40,9 @@ class Weights:
 
 def own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> tuple[list[Finding], Weights]:
     """What is wrong with one model alone, and its tensors."""
-    findings = []
+    findings = kind_findings(source, facts, families)
+    if findings:
+        return findings, Weights(None)
     kind = facts["model_type"]
     aligns = families is None or kind in families
     if families is not None and not aligns:
@@ -64,7 +67,15 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         return findings, Weights(None, aligns)
     contents = contents_of(source, stored, facts, families)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    findings += [Finding("blocks", problem.what, problem.advice, where) for problem in contents.problems]
+    obstacles = tensor_findings(source.name, contents.naming.unknown, where)
+    if obstacles:
+        return findings + obstacles, Weights(None, aligns)
+    missing = [name for name in contents.schema.shapes if name not in contents.naming.by_name()]
+    problems = contents.problems
+    if len(problems) == bool(missing):
+        obstacles = headless_findings(source.name, facts, missing, contents.schema)
+        findings, problems = findings + obstacles, () if missing and obstacles else problems
+    findings += [Finding("blocks", problem.what, problem.advice, where) for problem in problems]
     if not contents.problems:
         findings += _tied_findings(source, contents, where)
     source.require_unchanged(names)
@@ -88,7 +99,7 @@ def _tied_findings(source: Source, contents: Contents, where: str) -> list[Findi
 
 
 def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> list[Finding]:
-    """Other dtypes; and how far the weights are apart, where both are on this disk."""
+    """Other dtypes; and how far the weights are apart, where both are on this disk, and what that asks for."""
     findings = []
     if weights_a.dtypes and weights_b.dtypes and weights_a.dtypes != weights_b.dtypes:
         mine, other = ("/".join(x.dtypes) for x in (weights_a, weights_b))
@@ -104,14 +115,13 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
     elif apart < RELATED:
         what = f"'{a.name}' and '{b.name}' are relatives: {share}"
-        advice = "they usually need no alignment"
-        if weights_a.aligns:
-            advice += "; --align auto tries both"
+        advice = "they usually need no alignment" + "; --align auto tries both" * weights_a.aligns
     else:
         what = f"'{a.name}' and '{b.name}' were trained independently: {share}"
-        advice = "without alignment their average would be destroyed, and models of this type cannot be aligned yet"
-        if weights_a.aligns:
-            advice = "without alignment their average would be destroyed; --align auto aligns them"
+        advice = "without alignment their average would be destroyed"
+        advice += (
+            "; --align auto aligns them" if weights_a.aligns else ", and models of this type cannot be aligned yet"
+        )
     return [*findings, Finding("notes", what, advice, WEIGHT_FILES[0])]
 
 

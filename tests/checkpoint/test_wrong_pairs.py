@@ -2,145 +2,70 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import struct
-from collections.abc import Callable
 
 import pytest
-import torch
+from altered_models import ALTERED, WEIGHTS
 from conftest import EMBEDDED
-from hub_server import Repo
-from safetensors.torch import load, save
 
-WEIGHTS = "model.safetensors"
-Damage = Callable[[Repo], None]
-
-
-def config(**changes: object) -> Damage:
-    def damage(repo: Repo) -> None:
-        content = json.loads(repo.files["config.json"])
-        repo.files["config.json"] = json.dumps({**content, **changes}).encode()
-
-    return damage
-
-
-def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
-    def damage(repo: Repo) -> None:
-        content = load(repo.files[WEIGHTS])
-        change(content)
-        repo.files[WEIGHTS] = save({name: value.contiguous() for name, value in content.items()})
-
-    return damage
-
-
-def header(change: Callable[[dict], object]) -> Damage:
-    """The header rewritten, its length as it should be, the data left."""
-
-    def damage(repo: Repo) -> None:
-        raw = repo.files[WEIGHTS]
-        length = struct.unpack("<Q", raw[:8])[0]
-        content = json.loads(raw[8 : 8 + length])
-        change(content)
-        new = json.dumps(content).encode()
-        repo.files[WEIGHTS] = struct.pack("<Q", len(new)) + new + raw[8 + length :]
-
-    return damage
-
-
-def file(name: str, content: bytes | None) -> Damage:
-    def damage(repo: Repo) -> None:
-        if content is None:
-            del repo.files[name]
-        else:
-            repo.files[name] = content
-
-    return damage
-
-
-def index(weight_map: object) -> Damage:
-    def damage(repo: Repo) -> None:
-        del repo.files[WEIGHTS]
-        repo.files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
-
-    return damage
-
-
-def resized(**changes: int) -> Damage:
-    """Another model altogether, as transformers would save it."""
-
-    def damage(repo: Repo) -> None:
-        from conftest import tiny_model
-
-        model = tiny_model(vocab_size=1024, **changes)
-        repo.files[WEIGHTS] = save({n: v.clone() for n, v in model.state_dict().items() if n != "lm_head.weight"})
-        repo.files["config.json"] = json.dumps(model.config.to_dict()).encode()
-
-    return damage
-
-
-def swapped_tokens(repo: Repo) -> None:
-    content = json.loads(repo.files["tokenizer.json"])
-    vocabulary = content["model"]["vocab"]
-    first, second = sorted(vocabulary)[500:502]
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    repo.files["tokenizer.json"] = json.dumps(content).encode()
-
-
-def adapter_only(repo: Repo) -> None:
-    repo.files["adapter_config.json"] = repo.files.pop("config.json")
-
-
-WPE, LN = "transformer.wpe.weight", "transformer.ln_f.bias"
-WRONG: dict[str, tuple[Damage, int, str]] = {
-    "architecture": (config(model_type="gptj"), 3, "of type 'gptj'"),
-    "layers": (resized(n_layer=3), 3, "the number of layers differs: 2 in"),
-    "width": (resized(n_embd=64), 3, "the width differs: 32 in"),
-    "heads": (config(n_head=2), 3, "the number of heads differs: 4 in"),
-    "hidden units": (resized(n_inner=96), 3, "n_inner differs: 64 in"),
-    "context": (resized(n_positions=16), 3, "the context length differs: 32 in"),
-    "activation": (config(activation_function="relu"), 3, "activation_function differs: gelu_new in"),
-    "attention": (config(scale_attn_by_inverse_layer_idx=True), 3, "scale_attn_by_inverse_layer_idx differs"),
-    "tokens": (swapped_tokens, 3, "differ in 2 tokens, for instance"),
-    "tensor missing": (tensors(lambda t: t.pop(LN)), 3, f"lacks the tensor '{LN}'"),
-    "tensor extra": (tensors(lambda t: t.update(strange=torch.ones(1))), 3, "has a tensor 'strange'"),
-    "tensor misshapen": (tensors(lambda t: t.update({WPE: torch.ones(4, 4)})), 3, "has shape [4, 4]; expected"),
-    "integers": (tensors(lambda t: t.update({WPE: t[WPE].to(torch.int8)})), 3, "has dtype I8; expected F32"),
-    "doubles": (tensors(lambda t: t.update({WPE: t[WPE].double()})), 3, "has dtype F64; expected F32"),
-    "truncated": (lambda repo: file(WEIGHTS, repo.files[WEIGHTS][:-100])(repo), 2, "is truncated: it holds"),
-    "not safetensors": (file(WEIGHTS, b"<html>not found</html>"), 2, "is truncated or not a safetensors file"),
-    "header no JSON": (file(WEIGHTS, struct.pack("<Q", 8) + b"not json" + bytes(64)), 2, "the header of"),
-    "header lies": (header(lambda h: h[WPE].update(shape=[9999, 9999])), 2, "contradicts itself"),
-    "header overlaps": (header(lambda h: h[WPE].update(data_offsets=[0, 4096])), 2, "contradicts itself"),
-    "header huge": (file(WEIGHTS, struct.pack("<Q", 2**62) + bytes(64)), 2, "is truncated or not a safetensors file"),
-    "shard missing": (index({WPE: "model-00001-of-00002.safetensors"}), 2, "lacks the shard 'model-00001-of-00002"),
-    "shard outside": (index({WPE: "../../other/model.safetensors"}), 2, "names a shard outside the model"),
-    "index empty": (index({}), 2, "has no weight_map"),
-    "no weights": (file(WEIGHTS, None), 2, "holds no weights"),
-    "no config": (file("config.json", None), 2, "holds no config.json"),
-    "adapter": (adapter_only, 2, "merge the adapter into its base"),
-    "config no JSON": (file("config.json", b"{"), 2, "'config.json' of"),
-    "config no type": (config(model_type=None), 2, "has no model_type"),
-    "unknown type": (config(model_type="gpt-9"), 2, "the model type 'gpt-9', which this version"),
-    "code in config": (config(auto_map={"AutoModelForCausalLM": "evil.Model"}), 2, "defined by code in its repository"),
-    "code in tokenizer": (
-        file("tokenizer_config.json", b'{"auto_map": {"AutoTokenizer": ["evil.Tokenizer", null]}}'),
-        2,
-        "defined by code in its repository (tokenizer_config.json)",
-    ),
-    "tokenizer damaged": (file("tokenizer.json", b'{"model": {"vocab": {"a": "x"}}}'), 2, "the tokenizer of"),
-    "quantized": (config(quantization_config={"bits": 4}), 2, "is quantized"),
-    "gated": (lambda repo: setattr(repo, "gated", True), 2, "is gated: accept its terms"),
-    "private": (lambda repo: setattr(repo, "private", True), 2, "or it is private"),
+LN = "transformer.ln_f.bias"
+REPOSITORIES = {
+    "gated": lambda repo: setattr(repo, "gated", True),
+    "private": lambda repo: setattr(repo, "private", True),
+}
+# What is wrong (`altered_models`, or above), the exit code of `check`, and a part of the sentence.
+WRONG: dict[str, tuple[int, str]] = {
+    "architecture": (3, "of type 'gptj'"),
+    "layers": (3, "the number of layers differs: 2 in"),
+    "width": (3, "the width differs: 32 in"),
+    "heads": (3, "the number of heads differs: 4 in"),
+    "hidden units": (3, "n_inner differs: 64 in"),
+    "context": (3, "the context length differs: 32 in"),
+    "activation": (3, "activation_function differs: gelu_new in"),
+    "attention": (3, "scale_attn_by_inverse_layer_idx differs"),
+    "tokens": (3, "differ in 2 tokens, for instance"),
+    "tensor missing": (3, f"lacks the tensor '{LN}'"),
+    "tensor extra": (3, "has a tensor 'strange'"),
+    "tensor misshapen": (3, "has shape [4, 4]; expected"),
+    "integers": (3, "has dtype I8; expected F32"),
+    "doubles": (3, "has dtype F64; expected F32"),
+    "truncated": (2, "is truncated: it holds"),
+    "not safetensors": (2, "is truncated or not a safetensors file"),
+    "header no JSON": (2, "the header of"),
+    "header lies": (2, "contradicts itself"),
+    "header overlaps": (2, "contradicts itself"),
+    "header huge": (2, "is truncated or not a safetensors file"),
+    "shard missing": (2, "lacks the shard 'model-00001-of-00002"),
+    "shard outside": (2, "names a shard outside the model"),
+    "index empty": (2, "has no weight_map"),
+    "no weights": (2, "holds no weights"),
+    "no config": (2, "holds no config.json"),
+    "adapter": (2, "merge the adapter into its base"),
+    "config no JSON": (2, "'config.json' of"),
+    "config no type": (2, "has no model_type"),
+    "unknown type": (2, "the model type 'gpt-9', which this version"),
+    "code in config": (2, "defined by code in its repository"),
+    "code in tokenizer": (2, "defined by code in its repository (tokenizer_config.json)"),
+    "tokenizer damaged": (2, "the tokenizer of"),
+    "quantized": (2, "is quantized"),
+    "gated": (2, "is gated: accept its terms"),
+    "private": (2, "or it is private"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_pair_is_found_before_any_download(hub, saved, isthmus, request, kind: str, tmp_path) -> None:
-    damage, code, sentence = WRONG[kind]
+    code, sentence = WRONG[kind]
     right, wrong = (f"user/{request.node.name.split('[')[1][:-1].replace(' ', '-')}-{side}" for side in ("a", "b"))
     directory = saved("m", tokenizer=True, vocab_size=1024)
     hub.add(right, directory)
-    damage(hub.add(wrong, directory))
+    if kind in ALTERED:
+        directory = shutil.copytree(directory, tmp_path / "altered")
+        ALTERED[kind](directory)
+    hub.add(wrong, directory)
+    if kind in REPOSITORIES:
+        REPOSITORIES[kind](hub.repos[wrong])
     headers = [hub.repos[name].files.get(WEIGHTS, b"")[:8] for name in (right, wrong)]
     lengths = [struct.unpack("<Q", start)[0] for start in headers if start]
     for command in (

@@ -1,0 +1,129 @@
+"""Is it a causal language model, whole and in full precision? What is not cannot be merged yet, and one sentence says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from isthmus.checkpoint.checks.finding import Finding
+from isthmus.checkpoint.config import build_config
+from isthmus.checkpoint.model import Families, Schema
+from isthmus.checkpoint.source import Source
+
+FILE, ADAPTER = "config.json", "adapter_config.json"
+ADVICE = "isthmus merges causal language models so far"
+BEHEADED = "merge the language model that it was trained from, or save it without that head"
+# Classes of transformers by the end of their names.
+CLASSES = (
+    (r"ForSequenceClassification|ForTokenClassification|RewardModel|ForRewardModeling", "has a classifier head"),
+    (r"ForMultipleChoice|DoubleHeadsModel", "has a second head beside that of a language model"),
+    (r"WithValueHead", "has a value head beside that of a language model"),
+    (r"ForQuestionAnswering", "has a head that answers questions"),
+    (r"ForMaskedLM|ForPreTraining|ForNextSentencePrediction", "is a model of masked text, which reads in both directions"),
+    (r"ForSpeechSeq2Seq|ForCTC|For\w*Audio\w*|ForSpeech\w*", "is a model of sound"),
+    (r"For\w*(Image|Video|Vision|Object|Semantic|Segmentation|Depth|Keypoint|Document)\w*", "is a model of images"),
+    (r"ForConditionalGeneration|ForSeq2SeqLM|EncoderModel", "is an encoder-decoder model"),
+    (r"For(?!CausalLM$)\w+", "is no language model"),
+)  # fmt: skip
+# Heads by the first part of the names of their tensors.
+HEADS = {
+    "v_head": "a value head",
+    "value_head": "a value head",
+    "score": "a classifier head",
+    "classifier": "a classifier head",
+    "classification_head": "a classifier head",
+    "rm_head": "a classifier head",
+    "reward_head": "a classifier head",
+    "multiple_choice_head": "a second head",
+    "qa_outputs": "a head that answers questions",
+}
+QUANTIZED = re.compile(
+    r".*(\.qweight|\.qzeros|\.g_idx|\.SCB|\.weight_packed|\.weight_scale|\.weight_scale_inv|\.absmax|\.quant_map"
+    r"|\.quant_state\.\w+|_blocks|_scales)"
+)
+
+
+def kind_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> list[Finding]:
+    """What keeps a model of another kind from being merged, by its files and its configuration: one finding at most.
+
+    Raises as `build_config` does.
+    """
+    name, kind = source.name, facts["model_type"]
+    if ADAPTER in source.files:
+        what = f"'{name}' holds an adapter beside its weights ({ADAPTER}), which transformers puts on top of them"
+        advice = "merge the adapter into the model, or remove its files"
+        return [Finding("blocks", what, advice, ADAPTER)]
+    listed = facts.get("architectures")
+    names = [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+    causal = _causal(kind) if families is None or kind not in families or any(map(_description, names)) else None
+    for architecture in names:
+        words = _description(architecture)
+        if words and architecture != causal:
+            advice = f"{ADVICE}; {BEHEADED}" if "head" in words else ADVICE
+            return [Finding("blocks", f"'{name}' {words} ({architecture})", advice, FILE)]
+    what = None
+    if facts.get("is_encoder_decoder"):
+        what = f"'{name}' is an encoder-decoder model"
+    elif facts.get("add_cross_attention"):
+        what = f"'{name}' is the decoder of an encoder-decoder model (add_cross_attention)"
+    elif families is None or kind not in families:
+        config = build_config(facts, name)
+        if causal is None:
+            what = f"'{name}' is of type '{kind}', of which transformers has no causal language model"
+        elif config.is_encoder_decoder:
+            what = f"'{name}' is an encoder-decoder model"
+        elif getattr(config, "is_decoder", None) is False and _masked(kind):
+            what = f"'{name}' is a model of type '{kind}' that reads in both directions (is_decoder is not set)"
+    return [Finding("blocks", what, ADVICE, FILE)] if what else []
+
+
+def tensor_findings(name: str, unknown: Iterable[str], where: str) -> list[Finding]:
+    """What the names of stored tensors that a language model has not say: of a head, or of quantized weights.
+
+    One finding at most.
+    """
+    for tensor in unknown:
+        head = HEADS.get(tensor.partition(".")[0])
+        if head:
+            what = f"'{name}' has {head} ('{tensor}') beside the weights of a language model"
+            return [Finding("blocks", what, f"{ADVICE}; {BEHEADED}", where)]
+        if QUANTIZED.fullmatch(tensor):
+            what = f"'{name}' is quantized (its tensor '{tensor}' says so)"
+            return [Finding("blocks", what, "merge the full-precision weights", where)]
+    return []
+
+
+def headless_findings(name: str, facts: Mapping[str, Any], missing: Iterable[str], schema: Schema) -> list[Finding]:
+    """A model that was saved without its output, where that is all that is `missing`: one finding at most."""
+    lacking = list(missing)
+    if not lacking:
+        names = facts.get("architectures")
+        bare = f"{facts['model_type']}model".replace("_", "").replace("-", "").lower()
+        base = [one for one in names if str(one).lower() == bare] if isinstance(names, list) else []
+        what = f"'{name}' was saved without the output of a language model ({', '.join(base)})"
+        advice = "its embedding is taken as its output, as in a language model of this type"
+        return [Finding("notes", what, advice, FILE)] if base and schema.tied else []
+    if any(tensor.startswith(f"{schema.prefix}.") for tensor in lacking):
+        return []
+    what = f"'{name}' has no output of a language model (it lacks '{lacking[0]}')"
+    return [Finding("blocks", what, f"{ADVICE}: give the model that it was taken from", FILE)]
+
+
+def _description(architecture: str) -> str | None:
+    """What a class of transformers that is not a causal language model is, None for one that may be."""
+    return next((words for ending, words in CLASSES if re.search(rf"(?:{ending})$", architecture)), None)
+
+
+def _causal(kind: str) -> str | None:
+    """The class of a type's causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _masked(kind: str) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -1,0 +1,87 @@
+"""Do all words of a recipe have an effect on these models? One that has none is an error that names its place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from isthmus.checkpoint.errors import BadInput
+from isthmus.merge.operators.registry import Value
+from isthmus.merge.recipe import Recipe, Setting, Settings, layer_of
+
+Uses = Mapping[tuple[int, int], set[int]]  # (id of a setting, case) → the values of its gradient that count
+UNTOLD = frozenset({"weight", "bias"})
+
+
+def require_effect(recipe: Recipe, names: Sequence[str]) -> None:
+    """Raise BadInput for the first word of a recipe that changes nothing in a model of tensors `names`.
+
+    That is a filter that is part of no name, a case that those before it leave nothing, a parameter that every model or
+    slice gives anew, a gradient over one layer, and a value of a gradient between whose neighbours no layer lies.
+    """
+    uses = _uses(recipe, names)
+    for key, setting, scope in _settings(recipe, names):
+        for case, (part, values) in enumerate(setting.cases):
+            why = _without_effect(key, part, values, scope, uses.get((id(setting), case)))
+            if why is not None:
+                place = setting.places[case] if setting.places else f"'{key}'"
+                raise BadInput(f"{place}: {why}")
+
+
+def _uses(recipe: Recipe, names: Sequence[str]) -> Uses:
+    """Which values of which settings count for any tensor."""
+    uses: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for name, segment, depth in recipe.placed(names):
+        own = segment.each or ({},) * len(recipe.models)
+        for key, parameter in recipe.operator.parameters.items():
+            for mine in own if parameter.each else ({},):
+                for settings in (mine, segment.shared, recipe.shared):
+                    case = settings[key].case(name) if key in settings else None
+                    if case is not None:
+                        values = settings[key].cases[case][1]
+                        uses[id(settings[key]), case].update(_anchors(values, depth))
+                        break
+    return uses
+
+
+def _anchors(values: Sequence[Value], depth: float) -> Iterator[int]:
+    """The values of a gradient that count at a depth."""
+    place = depth * (len(values) - 1)
+    yield int(place)
+    if place > int(place) and not isinstance(values[int(place)], bool):
+        yield int(place) + 1
+
+
+def _settings(recipe: Recipe, names: Sequence[str]) -> Iterator[tuple[str, Setting, list[str]]]:
+    """Every setting with its parameter and the tensors that it is for, those of models before those of all."""
+    scopes: dict[int, list[str]] = defaultdict(list)
+    for name, segment, _ in recipe.placed(names):
+        scopes[id(segment)].append(name)
+    groups: list[tuple[Settings, list[str]]] = []
+    for segment in recipe.segments:
+        groups += [(own, scopes[id(segment)]) for own in (*segment.each, segment.shared)]
+    for settings, scope in (*groups, (recipe.shared, list(names))):
+        for key, setting in settings.items():
+            yield key, setting, scope
+
+
+def _without_effect(
+    key: str, part: str | None, values: Sequence[Value], scope: Sequence[str], counting: set[int] | None
+) -> str | None:
+    """Why a case changes nothing, None where it does; `counting` are those of its values that count."""
+    if part is not None and not any(part in name for name in scope):
+        parts = dict.fromkeys(part for name in scope for part in name.split(".") if not part.isdigit())
+        listed = ", ".join(part for part in parts if part not in UNTOLD)
+        return f"the filter '{part}' is part of no tensor's name here: names are made of {listed}"
+    if counting is None:
+        return f"'{key}' has no effect here: what stands before it, or closer to a model, takes all of its tensors"
+    if len(values) == 1:
+        return None
+    layers = {layer_of(name) for name in scope} - {None}
+    if len(layers) < 2:
+        return f"'{key}' is a gradient, and there is one layer here: give one value"
+    idle = [str(place + 1) for place in range(len(values)) if place not in counting]
+    if idle:
+        which = f"value {idle[0]} has" if len(idle) == 1 else f"values {', '.join(idle)} have"
+        return f"'{key}' is a gradient of {len(values)} values over {len(layers)} layers, and {which} no effect"
+    return None

@@ -1,0 +1,115 @@
+"""Which keys of config.json block a merge: those that the models compute with, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from altered_models import config, without
+
+from isthmus.align.families import FAMILIES
+from isthmus.checkpoint.check import check
+
+BOOKKEEPING: list[dict[str, object]] = [
+    {"unsloth_version": "2025.1.2"},
+    {"_attn_implementation_autoset": True},
+    {"finetuning_task": "sst2"},
+    {"unsloth_fixed": True, "model_parallel": True},
+    {"task_specific_params": {"text-generation": {"max_length": 50}}},
+    {"my_lab": {"run": 7, "notes": ["a", "b"]}},
+    {"_name_or_path": "somewhere/else", "transformers_version": "4.1.0"},
+    {"attn_implementation": "sdpa", "use_flash_attention": True},
+    {"attn_pdrop": 0.3, "resid_pdrop": 0.3, "embd_pdrop": 0.3, "summary_first_dropout": 0.3},
+]
+LLAMA = {
+    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.fixture
+def llamas(tmp_path: Path) -> tuple[Path, Path]:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    for seed, name in enumerate(("a", "b")):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(LlamaConfig(**LLAMA)).save_pretrained(tmp_path / name)
+    return tmp_path / "a", tmp_path / "b"
+
+
+def kinds(a: Path, b: Path) -> dict[str, str]:
+    found = check(a, b, families=FAMILIES).findings
+    return {finding.kind: str(finding) for finding in reversed(found) if finding.where == "config.json"}
+
+
+@pytest.mark.parametrize("changes", BOOKKEEPING, ids=lambda changes: next(iter(changes)))
+@pytest.mark.parametrize("families", [FAMILIES, None], ids=["table", "no table"])
+def test_bookkeeping_is_at_most_a_note(saved, changes: dict[str, object], families) -> None:
+    a, b = saved("a"), saved("b", 1)
+    config(**changes)(b)
+    for pair in ((a, b), (b, a)):
+        result = check(*pair, families=families)
+        assert {finding.kind for finding in result.findings} <= {"notes"}
+
+
+def test_one_note_lists_the_keys(saved) -> None:
+    a, b = saved("a"), saved("b", 1)
+    config(unsloth_version="2025.1", finetuning_task="sst2", _private=1)(b)
+    assert kinds(a, b) == {
+        "notes": "the configurations also differ in 'finetuning_task', 'unsloth_version', which the models do not "
+        "compute with: the merge takes what 'a' says"
+    }
+
+
+@pytest.mark.parametrize("changes", [{"unsloth_version": "1"}, {"attention_dropout": 0.1}, {"pretraining_tp": 2}])
+def test_bookkeeping_without_a_table(llamas, changes: dict[str, object]) -> None:
+    config(**changes)(llamas[1])
+    assert "blocks" not in kinds(*llamas)
+    assert check(*llamas, families=FAMILIES).mergeable
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "sentence"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+            "blocks",
+            "rotary position encoding differs",
+        ),
+        ({"hidden_act": "relu"}, "blocks", "hidden_act differs: silu in 'a', relu in 'b'"),
+        ({"rms_norm_eps": 1e-5}, "degrades", "rms_norm_eps differs"),
+        ({"hidden_act": "swish"}, None, ""),
+    ],
+)
+def test_what_a_model_without_a_table_computes_with(llamas, changes, kind: str | None, sentence: str) -> None:
+    config(**changes)(llamas[1])
+    found = kinds(*llamas)
+    assert (sentence in found[kind]) if kind else not {"blocks", "notes"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("alter", "of_llama"),
+    [
+        (without("n_ctx", "layer_norm_epsilon", "activation_function", "scale_attn_weights"), False),
+        (config(activation_function="gelu_pytorch_tanh"), False),
+        (without("head_dim", "num_key_value_heads", "rope_parameters", "hidden_act"), True),
+        (config(head_dim=8, num_key_value_heads=4, rope_parameters=None), True),
+        (config(rope_theta=10000), True),
+    ],
+)
+def test_values_that_are_equal_after_defaults_are_equal(saved, llamas, tmp_path, alter, of_llama: bool) -> None:
+    a, b = llamas if of_llama else (saved("x"), saved("y", 1))
+    alter(b)
+    assert not {"blocks", "notes"} & kinds(a, b).keys()
+
+
+def test_the_hidden_units_that_are_understood(saved) -> None:
+    a, b = saved("a", n_inner=128), saved("b", 1, n_inner=None)
+    assert kinds(a, b) == {}
+
+
+def test_advice_is_true_where_nothing_can_be_aligned(llamas) -> None:
+    said = [str(finding) for finding in check(*llamas, families=FAMILIES).findings]
+    assert any("isthmus cannot align models of this type yet" in sentence for sentence in said)
+    assert not any("--align auto" in sentence for sentence in said)
