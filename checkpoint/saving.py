@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.errors import BadInput, IsthmusError, NotFinite
 
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
@@ -160,4 +160,13 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON, indented, UTF-8, ending in a newline; NaN is refused."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        from isthmus.checkpoint.finite import place_of_nan
+
+        place = place_of_nan(content)
+        if place is None:
+            raise
+        raise NotFinite(f"'{place}' in '{path.name}' would be NaN or Inf: nothing was written") from None
+    path.write_text(text + "\n", encoding="utf-8")
