@@ -16,6 +16,7 @@ from isthmus.checkpoint.checks.weights import own_findings, pair_findings
 from isthmus.checkpoint.config import read_facts, vocabulary_rows
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.model import Families
+from isthmus.checkpoint.opening import opening_finding
 from isthmus.checkpoint.provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import WEIGHT_INDEXES, Source
@@ -69,10 +70,12 @@ class CheckResult:
         }
 
 
-def check(*references: str | Path, families: Families | None = None) -> CheckResult:
+def check(*references: str | Path, families: Families | None = None, opened: bool = True) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
-    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging.
+    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. With
+    `opened`, transformers builds every model once, without memory for weights: a plain average leaves that to its
+    output, for transformers takes seconds to import.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
@@ -82,6 +85,8 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
     weights = []
     for source, said in zip(sources, facts, strict=True):
         own, tensors = own_findings(source, said, families)
+        if opened and not _blocking(own):  # what fits its files is no larger than they are
+            own += filter(None, [opening_finding(source, said, generation=source is sources[0])])
         findings += own
         weights.append(tensors)
     growth: list[Growth | None] = []
@@ -110,6 +115,11 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
         tuple(licence_of(source.metadata) for source in sources),
         cost,
     )
+
+
+def _blocking(findings: Sequence[Finding]) -> bool:
+    """Whether any finding blocks."""
+    return any(finding.kind == "blocks" for finding in findings)
 
 
 def _optimizer_findings(sources: Sequence[Source], provenance: Sequence[Sequence[Evidence]]) -> list[Finding]:

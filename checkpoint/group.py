@@ -42,15 +42,16 @@ def open_group(
     *,
     tokenizer_of: str | None = None,
     families: Families | None = None,
+    opened: bool = True,
 ) -> Group:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 
-    The tokenizer is that of the model `tokenizer_of`, else of the first that has one.
+    `opened` is as for `isthmus.checkpoint.check.check`. The tokenizer is that of the model `tokenizer_of`, else of the first that has one.
 
     Raises IncompatibleModels when they cannot be merged, or have vocabularies of different sizes; what `check` and
     `load` raise.
     """
-    result = check(*(x.reference if isinstance(x, Checkpoint) else x for x in models), families=families)
+    result = check(*(x.reference if isinstance(x, Checkpoint) else x for x in models), families=families, opened=opened)
     result.require()
     for name, growth in zip(result.models[1:], result.growth, strict=True):
         if growth is not None:

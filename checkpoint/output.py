@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.manifest import require_unchanged
+from isthmus.checkpoint.errors import BadInput, NotFinite
+from isthmus.checkpoint.finite import place_of_nan
+from isthmus.checkpoint.headers import read_header
+from isthmus.checkpoint.loading import DTYPES, LazyState
+from isthmus.checkpoint.manifest import REPORT, require_unchanged
 from isthmus.checkpoint.source import CARD
 
 TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
@@ -39,6 +43,9 @@ def read_output(directory: Path, *, edited_card: bool = False) -> tuple[OutputFi
     for path in paths:
         if path.suffix in TEXT:
             _require_public(path)
+        if path.suffix == ".safetensors":
+            _require_finite(path, directory.resolve().name)
+    _require_report(directory / REPORT)
     return tuple(_output_file(path) for path in paths)
 
 
@@ -50,6 +57,20 @@ def _require_public(path: Path) -> None:
         written = str(place)
         if len(place.parts) > 1 and re.search(rf"(?<![\w/.-]){re.escape(written)}(?=[/\s\"'<]|$)", text):
             raise BadInput(f"'{path.name}' holds the path of your {what} directory: merge again, or take it out")
+
+
+def _require_report(path: Path) -> None:
+    place = place_of_nan(json.loads(path.read_text(encoding="utf-8")))
+    if place is not None:
+        raise NotFinite(f"'{place}' in '{path.name}' is NaN or Inf: merge again, and look at its sentences")
+
+
+def _require_finite(path: Path, model: str) -> None:
+    entries = {name: (path, name, info) for name, info in read_header(path, model).items() if info.dtype in DTYPES}
+    state = LazyState(entries, model)
+    for name in state:
+        for _ in state.blocks(name):
+            pass  # raises for NaN and Inf
 
 
 def _output_file(path: Path) -> OutputFile:

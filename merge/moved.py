@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from isthmus.align.alignment import LOOKING, Method
 from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.opening import require_opens, transformers_at_hand
 from isthmus.checkpoint.pair import open_pair
 from isthmus.checkpoint.saving import (
     atomic_directory,
@@ -114,13 +116,14 @@ def align_and_save(
         "seconds": round(time.monotonic() - began, 3),
     }
     progress.stage("saving")
-    with atomic_directory(output, overwrite=overwrite) as directory:
-        _save_model(directory, moved, aligned.alignment, second, dtype)
+    with ExitStack() as outputs:  # neither is published where one of them cannot be written
+        directory = outputs.enter_context(atomic_directory(output, overwrite=overwrite))
+        _save_model(directory, moved, aligned.alignment, second, dtype, output.name)
         aligned.alignment.save(directory / "alignment.safetensors")
         write_json(directory / "isthmus.json", report)
-    if reference is not None:
-        with atomic_directory(reference, overwrite=overwrite) as directory:
-            _save_model(directory, base, aligned.alignment, first, dtype)
+        if reference is not None:
+            directory = outputs.enter_context(atomic_directory(reference, overwrite=overwrite))
+            _save_model(directory, base, aligned.alignment, first, dtype, reference.name)
     if kept is not None:
         kept.remove()
     return report
@@ -132,8 +135,12 @@ def _save_model(
     alignment: Alignment,
     source: Checkpoint,
     dtype: torch.dtype | None,
+    name: str,
 ) -> None:
     kept = dtype or source.dtype
     facts = alignment.facts(source.facts)
-    save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state, kept)
-    save_small_files(directory, facts, source.files, kept)
+    maker = f"'{source.name}' after {alignment.method} alignment"
+    with transformers_at_hand(facts):
+        save_weights(directory, schema_of(facts, source.name, FAMILIES).shapes, state, kept, maker=maker)
+        save_small_files(directory, facts, source.files, kept)
+    require_opens(directory, name)

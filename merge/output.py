@@ -10,12 +10,14 @@ from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.card import FIGURE, render_card
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.manifest import REPORT, sealed
+from isthmus.checkpoint.opening import require_opens, transformers_at_hand
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
 from isthmus.checkpoint.shards import save_weights
 from isthmus.checkpoint.source import CARD
 from isthmus.eval.figures import loss_figure, png
 from isthmus.eval.report import render_report
 from isthmus.eval.summary import loss_table, sentences
+from isthmus.merge.shown import require_finite_output, require_shown
 from isthmus.merge.stored import endpoint_digests, write_path
 
 if TYPE_CHECKING:
@@ -51,14 +53,20 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
-        digests = save_weights(directory, shapes, merged.state, merged.dtype)
-        save_small_files(directory, merged.facts, merged.files, merged.dtype)
+        with transformers_at_hand(merged.facts):
+            digests = save_weights(directory, shapes, merged.state, merged.dtype, maker=merged.maker)
+            save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
         (directory / CARD).write_text(card, encoding="utf-8")
         if report["profile"]:
             (directory / FIGURE).write_bytes(png(loss_figure(report)))
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")
+        require_opens(directory, target.name)
+        if merged.shown is not None:
+            require_shown(directory, merged.shown, target.name)
+        elif isinstance(merged.state, dict):  # it was in memory whole
+            require_finite_output(directory, target.name)
         report = sealed(report, directory, digests)
         write_json(directory / REPORT, report)
     return report

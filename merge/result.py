@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from isthmus.merge.placed import Scratch
+    from isthmus.merge.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Merge:
     `facts` is what config.json will say, `files` are the small files to
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
     `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
-    saved, `scratch` the folder in which `state` lies, where it was never in memory.
+    saved, `scratch` the folder in which `state` lies, where it was never in memory. `shown` are the losses in the
+    report, which the files are held against before they are published; `maker` says in errors what made the weights.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -50,6 +52,8 @@ class Merge:
     seen: Seen = field(default_factory=Seen)
     training_state: TrainingState | None = None
     scratch: Scratch | None = None
+    shown: Shown | None = None
+    maker: str = "the merge"
 
     @cached_property
     def config(self) -> PretrainedConfig:

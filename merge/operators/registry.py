@@ -49,8 +49,10 @@ class Parameter:
         if isinstance(value, str):
             with suppress(ValueError):
                 value = float(value)  # YAML reads 1e-5 as text
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-            raise BadInput(f"{name} is a finite number; got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise BadInput(f"{name} is a number; got {value!r}")
+        if not abs(value) <= sys.float_info.max:  # of NaN and of integers, too
+            raise BadInput(f"{name} is a finite number; got {value if isinstance(value, float) else 'a larger one'}")
         if not self.lowest <= value <= self.highest:
             raise BadInput(f"{name} is {_bounds(self.lowest, self.highest)}; got {value:g}")
         return int(value) if self.kind is int else float(value)
@@ -156,7 +158,9 @@ OPERATORS = {
         Operator("dare_linear", dare_linear, _task_vectors(False, True), needs_base=True, random=True),
         Operator("dare_ties", dare_ties, _task_vectors(False, True), needs_base=True, random=True),
         Operator("model_stock", model_stock, {"filter_wise": Parameter("by_row", False)}, needs_base=True, least=2),
-        Operator("fisher", fisher, {"weight": IMPORTANCE, "floor": Parameter("floor", 1e-6, lowest=0.0)}, knows="fisher"),
+        Operator(
+            "fisher", fisher, {"weight": IMPORTANCE, "floor": Parameter("floor", 1e-6, lowest=0.0)}, knows="fisher"
+        ),
         Operator(
             "regmean",
             regmean,
