@@ -1,4 +1,4 @@
-"""Numbers that a file can hold: no NaN, no Inf, nothing beyond the range of its dtype, no matrix that rounds to zero."""
+"""Numbers that a file can hold: no NaN, no Inf, nothing beyond the range of its dtype, no matrix rounded to zero."""
 
 from __future__ import annotations
 

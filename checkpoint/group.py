@@ -46,7 +46,8 @@ def open_group(
 ) -> Group:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 
-    `opened` is as for `isthmus.checkpoint.check.check`. The tokenizer is that of the model `tokenizer_of`, else of the first that has one.
+    The tokenizer is that of the model `tokenizer_of`, else of the first that has one. `opened` is as for
+    `isthmus.checkpoint.check.check`.
 
     Raises IncompatibleModels when they cannot be merged, or have vocabularies of different sizes; what `check` and
     `load` raise.

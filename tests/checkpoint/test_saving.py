@@ -188,5 +188,5 @@ def test_a_write_that_fails_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:
-    with pytest.raises(NotFinite, match="'a.1.b' in 'x.json' would be NaN or Inf"):
+    with pytest.raises(NotFinite, match=r"'a\.1\.b' in 'x\.json' would be NaN or Inf"):
         write_json(tmp_path / "x.json", {"a": [{"b": 1.0}, {"b": float("nan")}]})

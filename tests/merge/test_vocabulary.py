@@ -75,12 +75,13 @@ def test_shared_rows_are_merged_and_the_others_kept(grown: Path, tmp_path: Path)
     assert tokenizer.convert_tokens_to_ids(NEW) == [1024, 1025]
     vocabulary = json.loads((tmp_path / "out" / "isthmus.json").read_text())["vocabulary"]
     shape = {"shared_rows": 1024, "rows": 1032, "kept_from": "B"}
-    assert vocabulary == {**shape, "added_tokens": NEW, "loss": None}
+    assert vocabulary.items() >= {**shape, "added_tokens": NEW, "loss": None}.items()
 
 
 def test_the_loss_of_the_whole_merge_is_reported(grown: Path) -> None:
     report = merge(EMBEDDED / "docs", grown, data=DATA, tokens=256).report
-    shared, whole = report["merge_point"]["loss"], report["vocabulary"]["loss"]
+    shared, whole = report["vocabulary"]["shared_loss"], report["vocabulary"]["loss"]
+    assert whole == report["merge_point"]["loss"]
     assert shared < whole < shared + 0.5  # eight more tokens can only take probability away
 
 
@@ -97,9 +98,8 @@ def test_padding_alone(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "padded")
     AutoTokenizer.from_pretrained(EMBEDDED / "code").save_pretrained(tmp_path / "padded")
     found = merge(tmp_path / "padded", EMBEDDED / "docs", align="none", t=0.5)
-    assert found.report["vocabulary"] == {
-        "shared_rows": 1024, "rows": 1088, "kept_from": "A", "added_tokens": [], "loss": None,
-    }  # fmt: skip
+    expected = {"shared_rows": 1024, "rows": 1088, "kept_from": "A", "added_tokens": [], "loss": None}
+    assert found.report["vocabulary"].items() >= expected.items()
 
 
 def test_two_that_grew_apart_are_refused(grown: Path, tmp_path: Path) -> None:
