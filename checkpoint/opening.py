@@ -32,7 +32,7 @@ def require_opens(directory: Path, model: str) -> None:
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     opening = "the model"
     try:
-        with _quiet():
+        with quiet():
             _, report = AutoModelForCausalLM.from_pretrained(
                 directory, device_map="meta", output_loading_info=True, **options
             )
@@ -61,7 +61,7 @@ def opening_finding(source: Source, facts: Mapping[str, Any], *, generation: boo
     """
     file = "config.json"
     try:
-        with _quiet():
+        with quiet():
             empty_model(build_config(facts, source.name))
             if generation and GENERATION in source.files:
                 from transformers import GenerationConfig
@@ -97,11 +97,12 @@ def transformers_at_hand(facts: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the bars and warnings of transformers: what matters is raised."""
+    from huggingface_hub.utils import are_progress_bars_disabled
     from transformers.utils import logging
 
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    before, bars = logging.get_verbosity(), not are_progress_bars_disabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.opening import quiet
 from isthmus.eval.loss import LOGITS_AT_ONCE
 from isthmus.eval.processes import shared
 
@@ -57,7 +58,6 @@ def opened(directory: Path, memory: int | None, offload: Path) -> Any:
     What is more goes to GPUs where there are any, and else to the folder `offload`.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     placed: dict[str, Any] = {}
     if memory is not None:
@@ -65,11 +65,8 @@ def opened(directory: Path, memory: int | None, offload: Path) -> Any:
         if torch.cuda.is_available():
             limits |= {place: torch.cuda.mem_get_info(place)[0] * 4 // 5 for place in range(torch.cuda.device_count())}
         placed = {"device_map": "auto", "max_memory": limits, "offload_folder": offload}
-    logging.disable_progress_bar()
-    try:
+    with quiet():
         return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **placed).eval()
-    finally:
-        logging.enable_progress_bar()
 
 
 def _token_losses(model: Any, ids: Tensor) -> Tensor:

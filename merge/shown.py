@@ -46,8 +46,8 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
                 saved = torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device)).item()
                 if not abs(saved - loss.item()) <= TOLERANCE:
                     raise IsthmusError(
-                        f"the loss of '{model}' on '{label}' is {saved:.4f} as it would be written and {loss:.4f} as it "
-                        "was measured, so nothing is written: please report this"
+                        f"the loss of '{model}' on '{label}' is {saved:.4f} as it would be written and "
+                        f"{loss.item():.4f} as it was measured, so nothing is written: please report this"
                     )
 
 

@@ -102,7 +102,8 @@ class Operator:
             raise BadInput(f"the weights of {self.name} for '{tensor}' are all 0: give one of the models some weight")
         if not size <= LARGEST_WEIGHTS:
             raise BadInput(
-                f"the weights {shown} of {self.name} for '{tensor}' are too large: their sum overflows; give smaller ones"
+                f"the weights {shown} of {self.name} for '{tensor}' are so large that their sum overflows: give smaller "
+                "ones"
             )
         if size and (self.knows or values.get("normalize")) and _cancel(weights, subsets=self.name in ELECTING):
             raise BadInput(
@@ -117,7 +118,7 @@ class Operator:
 
 
 def _cancel(weights: Sequence[float], *, subsets: bool) -> bool:
-    """Whether weights sum to less than `CANCELLED` of their size; with `subsets`, also some of them, though not to 0."""
+    """Whether weights sum to less than `CANCELLED` of their size; with `subsets`, some of them, too, but not to 0."""
     if abs(sum(weights)) < CANCELLED * sum(map(abs, weights)):
         return True
     if not subsets or min(weights) >= 0 or len(weights) > MOST_SUBSETS:
