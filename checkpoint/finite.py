@@ -11,6 +11,8 @@ from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput, NotFinite
 
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # which torch documents
+
 
 def require_number(option: str, value: float | None) -> None:
     """Raise BadInput for an option whose value is NaN or Inf; None is an option that was not given."""
@@ -91,7 +93,7 @@ def finite_algebra(what: str) -> Iterator[None]:
     """Raise NotFinite, which says `what` was being done, where a decomposition fails: its numbers were too large."""
     try:
         yield
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         raise NotFinite(
             f"{what} failed: weights are so large that products of them overflow; check the models, or say --align none"
         ) from None

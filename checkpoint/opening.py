@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ def require_opens(directory: Path, model: str) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    report: dict[str, Any] = {}
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     opening = "the model"
     try:
         with quiet():
-            _, report = AutoModelForCausalLM.from_pretrained(
+            opened: Any = AutoModelForCausalLM.from_pretrained(
                 directory, device_map="meta", output_loading_info=True, **options
             )
+            report = opened[1]
             if any((directory / name).exists() for name in TOKENIZER_FILES):
                 opening = "the tokenizer"
                 AutoTokenizer.from_pretrained(directory, **options)
@@ -103,7 +106,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         yield

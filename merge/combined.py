@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isthmus.checkpoint.errors import NotFinite
-from isthmus.checkpoint.finite import magnitude
+from isthmus.checkpoint.finite import LinAlgError, magnitude
 from isthmus.checkpoint.rows import in_blocks
 from isthmus.merge.operators.blocks import Parts
 from isthmus.merge.operators.registry import Operator
@@ -62,7 +62,7 @@ class Combined(Mapping[str, Tensor]):
                 largest, matrix = max(largest, magnitude(block)), block.ndim > 1
                 yield block
         except (ArithmeticError, RuntimeError) as error:  # torch has several names for one thing
-            if not isinstance(error, (ArithmeticError, torch.linalg.LinAlgError)) and "overflow" not in str(error):
+            if not isinstance(error, (ArithmeticError, LinAlgError)) and "overflow" not in str(error):
                 raise
             raise NotFinite(f"'{name}' of {maker} cannot be computed ({error}): {WAY_OUT}") from None
         if matrix and largest == 0 < rows.largest:

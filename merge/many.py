@@ -124,8 +124,8 @@ def combine(
         lazy = Combined(recipe.operator, [m.state for m in group.members], values, seed=seed)
         found, state, scratch = measured_from_disk(recipe, group, lazy, text, memory, dtype, progress)
         gates.pass_loss(found.report())
-        shown = Shown({part.label: part.report for part in text}, found.merge, memory)
-        return _finished(recipe, group, state, dtype, asked, began, found, text, scratch, shown)
+        on_disk = Shown({part.label: part.report for part in text}, found.merge, memory)
+        return _finished(recipe, group, state, dtype, asked, began, found, text, scratch, on_disk)
     cook = Cook(recipe, group, text, device=device, seed=seed, progress=progress)
     universe, tried = cook.aligned(align, known=known)
     values = recipe.values(list(universe.states[0]))
@@ -188,8 +188,8 @@ def combine(
         chosen=chosen,
         plane=plane,
     )
-    shown = Shown({part.label: part.report for part in text}, measured.merge) if measured else None
-    files = group.small_files()
+    files, losses = group.small_files(), measured.merge if measured else None
+    shown = Shown({part.label: part.report for part in text}, losses) if losses else None
     return Merge(ends, None, None, state, facts, dtype, files, report, {}, told, shown=shown, maker=maker)
 
 

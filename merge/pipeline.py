@@ -389,7 +389,7 @@ def _require_sense(
         )
     if not data and gates.need_loss:
         raise BadInput("--max-barrier and --require-gain need a loss: add --data")
-    numbers = dict(zip(("--max-excess", "--same-kind"), limits, strict=True))
+    numbers: dict[str, float | None] = dict(zip(("--max-excess", "--same-kind"), limits, strict=True))
     if isinstance(path, CurvePlan):
         numbers |= {"--bend-lr": path.training.lr, "--bend-weight-decay": path.training.weight_decay}
     for option, value in numbers.items():

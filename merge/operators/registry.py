@@ -102,8 +102,8 @@ class Operator:
             raise BadInput(f"the weights of {self.name} for '{tensor}' are all 0: give one of the models some weight")
         if not size <= LARGEST_WEIGHTS:
             raise BadInput(
-                f"the weights {shown} of {self.name} for '{tensor}' are so large that their sum overflows: give smaller "
-                "ones"
+                f"the weights {shown} of {self.name} for '{tensor}' are so large that their sum overflows: give "
+                "smaller ones"
             )
         if size and (self.knows or values.get("normalize")) and _cancel(weights, subsets=self.name in ELECTING):
             raise BadInput(
