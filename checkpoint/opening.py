@@ -28,7 +28,7 @@ def require_opens(directory: Path, model: str) -> None:
     Raises CorruptCheckpoint, in transformers' own words, where it cannot be opened, or where it finds other tensors in
     the files than it expects.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     report: dict[str, Any] = {}
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -39,11 +39,14 @@ def require_opens(directory: Path, model: str) -> None:
                 directory, device_map="meta", output_loading_info=True, **options
             )
             report = opened[1]
+            if (directory / GENERATION).exists():  # which the model does without where it is no JSON
+                opening = "the generation settings"
+                GenerationConfig.from_pretrained(directory, local_files_only=True)
             if any((directory / name).exists() for name in TOKENIZER_FILES):
                 opening = "the tokenizer"
                 AutoTokenizer.from_pretrained(directory, **options)
     except Exception as error:
-        words = _words(error).replace(str(directory), f"'{model}'")
+        words = _words(error).replace(str(directory), model)
         raise CorruptCheckpoint(
             f"transformers cannot open {opening} of '{model}' as it would be written ({words}), so nothing is written: "
             "repair the config.json or the tokenizer that it comes from"
