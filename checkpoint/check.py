@@ -17,6 +17,7 @@ from isthmus.checkpoint.checks.weights import own_findings, pair_findings
 from isthmus.checkpoint.config import read_facts, vocabulary_rows
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.model import Families
+from isthmus.checkpoint.opening import opening_finding
 from isthmus.checkpoint.provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.small_files import CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
@@ -72,12 +73,18 @@ class CheckResult:
         }
 
 
-def check(*references: str | Path, families: Families | None = None, one_vocabulary: bool | None = None) -> CheckResult:
+def check(
+    *references: str | Path,
+    families: Families | None = None,
+    one_vocabulary: bool | None = None,
+    opened: bool = True,
+) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
     `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. With
     `one_vocabulary`, by default for more than two models, a vocabulary that grew blocks: an operator merges rows that
-    all models have.
+    all models have. With `opened`, transformers builds every model once, without memory for weights: a plain average
+    leaves that to its output, for transformers takes seconds to import.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
@@ -87,8 +94,10 @@ def check(*references: str | Path, families: Families | None = None, one_vocabul
     weights, other_kinds = [], set()
     for source, said in zip(sources, facts, strict=True):
         own, tensors = own_findings(source, said, families)
+        if opened and not _blocking(own):  # what fits its files is no larger than they are
+            own += filter(None, [opening_finding(source, said, generation=source is sources[0])])
         findings += own
-        if tensors.contents is None and any(finding.kind == "blocks" for finding in own):
+        if tensors.contents is None and _blocking(own):
             other_kinds.add(source)
         weights.append(tensors)
     alignable = families is None or facts[0]["model_type"] in families
@@ -135,6 +144,11 @@ def _two_vocabularies(name_a: str, name_b: str, growth: Growth) -> Finding:
     what = f"'{name_a}' and '{name_b}' share {growth.shared} rows of the vocabulary, and one has more"
     advice = "such models are merged two at a time, along a path (leave --method out)"
     return Finding("blocks", what, advice, "config.json")
+
+
+def _blocking(findings: Sequence[Finding]) -> bool:
+    """Whether any finding blocks."""
+    return any(finding.kind == "blocks" for finding in findings)
 
 
 def _optimizer_findings(sources: Sequence[Source], provenance: Sequence[Sequence[Evidence]]) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from isthmus.checkpoint.bounds import require_numbers
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
@@ -16,6 +16,19 @@ from isthmus.checkpoint.source import Source
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+
+# What two models that can be merged may have of their own, and what changes a loss.
+RUN_BY = frozenset({"vocab_size", "layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "tie_word_embeddings"})
+
+
+class HasFacts(Protocol):
+    """What has the content of a config.json: a checkpoint."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The content of config.json."""
+        ...
 
 
 def read_facts(source: Source) -> dict[str, Any]:
@@ -88,6 +101,14 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
         raise CorruptCheckpoint(
             f"transformers makes no language model of config.json of '{model}': {one_line(error)}"
         ) from None
+
+
+def run_alike(one: HasFacts, other: HasFacts) -> bool:
+    """Whether a model computes the same under either configuration, as far as a shape and one constant tell."""
+    if one is other or one.facts == other.facts:
+        return True
+    mine, theirs = ({key: v for key, v in side.facts.items() if key in RUN_BY} for side in (one, other))
+    return mine == theirs
 
 
 def untied_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

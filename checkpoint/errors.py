@@ -31,6 +31,10 @@ class CorruptCheckpoint(BadInput):
     """A checkpoint's files are damaged: truncated, misshapen, NaN or Inf, all-zero, or unsafe to read."""
 
 
+class NotFinite(BadInput):
+    """NaN, Inf or a number beyond the range of its dtype, where weights or a report were to be written."""
+
+
 class IncompatibleModels(BadInput):
     """Two checkpoints that cannot be merged with each other."""
 

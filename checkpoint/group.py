@@ -52,16 +52,18 @@ def open_group(
     *,
     tokenizer_of: str | None = None,
     families: Families | None = None,
+    opened: bool = True,
 ) -> Group:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 
-    The tokenizer is that of the model `tokenizer_of`, else of the first that has one.
+    The tokenizer is that of the model `tokenizer_of`, else of the first that has one. `opened` is as for
+    `isthmus.checkpoint.check.check`.
 
     Raises IncompatibleModels when they cannot be merged, or have vocabularies of different sizes; what `check` and
     `load` raise.
     """
     references = [x.reference if isinstance(x, Checkpoint) else x for x in models]
-    result = check(*references, families=families, one_vocabulary=True)
+    result = check(*references, families=families, one_vocabulary=True, opened=opened)
     result.require()
     members = [
         x if isinstance(x, Checkpoint) else load(x, families=families, source=source)

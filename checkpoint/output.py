@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.manifest import files_in, require_unchanged
+from isthmus.checkpoint.errors import BadInput, NotFinite
+from isthmus.checkpoint.finite import place_of_nan
+from isthmus.checkpoint.headers import read_header
+from isthmus.checkpoint.manifest import REPORT, files_in, require_unchanged
+from isthmus.checkpoint.naming import Group
 from isthmus.checkpoint.source import CARD
+from isthmus.checkpoint.state import DTYPES, LazyState, StoredTensor
+from isthmus.checkpoint.version import Version
 
 TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
@@ -39,6 +45,9 @@ def read_output(directory: Path, *, edited_card: bool = False) -> tuple[OutputFi
     for path in paths.values():
         if path.suffix in TEXT:
             _require_public(path)
+        if path.suffix == ".safetensors":
+            _require_finite(path, directory.resolve().name)
+    _require_report(directory / REPORT)
     return tuple(_output_file(name, path) for name, path in paths.items())
 
 
@@ -50,6 +59,22 @@ def _require_public(path: Path) -> None:
         written = str(place)
         if len(place.parts) > 1 and re.search(rf"(?<![\w/.-]){re.escape(written)}(?=[/\s\"'<]|$)", text):
             raise BadInput(f"'{path.name}' holds the path of your {what} directory: merge again, or take it out")
+
+
+def _require_report(path: Path) -> None:
+    place = place_of_nan(json.loads(path.read_text(encoding="utf-8")))
+    if place is not None:
+        raise NotFinite(f"'{place}' in '{path.name}' is NaN or Inf: merge again, and look at its sentences")
+
+
+def _require_finite(path: Path, model: str) -> None:
+    version = Version.of(path.stat())
+    infos = {name: info for name, info in read_header(path, model).items() if info.dtype in DTYPES}
+    stored = {name: StoredTensor(path, version, name, info) for name, info in infos.items()}
+    state = LazyState({name: Group((name,), (name,)) for name in infos}, stored, model)
+    for name in state:
+        for _ in state.blocks(name):
+            pass  # raises for NaN and Inf
 
 
 def _output_file(name: str, path: Path) -> OutputFile:

@@ -58,12 +58,16 @@ class Pair:
         return self.keeper.files | {CONFIGURATION: self.first.files[CONFIGURATION]}
 
 
-def open_pair(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, families: Families | None = None) -> Pair:
+def open_pair(
+    a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, families: Families | None = None, opened: bool = True
+) -> Pair:
     """Both checkpoints, checked against each other before a weight is downloaded or read; untied alike when one is.
+
+    `opened` is as for `isthmus.checkpoint.check.check`.
 
     Raises IncompatibleModels when they cannot be merged, and what `check` and `load` raise.
     """
-    result = check(*(x.reference if isinstance(x, Checkpoint) else x for x in (a, b)), families=families)
+    result = check(*(x.reference if isinstance(x, Checkpoint) else x for x in (a, b)), families=families, opened=opened)
     result.require()
     first, second = (
         x if isinstance(x, Checkpoint) else load(x, families=families, source=source)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.claims import Claim, beside, remove_leftovers
-from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.errors import BadInput, IsthmusError, NotFinite
 from isthmus.checkpoint.foreign import json_text
 from isthmus.checkpoint.manifest import require_replaceable
 from isthmus.checkpoint.places import Place, holds, output_path, require_apart
@@ -271,9 +271,21 @@ def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON, indented, UTF-8, ending in a newline, invisible characters escaped; NaN is refused."""
-    path.write_text(json_text(content) + "\n", encoding="utf-8")
+    path.write_text(_finite_json(path, content), encoding="utf-8")
 
 
 def replace_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON as `write_json` does, in one step (`replace_file`)."""
-    replace_file(path, json_text(content) + "\n")
+    replace_file(path, _finite_json(path, content))
+
+
+def _finite_json(path: Path, content: Mapping[str, object]) -> str:
+    try:
+        return json_text(content) + "\n"
+    except ValueError:
+        from isthmus.checkpoint.finite import place_of_nan
+
+        place = place_of_nan(content)
+        if place is None:
+            raise
+        raise NotFinite(f"'{place}' in '{path.name}' would be NaN or Inf: nothing was written") from None

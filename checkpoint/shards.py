@@ -16,6 +16,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from isthmus.checkpoint.finite import written_blocks
 from isthmus.checkpoint.rows import in_blocks
 from isthmus.checkpoint.saving import write_json
 
@@ -31,12 +32,16 @@ def save_weights(
     state: Mapping[str, Tensor],
     dtype: torch.dtype,
     *,
+    maker: str = "the model",
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, str]:
     """Write weights as safetensors, tensor by tensor; of a state that gives blocks of rows, block by block.
 
     `names` gives the shape of every tensor. Above `shard_bytes` the weights go into several files with an index, as
     transformers writes them. Returns the SHA-256 of every file of weights, 64 hex digits.
+
+    `maker` says whose tensors they are, for errors. Raises NotFinite for what is not finite in `dtype`
+    (`isthmus.checkpoint.finite.written_blocks`).
     """
     item = torch.empty(0, dtype=dtype).element_size()
     sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
@@ -59,8 +64,8 @@ def save_weights(
             with _Writer(directory / file) as out:
                 out.write(_header({name: (names[name], sizes[name]) for name in shard}, dtype))
                 for name in shard:
-                    for block in in_blocks(state, name):
-                        content = block.to(dtype).contiguous()
+                    for block in written_blocks(in_blocks(state, name), dtype, name, maker):
+                        content = block.contiguous()
                         out.write(content.flatten().view(torch.uint8).numpy().data)
             digests[file] = out.digest
     return digests

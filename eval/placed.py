@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isthmus.checkpoint.claims import Claim
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.opening import quiet
 from isthmus.eval.loss import LOGITS_AT_ONCE
 from isthmus.eval.processes import shared
 
@@ -40,20 +41,8 @@ def placed_token_losses(
     At most `memory` bytes of weights are kept in main memory; what is more goes to GPUs where there are any, and else
     stays on disk, from where a layer is read whenever it is its turn. In float32.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    limits: dict[int | str, int] = {"cpu": memory}
-    if torch.cuda.is_available():
-        limits |= {place: torch.cuda.mem_get_info(place)[0] * 4 // 5 for place in range(torch.cuda.device_count())}
     with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        logging.disable_progress_bar()
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=torch.float32, device_map="auto", max_memory=limits, offload_folder=folder
-            ).eval()
-        finally:
-            logging.enable_progress_bar()
+        model = opened(directory, memory, folder)
         found = {}
         for label, rows in blocks.items():
             parts = []
@@ -62,6 +51,23 @@ def placed_token_losses(
                 on_blocks(part.shape[0])
             found[label] = torch.cat(parts)
     return found
+
+
+def opened(directory: Path, memory: int | None, offload: Path) -> Any:
+    """The model in a directory, in float32, with at most `memory` bytes of weights in main memory (None: all of them).
+
+    What is more goes to GPUs where there are any, and else to the folder `offload`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    placed: dict[str, Any] = {}
+    if memory is not None:
+        limits: dict[int | str, int] = {"cpu": memory}
+        if torch.cuda.is_available():
+            limits |= {place: torch.cuda.mem_get_info(place)[0] * 4 // 5 for place in range(torch.cuda.device_count())}
+        placed = {"device_map": "auto", "max_memory": limits, "offload_folder": offload}
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **placed).eval()
 
 
 def _token_losses(model: Any, ids: Tensor) -> Tensor:

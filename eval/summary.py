@@ -96,6 +96,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum and "method" not in report:
         told.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
+    told += _vocabulary(report)
     told += _optimizers(report)
     if spectrum:
         place = "" if spectrum["position"] is None else f"position {spectrum['position']:.2f}, "
@@ -158,6 +159,23 @@ def _barrier(report: Mapping[str, Any]) -> str:
     if after < before:
         return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before{_share(after, before)}"
     return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
+
+
+def _vocabulary(report: Mapping[str, Any]) -> list[str]:
+    """Which rows of a grown vocabulary which losses are of."""
+    grown = report.get("vocabulary")
+    if not grown or not grown["kept_from"] or grown["loss"] is None:
+        return []
+    told = [
+        f"losses are those of whole models, the merge with all {grown['rows']} rows of its vocabulary; on the "
+        f"{grown['shared_rows']} rows that both models have, which paths and barriers are measured on, the merge has "
+        f"{grown['shared_loss']:.3f}"
+    ]
+    if grown["same_text"] is False:
+        told.append(
+            f"the text holds tokens that only {grown['kept_from']} has: losses are of the text cut without them"
+        )
+    return told
 
 
 def _optimizers(report: Mapping[str, Any]) -> list[str]:

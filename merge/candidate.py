@@ -14,6 +14,7 @@ from isthmus.align.alignment import LOOKING, Alignment, Method
 from isthmus.align.families import family
 from isthmus.align.gauge import neutral
 from isthmus.align.pipeline import Aligned, align_states
+from isthmus.checkpoint.finite import finite_algebra
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.seen import Seen
@@ -99,16 +100,17 @@ class Chooser:
         if method != "none":
             self.progress.stage(f"aligning ({method})")
         ids = looked_at(self.fit(-(-ACTIVATION_TOKENS // max(1, len(self.text))))) if method in LOOKING else None
-        return align_states(
-            self.first.state,
-            self.second.state,
-            self.first.config,
-            method,
-            ids=ids,
-            stream=stream,
-            seed=self.seed,
-            on_sweep=lambda *_: self.progress.advance(),
-        )
+        with finite_algebra(f"{method} alignment"):
+            return align_states(
+                self.first.state,
+                self.second.state,
+                self.first.config,
+                method,
+                ids=ids,
+                stream=stream,
+                seed=self.seed,
+                on_sweep=lambda *_: self.progress.advance(),
+            )
 
     def candidate(self, method: Method) -> Candidate:
         """One alignment, and its path's profile on a grid."""

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isthmus.checkpoint.errors import NotFinite
+from isthmus.checkpoint.finite import LinAlgError, magnitude
 from isthmus.checkpoint.rows import in_blocks
 from isthmus.merge.operators.blocks import Parts
 from isthmus.merge.operators.registry import Operator
 
 WORTH_READING_AHEAD = 2**16  # items
 WORTH_KEEPING = 2**24  # items of all states together
+OUTGROWN = 1e4  # times as large as any model: no merge, but arithmetic that was lost
+WAY_OUT = "take other weights or parameters"
 
 Known = Sequence[Mapping[str, Any]]
 
@@ -37,7 +41,8 @@ class Combined(Mapping[str, Tensor]):
         known: Known = (),
     ):
         self.operator, self.settings, self.seed, self.known = operator, settings, seed, known
-        self.states = [*states, *known] if operator.knows == "fisher" else list(states)
+        self._information: Sequence[Mapping[str, Tensor]] = known if operator.knows == "fisher" else ()
+        self.states = [*states, *self._information]
         self._reader = ThreadPoolExecutor(1)
 
     def blocks(self, name: str) -> Iterator[Tensor]:
@@ -46,7 +51,25 @@ class Combined(Mapping[str, Tensor]):
         if self.operator.knows == "inputs":
             inputs = [moments[name] for moments in self.known if name in moments]
             arguments |= {"grams": [one.gram for one in inputs] or None, "axis": inputs[0].axis if inputs else 0}
-        return self.operator.run(_Rows(self.states, name, self._reader), **arguments)
+        rows = _Rows(self.states, name, self._reader, models=len(self.states) - len(self._information))
+        return self._judged(self.operator.run(rows, **arguments), rows, name)
+
+    def _judged(self, blocks: Iterator[Tensor], rows: _Rows, name: str) -> Iterator[Tensor]:
+        """The blocks, and NotFinite where arithmetic failed, or the tensor vanished or outgrew the models'."""
+        maker, largest, matrix = f"the merge by {self.operator.name}", 0.0, False
+        try:
+            for block in blocks:
+                largest, matrix = max(largest, magnitude(block)), block.ndim > 1
+                yield block
+        except (ArithmeticError, RuntimeError) as error:  # torch has several names for one thing
+            if not isinstance(error, (ArithmeticError, LinAlgError)) and "overflow" not in str(error):
+                raise
+            raise NotFinite(f"'{name}' of {maker} cannot be computed ({error}): {WAY_OUT}") from None
+        if matrix and largest == 0 < rows.largest:
+            raise NotFinite(f"'{name}' of {maker} would be all zero: {WAY_OUT}")
+        if largest > OUTGROWN * rows.largest > 0:
+            times = largest / rows.largest
+            raise NotFinite(f"'{name}' of {maker} would be {times:.0e} times as large as in any model: {WAY_OUT}")
 
     def __getitem__(self, name: str) -> Tensor:
         return torch.cat(list(self.blocks(name)))
@@ -59,10 +82,14 @@ class Combined(Mapping[str, Tensor]):
 
 
 class _Rows:
-    """The blocks of one tensor in several states, one read ahead; on every pass again, if they are too many to keep."""
+    """The blocks of one tensor in several states, one read ahead; on every pass again, if they are too many to keep.
 
-    def __init__(self, states: Sequence[Mapping[str, Tensor]], name: str, reader: Executor):
-        self._states, self._name, self._reader = states, name, reader
+    `largest` is the largest magnitude in the first `models` of them, as far as they were read.
+    """
+
+    def __init__(self, states: Sequence[Mapping[str, Tensor]], name: str, reader: Executor, *, models: int):
+        self._states, self._name, self._reader, self._models = states, name, reader, models
+        self.largest, self._measured = 0.0, False
         self._kept: list[Parts] | None = None
 
     def __iter__(self) -> Iterator[Parts]:
@@ -73,11 +100,14 @@ class _Rows:
         items = 0
         for parts in self._read():
             items += sum(part.numel() for part in parts)
+            if not self._measured:
+                self.largest = max(self.largest, *(magnitude(part) for part in parts[: self._models]))
             if items <= WORTH_KEEPING:
                 kept.append(parts)
             else:
                 kept.clear()
             yield parts
+        self._measured = True
         if items <= WORTH_KEEPING:
             self._kept = kept
 

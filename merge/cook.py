@@ -11,7 +11,10 @@ from torch import Tensor
 from isthmus.align.alignment import LOOKING, Method
 from isthmus.align.families import family
 from isthmus.align.universe import Universe, align_all
+from isthmus.checkpoint.config import run_alike
+from isthmus.checkpoint.finite import finite_algebra
 from isthmus.checkpoint.group import Group
+from isthmus.checkpoint.loading import Checkpoint
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from isthmus.eval.text import Blocks
 from isthmus.merge.candidate import ACTIVATION_TOKENS, looked_at
@@ -81,7 +84,8 @@ class Cook:
         if method != "none":
             self.progress.stage(f"aligning ({method})")
         ids = self._looked_at() if method in LOOKING else None
-        return align_all(self.states, self.config, method, ids=ids, seed=self.seed, on_match=self.progress.advance)
+        with finite_algebra(f"{method} alignment"):
+            return align_all(self.states, self.config, method, ids=ids, seed=self.seed, on_match=self.progress.advance)
 
     def _looked_at(self) -> Tensor:
         """The token ids on which models are looked at, for alignment or for statistics."""
@@ -141,6 +145,11 @@ class Cook:
             "select_loss_uniform": kitchen.loss(kitchen.uniform()),
         }
 
+    def _own_meter(self, member: Checkpoint) -> LossMeter:
+        """What measures a model with its own configuration on the report text, as its users run it."""
+        parts = {part.label: part.report for part in self.text}
+        return LossMeter(member.config, parts, device=self.device, on_blocks=self.progress.advance)
+
     def measured(self, recipe: Recipe, universe: Universe, merged: Mapping[str, Tensor]) -> Among:
         """All models, their averages, their ensemble and the merge on the report text."""
         parts = {part.label: part.report for part in self.text}
@@ -149,7 +158,11 @@ class Cook:
         passes = len(states) + 2 + moved + self.base
         self.progress.stage("measuring on the report text", passes * sum(map(len, parts.values())))
         meter = LossMeter(self.config, parts, device=self.device, on_blocks=self.progress.advance)
-        members = [meter.token_losses(state) for state in states]
+        first, *_ = self.group.members
+        members = [
+            (meter if run_alike(member, first) else self._own_meter(member)).token_losses(member.state)
+            for member in self.group.members[self.base :]
+        ]
         even = [1 / len(states)] * len(states)
         naive = meter(Blend(states, even))
         base = meter(self.states[0]) if self.base else None

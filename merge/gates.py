@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isthmus.checkpoint.errors import GateRefused
+from isthmus.checkpoint.errors import GateRefused, NotFinite
+from isthmus.checkpoint.finite import place_of_nan, require_number
 from isthmus.eval.spectrum import SpectrumReport
 
 
@@ -18,20 +19,33 @@ class Gates:
     require_spectrum: bool = False
     require_gain: bool = False
 
+    def __post_init__(self) -> None:
+        require_number("--max-barrier", self.max_barrier)
+
     @property
     def need_loss(self) -> bool:
         """Whether any of them can only be judged on text."""
         return self.max_barrier is not None or self.require_gain
 
     def pass_loss(self, numbers: Mapping[str, Any]) -> None:
-        """Judge `barrier` and `merge_point` of a report. Raises GateRefused."""
-        if self.max_barrier is not None and numbers["barrier"] > self.max_barrier:
-            raise GateRefused(
-                f"refused: the barrier is {numbers['barrier']:.3f} nats, above --max-barrier {self.max_barrier:g}; "
-                "nothing was saved"
+        """Judge `barrier` and `merge_point` of a report: neither the path nor the merge itself may lie higher.
+
+        Raises NotFinite, whatever the gates, where a loss is NaN or Inf; GateRefused.
+        """
+        place = place_of_nan(numbers)
+        if place is not None:
+            raise NotFinite(
+                f"'{place}' is NaN or Inf on the report text, so nothing is saved: check the models, or take other "
+                "parameters"
             )
         point = numbers["merge_point"]
-        if self.require_gain and point["gain"] <= 0:
+        for what, height in (("barrier", numbers["barrier"]), ("excess loss of the merge", point["excess"])):
+            if self.max_barrier is not None and not height <= self.max_barrier:
+                raise GateRefused(
+                    f"refused: the {what} is {height:.3f} nats, above --max-barrier {self.max_barrier:g}; "
+                    "nothing was saved"
+                )
+        if self.require_gain and not point["gain"] > 0:
             raise GateRefused(
                 f"refused: the merge is worse than the better endpoint by {-point['gain']:.3f} ± "
                 f"{point['gain_stderr']:.3f} nats (--require-gain); nothing was saved"

@@ -15,6 +15,7 @@ from isthmus.align.alignment import KEEP_FORM, LOOKING
 from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.card import letter
 from isthmus.checkpoint.errors import BadInput
+from isthmus.checkpoint.finite import require_number, require_writable
 from isthmus.checkpoint.group import Group, open_group
 from isthmus.checkpoint.provenance import Evidence
 from isthmus.eval.fingerprint import Fingerprint
@@ -36,6 +37,7 @@ from isthmus.merge.provenance import fingerprint_of, optimizer_of
 from isthmus.merge.recipe import Recipe, recipe_places
 from isthmus.merge.record import GroupSettings, group_record
 from isthmus.merge.result import Merge
+from isthmus.merge.shown import Shown
 from isthmus.merge.soup import Soup
 from isthmus.merge.spectra import spectrum
 
@@ -79,13 +81,16 @@ def combine(
     arguments, began = dict(locals()), time.monotonic()
     progress = progress or Progress()
     _require_sense(recipe, data, align, soup, gates)
+    require_number("--max-excess", max_excess)
+    require_number("--same-kind", same_kind)
     memory = None if max_memory is None else bytes_of(max_memory)
     if memory is not None:
         _require_disk(recipe, data, align, soup, gates, measure_spectrum)
     inputs = tuple(recipe_places(recipe) + text_places(data))
     device = pick_device(device)
     progress.stage("checking")
-    group = open_group(recipe.ingredients, tokenizer_of=recipe.tokenizer, families=FAMILIES)
+    plain = not (data or align != "none" or measure_spectrum or gates.require_spectrum)
+    group = open_group(recipe.ingredients, tokenizer_of=recipe.tokenizer, families=FAMILIES, opened=not plain)
     group = replace(group, findings=(*group.findings, *recipe.notes))
     progress.findings(group.findings)
     if recipe.tokenizer is not None and not group.keeper.has_tokenizer:
@@ -107,7 +112,7 @@ def combine(
     dtype = dtype or named or (dtypes.pop() if len(dtypes) == 1 else torch.float32)
     wanted = known if measure_spectrum is None else measure_spectrum
     asked = GroupSettings(align, soup, seed, str(dtype).removeprefix("torch."), command)
-    if not (data or align != "none" or measure_spectrum or gates.require_spectrum):
+    if plain:
         return replace(_streamed(recipe, group, values, dtype, asked, began), inputs=inputs)
     if memory is None:
         group = replace(group, members=tuple(replace(m, state=dict(m.state)) for m in group.members))
@@ -128,7 +133,9 @@ def combine(
         lazy = Combined(recipe.operator, [m.state for m in group.members], values, seed=seed)
         found, state, scratch = measured_from_disk(recipe, group, lazy, text, memory, dtype, progress)
         gates.pass_loss(found.report())
-        return replace(_finished(recipe, group, state, dtype, asked, began, found, text, scratch), inputs=inputs)
+        on_disk = Shown({part.label: part.report for part in text}, found.merge, memory)
+        finished = _finished(recipe, group, state, dtype, asked, began, found, text, scratch, on_disk)
+        return replace(finished, inputs=inputs)
     cook = Cook(recipe, group, text, device=device, seed=seed, progress=progress)
     universe, tried = cook.aligned(align, known=known)
     values = recipe.values(list(universe.states[0]))
@@ -137,12 +144,13 @@ def combine(
     if soup != "uniform":
         recipe, chosen = cook.cooked(soup, universe, values, knowledge)
         values = recipe.values(list(universe.states[0]))
-    combined = Combined(recipe.operator, universe.states, values, seed=seed, known=knowledge)
+    combined, maker = Combined(recipe.operator, universe.states, values, seed=seed, known=knowledge), _maker(recipe)
     progress.stage(f"merging ({recipe.operator.name})", len(values))
     state = {}
     for name in values:
         state[name] = combined[name]
         progress.advance()
+    require_writable(state, dtype, maker)
 
     measured: Among | None = None
     if text:
@@ -190,7 +198,15 @@ def combine(
         chosen=chosen,
         plane=plane,
     )
-    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, told, inputs=inputs)
+    files, losses = group.small_files(), measured.merge if measured else None
+    shown = Shown({part.label: part.report for part in text}, losses) if losses else None
+    return Merge(
+        ends, None, None, state, facts, dtype, files, report, {}, told, inputs=inputs, shown=shown, maker=maker
+    )
+
+
+def _maker(recipe: Recipe) -> str:
+    return f"the merge by {recipe.operator.name}"
 
 
 def _streamed(
@@ -216,12 +232,16 @@ def _finished(
     measured: Among | None = None,
     text: Sequence[Blocks] = (),
     scratch: Scratch | None = None,
+    shown: Shown | None = None,
 ) -> Merge:
     """The merge of models that were never in memory, and its report."""
     trained_by, seconds = _trained_by(recipe, group, ()), time.monotonic() - began
     report = group_record(group, recipe, trained_by, None, measured, text, asked, seconds=seconds)
     ends, facts = group.members[recipe.operator.needs_base :], group.facts(group.members[0].facts)
-    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, (), scratch=scratch)
+    files, maker = group.small_files(), _maker(recipe)
+    return Merge(
+        ends, None, None, state, facts, dtype, files, report, {}, (), scratch=scratch, shown=shown, maker=maker
+    )
 
 
 def _trained_by(recipe: Recipe, group: Group, prints: Sequence[Fingerprint]) -> list[Evidence]:

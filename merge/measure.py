@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.loading import Checkpoint
+from isthmus.checkpoint.config import build_config, run_alike
+from isthmus.checkpoint.pair import Pair
 from isthmus.eval.barrier import Profile, profile
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from isthmus.eval.text import Blocks
@@ -17,6 +18,7 @@ from isthmus.merge.candidate import Candidate
 from isthmus.merge.path import WeightPath
 from isthmus.merge.point import grid
 from isthmus.merge.progress import Progress
+from isthmus.merge.vocabulary import Whole, kept_rows, whole_facts, whole_state
 
 
 @dataclass(frozen=True)
@@ -24,25 +26,30 @@ class Measured:
     """Losses of a merge on the report text; all blocks are the same, so that differences are paired.
 
     `naive` is the profile of the line before alignment, `line` that after it, `path` that of the path; the same object
-    where they are the same line. `merge` is the merge as it will be read back from disk, `ensemble` averages the
-    probabilities of A and B.
+    where they are the same line. They are those of the rows of the vocabulary that both models have. All else is what
+    users of the files see, with all rows: `ends` are A and B as they are, each with its own configuration, `average` is
+    their naive average and `merge` the merge, both as they are read back from disk; `ensemble` averages the
+    probabilities of A and B. `shared` is the merge on the shared rows, None where there are no others.
     """
 
     t: float
     naive: Profile
     line: Profile
     path: Profile
+    ends: tuple[Losses, Losses]
+    average: Losses
     merge: Losses
     ensemble: Losses
+    shared: Losses | None = None
 
     @property
     def gain(self) -> Losses:
         """Loss of the better endpoint − loss of the merge."""
-        return min(self.naive.start, self.naive.end, key=lambda losses: losses.mean) - self.merge
+        return min(self.ends, key=lambda losses: losses.mean) - self.merge
 
     def report(self) -> dict[str, Any]:
         """The part of isthmus.json that holds losses."""
-        excess = self.merge - self.path.start.mixed(self.path.end, self.t)
+        excess = self.merge - self.ends[0].mixed(self.ends[1], self.t)
         return {
             "profile": _profile_json(self.path),
             "line_profile": _profile_json(self.line),
@@ -59,14 +66,14 @@ class Measured:
                 "gain_stderr": self.gain.stderr,
             },
             "baselines": {
-                "naive_average": losses_json(self.naive.at(0.5)),
+                "naive_average": losses_json(self.average),
                 "ensemble": losses_json(self.ensemble),
             },
         }
 
     def endpoint_losses(self) -> tuple[dict[str, float], dict[str, float]]:
         """Label → loss of A, and of B."""
-        return _by_label(self.naive.start), _by_label(self.naive.end)
+        return _by_label(self.ends[0]), _by_label(self.ends[1])
 
 
 @dataclass(frozen=True)
@@ -146,17 +153,21 @@ def unmeasured(t: float | None) -> dict[str, Any]:
 
 def measure(
     chosen: Candidate,
-    first: Checkpoint,
-    second: Checkpoint,
+    pair: Pair,
     t: float,
     state: Mapping[str, Tensor],
+    whole: Whole,
     text: Sequence[Blocks],
     *,
     dtype: torch.dtype,
     device: str,
     progress: Progress,
 ) -> Measured:
-    """Measure the lines before and after alignment, the path, the merge `state` rounded to `dtype`, the ensemble."""
+    """Measure the lines before and after alignment, the path, the merge rounded to `dtype`, the ensemble.
+
+    `state` is the merge on the shared rows of the vocabulary, `whole` as it is saved.
+    """
+    first, second = pair.first, pair.second
     parts = {part.label: part.report for part in text}
     ts = sorted({*grid(), round(t, 6)})
     aligned = chosen.aligned.alignment.method != "none"
@@ -167,14 +178,24 @@ def measure(
     meter = LossMeter(first.config, parts, device=device, on_blocks=progress.advance)
     members = [meter.token_losses(first.state), meter.token_losses(second.state)]
     unaligned = WeightPath("linear", first.state, second.state)
-    ends = Profile(((0.0, per_block(members[0])), (1.0, per_block(members[1]))))
-    naive = ends.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
+    corners = Profile(((0.0, per_block(members[0])), (1.0, per_block(members[1]))))
+    naive = corners.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
 
     meter = LossMeter(chosen.aligned.config, parts, device=device, on_blocks=progress.advance)
     line = profile(chosen.line, meter, ts) if aligned else naive
     path = profile(chosen.path, meter, ts) if curved else line
-    merged = meter(rounded(state, dtype))
-    return Measured(t, naive, line, path, merged, ensemble_losses(members))
+    merged, average, shared = meter(rounded(state, dtype)), naive.at(0.5), None
+    members = [
+        own if run_alike(side, end) else LossMeter(side.config, parts, device=device).token_losses(side.state)
+        for own, side, end in zip(members, pair.whole, (first, first), strict=True)
+    ]
+    if whole.rows:
+        meter = LossMeter(build_config(whole.facts, "merge"), parts, device=device)
+        merged, shared = meter(rounded(whole.state, dtype)), merged
+        plain = whole_state(unaligned(0.5), kept_rows(pair, None))
+        average = LossMeter(build_config(whole_facts(first.facts, pair), "average"), parts, device=device)(plain)
+    ends = (per_block(members[0]), per_block(members[1]))
+    return Measured(t, naive, line, path, ends, average, merged, ensemble_losses(members), shared)
 
 
 def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

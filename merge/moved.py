@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from isthmus.align.families import FAMILIES, family
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.manifest import REPORT, sealed
+from isthmus.checkpoint.opening import require_opens, transformers_at_hand
 from isthmus.checkpoint.pair import open_pair
 from isthmus.checkpoint.places import Place, model_places, require_apart
 from isthmus.checkpoint.saving import (
@@ -122,14 +124,15 @@ def align_and_save(
         "seconds": round(time.monotonic() - began, 3),
     }
     progress.stage("saving")
-    with atomic_directory(output, overwrite=overwrite, inputs=inputs) as directory:
-        digests = _save_model(directory, moved, aligned.alignment, second, dtype)
+    with ExitStack() as outputs:  # neither is published where one of them cannot be written
+        directory = outputs.enter_context(atomic_directory(output, overwrite=overwrite, inputs=inputs))
+        digests = _save_model(directory, moved, aligned.alignment, second, dtype, output.name)
         aligned.alignment.save(directory / "alignment.safetensors")
         report = sealed(report, directory, digests)
         write_json(directory / REPORT, report)
-    if reference is not None:
-        with atomic_directory(reference, overwrite=overwrite, inputs=inputs) as directory:
-            digests = _save_model(directory, base, aligned.alignment, first, dtype)
+        if reference is not None:
+            directory = outputs.enter_context(atomic_directory(reference, overwrite=overwrite, inputs=inputs))
+            digests = _save_model(directory, base, aligned.alignment, first, dtype, reference.name)
             ends = [{"ref": first.name, "revision": first.revision}]
             origin = {"schema": 1, "command": "align", "endpoints": ends, "method": aligned.alignment.method}
             write_json(directory / REPORT, sealed(origin, directory, digests))
@@ -144,10 +147,14 @@ def _save_model(
     alignment: Alignment,
     source: Checkpoint,
     dtype: torch.dtype | None,
+    name: str,
 ) -> dict[str, str]:
     kept = dtype or source.dtype
     facts = alignment.facts(source.facts)
+    maker = f"'{source.name}' after {alignment.method} alignment"
     shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
-    digests = save_weights(directory, shapes, stored, kept)
-    save_small_files(directory, facts, source.files, kept)
+    with transformers_at_hand(facts):
+        digests = save_weights(directory, shapes, stored, kept, maker=maker)
+        save_small_files(directory, facts, source.files, kept)
+    require_opens(directory, name)
     return digests

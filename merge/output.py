@@ -11,6 +11,7 @@ from isthmus.checkpoint.card import FIGURE, render_card
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.foreign import shortened
 from isthmus.checkpoint.manifest import REPORT, sealed
+from isthmus.checkpoint.opening import require_opens, transformers_at_hand
 from isthmus.checkpoint.redaction import redacted
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
 from isthmus.checkpoint.shards import save_weights
@@ -18,6 +19,7 @@ from isthmus.checkpoint.source import CARD
 from isthmus.eval.figures import loss_figure, png
 from isthmus.eval.report import render_report
 from isthmus.eval.summary import loss_table, sentences
+from isthmus.merge.shown import require_finite_output, require_shown
 from isthmus.merge.stored import endpoint_digests, write_path
 
 if TYPE_CHECKING:
@@ -56,14 +58,20 @@ def save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = 
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
         shapes, state = merged.endpoints[0].as_stored(shapes, merged.state)
-        digests = save_weights(directory, shapes, state, merged.dtype)
-        save_small_files(directory, merged.facts, merged.files, merged.dtype)
+        with transformers_at_hand(merged.facts):
+            digests = save_weights(directory, shapes, state, merged.dtype, maker=merged.maker)
+            save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
         (directory / CARD).write_text(card, encoding="utf-8")
         if report["profile"]:
             (directory / FIGURE).write_bytes(png(loss_figure(report)))
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")
+        require_opens(directory, target.name)
+        if merged.shown is not None:
+            require_shown(directory, merged.shown, target.name)
+        elif isinstance(merged.state, dict):  # it was in memory whole
+            require_finite_output(directory, target.name)
         report = sealed(report, directory, digests)
         write_json(directory / REPORT, report)
     return report

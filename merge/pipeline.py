@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from isthmus.align.alignment import LOOKING, Alignment
 from isthmus.align.families import FAMILIES, family
+from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.errors import BadInput, GateRefused
+from isthmus.checkpoint.finite import require_number, require_writable
 from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.pair import Pair, open_pair
 from isthmus.checkpoint.places import model_places
@@ -48,10 +50,14 @@ from isthmus.merge.progress import Progress
 from isthmus.merge.provenance import fingerprint_of, optimizer_of
 from isthmus.merge.record import Settings, merge_record
 from isthmus.merge.result import Merge
+from isthmus.merge.shown import Shown
 from isthmus.merge.spectra import spectrum
 from isthmus.merge.stored import StoredPath, path_places, read_path
 from isthmus.merge.training_state import TrainingState
-from isthmus.merge.vocabulary import kept_rows, vocabulary_record, whole_facts, whole_state
+from isthmus.merge.vocabulary import Whole, vocabulary_record
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def merge(
@@ -104,11 +110,12 @@ def merge(
     """
     arguments, began = dict(locals()), time.monotonic()
     progress = progress or Progress()
-    _require_sense(data, align, t, interior, gates, path, restore)
+    _require_sense(data, align, t, interior, gates, path, restore, (max_excess, same_kind))
     inputs = tuple(model_places((a, b)) + text_places(data) + path_places(path))
     device = pick_device(device)
     progress.stage("checking")
-    pair = open_pair(a, b, families=FAMILIES)
+    plain = not data and align == "none" and path == "linear" and not measure_spectrum and not gates.require_spectrum
+    pair = open_pair(a, b, families=FAMILIES, opened=not plain)
     progress.findings(pair.findings)
     first, second = pair.first, pair.second
     known = first.model_type in FAMILIES
@@ -119,30 +126,38 @@ def merge(
     defaults = {name: parameter.default for name, parameter in signature(merge).parameters.items()}
     command = merge_command(pair.whole, arguments, defaults)
     asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."), command)
-    if not data and align == "none" and path == "linear" and not measure_spectrum and not gates.require_spectrum:
+    if plain:
         assert t is not None, "without text, t is asked for above"
         return replace(_plain_average(pair, t, dtype, asked, optimizers, began), inputs=inputs)
-    first, second = (replace(side, state=dict(side.state)) for side in (first, second))
-    pair = replace(pair, first=first, second=second)
+    whole_ends = [replace(side, state=dict(side.state)) for side in pair.whole]
+    if pair.growth is None:
+        first, second = whole_ends
+    else:
+        first, second = (replace(side, state=dict(side.state)) for side in (first, second))
+    pair = replace(pair, first=first, second=second, whole=(whole_ends[0], whole_ends[1]))
     stored = _stored(path, align, first, second, progress) if isinstance(path, Path) else None
     text: tuple[Blocks, ...] = ()
+    same_text: bool | None = None
     if data:
         progress.stage("reading text")
         tokenizer, context = pair.tokenizer(), int(first.config.max_position_embeddings)
         read = partial(
             labelled_blocks,
             data,
-            tokenizer,
+            tokenizer=tokenizer,
             context=context,
             vocabulary=int(first.config.vocab_size),
             seed=seed,
         )
-        text = read(
+        read_first = partial(
+            read,
             fit_tokens=_fit_tokens(align, learn, path, len(fit_on) or len(data), context),
             select_tokens=tokens,
             report_tokens=tokens,
             seen=stored.seen if stored else None,
         )
+        text = read_first()
+        same_text = _read_alike(pair, read_first, text)
 
         def read_more(count: int) -> Sequence[Blocks]:
             progress.stage("reading more text")
@@ -184,9 +199,12 @@ def merge(
     if restore:
         state, restored = chooser.restored(chosen, point)
 
+    alignment, maker = chosen.aligned.alignment, f"the merge at t = {point:g}"
+    whole = Whole.of(state, alignment.facts(first.facts), pair, chosen.aligned)
+    require_writable(whole.state, dtype, maker)
     measured: Measured | None = None
     if text:
-        measured = measure(chosen, first, second, point, state, text, dtype=dtype, device=device, progress=progress)
+        measured = measure(chosen, pair, point, state, whole, text, dtype=dtype, device=device, progress=progress)
         with _kept_if_refused(kept):
             gates.pass_loss(measured.report())
 
@@ -206,10 +224,8 @@ def merge(
         with _kept_if_refused(kept):
             gates.pass_spectrum(verdict)
 
-    told = _samples(pair, state, chosen, text, seed, progress) if text else ()
-    alignment = chosen.aligned.alignment
-    facts = whole_facts(alignment.facts(first.facts), pair)
-    whole = whole_state(state, kept_rows(pair, chosen.aligned))
+    told = _samples(pair, whole, text, seed, progress) if text else ()
+    shown = Shown({part.label: part.report for part in text}, measured.merge) if measured else None
     report = merge_record(
         (first, second),
         trained_by,
@@ -225,15 +241,17 @@ def merge(
         restored=restored,
         plane=plane,
         tried=chooser.tried,
-        vocabulary=vocabulary_record(pair, whole, facts, text, device),
+        vocabulary=vocabulary_record(
+            pair, *((measured.merge, measured.shared) if measured else ()), same_text=same_text
+        ),
         findings=pair.findings,
     )
     return Merge(
         (first, second),
         alignment,
         chosen.path,
-        whole,
-        facts,
+        whole.state,
+        whole.facts,
         dtype,
         pair.small_files(),
         report,
@@ -242,6 +260,8 @@ def merge(
         chosen.seen,
         kept,
         inputs=inputs,
+        shown=shown,
+        maker=maker,
     )
 
 
@@ -255,9 +275,9 @@ def _plain_average(
 ) -> Merge:
     """(1 − t) A + t B and nothing else: tensor by tensor, never a whole state in memory."""
     ends = (pair.first, pair.second)
-    line, facts = WeightPath("linear", pair.first.state, pair.second.state), whole_facts(pair.first.facts, pair)
-    merged = whole_state(line(t), kept_rows(pair, None))
-    grown = vocabulary_record(pair, merged, facts, (), "cpu")
+    line = WeightPath("linear", pair.first.state, pair.second.state)
+    whole = Whole.of(line(t), pair.first.facts, pair, None)
+    grown = vocabulary_record(pair)
     trained_by, seconds = _provenance(pair, {}, optimizers), time.monotonic() - began
     report = merge_record(
         ends,
@@ -276,13 +296,14 @@ def _plain_average(
         ends,
         Alignment("none", {}, 0.0),
         line,
-        merged,
-        facts,
+        whole.state,
+        whole.facts,
         dtype,
         pair.small_files(),
         report,
         {},
         (),
+        maker=f"the merge at t = {t:g}",
     )
 
 
@@ -299,20 +320,19 @@ def _stored(directory: Path, align: Align, first: Checkpoint, second: Checkpoint
 
 def _samples(
     pair: Pair,
-    state: Mapping[str, Tensor],
-    chosen: Candidate,
+    whole: Whole,
     text: Sequence[Blocks],
     seed: int,
     progress: Progress,
 ) -> tuple[Sample, ...]:
-    """What both endpoints and the merge make of the beginning of every label's report text."""
+    """What both endpoints and the merge, all as their users run them, make of the beginning of every report text."""
     progress.stage("writing samples")
-    models = {
-        "A": (pair.first.state, pair.first.config),
-        "B": (pair.second.state, pair.second.config),
-        "merge": (state, chosen.aligned.config),
+    models: dict[str, tuple[Mapping[str, Tensor], PretrainedConfig]] = {
+        name: (side.state, side.config) for name, side in zip("AB", pair.whole, strict=True)
     }
-    return samples(models, pair.tokenizer(), {part.label: part.report for part in text}, seed=seed)
+    models["merge"] = (whole.state, build_config(whole.facts, "merge"))
+    tokenizer = pair.tokenizer() if pair.growth is None else pair.whole[pair.growth.owner].tokenizer()
+    return samples(models, tokenizer, {part.label: part.report for part in text}, seed=seed)
 
 
 @contextmanager
@@ -346,6 +366,18 @@ def _labels(text: Sequence[Blocks], fit_on: Sequence[str]) -> list[str]:
     return list(fit_on) or known
 
 
+def _read_alike(pair: Pair, read: Callable[..., tuple[Blocks, ...]], text: Sequence[Blocks]) -> bool | None:
+    """Whether the tokenizer that is saved reads the report text as that of the shared rows did; None if it is that."""
+    if pair.growth is None:
+        return None
+    owner = pair.whole[pair.growth.owner]
+    try:
+        again = read(tokenizer=owner.tokenizer(), vocabulary=int(owner.config.vocab_size))
+    except BadInput:  # it needs so much fewer tokens that there are too few
+        return False
+    return all(torch.equal(one.report, other.report) for one, other in zip(text, again, strict=True))
+
+
 def _require_sense(
     data: Sequence[str],
     align: str,
@@ -354,6 +386,7 @@ def _require_sense(
     gates: Gates,
     path: Literal["linear"] | CurvePlan | Path,
     restore: bool,
+    limits: tuple[float, float],
 ) -> None:
     if not data and isinstance(path, CurvePlan):
         raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
@@ -371,6 +404,11 @@ def _require_sense(
         )
     if not data and gates.need_loss:
         raise BadInput("--max-barrier and --require-gain need a loss: add --data")
+    numbers: dict[str, float | None] = dict(zip(("--max-excess", "--same-kind"), limits, strict=True))
+    if isinstance(path, CurvePlan):
+        numbers |= {"--bend-lr": path.training.lr, "--bend-weight-decay": path.training.weight_decay}
+    for option, value in numbers.items():
+        require_number(option, value)
     if t is not None and not 0 <= t <= 1:
         raise BadInput(f"t is a point of the path, between 0 and 1; got {t}")
     if not 0 <= interior < 0.5:

@@ -38,7 +38,7 @@ class Scratch:
         """Write a model without its tokenizer, and say where it is."""
         place = self._folder.path / name
         place.mkdir()
-        save_weights(place, schema_of(facts, name, FAMILIES).shapes, state, dtype)
+        save_weights(place, schema_of(facts, name, FAMILIES).shapes, state, dtype, maker=f"the {name}")
         save_small_files(place, facts, {}, dtype)
         return place
 

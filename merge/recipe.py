@@ -136,6 +136,7 @@ class Recipe:
                 self._value(key, name, depth, [mine, *chain], model)
                 for mine, model in zip(own, self.models, strict=True)
             ]
+        self.operator.require_weights(values, name)
         return values
 
     def _value(self, key: str, name: str, depth: float, chain: Sequence[Settings], model: str | None) -> Value:

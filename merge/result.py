@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from isthmus.merge.placed import Scratch
+    from isthmus.merge.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Merge:
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
     `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
     saved, `scratch` the folder in which `state` lies, where it was never in memory. `inputs` is what was read for it,
-    which no output may replace.
+    which no output may replace. `shown` are the losses in the report, which the files are held against before they are
+    published; `maker` says in errors what made the weights.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -53,6 +55,8 @@ class Merge:
     training_state: TrainingState | None = None
     scratch: Scratch | None = None
     inputs: tuple[Place, ...] = ()
+    shown: Shown | None = None
+    maker: str = "the merge"
 
     @cached_property
     def config(self) -> PretrainedConfig:

@@ -13,6 +13,7 @@ from torch import Tensor
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
 from isthmus.checkpoint.errors import IncompatibleModels
+from isthmus.checkpoint.finite import finite_algebra
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.provenance import documents
 from isthmus.checkpoint.reference import parse_reference
@@ -33,7 +34,8 @@ def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
     """
     table = family(config)
     form = canonical(state, table)
-    return {name: singular_values(table.untied().piece(form, name)) for name in table.matrices}
+    with finite_algebra("measuring the spectrum"):
+        return {name: singular_values(table.untied().piece(form, name)) for name in table.matrices}
 
 
 def compare_models(references: Sequence[str | Path], progress: Progress) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from isthmus.align.families import family
 from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, one_line
+from isthmus.checkpoint.finite import require_writable
 from isthmus.checkpoint.places import Place
 from isthmus.checkpoint.saving import write_json
 from isthmus.checkpoint.strict_json import parse_object
@@ -95,8 +96,10 @@ def write_path(
     seen: Seen,
 ) -> None:
     """Write a path into a directory that is there."""
+    for number, bend in enumerate(path.bends, start=1):
+        require_writable(bend, torch.float32, f"bend {number} of the path")
     write_bends(directory / "bends.safetensors", [{n: b[n] for n in b} for b in path.bends])
-    alignment.save(directory / "alignment.safetensors")
+    alignment.save(directory / "alignment.safetensors")  # its map was verified
     seen.save(directory / "seen.safetensors")
     ends = [
         {"ref": end.name, "revision": end.revision, "sha256": sha} for end, sha in zip(endpoints, digests, strict=True)

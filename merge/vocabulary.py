@@ -7,8 +7,8 @@ are all moved by one and the same vector, and that is put back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,12 +17,10 @@ from torch import Tensor
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
 from isthmus.align.pipeline import Aligned
-from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.pair import Pair
 from isthmus.checkpoint.rows import in_blocks, row_counts
 from isthmus.checkpoint.token_ids import with_token_ids
-from isthmus.eval.loss import LossMeter
-from isthmus.eval.text import Blocks
+from isthmus.eval.loss import Losses
 
 
 def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:
@@ -52,24 +50,46 @@ def whole_facts(facts: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
     return with_token_ids(whole, pair.keeper.facts)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A merge as it is saved: its `state`, the content of config.json, and the `rows` that only one model has."""
+
+    state: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+    rows: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], facts: Mapping[str, Any], pair: Pair, aligned: Aligned | None) -> Whole:
+        """A merge of the shared rows with all of them; `aligned` as for `kept_rows`."""
+        rows = kept_rows(pair, aligned)
+        return cls(whole_state(state, rows), whole_facts(facts, pair), rows)
+
+
 def vocabulary_record(
-    pair: Pair, merged: Mapping[str, Tensor], facts: Mapping[str, Any], text: Sequence[Blocks], device: str
+    pair: Pair, merge: Losses | None = None, shared: Losses | None = None, *, same_text: bool | None = None
 ) -> dict[str, Any] | None:
     """What the report says of a grown vocabulary, None where there is none.
 
-    `loss` is that of the whole merge, `merged` with the content `facts` of config.json, on the report text; every other
-    loss in a report is that of the shared rows.
+    `loss` is that of the `merge` as it is saved, with all rows, on the report text, as are the losses of the merge, the
+    endpoints, their average and their ensemble anywhere in a report. `shared_loss` is that of the merge with the rows
+    that both models have, as are the losses along paths. `same_text` says whether the tokenizer that is saved cuts the
+    text into the same tokens as that of the shared rows, with which all is measured.
     """
     if pair.growth is None:
         return None
     growth = pair.growth
     kept = "AB"[growth.owner] if growth.total > growth.shared else None
-    loss = None
-    if text:
-        meter = LossMeter(build_config(facts, "merge"), {part.label: part.report for part in text}, device=device)
-        loss = meter(merged).mean
-    rows = {"shared_rows": growth.shared, "rows": growth.total, "kept_from": kept}
-    return {**rows, "added_tokens": list(growth.added), "loss": loss}
+    on_shared = shared or merge
+    return {
+        "shared_rows": growth.shared,
+        "rows": growth.total,
+        "kept_from": kept,
+        "added_tokens": list(growth.added),
+        "loss": merge.mean if merge else None,
+        "shared_loss": on_shared.mean if on_shared else None,
+        "shared_losses": {label: on_shared.label_mean(label) for label in on_shared.per_block} if on_shared else {},
+        "same_text": same_text,
+    }
 
 
 def whole_state(state: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

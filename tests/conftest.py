@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -32,9 +33,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # another worker has the other core
 for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 
+import files_loss
 import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
+
+import isthmus.eval.text
+
+# Before any other module takes these by name: no merge that a test writes goes unmeasured.
+isthmus.eval.text.labelled_blocks = files_loss.recorded(isthmus.eval.text.labelled_blocks)
+
+import isthmus.merge.result
+
+isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.save)  # type: ignore[method-assign]
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 
@@ -116,8 +127,18 @@ def without_findings(text: str) -> str:
     return "".join(line for line in lines if not line.startswith(("blocks  ", "degrades  ", "notes  ", "findings  ")))
 
 
-@pytest.fixture
-def isthmus(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def _require_table(directory: Path, err: str) -> None:
+    """The terminal shows the loss of what was written."""
+    if directory.is_dir():  # not in a test of --help
+        report = json.loads((directory / "isthmus.json").read_text())
+        if report["data"]:
+            assert directory in files_loss.CHECKED
+            losses = list(report["merge_point"]["losses"].values())
+            files_loss.require_row(losses + ([report["merge_point"]["loss"]] if len(losses) > 1 else []), err)
+
+
+@pytest.fixture(name="isthmus")
+def command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Run the command line in this process: arguments in, exit code and both streams out."""
     import signal
 
@@ -134,6 +155,9 @@ def isthmus(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
             code = ending.code if isinstance(ending.code, int) else 1
         finally:
             signal.signal(signal.SIGTERM, before)
-        return Outcome(code, *capfd.readouterr())
+        outcome = Outcome(code, *capfd.readouterr())
+        if code == 0 and arguments[0] == "merge" and "--quiet" not in arguments and "-o" in arguments:
+            _require_table(Path(str(arguments[arguments.index("-o") + 1])), outcome.err)
+        return outcome
 
     return run

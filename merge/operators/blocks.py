@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 STRETCH = 2**16  # items whose products are summed in float32
+LARGEST = torch.finfo(torch.float32).max
 
 Parts = Sequence[Tensor]  # the same rows of N tensors, float32
 Blocks = Iterable[Parts]  # can be gone through again
@@ -29,7 +30,9 @@ def task_vectors(blocks: Blocks) -> Each:
 
 
 def weighted_sum(parts: Parts, weights: Sequence[float]) -> Tensor:
-    """Σ w_i x_i; a new tensor."""
+    """Σ w_i x_i; a new tensor. Raises OverflowError for weights beyond float32."""
+    if any(abs(weight) > LARGEST for weight in weights):
+        raise OverflowError("a factor is beyond float32")
     total = parts[0] * weights[0]
     for part, weight in zip(parts[1:], weights[1:], strict=True):
         total.add_(part, alpha=weight)
@@ -42,7 +45,10 @@ def plain_sum(parts: Parts) -> Tensor:
 
 
 def gram(blocks: Blocks) -> Tensor:
-    """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks."""
+    """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks.
+
+    Raises OverflowError where numbers are so large that their products are not finite.
+    """
     total: Tensor | None = None
     for parts in blocks:
         # In float32 over short stretches, in float64 over all of them.
@@ -53,4 +59,6 @@ def gram(blocks: Blocks) -> Tensor:
                 found[i, j] = found[j, i] = sum(torch.dot(x, y).item() for x, y in zip(one, other, strict=True))
         total = found if total is None else total + found
     assert total is not None, "there is at least one block"
+    if not bool(torch.isfinite(total).all()):
+        raise OverflowError("products of its numbers are beyond float32")
     return total

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput
@@ -46,8 +49,10 @@ class Parameter:
         if isinstance(value, str):
             with suppress(ValueError):
                 value = float(value)  # YAML reads 1e-5 as text
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise BadInput(f"{name} is a number; got {value!r}")
+        if not abs(value) <= sys.float_info.max:  # of NaN and of integers, too
+            raise BadInput(f"{name} is a finite number; got {value if isinstance(value, float) else 'a larger one'}")
         if not self.lowest <= value <= self.highest:
             raise BadInput(f"{name} is {_bounds(self.lowest, self.highest)}; got {value:g}")
         return int(value) if self.kind is int else float(value)
@@ -82,13 +87,52 @@ class Operator:
             beside = " beside the base" if self.needs_base else ""
             raise BadInput(f"{self.name} merges {several} models{beside}; got {models}")
 
+    def require_weights(self, values: Mapping[str, Any], tensor: str) -> None:
+        """Raise BadInput for weights of a `tensor` that leave nothing of the models, or only what rounding left.
+
+        That is for weights that cancel where the operator divides by their sum, and for weights that are all 0 where it
+        has no base to add to.
+        """
+        weights = values.get("weight")
+        if weights is None:
+            return
+        shown = ", ".join(f"{weight:g}" for weight in weights)
+        size = sum(map(abs, weights))
+        if size == 0 and not self.needs_base:
+            raise BadInput(f"the weights of {self.name} for '{tensor}' are all 0: give one of the models some weight")
+        if not size <= LARGEST_WEIGHTS:
+            raise BadInput(
+                f"the weights {shown} of {self.name} for '{tensor}' are so large that their sum overflows: give "
+                "smaller ones"
+            )
+        if size and (self.knows or values.get("normalize")) and _cancel(weights, subsets=self.name in ELECTING):
+            raise BadInput(
+                f"the weights {shown} of {self.name} for '{tensor}' cancel, and it divides by their sum: give weights "
+                "that do not"
+            )
+
     def arguments(self, values: Mapping[str, Any], key: str) -> dict[str, Any]:
         """The keywords of `run` from values by parameter name: those of `each` model as lists."""
         named = {parameter.argument: values[name] for name, parameter in self.parameters.items()}
         return named | ({"key": key} if self.random else {})
 
 
+def _cancel(weights: Sequence[float], *, subsets: bool) -> bool:
+    """Whether weights sum to less than `CANCELLED` of their size; with `subsets`, some of them, too, but not to 0."""
+    if abs(sum(weights)) < CANCELLED * sum(map(abs, weights)):
+        return True
+    if not subsets or min(weights) >= 0 or len(weights) > MOST_SUBSETS:
+        return False
+    parts = (part for size in range(2, len(weights)) for part in combinations(weights, size))
+    return any(0 < abs(sum(part)) < CANCELLED * sum(map(abs, part)) for part in parts)
+
+
+ELECTING = frozenset({"ties", "dare_ties"})  # divide by the weights of those models that agree in an entry
+CANCELLED = 1e-3  # what is left of weights that cancel: their shares would be above a thousand
+MOST_SUBSETS = 12  # models whose subsets are looked at
+LARGEST_WEIGHTS = torch.finfo(torch.float32).max
 WEIGHT = Parameter("weights", each=True)
+IMPORTANCE = Parameter("weights", each=True, lowest=0.0)  # of what is weighed by what is no less than 0
 DENSITY = Parameter("densities", 1.0, each=True, lowest=0.0, highest=1.0)
 SCALE = Parameter("scale", 1.0)
 
@@ -115,11 +159,13 @@ OPERATORS = {
         Operator("dare_linear", dare_linear, _task_vectors(False, True), needs_base=True, random=True),
         Operator("dare_ties", dare_ties, _task_vectors(False, True), needs_base=True, random=True),
         Operator("model_stock", model_stock, {"filter_wise": Parameter("by_row", False)}, needs_base=True, least=2),
-        Operator("fisher", fisher, {"weight": WEIGHT, "floor": Parameter("floor", 1e-6, lowest=0.0)}, knows="fisher"),
+        Operator(
+            "fisher", fisher, {"weight": IMPORTANCE, "floor": Parameter("floor", 1e-6, lowest=0.0)}, knows="fisher"
+        ),
         Operator(
             "regmean",
             regmean,
-            {"weight": WEIGHT, "shrink": Parameter("shrink", 0.9, lowest=0.0, highest=1.0)},
+            {"weight": IMPORTANCE, "shrink": Parameter("shrink", 0.9, lowest=0.0, highest=1.0)},
             knows="inputs",
         ),
     )

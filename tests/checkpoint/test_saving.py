@@ -12,7 +12,7 @@ import torch
 from conftest import state_of, tiny_config, tiny_model
 from safetensors.torch import load_file
 
-from isthmus.checkpoint.errors import BadInput, IsthmusError
+from isthmus.checkpoint.errors import BadInput, IsthmusError, NotFinite
 from isthmus.checkpoint.headers import read_header
 from isthmus.checkpoint.manifest import sealed
 from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
@@ -200,5 +200,5 @@ def test_a_write_that_fails_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "x.json", {"a": float("nan")})
+    with pytest.raises(NotFinite, match=r"'a\.1\.b' in 'x\.json' would be NaN or Inf"):
+        write_json(tmp_path / "x.json", {"a": [{"b": 1.0}, {"b": float("nan")}]})

@@ -6,7 +6,7 @@ from isthmus.checkpoint.errors import GateRefused
 from isthmus.eval.spectrum import SpectrumReport
 from isthmus.merge.gates import Gates
 
-NUMBERS = {"barrier": 0.4, "merge_point": {"gain": -0.3, "gain_stderr": 0.01}}
+NUMBERS = {"barrier": 0.4, "merge_point": {"excess": 0.1, "gain": -0.3, "gain_stderr": 0.01}}
 
 
 def found(verdict: str) -> SpectrumReport:
@@ -26,7 +26,7 @@ def test_max_barrier() -> None:
 
 
 def test_require_gain() -> None:
-    Gates(require_gain=True).pass_loss(NUMBERS | {"merge_point": {"gain": 0.01, "gain_stderr": 0.01}})
+    Gates(require_gain=True).pass_loss(NUMBERS | {"merge_point": {"excess": 0.1, "gain": 0.01, "gain_stderr": 0.01}})
     with pytest.raises(GateRefused, match=r"worse than the better endpoint by 0\.300 ± 0\.010 nats"):
         Gates(require_gain=True).pass_loss(NUMBERS)
 

@@ -25,8 +25,8 @@ def test_weights_for_all_and_for_each() -> None:
 
 
 def test_a_model_of_one_layer_is_at_the_end_of_a_gradient() -> None:
-    found = recipe("linear", ["a", "b"], weights=[[0.0, 1.0]]).values(["wte", "h.0.a"])
-    assert (found["wte"]["weight"], found["h.0.a"]["weight"]) == ([0.0, 0.0], [1.0, 1.0])
+    found = recipe("linear", ["a", "b"], weights=[[0.5, 1.0]]).values(["wte", "h.0.a"])
+    assert (found["wte"]["weight"], found["h.0.a"]["weight"]) == ([0.5, 0.5], [1.0, 1.0])
 
 
 def test_a_gradient_of_flags_takes_the_nearest_below() -> None:

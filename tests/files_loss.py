@@ -1,0 +1,93 @@
+"""One yardstick for all merges that tests write: the loss that is shown is transformers' loss of the saved directory.
+
+`conftest` puts `watched` around every save in this process; a merge with a loss that cannot be held against its files
+fails the test. What a process of its own writes is held against them with `require_loss_of_files`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+WITHIN = 1e-3  # nats per token
+TEXTS: list[Tensor] = []  # the report blocks of every text that was read
+CHECKED: list[Path] = []  # the directories that were held against their reports
+
+
+def recorded(labelled_blocks: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that reads text, remembering the report blocks that it gave."""
+
+    @functools.wraps(labelled_blocks)
+    def reading(*arguments: Any, **options: Any) -> Any:
+        texts = labelled_blocks(*arguments, **options)
+        TEXTS.extend(part.report for part in texts)
+        return texts
+
+    return reading
+
+
+def watched(save: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """`Merge.save`, and what it wrote held against what it says."""
+
+    @functools.wraps(save)
+    def saving(merge: Any, directory: str | Path, **options: Any) -> dict[str, Any]:
+        report = save(merge, directory, **options)
+        if report["data"]:
+            assert merge.shown is not None, "a loss is shown, and no text is there to hold it against"
+            blocks = dict(merge.shown.blocks)
+            for label, rows in blocks.items():
+                assert any(rows is text for text in TEXTS), f"'{label}' is not the report text that was read"
+            assert [part["label"] for part in report["data"]] == list(blocks)
+            require_loss_of_files(Path(directory), blocks)
+        return report
+
+    return saving
+
+
+def loss_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Label → mean loss per token, by a plain loop over what transformers loads."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    losses = {}
+    for label, rows in blocks.items():
+        total = 0.0
+        for ids in rows:
+            with torch.no_grad():
+                scores = model(ids[None]).logits[0, :-1].log_softmax(-1)
+            total -= scores.gather(1, ids[1:, None]).double().mean().item()
+        losses[label] = total / len(rows)
+    return losses
+
+
+def require_loss_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> None:
+    """Report, card and files of a merge agree on its loss."""
+    report = json.loads((directory / "isthmus.json").read_text(encoding="utf-8"))
+    point, losses = report["merge_point"], loss_of_files(directory, blocks)
+    mean = sum(losses.values()) / len(losses)
+    assert math.isfinite(mean)
+    for label, loss in losses.items():
+        assert abs(loss - point["losses"][label]) < WITHIN, f"{label}: {loss} in the files, {point} in the report"
+    assert abs(mean - point["loss"]) < WITHIN, f"{mean} in the files, {point} in the report"
+    ends = [sum(end["loss"].values()) / len(end["loss"]) for end in report["endpoints"]]
+    assert abs(min(ends) - mean - point["gain"]) < WITHIN, "the gain is not that of the files"
+    numbers = list(losses.values()) + ([mean] if len(losses) > 1 else [])
+    require_row(numbers, (directory / "README.md").read_text(encoding="utf-8"))
+    CHECKED.append(directory)
+
+
+def require_row(losses: list[float], shown: str) -> None:
+    """A table for people has these losses in the row of the merge."""
+    rows = re.findall(r"^\W*(?:\*\*)?merge (?:at t = |by ).*$", shown, re.MULTILINE)
+    rows = [re.findall(r"(?<![\w.])\d+\.\d{3}(?!\d)", row) for row in rows]
+    numbers = next(([float(number) for number in row] for row in rows if len(row) >= len(losses)), None)
+    assert numbers is not None, f"no row of the merge in:\n{shown}"
+    for loss, number in zip(losses, numbers[-len(losses) :], strict=True):
+        assert abs(loss - number) < WITHIN + 5e-4, f"{numbers} is shown, and the files have {losses}"
