@@ -52,10 +52,17 @@ def samples(
                 do_sample=True,
                 temperature=0.7,
                 top_k=40,
-                pad_token_id=config.eos_token_id or 0,
+                pad_token_id=_padding(config),
             )
             told[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
     return tuple(
         Sample(label, str(tokenizer.decode(ids, skip_special_tokens=True)), texts)
         for (label, ids), texts in zip(chosen, told, strict=True)
     )
+
+
+def _padding(config: PretrainedConfig) -> int:
+    """The id that fills up what has ended: that of the end, of which some models have several."""
+    end = config.eos_token_id
+    first = end[0] if isinstance(end, list) and end else end
+    return first if isinstance(first, int) else 0
