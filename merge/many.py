@@ -182,7 +182,8 @@ def combine(
         chosen=chosen,
         plane=plane,
     )
-    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, told, inputs=inputs)
+    base = group.members[0] if recipe.operator.needs_base else None
+    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, told, inputs=inputs, base=base)
 
 
 def _streamed(
@@ -213,7 +214,8 @@ def _finished(
     trained_by, seconds = _trained_by(recipe, group, ()), time.monotonic() - began
     report = group_record(group, recipe, trained_by, None, measured, text, asked, seconds=seconds)
     ends, facts = group.members[recipe.operator.needs_base :], dict(group.members[0].facts)
-    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, (), scratch=scratch)
+    base = group.members[0] if recipe.operator.needs_base else None
+    return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, (), scratch=scratch, base=base)
 
 
 def _trained_by(recipe: Recipe, group: Group, prints: Sequence[Fingerprint]) -> list[Evidence]:

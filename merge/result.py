@@ -36,7 +36,7 @@ class Merge:
     carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
     `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
     saved, `scratch` the folder in which `state` lies, where it was never in memory. `inputs` is what was read for it,
-    which no output may replace.
+    which no output may replace; `base` what the endpoints were trained from, whose `files` go when it does.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -53,6 +53,7 @@ class Merge:
     training_state: TrainingState | None = None
     scratch: Scratch | None = None
     inputs: tuple[Place, ...] = ()
+    base: Checkpoint | None = None
 
     @cached_property
     def config(self) -> PretrainedConfig:
