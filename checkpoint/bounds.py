@@ -32,7 +32,22 @@ LARGEST = {
     "merges.txt": 64 * MB,
     "tokenizer.model": 64 * MB,
     "spiece.model": 64 * MB,
-    "sentencepiece.bpe.model": 64 * MB,
+    **dict.fromkeys(
+        (
+            "spm.model",
+            "sentencepiece.model",
+            "sentencepiece.bpe.model",
+            "spm_char.model",
+            "source.spm",
+            "target.spm",
+            "tekken.json",
+            "tiktoken.model",
+            "byte_maps.json",
+            "bpe.codes",
+            "dict.txt",
+        ),
+        64 * MB,
+    ),
     "model.safetensors.index.json": 32 * MB,
     "pytorch_model.bin.index.json": 32 * MB,
 }
@@ -44,7 +59,7 @@ VALUES = 6_000_000  # of one JSON file
 FILES = 20_000  # of one model's folder
 DEPTH = 32  # of config.json
 LAYERS, EXPERTS_OF_ALL_LAYERS, LABELS, COUNT = 1_000, 100_000, 100_000, 1_000_000
-WIDTH, VOCABULARY, POSITIONS, WHOLE = 2**24, 2**24, 2**25, 2**63
+WIDTH, VOCABULARY, POSITIONS, WHOLE = 2**24, 2**24, 2**25, 2**63 - 1
 # Every module of transformers needs these to be whole numbers from 1 on.
 SIZES = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), LAYERS),
@@ -149,11 +164,11 @@ def require_numbers(facts: Mapping[str, Any], model: str) -> None:
     """
     layers = experts = 1
     for key, value in _entries(facts, model):
-        if not isinstance(value, (int, float)):
-            continue
         limit = _limit(key)
-        if key in SIZES and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise CorruptCheckpoint(f"config.json of '{model}' says {key} = {value!r}: expected a whole number from 1")
+        if key in SIZES and value is not None and (type(value) is not int or value < 1):
+            raise CorruptCheckpoint(
+                f"config.json of '{model}' says {key} = {str(value)[:60]!r}: expected a whole number from 1"
+            )
         if isinstance(value, int) and abs(value) > limit:
             shown = str(value) if abs(value) < 2**64 else "a number of more than 64 bits"
             raise CorruptCheckpoint(f"config.json of '{model}' says {key} = {shown}, and isthmus reads up to {limit:,}")

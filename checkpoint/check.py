@@ -9,20 +9,22 @@ from pathlib import Path
 
 from isthmus.checkpoint.checks.configuration import configuration_findings
 from isthmus.checkpoint.checks.cost import Cost, cost_findings, cost_of
+from isthmus.checkpoint.checks.files import file_findings
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.checks.repository import licence_of, repository_findings
-from isthmus.checkpoint.checks.tokenizers import SETTING_FILES, tokenizer_findings
+from isthmus.checkpoint.checks.tokenizers import tokenizer_findings
 from isthmus.checkpoint.checks.weights import own_findings, pair_findings
 from isthmus.checkpoint.config import read_facts, vocabulary_rows
 from isthmus.checkpoint.errors import IncompatibleModels
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
 from isthmus.checkpoint.reference import parse_reference
+from isthmus.checkpoint.small_files import CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
 from isthmus.checkpoint.source import WEIGHT_INDEXES, Source
 from isthmus.checkpoint.vocabulary import Growth
 
 ORDER = ("blocks", "degrades", "notes")
-READ = ("config.json", *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
+READ = (CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def check(*references: str | Path, families: Families | None = None) -> CheckRes
         growth.append(grown)
         if not any(finding.kind == "blocks" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors)
+    for source, said in zip(sources, facts, strict=True):
+        findings += file_findings(source, said, vocabulary_rows(said, source.name))
     findings += repository_findings(sources)
     provenance = tuple(tuple(documents(source)) for source in sources)
     findings += _optimizer_findings(sources, provenance)
@@ -128,7 +132,8 @@ def _open(references: Sequence[str | Path]) -> list[Source]:
 
     def opened(reference: str | Path) -> Source:
         source = Source(parse_reference(reference))
-        source.fetch(name for name in READ if name in source.files and (source.files[name].size or 0) <= SMALL)
+        names = [name for name in source.files if name in READ or is_template(name)]
+        source.fetch(name for name in names if (source.files[name].size or 0) <= SMALL)
         return source
 
     with ThreadPoolExecutor(len(references) or 1) as pool:

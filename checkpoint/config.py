@@ -12,8 +12,8 @@ from isthmus.checkpoint.bounds import require_numbers
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
 from isthmus.checkpoint.model import Families, Schema, empty_model, schema
 from isthmus.checkpoint.panics import is_failure
-from isthmus.checkpoint.source import CONFIGURATION_FILES, Source
-from isthmus.checkpoint.strict_json import kind_of
+from isthmus.checkpoint.small_files import GENERATION
+from isthmus.checkpoint.source import Source
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -23,7 +23,6 @@ SIZES = (
     "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "vocab_size", "n_inner",
     "max_position_embeddings", "n_positions",
 )  # fmt: skip
-LARGEST = 2**63 - 1  # of any number in a configuration: torch has no larger ones
 
 
 def read_facts(source: Source) -> dict[str, Any]:
@@ -39,35 +38,11 @@ def read_facts(source: Source) -> dict[str, Any]:
             raise BadInput(f"'{source.name}' is defined by code in its repository ({file}), which isthmus never runs")
     if not isinstance(facts.get("model_type"), str):
         raise BadInput(f"config.json of '{source.name}' has no model_type: it was not saved by transformers")
-    for name in CONFIGURATION_FILES[1:]:  # carried over, so it must be what transformers can read
-        if name in source.files:
-            source.json(name)
-    _require_numbers(facts, source.name)
+    if GENERATION in source.files:  # carried over, so it must be what transformers can read
+        source.json(GENERATION)
     if "quantization_config" in facts:
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
     return {key: value for key, value in facts.items() if key != "transformers_weights"}  # which file, not which model
-
-
-def _require_numbers(facts: Mapping[str, Any], model: str) -> None:
-    """Raise CorruptCheckpoint for a size that counts nothing, and for a number that torch cannot take."""
-    for key in SIZES:
-        value = facts.get(key)
-        if value is not None and not (type(value) is int and value >= 1):
-            raise CorruptCheckpoint(
-                f"config.json of '{model}' is not valid: {key} is {kind_of(value)}, and a whole number above 0 is "
-                "expected; repair the file, or fetch it again"
-            )
-    pending: list[tuple[str, Any]] = list(facts.items())
-    while pending:
-        key, value = pending.pop()
-        if isinstance(value, Mapping):
-            pending += value.items()
-        elif isinstance(value, list):
-            pending += [(key, item) for item in value]
-        elif isinstance(value, int) and abs(value) > LARGEST:
-            raise CorruptCheckpoint(
-                f"config.json of '{model}' is not valid: {key} has {kind_of(value)}, too large for torch; repair it"
-            )
 
 
 def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:

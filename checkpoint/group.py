@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.check import check
-from isthmus.checkpoint.errors import IncompatibleModels
+from isthmus.checkpoint.errors import BadInput, IncompatibleModels
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.provenance import Evidence
-from isthmus.checkpoint.source import CONFIGURATION_FILES
+from isthmus.checkpoint.small_files import CONFIGURATION
+from isthmus.checkpoint.small_files import tokenizer_owner as owner_of
+from isthmus.checkpoint.token_ids import with_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,9 +34,12 @@ class Group:
         return self.keeper.tokenizer()
 
     def small_files(self) -> dict[str, Path]:
-        """The small files of a merge: the configuration of the first, the tokenizer of the `keeper`."""
-        own = {name: path for name, path in self.members[0].files.items() if name in CONFIGURATION_FILES}
-        return {name: path for name, path in self.keeper.files.items() if name not in CONFIGURATION_FILES} | own
+        """The small files of a merge: the configuration of the first, and all that goes with the tokenizer."""
+        return self.keeper.files | {CONFIGURATION: self.members[0].files[CONFIGURATION]}
+
+    def facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of config.json of a merge with `facts`: its token ids are those of the tokenizer's model."""
+        return with_token_ids(facts, self.keeper.facts)
 
 
 def open_group(
@@ -65,5 +70,12 @@ def open_group(
     if len({bool(member.schema.tied) for member in members}) > 1:
         members = [member.untied() for member in members]
     named = dict(zip(map(str, models), members, strict=True)).get(str(tokenizer_of))
-    keeper = named or next((member for member in members if member.has_tokenizer), members[0])
+    if named is not None and not named.has_tokenizer:
+        raise BadInput(f"tokenizer_source is '{named.name}', which has no tokenizer: name a model that has one")
+    keeper = named or tokenizer_owner(members)
     return Group(tuple(members), result.provenance, result.licences, keeper)
+
+
+def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:
+    """The one of some models that gives a merge its tokenizer."""
+    return members[owner_of([member.files for member in members])]

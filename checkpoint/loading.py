@@ -26,11 +26,12 @@ from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.naming import Naming
 from isthmus.checkpoint.panics import is_failure, quiet_panics
 from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.source import TOKENIZER_FILES, Source
+from isthmus.checkpoint.small_files import GENERATION, VOCABULARIES
+from isthmus.checkpoint.source import Source
 from isthmus.checkpoint.state import DTYPES, WithCopies
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 TRIAL = "A line of text, with 12 numbers, é and more.\n" * 8
 
@@ -68,7 +69,7 @@ class Checkpoint:
     @property
     def has_tokenizer(self) -> bool:
         """Whether there are tokenizer files."""
-        return not TOKENIZER_FILES.isdisjoint(self.files)
+        return not self.files.keys().isdisjoint(VOCABULARIES)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer. Raises BadInput when it has none."""
@@ -96,6 +97,17 @@ class Checkpoint:
                 "or merge without --data"
             ) from None
         return tokenizer
+
+    def generation(self) -> GenerationConfig:
+        """How the model generates, as transformers has it: generation_config.json, without it what config.json says."""
+        from transformers import GenerationConfig
+
+        if GENERATION in self.files:
+            try:
+                return GenerationConfig.from_pretrained(self.files[GENERATION].parent)
+            except (OSError, ValueError):
+                pass  # transformers goes on without a file that it cannot read
+        return GenerationConfig.from_model_config(self.config)
 
     def untied(self) -> Checkpoint:
         """The same model with an unembedding of its own, for a merge with one that has it."""

@@ -25,11 +25,17 @@ def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] 
     known = known or {}
     content = {key: value for key, value in report.items() if key not in (FILES, SEAL)}
     content[FILES] = {
-        path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or _sha256(path)}
-        for path in sorted(directory.iterdir())
-        if path.name != REPORT
+        name: {"bytes": path.stat().st_size, "sha256": known.get(name) or _sha256(path)}
+        for name, path in files_in(directory).items()
+        if name != REPORT
     }
     return {**content, SEAL: _seal(content)}
+
+
+def files_in(directory: Path) -> dict[str, Path]:
+    """The files in a directory and its subfolders, by name within it, sorted; and subfolders that hold nothing."""
+    paths = [p for p in sorted(directory.rglob("*")) if p.is_symlink() or not p.is_dir() or not any(p.iterdir())]
+    return {path.relative_to(directory).as_posix(): path for path in paths}
 
 
 def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> None:
@@ -89,7 +95,7 @@ def _unsealed(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changes(directory: Path, files: Mapping[str, Any], but: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
     """Every file that is not as it was written, and what happened to it."""
-    found = {path.name: path for path in directory.iterdir() if path.name != REPORT}
+    found = {name: path for name, path in files_in(directory).items() if name != REPORT}
     for file in sorted(found.keys() | files.keys()):
         if file not in files:
             yield file, "was added to"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.manifest import require_unchanged
+from isthmus.checkpoint.manifest import files_in, require_unchanged
 from isthmus.checkpoint.source import CARD
 
 TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
@@ -35,11 +35,11 @@ def read_output(directory: Path, *, edited_card: bool = False) -> tuple[OutputFi
     if not directory.is_dir():
         raise BadInput(f"there is no directory '{directory.name}': give what 'isthmus merge' wrote")
     require_unchanged(directory, but=frozenset({CARD}) if edited_card else frozenset())
-    paths = [path for path in sorted(directory.iterdir()) if path.is_file()]
-    for path in paths:
+    paths = files_in(directory)
+    for path in paths.values():
         if path.suffix in TEXT:
             _require_public(path)
-    return tuple(_output_file(path) for path in paths)
+    return tuple(_output_file(name, path) for name, path in paths.items())
 
 
 def _require_public(path: Path) -> None:
@@ -52,11 +52,11 @@ def _require_public(path: Path) -> None:
             raise BadInput(f"'{path.name}' holds the path of your {what} directory: merge again, or take it out")
 
 
-def _output_file(path: Path) -> OutputFile:
+def _output_file(name: str, path: Path) -> OutputFile:
     size = path.stat().st_size
     blob, whole = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False), hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):
             blob.update(part)
             whole.update(part)
-    return OutputFile(path.name, path, size, whole.hexdigest(), blob.hexdigest())
+    return OutputFile(name, path, size, whole.hexdigest(), blob.hexdigest())

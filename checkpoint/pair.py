@@ -11,10 +11,12 @@ from torch import Tensor
 
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.config import schema_of
+from isthmus.checkpoint.group import tokenizer_owner
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.provenance import Evidence
-from isthmus.checkpoint.source import CONFIGURATION_FILES
+from isthmus.checkpoint.small_files import CONFIGURATION
+from isthmus.checkpoint.token_ids import within
 from isthmus.checkpoint.vocabulary import Growth
 
 if TYPE_CHECKING:
@@ -40,17 +42,18 @@ class Pair:
         """The tokenizer of the shared rows: that of the first that has one. Raises BadInput when neither has."""
         if self.growth is not None:
             return self.whole[1 - self.growth.owner].tokenizer()
-        return (self.first if self.first.has_tokenizer else self.second).tokenizer()
+        return self.keeper.tokenizer()
+
+    @property
+    def keeper(self) -> Checkpoint:
+        """The model whose tokenizer the merge has: the one with all tokens, else the first that has a tokenizer."""
+        if self.growth is not None:
+            return self.whole[self.growth.owner]
+        return tokenizer_owner(self.whole)
 
     def small_files(self) -> dict[str, Path]:
-        """The small files of a merge: those of the first, with the tokenizer of the model that has all tokens."""
-        keeper = self.first if self.first.has_tokenizer else self.second
-        if self.growth is not None:
-            keeper = self.whole[self.growth.owner]
-        if keeper is self.first or keeper is self.whole[0]:
-            return self.first.files
-        own = {name: path for name, path in self.first.files.items() if name in CONFIGURATION_FILES}
-        return {name: path for name, path in keeper.files.items() if name not in CONFIGURATION_FILES} | own
+        """The small files of a merge: the configuration of the first, and all that goes with the tokenizer."""
+        return self.keeper.files | {CONFIGURATION: self.first.files[CONFIGURATION]}
 
 
 def open_pair(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, families: Families | None = None) -> Pair:
@@ -75,7 +78,7 @@ def open_pair(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, familie
 
 def narrowed(checkpoint: Checkpoint, rows: int, families: Families | None = None) -> Checkpoint:
     """The same model with the first `rows` rows of its vocabulary."""
-    facts = {**checkpoint.facts, "vocab_size": rows}
+    facts = {**within(checkpoint.facts, rows), "vocab_size": rows}
     schema = schema_of(facts, checkpoint.name, families)
     return replace(checkpoint, facts=facts, schema=schema, state=_FirstRows(checkpoint.state, schema.shapes))
 

@@ -21,7 +21,7 @@ from isthmus.checkpoint.hub import LOG_IN, Unreachable, ask, status_of
 from isthmus.checkpoint.manifest import REPORT
 from isthmus.checkpoint.output import OutputFile, read_output
 from isthmus.checkpoint.redaction import redact
-from isthmus.checkpoint.source import SMALL_FILES
+from isthmus.checkpoint.small_files import SMALL_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

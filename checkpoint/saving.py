@@ -23,12 +23,12 @@ from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.foreign import json_text
 from isthmus.checkpoint.manifest import require_replaceable
 from isthmus.checkpoint.places import Place, holds, output_path, require_apart
+from isthmus.checkpoint.small_files import TOKENIZER_SETTINGS
 from isthmus.checkpoint.strict_json import parse_object
 
 if TYPE_CHECKING:
     import torch
 
-TOKENIZER_SETTINGS = "tokenizer_config.json"
 LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
 STAGING = ".isthmus-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -261,6 +261,7 @@ def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[s
 def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
     """Copy small files as they are, but for where on somebody's disk a tokenizer was loaded from."""
     for name, path in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)  # additional chat templates have a folder of their own
         if name == TOKENIZER_SETTINGS:
             settings = parse_object(path.read_bytes(), f"'{name}'")
             write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PLACES})

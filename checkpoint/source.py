@@ -28,6 +28,7 @@ from isthmus.checkpoint.front_matter import front_matter
 from isthmus.checkpoint.headers import TensorInfo, header_from, header_of
 from isthmus.checkpoint.hub import Unreachable, ask
 from isthmus.checkpoint.reference import Reference
+from isthmus.checkpoint.small_files import TEMPLATE_FOLDER, VOCABULARIES, is_template, small_files
 from isthmus.checkpoint.strict_json import parse_object
 from isthmus.checkpoint.version import Version, changed, opened, require_version, settled
 from isthmus.checkpoint.weight_files import WeightFiles, choose_weight_files, index_names, no_weights
@@ -36,18 +37,6 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 CARD = "README.md"
-TOKENIZER_FILES = frozenset({"tokenizer.json", "vocab.json"})
-CONFIGURATION_FILES = ("config.json", "generation_config.json")
-SMALL_FILES = (
-    *CONFIGURATION_FILES,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 VERSIONED = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".md")
@@ -98,24 +87,11 @@ class Source:
         sizes: dict[str, int] = {}
 
         def listing() -> dict[str, Version]:
-            versions = {}
+            versions: dict[str, Version] = {}
             sizes.clear()
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    path = Path(entry.path)
-                    try:
-                        facts = path.stat()
-                    except FileNotFoundError:  # a link to nothing, or replaced in this moment
-                        if path.is_symlink():
-                            continue
-                        raise changed(path.name, self.name) from None
-                    if stat.S_ISREG(facts.st_mode):
-                        sizes[path.name] = facts.st_size
-                        require_few_files(sizes, self.name)
-                        if path.name.endswith(VERSIONED):
-                            versions[path.name] = Version.of(facts)
-                    elif not stat.S_ISDIR(facts.st_mode):
-                        require_plain(path, self.name)
+            for folder in (directory, directory / TEMPLATE_FOLDER):
+                if folder.is_dir():
+                    self._list(folder, directory, sizes, versions)
             return versions
 
         try:
@@ -123,6 +99,26 @@ class Source:
         except OSError as error:
             raise ModelNotFound(f"cannot read the directory '{self.name}': {error.strerror}") from None
         return {name: FileFacts(size) for name, size in sorted(sizes.items())}
+
+    def _list(self, folder: Path, directory: Path, sizes: dict[str, int], versions: dict[str, Version]) -> None:
+        """Put the sizes and versions of a folder's files down under their names in the model's `directory`."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                name = path.relative_to(directory).as_posix()
+                try:
+                    facts = path.stat()
+                except FileNotFoundError:  # a link to nothing, or replaced in this moment
+                    if path.is_symlink():
+                        continue
+                    raise changed(path.name, self.name) from None
+                if stat.S_ISREG(facts.st_mode) and (folder == directory or is_template(name)):
+                    sizes[name] = facts.st_size
+                    require_few_files(sizes, self.name)
+                    if name.endswith(VERSIONED):
+                        versions[name] = Version.of(facts)
+                elif not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+                    require_plain(path, self.name)
 
     def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants
@@ -151,7 +147,7 @@ class Source:
         if prefix is not None:
             inside = {name: facts for name, facts in found.items() if name.startswith(f"{prefix}/")}
             found = {str(PurePosixPath(name).relative_to(prefix)): facts for name, facts in inside.items()}
-        return {name: facts for name, facts in found.items() if "/" not in name}
+        return {name: facts for name, facts in found.items() if "/" not in name or is_template(name)}
 
     def _cached_files(self, error: Unreachable | None) -> dict[str, FileFacts]:
         from huggingface_hub import snapshot_download
@@ -177,7 +173,7 @@ class Source:
         """
         if self.reference.directory is not None:
             path = self.reference.directory / filename
-            if path.is_symlink():
+            if path.is_symlink() or (path.parent != self.reference.directory and path.parent.is_symlink()):
                 self._require_inside(path)
             return path
         try:
@@ -202,7 +198,8 @@ class Source:
         return ModelNotFound(f"{why} and {what} of '{self.name}' is not in the cache: connect, and try again")
 
     def _require_inside(self, path: Path) -> None:
-        folder = path.parent.resolve()
+        assert self.reference.directory is not None
+        folder = self.reference.directory.resolve()
         # A snapshot in the Hub's cache is made of links to the blobs beside it.
         caches = [root for root in folder.parents if (root / "snapshots").is_dir() and (root / "blobs").is_dir()]
         target = path.resolve()
@@ -281,7 +278,7 @@ class Source:
     @property
     def has_tokenizer(self) -> bool:
         """Whether there are tokenizer files that can be read without running code."""
-        return not TOKENIZER_FILES.isdisjoint(self.files)
+        return not self.files.keys().isdisjoint(VOCABULARIES)
 
     @cached_property
     def card(self) -> str:
@@ -305,9 +302,10 @@ class Source:
         return "has metadata that cannot be read" if front_matter(self.card) is None else None
 
     def small_files(self) -> dict[str, Path]:
-        """Config, tokenizer and generation files that exist, by name."""
-        self.fetch(SMALL_FILES)
-        return {name: self.path(name) for name in SMALL_FILES if name in self.files}
+        """The files that go along with a merge, by their names within the model's folder."""
+        names = small_files(self.files)
+        self.fetch(names)
+        return {name: self.path(name) for name in names}
 
     @cached_property
     def weights(self) -> WeightFiles:

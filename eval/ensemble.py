@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Average = Literal["probabilities", "logits"]
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class EnsembleConfig(PretrainedConfig):
@@ -77,9 +78,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.members = nn.ModuleList(members)
         self.weights = [weight / sum(weights) for weight in weights] or [1 / len(members)] * len(members)
-        self.generation_config = GenerationConfig(
-            bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
-        )
+        self.generation_config = GenerationConfig(**{key: getattr(config, key) for key in TOKENS})
 
     @classmethod
     def of(
@@ -87,15 +86,20 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         states: Sequence[tuple[Mapping[str, Tensor], PretrainedConfig]],
         average: Average = "probabilities",
         weights: Sequence[float] = (),
+        generation: GenerationConfig | None = None,
     ) -> Ensemble:
-        """The ensemble of states with their configurations."""
+        """The ensemble of states with their configurations.
+
+        It generates as `generation` says, which is that of the model whose tokenizer goes with it; None stands for the
+        token ids of the first configuration.
+        """
         members = []
         for state, config in states:
             member = empty_model(config)
             member.load_state_dict(with_tied(state, member), assign=True)
             members.append(member.requires_grad_(False))
         first = states[0][1]
-        tokens = {key: getattr(first, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        tokens = {key: getattr(generation or first, key, None) for key in TOKENS}
         config = EnsembleConfig(
             average,
             len(members),
@@ -105,6 +109,8 @@ class Ensemble(PreTrainedModel, GenerationMixin):
             **tokens,
         )
         found = cls(config, members, weights)
+        if generation is not None:
+            found.generation_config = generation
         found.train(False)
         return found
 

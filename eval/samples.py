@@ -52,7 +52,7 @@ def samples(
                 do_sample=True,
                 temperature=0.7,
                 top_k=40,
-                pad_token_id=_padding(config),
+                pad_token_id=_end(config),
             )
             told[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
     return tuple(
@@ -61,8 +61,7 @@ def samples(
     )
 
 
-def _padding(config: PretrainedConfig) -> int:
-    """The id that fills up what has ended: that of the end, of which some models have several."""
-    end = config.eos_token_id
-    first = end[0] if isinstance(end, list) and end else end
-    return first if isinstance(first, int) else 0
+def _end(config: PretrainedConfig) -> int:
+    """A token that ends text, the first where there are several."""
+    ends = config.eos_token_id
+    return int((ends[0] if ends else 0) if isinstance(ends, list) else ends or 0)

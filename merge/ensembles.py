@@ -17,13 +17,13 @@ from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
 from isthmus.checkpoint.digest import digest
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-from isthmus.checkpoint.group import Group, open_group
+from isthmus.checkpoint.group import Group, open_group, tokenizer_owner
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.manifest import REPORT, sealed
 from isthmus.checkpoint.places import Place, model_places
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.saving import atomic_directory, carry_over, write_json
-from isthmus.checkpoint.source import CONFIGURATION_FILES
+from isthmus.checkpoint.small_files import CONFIGURATION
 from isthmus.checkpoint.strict_json import parse_object
 from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from isthmus.eval.text import Blocks, labelled_blocks, text_places
@@ -76,7 +76,8 @@ class EnsembleResult:
         """The ensemble as one model of transformers."""
         from isthmus.eval.ensemble import Ensemble
 
-        return Ensemble.of([(member.state, member.config) for member in self.members], self.average)
+        states = [(member.state, member.config) for member in self.members]
+        return Ensemble.of(states, self.average, generation=tokenizer_owner(self.checkpoints).generation())
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write what `load_ensemble` opens: where the members are, their digests, and the tokenizer. No weights.
@@ -93,7 +94,7 @@ class EnsembleResult:
         }
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             write_json(folder / FILE, content)
-            carry_over(folder, {name: file for name, file in self.files.items() if name not in CONFIGURATION_FILES})
+            carry_over(folder, {name: file for name, file in self.files.items() if name != CONFIGURATION})
             write_json(folder / REPORT, sealed(self.report, folder))
 
 
@@ -222,7 +223,8 @@ def load_ensemble(directory: str | Path) -> Ensemble:
     if path is not None:
         stored = read_path(folder / path, *checkpoints[:2])
         members += _points(Path(path).name, stored, at, checkpoints[0].config)
-    return Ensemble.of([(member.state, member.config) for member in members], average)
+    states = [(member.state, member.config) for member in members]
+    return Ensemble.of(states, average, generation=tokenizer_owner(checkpoints).generation())
 
 
 class _Meter:

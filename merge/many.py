@@ -167,7 +167,7 @@ def combine(
         models = {letter(place): (member.state, member.config) for place, member in enumerate(ends[:3])}
         models["merge"] = (state, universe.config)
         told = samples(models, group.tokenizer(), {part.label: part.report for part in text}, seed=seed)
-    facts = universe.alignments[0].facts(first.facts) if universe.alignments else dict(first.facts)
+    facts = group.facts(universe.alignments[0].facts(first.facts) if universe.alignments else first.facts)
     report = group_record(
         group,
         recipe,
@@ -213,7 +213,7 @@ def _finished(
     """The merge of models that were never in memory, and its report."""
     trained_by, seconds = _trained_by(recipe, group, ()), time.monotonic() - began
     report = group_record(group, recipe, trained_by, None, measured, text, asked, seconds=seconds)
-    ends, facts = group.members[recipe.operator.needs_base :], dict(group.members[0].facts)
+    ends, facts = group.members[recipe.operator.needs_base :], group.facts(group.members[0].facts)
     base = group.members[0] if recipe.operator.needs_base else None
     return Merge(ends, None, None, state, facts, dtype, group.small_files(), report, {}, (), scratch=scratch, base=base)
 

@@ -20,10 +20,9 @@ from isthmus.align.pipeline import Aligned
 from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.pair import Pair
 from isthmus.checkpoint.rows import in_blocks, row_counts
+from isthmus.checkpoint.token_ids import with_token_ids
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import Blocks
-
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:
@@ -48,11 +47,9 @@ def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:
 
 
 def whole_facts(facts: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
-    """The content of config.json of the merge with all rows; its special tokens are those of the model with more."""
-    if pair.growth is None:
-        return dict(facts)
-    owner = pair.whole[pair.growth.owner].facts
-    return {**facts, "vocab_size": pair.growth.total} | {key: owner[key] for key in TOKEN_IDS if key in owner}
+    """The content of config.json of the merge with all rows; its token ids are those of the tokenizer's model."""
+    whole = facts if pair.growth is None else {**facts, "vocab_size": pair.growth.total}
+    return with_token_ids(whole, pair.keeper.facts)
 
 
 def vocabulary_record(

@@ -112,7 +112,8 @@ class HubServer:
 
     def add(self, repo: str, directory: Path, subfolder: str = "", **facts: object) -> Repo:
         prefix = f"{subfolder}/" if subfolder else ""
-        files = {f"{prefix}{path.name}": path.read_bytes() for path in directory.iterdir() if path.is_file()}
+        paths = [path for path in directory.rglob("*") if path.is_file()]
+        files = {f"{prefix}{path.relative_to(directory).as_posix()}": path.read_bytes() for path in paths}
         self.repos[repo] = Repo(files, **facts)  # type: ignore[arg-type]
         return self.repos[repo]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.config import build_config
+from isthmus.checkpoint.token_ids import is_token_key
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -74,6 +75,8 @@ def configuration_findings(
         mine, other = fields_a.get(key), fields_b.get(key)
         if mine == other or public.get(key, key) in IRRELEVANT or key in IRRELEVANT or key.startswith("summary_"):
             continue
+        if is_token_key(key):  # they are those of the tokenizer's model
+            continue
         findings.append(_difference(LABELS.get(public.get(key, key), key), mine, name_a, other, name_b))
     if a.tie_word_embeddings != b.tie_word_embeddings:
         tied = name_a if a.tie_word_embeddings else name_b
@@ -99,4 +102,4 @@ def _difference(label: str, mine: object, name_a: str, other: object, name_b: st
 
 def _relevant(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What can make a difference, tied embeddings too."""
-    return {key: value for key, value in facts.items() if key not in IRRELEVANT - {TIES}}
+    return {key: value for key, value in facts.items() if key not in IRRELEVANT - {TIES} and not is_token_key(key)}

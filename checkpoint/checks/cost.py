@@ -13,7 +13,8 @@ from typing import Any
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.config import schema_of
 from isthmus.checkpoint.model import Families
-from isthmus.checkpoint.source import SMALL_FILES, Source
+from isthmus.checkpoint.small_files import small_files
+from isthmus.checkpoint.source import Source
 
 MBIT_PER_S = 100
 # The libraries, and copies of the weights in float32 that live at once: 4.8 GB for an aligned merge of two GPT-2 small.
@@ -48,7 +49,7 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
     """The cost of a merge of some models, each alike."""
     download = 0
     for source in sources:
-        wanted = [*source.weight_files(), *SMALL_FILES]
+        wanted = [*source.weight_files(), *small_files(source.files)]
         missing = (name for name in wanted if name in source.files and not source.is_local(name))
         download += sum(source.files[name].size or 0 for name in missing)
     shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes

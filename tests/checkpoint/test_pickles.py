@@ -21,7 +21,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "nested": (lambda x: torch.nested.nested_tensor([x[0], x[0, :3]]), "is a nested tensor"),
     "quantized": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "is quantized"),
     "complex": (lambda x: x.to(torch.complex64), "has dtype torch.complex64"),
-    "bool": (lambda x: x > 0, "has dtype torch.bool"),
+    "bool": (lambda x: x > 0, "has dtype BOOL"),
     "a list": (lambda x: x.tolist(), f"lacks the tensor '{NAME}'"),
     "missing": (lambda x: None, f"lacks the tensor '{NAME}'"),
     "without axes": (lambda x: torch.tensor(1.0), r"has shape \[\]"),

@@ -95,14 +95,30 @@ def test_other_sizes_without_tokenizers_block(saved) -> None:
 def test_a_tokenizer_that_is_the_same_on_the_hub_is_not_fetched(hub, pair) -> None:
     for name, directory in zip(("user/same-a", "user/same-b"), pair, strict=True):
         hub.add(name, directory)
-    settings = json.loads(hub.repos["user/same-b"].files["tokenizer_config.json"])
-    hub.repos["user/same-b"].files["tokenizer_config.json"] = json.dumps({**settings, "eos_token": "the"}).encode()
+    files_a, files_b = (hub.repos[f"user/same-{side}"].files for side in "ab")
+    listed = [{"content": token, "special": True} for token in ("<|endoftext|>", "the")]
+    named = {"added_tokens_decoder": dict(zip("05", listed, strict=True))}
+    settings = {**json.loads(files_b["tokenizer_config.json"]), **named}
+    files_a["tokenizer_config.json"] = json.dumps(settings).encode()
+    changes = {"eos_token": "the", "chat_template": "{{ x }}", "model_max_length": 5, "padding_side": "left"}
+    files_b["tokenizer_config.json"] = json.dumps({**settings, **changes}).encode()
     result = check("user/same-a", "user/same-b")
     assert any("the eos_token is" in str(finding) for finding in result.findings)
+    assert any("only 'user/same-b' has a chat template" in str(finding) for finding in result.findings)
     assert hub.bytes_sent("tokenizer.json") == 0
-    hub.repos["user/same-b"].files["tokenizer.json"] += b"\n"
+    files_b["tokenizer.json"] += b"\n"
     assert check("user/same-a", "user/same-b").mergeable
     assert hub.bytes_sent("tokenizer.json") > 0
+
+
+def test_whether_a_token_is_a_new_one_only_the_vocabulary_tells(hub, pair) -> None:
+    """One copy of it is fetched."""
+    changed(pair[1], "tokenizer_config.json", lambda c: c.update(pad_token="the", eos_token="<|new|>"))
+    for name, directory in zip(("user/new-a", "user/new-b"), pair, strict=True):
+        hub.add(name, directory)
+    result = check("user/new-a", "user/new-b")
+    assert any("the eos_token is" in str(finding) for finding in result.findings)
+    assert hub.bytes_sent("tokenizer.json") == len(hub.repos["user/new-a"].files["tokenizer.json"])
 
 
 def test_a_real_tokenizer_is_read_as_it_is(pair) -> None:

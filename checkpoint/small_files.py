@@ -1,0 +1,160 @@
+"""The files of a model beside its weights: those that go along with a merge, and those that do not.
+
+The names are what transformers looks for: configuration and generation settings, everything that a tokenizer of its is
+built from, chat templates, processors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
+
+CONFIGURATION = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER, TOKENIZER_SETTINGS, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
+TEMPLATE, TEMPLATE_FOLDER, PROCESSOR_TEMPLATE = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
+TEMPLATES = f"{TEMPLATE_FOLDER}/*.jinja"
+SENTENCE_PIECES = (
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "spm_char.model",
+)
+# A tokenizer can be built from any one of these, sometimes with the help of those below.
+VOCABULARIES = (
+    TOKENIZER,
+    "vocab.json",
+    "vocab.txt",
+    *SENTENCE_PIECES,
+    "tekken.json",
+    "tiktoken.model",
+    "source.spm",
+    "byte_maps.json",
+)
+HELPERS = (
+    "merges.txt",
+    "bpe.codes",
+    "dict.txt",
+    "target.spm",
+    "target_vocab.json",
+    "vocab-src.json",
+    "vocab-tgt.json",
+    "normalizer.json",
+    "emoji.json",
+    "entity_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
+    "tokenizer.*.json",  # versions, which tokenizer_config.json lists under fast_tokenizer_files
+)
+CONTENT_FILES = (*VOCABULARIES, *HELPERS, ADDED_TOKENS)
+SETTING_FILES = (TOKENIZER_SETTINGS, SPECIAL_TOKENS, TEMPLATE, TEMPLATES)
+PROCESSORS = (
+    PROCESSOR_TEMPLATE,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+)
+SMALL_FILES = (CONFIGURATION, GENERATION, *SETTING_FILES, *CONTENT_FILES, *PROCESSORS)
+
+# What nobody misses in a merge: weights and their indexes, other formats, the state and the logs of a training, cards,
+# licences, pictures, and what isthmus itself wrote.
+_NOT_MISSED = (
+    ".*",
+    "README*",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+    "*.md",
+    "*.safetensors",
+    "*.bin",
+    "*.index.json",
+    "*.pt",
+    "*.pth",
+    "*.pkl",
+    "*.ckpt",
+    "*.msgpack",
+    "*.h5",
+    "*.ot",
+    "*.onnx",
+    "*.onnx_data",
+    "*.gguf",
+    "*.mlmodel",
+    "*.tflite",
+    "trainer_state.json",
+    "trainer_log.jsonl",
+    "*_results.json",
+    "events.out.*",
+    "*.log",
+    "*.csv",
+    "*.png",
+    "*.jpg",
+    "*.jpeg",
+    "*.gif",
+    "*.svg",
+    "*.pdf",
+    "adapter_config.json",
+    "modelcard.json",
+    "recipe.json",
+    "isthmus.json",
+    "report.html",
+)
+
+
+def is_small_file(name: str) -> bool:
+    """Whether a file, by its name within the model's folder, goes along with a merge."""
+    return _is_one_of(name, SMALL_FILES)
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether transformers may read a file to build a tokenizer."""
+    return _is_one_of(name, (*SETTING_FILES, *CONTENT_FILES))
+
+
+def is_content_file(name: str) -> bool:
+    """Whether a file says which tokens there are and how text becomes tokens, rather than settings of that."""
+    return _is_one_of(name, CONTENT_FILES)
+
+
+def is_template(name: str) -> bool:
+    """Whether a file is an additional chat template."""
+    return _is_one_of(name, (TEMPLATES,))
+
+
+def small_files(names: Iterable[str]) -> list[str]:
+    """Those of some names that go along with a merge, the configuration first."""
+    order = {name: place for place, name in enumerate(SMALL_FILES)}
+    return sorted(filter(is_small_file, names), key=lambda name: (order.get(name, len(order)), name))
+
+
+def left_out(names: Iterable[str]) -> list[str]:
+    """Those of a model's files that do not go along with a merge, and that somebody may miss: code, for instance."""
+    return sorted(name for name in names if not is_small_file(name) and not _is_one_of(name, _NOT_MISSED))
+
+
+def tokenizer_owner(models: Sequence[Iterable[str]]) -> int:
+    """Which of some models, each given by the names of its files, gives a merge its tokenizer.
+
+    The first that has one; a tokenizer that can only be read with the sentencepiece library comes after all others.
+    """
+    for names in (set(VOCABULARIES) - set(SENTENCE_PIECES), set(VOCABULARIES)):
+        for place, files in enumerate(models):
+            if not names.isdisjoint(files):
+                return place
+    return 0
+
+
+def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
+    path = PurePosixPath(name)
+    if len(path.parts) > 1 and (len(path.parts) != 2 or path.parts[0] != TEMPLATE_FOLDER or path.name.startswith(".")):
+        return False
+    return any(name == pattern or ("*" in pattern and _fits(name, pattern)) for pattern in patterns)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)

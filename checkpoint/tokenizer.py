@@ -1,0 +1,220 @@
+"""A tokenizer, as transformers builds it of a model's files, and, where it cannot, as its files read.
+
+transformers reads tokenizer.json before vocab.json, vocab.txt and SentencePiece models; special_tokens_map.json only
+where tokenizer_config.json has no added_tokens_decoder, and then before it; chat templates from files before the one in
+tokenizer_config.json.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from isthmus.checkpoint.bounds import require_pipeline
+from isthmus.checkpoint.errors import CorruptCheckpoint
+from isthmus.checkpoint.panics import is_failure, quiet_panics
+from isthmus.checkpoint.sentencepiece import read_pieces
+from isthmus.checkpoint.small_files import (
+    ADDED_TOKENS,
+    CONFIGURATION,
+    SENTENCE_PIECES,
+    SPECIAL_TOKENS,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_SETTINGS,
+    is_template,
+    is_tokenizer_file,
+)
+from isthmus.checkpoint.source import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+EXTRA = ("additional_special_tokens", "extra_special_tokens")
+DECODER = "added_tokens_decoder"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What it says: token → id, merges, special tokens by role, chat templates by name.
+
+    `built` is what transformers made of the files, None where it could not or was not asked.
+    """
+
+    tokens: Mapping[str, int]
+    merges: tuple[str, ...] = ()
+    pipeline: Mapping[str, Any] | None = None
+    special: Mapping[str, str | None] = field(default_factory=dict)
+    templates: Mapping[str, str] = field(default_factory=dict)
+    built: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+
+
+def read_tokenizer(source: Source) -> Tokenizer | None:
+    """A tokenizer from its files alone, without transformers; None where they can only be read by a library.
+
+    Raises CorruptCheckpoint when they are damaged.
+    """
+    special, templates = special_tokens(source), chat_templates(source)
+    try:
+        if TOKENIZER in source.files:
+            content = source.json(TOKENIZER)
+            require_pipeline(content, f"'{TOKENIZER}' of '{source.name}'")
+            tokens, merges, pipeline = _fast(content)
+        else:
+            vocabulary = _content(source)
+            if vocabulary is None:
+                return None
+            tokens, merges, pipeline = *vocabulary, None
+        return Tokenizer(_with_added(source, tokens), merges, pipeline, special, templates)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise CorruptCheckpoint(f"the tokenizer of '{source.name}' is damaged: fetch its files again") from None
+
+
+def build_tokenizer(source: Source, files: Mapping[str, Path]) -> Tokenizer | None:
+    """A tokenizer as transformers builds it of some `files`, by name; None where it cannot.
+
+    Raises CorruptCheckpoint for a tokenizer.json that would fill the memory.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    if TOKENIZER in files:
+        require_pipeline(source.json(TOKENIZER), f"'{TOKENIZER}' of '{source.name}'")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with quiet_panics(), tempfile.TemporaryDirectory(prefix="isthmus-tokenizer-") as folder:
+            for name, path in files.items():
+                target = Path(folder) / name
+                target.parent.mkdir(exist_ok=True)
+                target.symlink_to(path.absolute())
+            built: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+            tokens = _numbered(built.get_vocab())
+        special = {role: None if (token := getattr(built, role, None)) is None else str(token) for role in ROLES}
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return None
+    finally:
+        logging.set_verbosity(before)
+    named = {role: token for role, token in special.items() if token is not None}
+    return Tokenizer(tokens, special=named, templates=chat_templates(source), built=built)
+
+
+def files_to_build(source: Source) -> list[str]:
+    """The files of a model that its tokenizer is built of."""
+    return [CONFIGURATION, *sorted(filter(is_tokenizer_file, source.files))]
+
+
+def settings(source: Source) -> dict[str, Any]:
+    """What tokenizer_config.json and special_tokens_map.json say, in the order in which transformers reads them."""
+    written = source.json(TOKENIZER_SETTINGS) if TOKENIZER_SETTINGS in source.files else {}
+    if SPECIAL_TOKENS in source.files and DECODER not in written:
+        written = written | source.json(SPECIAL_TOKENS)
+    return written
+
+
+def special_tokens(source: Source) -> dict[str, str | None]:
+    """The special tokens that the files name, by role."""
+    written = settings(source)
+    return {role: token_text(written[role]) for role in ROLES if role in written}
+
+
+def token_text(token: Any) -> str | None:
+    """A token, which a file writes as text or with its flags."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None
+
+
+def named_tokens(written: Mapping[str, Any]) -> Iterator[str]:
+    """The tokens that settings name, in the order in which transformers adds those that the vocabulary lacks."""
+    decoder = written.get(DECODER)
+    if isinstance(decoder, Mapping):
+        numbered = [(int(index), token) for index, token in decoder.items() if str(index).isdigit()]
+        yield from filter(None, (token_text(token) for _, token in sorted(numbered, key=lambda entry: entry[0])))
+    yield from filter(None, (token_text(written[role]) for role in ROLES if role in written))
+    others = (key for key in written if key.endswith("_token") and key not in ROLES)
+    yield from filter(None, (token_text(written[key]) for key in others))
+    for key in EXTRA:
+        tokens = written.get(key)
+        listed = tokens.values() if isinstance(tokens, Mapping) else tokens if isinstance(tokens, list) else ()
+        yield from filter(None, map(token_text, listed))
+
+
+def chat_templates(source: Source) -> dict[str, str]:
+    """Chat templates by name, as transformers finds them: the one without a name is "default"."""
+    from_files = template_files(source)
+    if from_files:
+        return from_files
+    written = settings(source).get("chat_template")
+    if isinstance(written, str):
+        return {"default": written}
+    if isinstance(written, list):
+        entries = [entry for entry in written if isinstance(entry, Mapping)]
+        return {str(entry.get("name")): str(entry.get("template")) for entry in entries}
+    if isinstance(written, Mapping):
+        return {str(name): str(text) for name, text in written.items()}
+    return {}
+
+
+def template_files(source: Source) -> dict[str, str]:
+    """Chat templates that have files of their own."""
+    names = [name for name in sorted(source.files) if name == TEMPLATE or is_template(name)]
+    return {"default" if name == TEMPLATE else PurePosixPath(name).stem: source.text(name, "replace") for name in names}
+
+
+def _fast(content: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...], dict[str, Any]]:
+    model = content["model"]
+    raw = model["vocab"]
+    tokens = _numbered(raw if isinstance(raw, dict) else {entry[0]: index for index, entry in enumerate(raw)})
+    tokens |= _numbered({entry["content"]: entry["id"] for entry in content.get("added_tokens", [])})
+    merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", []))
+    pipeline = {part: content.get(part) for part in ("normalizer", "pre_tokenizer")}
+    return tokens, merges, pipeline | {"model": model.get("type", "BPE")}
+
+
+def _content(source: Source) -> tuple[dict[str, int], tuple[str, ...]] | None:
+    """Tokens and merges where there is no tokenizer.json."""
+    if "vocab.json" in source.files:
+        lines = _lines(source, "merges.txt") if "merges.txt" in source.files else []
+        return _numbered(source.json("vocab.json")), tuple(m for m in lines if m and not m.startswith("#version"))
+    if "vocab.txt" in source.files:
+        return {token: index for index, token in enumerate(_lines(source, "vocab.txt"))}, ()
+    for name in SENTENCE_PIECES:
+        if name in source.files:
+            pieces = read_pieces(source.content(name))
+            return {piece: index for index, piece in enumerate(pieces)}, ()
+    return None
+
+
+def _lines(source: Source, filename: str) -> Sequence[str]:
+    return source.text(filename).rstrip("\n").split("\n")
+
+
+def _with_added(source: Source, tokens: dict[str, int]) -> dict[str, int]:
+    """The tokens of the vocabulary, and those that other files add to it."""
+    written = settings(source)
+    if ADDED_TOKENS in source.files and DECODER not in written:
+        for token, _ in sorted(_numbered(source.json(ADDED_TOKENS)).items(), key=lambda entry: entry[1]):
+            _add(tokens, token)
+    for token in named_tokens(written):
+        _add(tokens, token)
+    return tokens
+
+
+def _add(tokens: dict[str, int], token: str) -> None:
+    """As the tokenizers library does: a token that is not there gets the next id, whatever id a file gives it."""
+    if token not in tokens:
+        tokens[token] = max(tokens.values(), default=-1) + 1
+
+
+def _numbered(tokens: Mapping[str, Any]) -> dict[str, int]:
+    if not all(type(token) is str and type(index) is int and index >= 0 for token, index in tokens.items()):
+        raise ValueError("a token is not text, or its id is not a number")
+    return dict(tokens)
