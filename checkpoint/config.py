@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isthmus.checkpoint.bounds import require_numbers
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
-from isthmus.checkpoint.model import Families, Schema, schema
+from isthmus.checkpoint.model import Families, Schema, empty_model, schema
 from isthmus.checkpoint.panics import is_failure
 from isthmus.checkpoint.small_files import GENERATION
 from isthmus.checkpoint.source import Source
@@ -91,15 +92,34 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
         except (AttributeError, TypeError, ValueError, ArithmeticError):
             pass  # the file leaves something out, or something in it is wrong: transformers knows which
     config = build_config(facts, model)
-    try:
+    with _named(model):
         return schema(config, families)
+
+
+def working_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
+    """The configuration, of which transformers makes a language model, and which says how long its context is.
+
+    Raises as `build_config` does.
+    """
+    config = build_config(facts, model)
+    with _named(model):
+        empty_model(config)
+    return config
+
+
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """What goes wrong while a module is made of a configuration, as an error of the model with this name."""
+    try:
+        yield
     except IsthmusError:
         raise
     except BaseException as error:
         if not is_failure(error) or isinstance(error, MemoryError):
             raise
         raise CorruptCheckpoint(
-            f"transformers makes no language model of config.json of '{model}': {one_line(error)}"
+            f"transformers makes no language model of config.json of '{model}' ({type(error).__name__}: "
+            f"{one_line(error)}): repair the file, or fetch it again"
         ) from None
 
 

@@ -21,7 +21,7 @@ from isthmus.checkpoint.bounds import (
 )
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.checks.kind import kind_findings, tensor_findings
-from isthmus.checkpoint.config import build_config, read_facts, untied_facts
+from isthmus.checkpoint.config import read_facts, untied_facts, working_config
 from isthmus.checkpoint.contents import contents_of, stored_tensors
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
 from isthmus.checkpoint.model import Families, Schema
@@ -61,7 +61,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> PretrainedConfig:
         """The configuration, as transformers makes it of `facts`."""
-        return build_config(self.facts, self.name)
+        return working_config(self.facts, self.name)
 
     @property
     def model_type(self) -> str:

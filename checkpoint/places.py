@@ -37,6 +37,8 @@ class Place:
     @classmethod
     def of(cls, what: str, path: str | Path) -> Place:
         """The place at `path`, seen from the current directory; `what` is, for instance, "the model"."""
+        if "\0" in str(path):
+            raise BadInput(f"{what} {str(path)[:60]!a} holds a character that no path can have: check it")
         absolute = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - which leaves an unknown user's ~ as it is
         return cls(f"{what} '{absolute.name or absolute}'", absolute)
 

@@ -68,6 +68,8 @@ def script() -> NoReturn:
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
         if stream is None:  # closed by who started this: the next file must not be opened in its place
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
     try:
         main()
     except SystemExit as leaving:

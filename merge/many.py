@@ -17,6 +17,7 @@ from isthmus.checkpoint.card import letter
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.finite import require_number, require_writable
 from isthmus.checkpoint.group import Group, open_group
+from isthmus.checkpoint.loading import Checkpoint
 from isthmus.checkpoint.provenance import Evidence
 from isthmus.eval.fingerprint import Fingerprint
 from isthmus.eval.placed import bytes_of
@@ -200,13 +201,16 @@ def combine(
     )
     files, losses = group.small_files(), measured.merge if measured else None
     shown = Shown({part.label: part.report for part in text}, losses) if losses else None
-    return Merge(
-        ends, None, None, state, facts, dtype, files, report, {}, told, inputs=inputs, shown=shown, maker=maker
-    )
+    finished = Merge(ends, None, None, state, facts, dtype, files, report, {}, told)
+    return replace(finished, inputs=inputs, shown=shown, maker=maker, base=_base(recipe, group))
 
 
 def _maker(recipe: Recipe) -> str:
     return f"the merge by {recipe.operator.name}"
+
+
+def _base(recipe: Recipe, group: Group) -> Checkpoint | None:
+    return group.members[0] if recipe.operator.needs_base else None
 
 
 def _streamed(
@@ -238,10 +242,9 @@ def _finished(
     trained_by, seconds = _trained_by(recipe, group, ()), time.monotonic() - began
     report = group_record(group, recipe, trained_by, None, measured, text, asked, seconds=seconds)
     ends, facts = group.members[recipe.operator.needs_base :], group.facts(group.members[0].facts)
-    files, maker = group.small_files(), _maker(recipe)
-    return Merge(
-        ends, None, None, state, facts, dtype, files, report, {}, (), scratch=scratch, shown=shown, maker=maker
-    )
+    files, base = group.small_files(), _base(recipe, group)
+    finished = Merge(ends, None, None, state, facts, dtype, files, report, {}, (), scratch=scratch, base=base)
+    return replace(finished, shown=shown, maker=_maker(recipe))
 
 
 def _trained_by(recipe: Recipe, group: Group, prints: Sequence[Fingerprint]) -> list[Evidence]:

@@ -38,7 +38,8 @@ class Merge:
     `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
     saved, `scratch` the folder in which `state` lies, where it was never in memory. `inputs` is what was read for it,
     which no output may replace. `shown` are the losses in the report, which the files are held against before they are
-    published; `maker` says in errors what made the weights.
+    published; `maker` says in errors what made the weights; `base` is what the endpoints were trained from, whose
+    `files` go when it does.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -57,6 +58,7 @@ class Merge:
     inputs: tuple[Place, ...] = ()
     shown: Shown | None = None
     maker: str = "the merge"
+    base: Checkpoint | None = None
 
     @cached_property
     def config(self) -> PretrainedConfig:
