@@ -24,6 +24,7 @@ from isthmus.checkpoint.state import DTYPES, WithCopies
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model: `state` (read lazily, float32), `dtype` as stored, and its small files by name.

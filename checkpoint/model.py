@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
+
 def empty_model(config: PretrainedConfig) -> nn.Module:
     """The causal language model of a configuration, in evaluation mode, its weights on the meta device."""
     from accelerate import init_empty_weights

@@ -33,9 +33,11 @@ def pickle_header(file: IO[bytes], filename: str, model: str) -> dict[str, Tenso
         tensors = _load(file, filename, model)
     infos = {}
     for name, tensor in tensors.items():
-        start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-        in_one_piece = start is not None and tensor.is_contiguous()
-        infos[name] = _info(tensor, start + tensor.storage_offset() * tensor.element_size() if in_one_piece else -1)
+        start: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+        if start is None or not tensor.is_contiguous():
+            infos[name] = _info(tensor, -1)
+        else:
+            infos[name] = _info(tensor, start + int(tensor.storage_offset()) * tensor.element_size())
     return infos
 
 

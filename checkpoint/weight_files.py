@@ -88,8 +88,8 @@ def no_weights(files: Collection[str], model: str) -> ModelNotFound:
     for name in sorted(files):
         if name in OF_OTHERS:
             return ModelNotFound(
-                f"'{model}' holds its weights only in {OF_OTHERS[name]} ('{name}'): load it with transformers where that "
-                "is possible, and save it with save_pretrained"
+                f"'{model}' holds its weights only in {OF_OTHERS[name]} ('{name}'): convert it to safetensors with the "
+                "program that wrote it, or take the version saved by transformers"
             )
     for name in sorted(files):
         for expected in IN_ORDER:
@@ -99,6 +99,4 @@ def no_weights(files: Collection[str], model: str) -> ModelNotFound:
                     f"'{model}' holds its weights only as '{name}', a variant that transformers reads when asked for: "
                     f"rename it to '{expected}'"
                 )
-    return ModelNotFound(
-        f"'{model}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index"
-    )
+    return ModelNotFound(f"'{model}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index")

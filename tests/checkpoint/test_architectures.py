@@ -154,9 +154,7 @@ NO_WEIGHTS_OF_OURS = {
     "an expert too few": lambda tensors: tensors.pop("model.layers.0.block_sparse_moe.experts.1.w1.weight"),
     "an expert too many": put("model.layers.0.block_sparse_moe.experts.3.w1.weight", torch.ones(24, 16)),
     "an expert of integers": put("model.layers.0.block_sparse_moe.experts.1.w1.weight", torch.ones(24, 16).int()),
-    "double precision": lambda tensors: tensors.update(
-        {"model.norm.weight": tensors["model.norm.weight"].double()}
-    ),
+    "double precision": lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].double()}),
 }
 
 

@@ -199,9 +199,7 @@ def test_small_files(tmp_path: Path, name: str) -> None:
         source.json(name)
 
 
-def test_a_merge_of_a_model_that_is_overwritten(
-    tmp_path: Path, isthmus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_merge_of_a_model_that_is_overwritten(tmp_path: Path, isthmus, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = (version(tmp_path / name, seed, "one file") for name, seed in (("m", 1), ("new", 2)))
     other = version(tmp_path / "other", 3, "one file")
     from isthmus.merge import output
@@ -221,8 +219,8 @@ def test_a_merge_of_a_model_that_is_overwritten(
 
 def test_open_files_do_not_add_up(tmp_path: Path) -> None:
     directory = version(tmp_path / "m", 1, "shards")
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     model = load(directory, families=FAMILIES)
     _ = [model.state[name] for name in model.state]
     if before:
-        assert len(os.listdir("/proc/self/fd")) <= before
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before

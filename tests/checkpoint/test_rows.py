@@ -51,9 +51,7 @@ def test_blocks_of_pickled_weights_and_of_states_in_memory(saved, small_blocks: 
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(float("nan"), "NaN or Inf"), (float("inf"), "NaN or Inf")]
-)
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "NaN or Inf"), (float("inf"), "NaN or Inf")])
 def test_what_is_wrong_with_a_tensor_is_found_in_blocks(saved, value: float, said: str, small_blocks: None) -> None:
     directory = saved("model")
     content = load_file(directory / "model.safetensors")
