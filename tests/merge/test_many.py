@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from isthmus.checkpoint import loading
 from isthmus.checkpoint.card import render_card
 from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels, UnsupportedFamily
-from isthmus.checkpoint.loading import LazyState
+from isthmus.checkpoint.state import LazyState
 from isthmus.eval.summary import loss_table, sentences
 from isthmus.merge import combined
 from isthmus.merge.gates import Gates
