@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -43,7 +45,6 @@ class Checkpoint:
     files: dict[str, Path] = field(repr=False)
     naming: Naming = field(default=Naming(()), repr=False, compare=False)
     source: Source | None = field(default=None, repr=False, compare=False)
-    _copies: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -127,7 +128,6 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     if tied and not contents.schema.tied:
         facts = untied_facts(facts)
         state = WithCopies(state, {name: tied[name] for name in contents.schema.shapes if name not in state})
-    files, copies = _small_files(source)
     return Checkpoint(
         source.name,
         reference,
@@ -136,21 +136,21 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
         contents.schema,
         state,
         dtype,
-        files,
+        _small_files(source),
         contents.naming,
         source,
-        copies,
     )
 
 
-def _small_files(source: Source) -> tuple[dict[str, Path], tempfile.TemporaryDirectory[str] | None]:
-    """The small files of a model; of one on disk, copies that nobody else writes to, which go with the checkpoint."""
+def _small_files(source: Source) -> dict[str, Path]:
+    """The small files of a model; of one on disk, copies that nobody else writes to, until this process ends."""
     files = source.small_files()
     if source.reference.directory is None:
-        return files, None
-    folder = tempfile.TemporaryDirectory(prefix="isthmus-files-")
-    copies = {name: Path(folder.name) / name for name in files}
+        return files
+    folder = Path(tempfile.mkdtemp(prefix="isthmus-files-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # a merge copies them when the checkpoint may be gone
+    copies = {name: folder / name for name in files}
     for name, path in copies.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.read(name))
-    return copies, folder
+    return copies
