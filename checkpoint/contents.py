@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -136,7 +135,7 @@ def contents_of(
 def _swapped(naming: Naming, schema: Schema) -> Naming:
     """Where only the tied name is stored, it is the one tensor that both names mean."""
     present = naming.by_name().keys()
-    names = {}
+    names: dict[str, str] = {}
     for target, source in schema.tied.items():
         if target in present and source not in present and source not in names.values():
             names[target] = source
@@ -196,5 +195,5 @@ def _wrapper(unknown: Sequence[str], shapes: Mapping[str, object]) -> str | None
         tails = {name.split(".", 1)[-1] for name in shapes}
         if any(name in shapes or name in tails or name.removeprefix("model.") in shapes for name in bare):
             return wrapper
-    common = os.path.commonprefix(list(unknown))
-    return next((wrapper for wrapper in WRAPPERS if common and wrapper in common.split(".")), None)
+    everywhere = (wrapper for wrapper in WRAPPERS if all(wrapper in name.split(".") for name in unknown))
+    return next(everywhere, None) if unknown else None

@@ -21,6 +21,7 @@ from isthmus.checkpoint.bounds import (
 )
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.checks.kind import kind_findings, tensor_findings
+from isthmus.checkpoint.claims import Claim
 from isthmus.checkpoint.config import read_facts, untied_facts, working_config
 from isthmus.checkpoint.contents import contents_of, stored_tensors
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 TRIAL = "A line of text, with 12 numbers, é and more.\n" * 8
+
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Checkpoint:
     files: dict[str, Path] = field(repr=False)
     naming: Naming = field(default=Naming(()), repr=False, compare=False)
     source: Source | None = field(default=None, repr=False, compare=False)
-    _copies: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+    _copies: Claim | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -186,13 +188,13 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     )
 
 
-def _small_files(source: Source) -> tuple[dict[str, Path], tempfile.TemporaryDirectory[str] | None]:
+def _small_files(source: Source) -> tuple[dict[str, Path], Claim | None]:
     """The small files of a model; of one on disk, copies that nobody else writes to, which go with the checkpoint."""
     files = source.small_files()
     if source.reference.directory is None:
         return files, None
-    folder = tempfile.TemporaryDirectory(prefix="isthmus-files-")
-    copies = {name: Path(folder.name) / name for name in files}
+    folder = Claim(Path(tempfile.gettempdir(), "isthmus-files-"))
+    copies = {name: folder.path / name for name in files}
     for name, path in copies.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.content(name))

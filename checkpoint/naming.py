@@ -171,9 +171,9 @@ def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming
     unknown: list[tuple[str, str]] = []
     repeated = []
     for name_there in sorted(stored, key=dot_natural_key):
-        name, pattern = rename_source_key(name_there, renamings, converters, prefix, expected)  # type: ignore[arg-type]
+        name, pattern = rename_source_key(name_there, renamings, converters, prefix, expected)
         if name not in expected and name_there in expected:
-            name, pattern = rename_source_key(name_there, [], [], prefix, expected)  # type: ignore[arg-type]
+            name, pattern = rename_source_key(name_there, [], [], prefix, expected)
         if name not in expected:
             unknown.append((name_there, name))
         elif pattern is not None:

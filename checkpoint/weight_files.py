@@ -88,8 +88,8 @@ def no_weights(files: Collection[str], model: str) -> ModelNotFound:
     for name in sorted(files):
         if name in OF_OTHERS:
             return ModelNotFound(
-                f"'{model}' holds its weights only in {OF_OTHERS[name]} ('{name}'): load it with transformers where that "
-                "is possible, and save it with save_pretrained"
+                f"'{model}' holds its weights only in {OF_OTHERS[name]} ('{name}'): convert it to safetensors with the "
+                "program that wrote it, or take the version saved by transformers"
             )
     for name in sorted(files):
         for expected in IN_ORDER:

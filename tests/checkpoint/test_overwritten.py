@@ -219,8 +219,8 @@ def test_a_merge_of_a_model_that_is_overwritten(tmp_path: Path, isthmus, monkeyp
 
 def test_open_files_do_not_add_up(tmp_path: Path) -> None:
     directory = version(tmp_path / "m", 1, "shards")
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     model = load(directory, families=FAMILIES)
     _ = [model.state[name] for name in model.state]
     if before:
-        assert len(os.listdir("/proc/self/fd")) <= before
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
