@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.bounds import require_numbers
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.model import Families, Schema, schema
 from isthmus.checkpoint.source import Source
 
@@ -42,7 +43,9 @@ def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
 
     kind = facts["model_type"]
     if kind not in CONFIG_MAPPING:
-        raise BadInput(f"'{model}' has the model type {kind!r}, which this version of transformers does not know")
+        raise BadInput(
+            f"'{model}' has the model type '{plain(kind, 60)}', which this version of transformers does not know"
+        )
     try:
         return CONFIG_MAPPING[kind].from_dict(dict(facts))
     except Exception as error:

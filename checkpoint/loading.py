@@ -23,6 +23,7 @@ from isthmus.checkpoint.bounds import (
 )
 from isthmus.checkpoint.config import build_config, read_facts, schema_of, untied_facts
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.reference import parse_reference
@@ -32,6 +33,7 @@ from isthmus.checkpoint.source import TOKENIZER_FILES, Source
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+NAME = 200  # characters of a tensor's name in a sentence
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -221,15 +223,17 @@ def match_names(
         if name is None:
             continue
         if name not in names.shapes:
-            problems.append(f"'{model}' has a tensor '{name_there}' that its configuration does not know")
+            problems.append(f"'{model}' has a tensor '{plain(name_there, NAME)}' that its configuration does not know")
             continue
         found[name] = name_there
         if info.shape != names.shapes[name]:
             problems.append(
-                f"'{name_there}' of '{model}' has shape {list(info.shape)}; expected {list(names.shapes[name])}"
+                f"'{plain(name_there, NAME)}' of '{model}' has shape {list(info.shape)}; expected {list(names.shapes[name])}"
             )
         elif info.dtype not in DTYPES:
-            problems.append(f"'{name_there}' of '{model}' has dtype {info.dtype}; expected F32, F16 or BF16")
+            problems.append(
+                f"'{plain(name_there, NAME)}' of '{model}' has dtype {info.dtype}; expected F32, F16 or BF16"
+            )
     problems += [f"'{model}' lacks the tensor '{name}'" for name in names.shapes if name not in found]
     return found, problems
 

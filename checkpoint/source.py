@@ -24,6 +24,7 @@ from isthmus.checkpoint.bounds import (
 )
 from isthmus.checkpoint.download import capped
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.front_matter import front_matter
 from isthmus.checkpoint.headers import TensorInfo, header_from, read_header
 from isthmus.checkpoint.hub import Unreachable, ask
@@ -282,7 +283,9 @@ class Source:
                     raise CorruptCheckpoint(f"'{index}' of '{self.name}' has no weight_map: fetch it again")
                 for name in shards.values():
                     if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
-                        raise CorruptCheckpoint(f"'{index}' of '{self.name}' names a shard outside the model: {name!r}")
+                        raise CorruptCheckpoint(
+                            f"'{index}' of '{self.name}' names a shard outside the model: '{plain(name)}'"
+                        )
                     if name not in self.files and self._cut_off:
                         raise self._not_cached(f"'{name}'")
                     if name not in self.files:
