@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.foreign import plain
 
 MB = 2**20
 # Bytes of the files that a merge reads or carries over.
@@ -153,7 +154,7 @@ def require_shapes(header: Mapping[str, Any], where: str) -> None:
         if len(shape) > AXES or any(isinstance(axis, int) and axis > AXIS for axis in shape):
             # Short, as the shape may be the whole of a large header.
             raise CorruptCheckpoint(
-                f"the header of {where} gives '{name[:100]}' a shape that no tensor has: fetch the file again"
+                f"the header of {where} gives '{plain(name, 100)}' a shape that no tensor has: fetch the file again"
             )
 
 
@@ -167,11 +168,14 @@ def require_numbers(facts: Mapping[str, Any], model: str) -> None:
         limit = _limit(key)
         if key in SIZES and value is not None and (type(value) is not int or value < 1):
             raise CorruptCheckpoint(
-                f"config.json of '{model}' says {key} = {str(value)[:60]!r}: expected a whole number from 1"
+                f"config.json of '{model}' says {plain(key, 60)} = {plain(repr(value), 60)}: expected a whole number "
+                "from 1"
             )
         if isinstance(value, int) and abs(value) > limit:
             shown = str(value) if abs(value) < 2**64 else "a number of more than 64 bits"
-            raise CorruptCheckpoint(f"config.json of '{model}' says {key} = {shown}, and isthmus reads up to {limit:,}")
+            raise CorruptCheckpoint(
+                f"config.json of '{model}' says {plain(key, 60)} = {shown}, and isthmus reads up to {limit:,}"
+            )
         if isinstance(value, int) and limit == LAYERS:
             layers = max(layers, value)
         if isinstance(value, int) and "expert" in key:

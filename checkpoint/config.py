@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from isthmus.checkpoint.bounds import require_numbers
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.model import Families, Schema, empty_model, schema
 from isthmus.checkpoint.panics import is_failure
 from isthmus.checkpoint.small_files import GENERATION
@@ -61,7 +62,9 @@ def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
 
     kind = facts["model_type"]
     if kind not in CONFIG_MAPPING:
-        raise BadInput(f"'{model}' has the model type {kind!r}, which this version of transformers does not know")
+        raise BadInput(
+            f"'{model}' has the model type '{plain(kind, 60)}', which this version of transformers does not know"
+        )
     try:
         config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(facts)))
         config.to_json_string(use_diff=False)  # what cannot be written is no configuration, either

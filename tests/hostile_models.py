@@ -165,8 +165,19 @@ def aliases(key: str) -> str:
     return "\n".join(["---", "a0: &a0 [x, x, x]", *levels, f"{key}: *a12", "---", ""])
 
 
-WORDS = "\x1b]0;owned\x07\x1b[2J\u202edesrever\u200b [red]red[/] | `code` ![i](http://evil.example/i.png) <script>alert(1)</script>"
-entry = b'"%s":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+WORDS = (
+    "\x1b]0;owned\x07\x1b[2J\u202edesrever\u200b [red]red[/] | `code` ![i](http://evil.example/i.png) "
+    "<script>alert(1)</script>"
+)
+
+
+def entries(count: int, name: str = "") -> Change:
+    """A header of empty tensors."""
+    entry = '%s:{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    return lambda model: header(
+        ("{" + ",".join(entry % json.dumps(f"{name}{number}") for number in range(count)) + "}").encode()
+    )(model)
+
 
 HOSTILE: dict[str, Change] = {
     # cards
@@ -244,12 +255,10 @@ HOSTILE: dict[str, Change] = {
         "isthmus.json", json.dumps({"endpoints": [{"ref": WORDS * 50, "optimizer": WORDS}] * 300})
     ),
     "an optimizer's name": write("trainer_state.json", json.dumps({"optimizer": WORDS * 100})),
-    "a tensor's name": header(
-        b'{%s:{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % json.dumps(WORDS * 100).encode() + b"\0\0\0\0"
-    ),
+    "a tensor's name": entries(3, WORDS * 100),
     "a shard's name": write("model.safetensors.index.json", json.dumps({"weight_map": {"x": WORDS * 100}})),
     "a model type": config(model_type=WORDS * 100),
-    "an unpaired surrogate": config(note="\ud800"),
+    "an unpaired surrogate": config(task_specific_params={"note": "\ud800"}),
 }
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), os.environ["ISTHMUS_ROOT"]]
 
-from hostile_models import HOSTILE
+from hostile_models import HOSTILE  # noqa: E402
 
-from isthmus.cli import main
+from isthmus.cli import main  # noqa: E402
 
 LIMIT = 25
 TEXT = ("normalizers", "prefix", "template of copies", "padding")
