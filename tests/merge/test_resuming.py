@@ -22,7 +22,7 @@ PARENT = str(Path(__file__).parents[3])
 DRIVER = """
 import glob, json, os, sys, time
 sys.path.insert(0, sys.argv[1])
-import accelerate, scipy.optimize, torch, transformers
+import accelerate, matplotlib.figure, scipy.optimize, torch, torch._dynamo, transformers
 from isthmus.cli import script
 from isthmus.merge import many, output, pipeline
 from transformers import GPT2LMHeadModel
