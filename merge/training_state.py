@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,21 +138,31 @@ class TrainingState:
             "add --restart to drop it"
         )
 
-    def claimed(self) -> Lock:
-        """The right to train into the folder, for a ``with``. Raises BadInput while another process does."""
-        return Lock(self.folder, f"another process is training for this output (in '{self.folder.name}'): wait for it")
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """The right to train into the folder, which is gone afterwards where nothing was saved.
+
+        Raises BadInput while another process has it.
+        """
+        refusal = f"another process is training for this output (in '{self.folder.name}'): wait for it"
+        with Lock(self.folder, refusal):
+            try:
+                yield
+            finally:
+                if not (self.folder / "latest.json").exists():
+                    self._remove()
 
     def remove(self) -> None:
         """The run is over: remove what `save` wrote, and nothing else."""
         if self.folder.is_symlink() or not self.folder.is_dir():
             return
         with self.claimed():
-            self._remove()
+            (self.folder / "latest.json").unlink(missing_ok=True)
 
     def _remove(self) -> None:
         for step in self.folder.glob("step-*"):
             shutil.rmtree(step, ignore_errors=True)
-        for name in ("latest.json", "latest.json.new", LOCK):
+        for name in ("latest.json.new", LOCK):
             (self.folder / name).unlink(missing_ok=True)
         remove_leftovers(beside(self.folder / "latest.json", STAGING))
         with suppress(OSError):  # somebody put something else there

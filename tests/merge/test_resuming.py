@@ -22,7 +22,7 @@ PARENT = str(Path(__file__).parents[3])
 DRIVER = """
 import glob, json, os, sys, time
 sys.path.insert(0, sys.argv[1])
-import accelerate, scipy.optimize, torch, transformers
+import accelerate, matplotlib.figure, scipy.optimize, torch, torch._dynamo, transformers
 from isthmus.cli import script
 from isthmus.merge import many, output, pipeline
 from transformers import GPT2LMHeadModel
@@ -66,7 +66,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(EMBEDDED / "docs" / file, root / name / file)
     models = "".join(f"  - model: {root / name}\n" for name in ("a", "b"))
-    recipe = f"merge_method: dare_ties\nbase_model: {root / 'a'}\nmodels:\n{models}parameters: {{density: 0.5, weight: 0.5}}\n"
+    weighed = "parameters: {density: 0.5, weight: 0.5}"
+    recipe = f"merge_method: dare_ties\nbase_model: {root / 'a'}\nmodels:\n{models}{weighed}\n"
     (root / "recipe.yml").write_text(recipe)
     draw = random.Random(0)
     (root / "text.txt").write_text(" ".join("".join(draw.choices("etaoinshrdlu", k=5)) for _ in range(6000)))
