@@ -59,13 +59,3 @@ def test_torch_and_transformers_are_imported_only_when_needed(command: list[str]
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "isthmus" in loaded
     assert not loaded & {"torch", "transformers", "numpy", "huggingface_hub", "matplotlib"}
-
-
-def test_a_plain_average_imports_what_opens_its_output_and_no_more(tmp_path: Path) -> None:
-    folder = ROOT / "lab" / "checkpoints"
-    merge = ["merge", folder / "docs", folder / "code", "-o", tmp_path / "out", "--align", "none", "--t", "0.5"]
-    command = [sys.executable, "-X", "importtime", "-m", "isthmus", *map(str, merge)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert {"torch", "transformers"} <= loaded
-    assert not loaded & {"scipy", "matplotlib"}
