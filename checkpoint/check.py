@@ -70,9 +70,7 @@ class CheckResult:
         }
 
 
-def check(
-    *references: str | Path, families: Families | None = None, one_vocabulary: bool | None = None
-) -> CheckResult:
+def check(*references: str | Path, families: Families | None = None, one_vocabulary: bool | None = None) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
     `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. With

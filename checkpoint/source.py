@@ -191,7 +191,9 @@ class Source:
         try:
             content = finite_json(self.path(filename).read_text(encoding="utf-8"))
         except NotFinite as error:
-            raise CorruptCheckpoint(f"'{filename}' of '{self.name}' holds {error}, which no JSON file may: correct it") from None
+            raise CorruptCheckpoint(
+                f"'{filename}' of '{self.name}' holds {error}, which no JSON file may: correct it"
+            ) from None
         except (ValueError, UnicodeDecodeError, RecursionError):
             content = None
         if not isinstance(content, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import typer
 
@@ -82,9 +83,15 @@ def idle_in_merge(
             not learns,
             "is for an alignment that is learned for a straight line: that takes --data, and --align auto or learned",
         ),
-        Idle(OF_TRAINING, not (curve or learns), "is for training, and neither bends nor an alignment are trained here"),
+        Idle(
+            OF_TRAINING, not (curve or learns), "is for training, and neither bends nor an alignment are trained here"
+        ),
         Idle(("objective", "interior"), t != "auto", "is for the choice of t: leave out it, or --t"),
-        Idle(("tokens",), not data, "counts tokens of text: add --data, or leave it out"),
+        Idle(
+            ("tokens",),
+            not data and (path == "linear" or Path(path).is_dir()),
+            "counts tokens of text: add --data, or leave it out",
+        ),
         Idle(("spectrum",), require_spectrum and spectrum is False, "contradicts --require-spectrum: leave one out"),
         Idle(
             ("max_excess", "same_kind"),

@@ -111,9 +111,7 @@ def _unweighted(recipe: Recipe) -> Recipe:
     def rest(settings: Settings) -> Settings:
         return {key: setting for key, setting in settings.items() if key != "weight"}
 
-    segments = tuple(
-        replace(one, shared=rest(one.shared), each=tuple(map(rest, one.each))) for one in recipe.segments
-    )
+    segments = tuple(replace(one, shared=rest(one.shared), each=tuple(map(rest, one.each))) for one in recipe.segments)
     return replace(recipe, shared=rest(recipe.shared), segments=segments)
 
 

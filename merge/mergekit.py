@@ -187,7 +187,9 @@ class _Recipe:
         elif base is not None and base not in names:
             names.append(base)  # as in mergekit, a base that has no part of its own is one more model
         elif base is not None and operator.name != "slerp" and not self.takes_tokenizer(top):
-            self.refuse(top["base_model"], f"{operator.name} has no base, and '{base}' is among its models: leave it out")
+            self.refuse(
+                top["base_model"], f"{operator.name} has no base, and '{base}' is among its models: leave it out"
+            )
         if operator.name == "slerp":
             if base is None:
                 self.refuse(top["merge_method"], "slerp needs base_model: the model at t = 0")
@@ -208,7 +210,9 @@ class _Recipe:
         """Refuse parameters of the base of task vectors, of which nothing is taken."""
         for entry in (entry for one in slices for entry in one.inputs if entry.model == base):
             for key, setting in entry.settings.items():
-                raise BadInput(f"{setting.places[0]}: '{key}' of the base has no effect: it is what the others are added to")
+                raise BadInput(
+                    f"{setting.places[0]}: '{key}' of the base has no effect: it is what the others are added to"
+                )
 
     def takes_tokenizer(self, top: Mapping[str, Node]) -> bool:
         """Whether the tokenizer is that of the base."""
@@ -254,7 +258,9 @@ class _Recipe:
         if isinstance(node, SequenceNode) and node.value and all(isinstance(item, MappingNode) for item in node.value):
             nodes = node.value
         cases = (
-            self.case(key, item, parameter) if isinstance(item, MappingNode) else (None, self.values(key, item, parameter))
+            self.case(key, item, parameter)
+            if isinstance(item, MappingNode)
+            else (None, self.values(key, item, parameter))
             for item in nodes
         )
         return Setting(tuple(cases), tuple(map(self.place, nodes)))
@@ -307,7 +313,8 @@ class _Recipe:
         saved = found.get("out_dtype", found.get("dtype"))
         if found.get("dtype") not in (None, saved, "float32"):
             self.refuse(
-                top["dtype"], f"isthmus computes in float32 and saves in out_dtype, {saved}: leave dtype out, or the other"
+                top["dtype"],
+                f"isthmus computes in float32 and saves in out_dtype, {saved}: leave dtype out, or the other",
             )
         return saved
 

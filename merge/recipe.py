@@ -145,7 +145,9 @@ class Recipe:
         default = self.operator.parameters[key].default
         if default is None:
             whose = f" of '{model}'" if model else ""
-            where = next((settings[key].places[0] + ": " for settings in chain if key in settings and settings[key].places), "")
+            where = next(
+                (settings[key].places[0] + ": " for settings in chain if key in settings and settings[key].places), ""
+            )
             raise BadInput(f"{where}{self.operator.name} needs '{key}'{whose}, and none is given for '{name}'")
         return default
 

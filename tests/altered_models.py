@@ -165,7 +165,9 @@ ADAPTER = file("adapter_config.json", b'{"base_model_name_or_path": "elsewhere",
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
 BERT, T5 = {**SMALL, "vocab_size": 1024}, {"vocab_size": 1024, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1}
 BART = {"vocab_size": 1024, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 32}
-BART |= {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("ffn_dim", 64), ("attention_heads", 4))}
+BART |= {
+    f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("ffn_dim", 64), ("attention_heads", 4))
+}
 
 DAMAGED: dict[str, Altering] = {
     "architecture": config(model_type="gptj"),

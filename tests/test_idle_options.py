@@ -58,12 +58,19 @@ IDLE: list[tuple[tuple[object, ...], str]] = [
     (("align", DOCS, CODE, *DATA), "--data is text, at which --method orthogonal does not look"),
     (("align", DOCS, CODE, "--method", "permutation", *DATA), "--data is text, at which --method permutation"),
     (("align", DOCS, CODE, "--align-steps", 10), "--align-steps is for --method learned"),
-    (("align", DOCS, CODE, "--method", "combined", *DATA, "--mixed-precision", "no"), "--mixed-precision is for --method"),
+    (
+        ("align", DOCS, CODE, "--method", "combined", *DATA, "--mixed-precision", "no"),
+        "--mixed-precision is for --method",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), IDLE, ids=lambda value: str(value)[:40] if isinstance(value, str) else "")
-def test_an_option_without_effect_is_bad_usage(isthmus, tmp_path: Path, arguments: tuple[object, ...], said: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"), IDLE, ids=lambda value: str(value)[:40] if isinstance(value, str) else ""
+)
+def test_an_option_without_effect_is_bad_usage(
+    isthmus, tmp_path: Path, arguments: tuple[object, ...], said: str
+) -> None:
     found = isthmus(*arguments, "-o", tmp_path / "out")
     assert (found.code, said in found.error) == (2, True), found.err
     assert found.error.startswith("isthmus: ")

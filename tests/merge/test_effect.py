@@ -170,7 +170,9 @@ def merged(isthmus, saved, tmp_path: Path, text: str, *options: object):
 def test_the_command_line_says_it_before_it_merges(isthmus, saved, tmp_path: Path) -> None:
     found = merged(isthmus, saved, tmp_path, IDLE["a filter of another architecture"][0])
     assert found.code == 2
-    assert found.error.startswith("isthmus: 'recipe.yml', line 8: the filter 'self_attn' is part of no tensor's name here")
+    assert found.error.startswith(
+        "isthmus: 'recipe.yml', line 8: the filter 'self_attn' is part of no tensor's name here"
+    )
     assert found.error.count("\n") == 1
     assert not (tmp_path / "out").exists()
     beyond = merged(isthmus, saved, tmp_path, slices((0, 3)))

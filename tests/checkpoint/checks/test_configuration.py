@@ -72,7 +72,11 @@ def test_bookkeeping_without_a_table(llamas, changes: dict[str, object]) -> None
 @pytest.mark.parametrize(
     ("changes", "kind", "sentence"),
     [
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "blocks", "rotary position encoding differs"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+            "blocks",
+            "rotary position encoding differs",
+        ),
         ({"hidden_act": "relu"}, "blocks", "hidden_act differs: silu in 'a', relu in 'b'"),
         ({"rms_norm_eps": 1e-5}, "degrades", "rms_norm_eps differs"),
         ({"hidden_act": "swish"}, None, ""),
