@@ -25,8 +25,9 @@ from isthmus.eval.processes import is_main
 from isthmus.merge.progress import Progress
 
 if TYPE_CHECKING:
-    from isthmus.checkpoint.checks.finding import Finding
     from rich.progress import TaskID
+
+    from isthmus.checkpoint.checks.finding import Finding
 
 
 def say(message: str) -> None:
