@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from isthmus.checkpoint.config import build_config, schema_of
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.headers import TensorInfo
 from isthmus.checkpoint.model import Families, Schema, model_of_names
 from isthmus.checkpoint.naming import Group, Naming, library_naming, plain_naming
@@ -153,9 +154,11 @@ def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], m
     sentences = []
     if naming.unknown:
         more = _more(naming.unknown)
-        sentences.append(f"'{model}' has a tensor '{naming.unknown[0]}'{more} that its configuration does not know")
+        sentences.append(
+            f"'{model}' has a tensor '{plain(naming.unknown[0])}'{more} that its configuration does not know"
+        )
     for first, second in naming.repeated[:1]:
-        sentences.append(f"'{model}' stores one tensor twice, as '{first}' and as '{second}'")
+        sentences.append(f"'{model}' stores one tensor twice, as '{plain(first)}' and as '{plain(second)}'")
     if missing:
         sentences.append(f"'{model}' lacks the tensor '{missing[0]}'{_more(missing)}")
     mistyped = [name for group in naming.groups for name in group.stored if infos[name].dtype not in DTYPES]
@@ -166,10 +169,10 @@ def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], m
         if name in shapes and there != shapes[name]
     ]
     for stored, shape, expected in misshapen[:1]:
-        sentences.append(f"'{stored}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
+        sentences.append(f"'{plain(stored)}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
     for stored in mistyped[:1]:
-        what = f"'{stored}' of '{model}'{_more(mistyped)} has dtype {infos[stored].dtype}; expected F32, F16 or BF16"
-        sentences.append(what)
+        which = f"'{plain(stored)}' of '{model}'{_more(mistyped)}"
+        sentences.append(f"{which} has dtype {infos[stored].dtype}; expected F32, F16 or BF16")
     advice = f"its config.json is of type '{kind}'; repair or replace this checkpoint"
     return [Problem(sentence, advice) for sentence in sentences]
 

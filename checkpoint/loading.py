@@ -25,11 +25,6 @@ from isthmus.checkpoint.claims import Claim
 from isthmus.checkpoint.config import read_facts, untied_facts, working_config
 from isthmus.checkpoint.contents import contents_of, stored_tensors
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-<<<<<<< HEAD
-=======
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.headers import TensorInfo
->>>>>>> strangers
 from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.naming import Naming
 from isthmus.checkpoint.panics import is_failure, quiet_panics
@@ -41,14 +36,7 @@ from isthmus.checkpoint.state import DTYPES, WithCopies
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-<<<<<<< HEAD
 TRIAL = "A line of text, with 12 numbers, é and more.\n" * 8
-=======
-NAME = 200  # characters of a tensor's name in a sentence
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
->>>>>>> strangers
-
 
 
 @dataclass(frozen=True)
@@ -154,37 +142,7 @@ def _require_none(findings: Sequence[Finding]) -> None:
         raise BadInput(str(findings[0]))
 
 
-<<<<<<< HEAD
 def load(reference: str | Path, *, families: Families | None = None, source: Source | None = None) -> Checkpoint:
-=======
-def match_names(
-    stored: Mapping[str, tuple[str, TensorInfo]], names: Schema, model: str
-) -> tuple[dict[str, str], list[str]]:
-    """Model name → stored name, and one sentence per missing, extra or misshapen tensor."""
-    found: dict[str, str] = {}
-    problems = []
-    for name_there, (_, info) in stored.items():
-        name = names.name(name_there)
-        if name is None:
-            continue
-        if name not in names.shapes:
-            problems.append(f"'{model}' has a tensor '{plain(name_there, NAME)}' that its configuration does not know")
-            continue
-        found[name] = name_there
-        if info.shape != names.shapes[name]:
-            problems.append(
-                f"'{plain(name_there, NAME)}' of '{model}' has shape {list(info.shape)}; expected {list(names.shapes[name])}"
-            )
-        elif info.dtype not in DTYPES:
-            problems.append(
-                f"'{plain(name_there, NAME)}' of '{model}' has dtype {info.dtype}; expected F32, F16 or BF16"
-            )
-    problems += [f"'{model}' lacks the tensor '{name}'" for name in names.shapes if name not in found]
-    return found, problems
-
-
-def load(reference: str | Path, *, families: Families | None = None) -> Checkpoint:
->>>>>>> strangers
     """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
 
     Headers and small files are read now, weights when they are looked up. Names are those of transformers in memory;

@@ -24,7 +24,6 @@ from isthmus.checkpoint.bounds import (
 )
 from isthmus.checkpoint.download import capped
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
-from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.front_matter import front_matter
 from isthmus.checkpoint.headers import TensorInfo, header_from, header_of
 from isthmus.checkpoint.hub import Unreachable, ask
@@ -333,40 +332,8 @@ class Source:
         return WeightFiles(shards, first, tuple(name for name in ignored if name not in shards))
 
     def weight_files(self) -> list[str]:
-<<<<<<< HEAD
         """The names of the files that hold the weights. Raises as `weights` does."""
         return list(self.weights.files)
-=======
-        """The files that hold the weights: safetensors before pickles, in one file or in shards.
-
-        Raises CorruptCheckpoint for missing shards or shard names that leave the model's folder; ModelNotFound
-        without weights.
-        """
-        for index, single in zip(WEIGHT_INDEXES, WEIGHT_FILES, strict=True):
-            if index in self.files:
-                shards = self.json(index).get("weight_map")
-                if not isinstance(shards, dict) or not shards:
-                    raise CorruptCheckpoint(f"'{index}' of '{self.name}' has no weight_map: fetch it again")
-                for name in shards.values():
-                    if not isinstance(name, str) or PurePosixPath(name).name != name or name in ("", ".", ".."):
-                        raise CorruptCheckpoint(
-                            f"'{index}' of '{self.name}' names a shard outside the model: '{plain(name)}'"
-                        )
-                    if name not in self.files and self._cut_off:
-                        raise self._not_cached(f"'{name}'")
-                    if name not in self.files:
-                        raise CorruptCheckpoint(
-                            f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again"
-                        )
-                return sorted(set(shards.values()))
-            if single in self.files:
-                return [single]
-        if self._cut_off:
-            raise self._not_cached("the file with the weights")
-        raise ModelNotFound(
-            f"'{self.name}' holds no weights: expected model.safetensors or pytorch_model.bin, or their index"
-        )
->>>>>>> strangers
 
     def header(self, filename: str) -> dict[str, TensorInfo]:
         """Names, shapes and dtypes in a safetensors file; over the network by range requests, without the weights.

@@ -10,6 +10,7 @@ import typer
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
+from isthmus.cli.effect import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from isthmus.cli.findings import print_findings
 from isthmus.cli.options import (
     CURVES,
@@ -125,6 +126,7 @@ def check(
 
 @app.command()
 def align(
+    context: typer.Context,
     a: Model,
     b: Model,
     output: Output,
@@ -171,6 +173,7 @@ def align(
         data=data,
         overwrite=overwrite,
     )
+    require_effect(context, idle_in_align(method, looks=method in ("activations", "combined", "learned")))
     with screen(quiet) as progress:
         from isthmus.merge.learn import LearnPlan
         from isthmus.merge.moved import align_and_save
@@ -202,6 +205,7 @@ def align(
 
 @app.command()
 def merge(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -311,6 +315,19 @@ def merge(
     Two models are merged along the path between them. More, or two with --method, are merged by an operator: linear,
     slerp, karcher, task_arithmetic, ties, dare_linear, dare_ties, model_stock, fisher, regmean.
     """
+    by_operator = method is not None or len(models) != 2
+    idle = idle_in_merge(
+        by_operator=by_operator,
+        data=bool(data),
+        align=align,
+        path=path,
+        t=t,
+        spectrum=spectrum,
+        require_spectrum=require_spectrum,
+        search=search,
+        soup=soup,
+    )
+    require_effect(context, idle)
     require_places(
         json_file,
         [("the output", output)],
@@ -357,21 +374,6 @@ def merge(
         "device": device,
         "seed": seed,
     }
-    by_operator = method is not None or len(models) != 2
-    for_operator = {"--base": base, "--weight": weight, "--density": density, "--lambda": scale, "--search": search}
-    for_operator["--max-memory"] = max_memory
-    for_path = {
-        "--path": path != "linear",
-        "--restore-spectrum": restore_spectrum,
-        "--fit-on": fit_on,
-        "--optimizer-a": optimizer_a,
-        "--optimizer-b": optimizer_b,
-    }
-    if not by_operator and (soup != "uniform" or any(for_operator.values())):
-        raise BadInput(f"{', '.join([*for_operator, '--soup'])} are for a --method: name one")
-    for option, given in for_path.items():
-        if by_operator and given:
-            raise BadInput(f"{option} is for two models and the path between them: leave it out, or leave --method out")
     with screen(quiet) as progress:
         if by_operator:
             from isthmus.merge.many import combine
@@ -379,6 +381,8 @@ def merge(
             if align == "learned":
                 raise BadInput("--align learned is for two models and the path between them: take combined")
             recipe, from_file = recipe_asked(models, method, base, weight, density, scale, t)
+            if from_file and recipe.dtype and dtype != "auto":
+                raise BadInput(f"the recipe says what --dtype would ({recipe.dtype}): leave --dtype out")
             result = combine(
                 recipe,
                 align=align or ("auto" if data and not from_file and max_memory is None else "none"),
@@ -604,6 +608,7 @@ def spectrum(
 
 @app.command()
 def ensemble(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="Two or more models.", show_default=False)],
     data: Data = None,
     path: Annotated[
@@ -638,6 +643,7 @@ def ensemble(
     debug: Debug = False,
 ) -> None:
     """The members, their soup, their merge and their ensemble on the same text, with the cost of each."""
+    require_effect(context, idle_in_ensemble(len(models), saves=output is not None))
     require_places(
         json_file, [("the output", output)], models=models, data=data, directories=[path], overwrite=overwrite
     )

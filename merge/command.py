@@ -65,12 +65,18 @@ def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defa
     for spec in arguments["data"]:
         words += ["--data", public_text(spec)]
     path = arguments["path"]
-    words += _learning(arguments["learn"]) if path == "linear" else []
+    learns = path == "linear" and arguments["data"] and arguments["align"] in ("auto", "learned")
+    words += _learning(arguments["learn"]) if learns else []
     if isinstance(path, CurvePlan):
         words += ["--path", path.kind, *_curve(path)]
     elif path != "linear":
         words += ["--path", f"./{Path(path).resolve().name}"]
+    idle = {"objective", "interior"} if arguments["t"] is not None else set()
+    idle |= set() if arguments["data"] else {"tokens"}
+    idle |= set() if learns or isinstance(path, CurvePlan) else {"fit_on"}
     for name, option in OPTIONS.items():
+        if name in idle:
+            continue
         value = arguments[name]
         if value != defaults[name]:
             for one in value if isinstance(value, (list, tuple)) else [value]:
@@ -92,7 +98,7 @@ def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], 
         words += ["--align", arguments["align"]]
     if arguments["soup"] != "uniform":
         words += ["--search"] if arguments["soup"] == "search" else ["--soup", arguments["soup"]]
-    for name in ("max_excess", "same_kind", "tokens", "dtype", "seed"):
+    for name in ("max_excess", "same_kind", *(["tokens"] if arguments["data"] else []), "dtype", "seed"):
         if arguments[name] != defaults[name]:
             words += [OPTIONS[name], _written(arguments[name])]
     words += ["--max-memory", arguments["max_memory"]] if arguments["max_memory"] else []

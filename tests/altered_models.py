@@ -1,6 +1,6 @@
-"""Alterations of a saved model, functions on its directory: damages, models of another kind, and oddities that are valid.
+"""Alterations of a saved model, functions on its directory: damages, models of another kind, valid oddities.
 
-`ALTERED` are those that `check` and `merge` must judge alike. What only reading all weights can tell is in `ON_READING`.
+`ALTERED` are those that `check` and `merge` must judge alike. What only reading weights can tell is in `ON_READING`.
 The model is one that ``saved("m", tokenizer=True, vocab_size=1024)`` writes.
 """
 
@@ -225,7 +225,9 @@ DAMAGED: dict[str, Altering] = {
 
 OTHER_KINDS: dict[str, Altering] = {
     "quantized": config(quantization_config={"bits": 4}),
-    "quantized tensors": tensors(lambda t: t.update({"transformer.h.0.mlp.c_fc.qweight": torch.ones(2, dtype=torch.int32)})),
+    "quantized tensors": tensors(
+        lambda t: t.update({"transformer.h.0.mlp.c_fc.qweight": torch.ones(2, dtype=torch.int32)})
+    ),
     "classifier": saved_as("GPT2ForSequenceClassification", num_labels=3),
     "token classifier": saved_as("GPT2ForTokenClassification", num_labels=3),
     "question answering": saved_as("GPT2ForQuestionAnswering"),

@@ -127,7 +127,7 @@ def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple
         value = getattr(config, key, None)
         if key in SILENT - {"n_inner"} or TRAINING.fullmatch(key):
             continue
-        if hasattr(value, "attribute_map"):
+        if value is not None and hasattr(value, "attribute_map"):
             yield from ((f"{key}.{inner}", content) for inner, content in _read(value, None))
         elif key == "n_inner" and value is None:  # four hidden units for every feature
             yield key, 4 * config.hidden_size

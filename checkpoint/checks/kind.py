@@ -1,4 +1,4 @@
-"""Is it a causal language model, whole and in full precision? What is not cannot be merged yet, and one sentence says so."""
+"""Is it a causal language model, whole and in full precision? What is not cannot be merged yet: one sentence each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = (
     (r"ForMultipleChoice|DoubleHeadsModel", "has a second head beside that of a language model"),
     (r"WithValueHead", "has a value head beside that of a language model"),
     (r"ForQuestionAnswering", "has a head that answers questions"),
-    (r"ForMaskedLM|ForPreTraining|ForNextSentencePrediction", "is a model of masked text, which reads in both directions"),
+    (r"ForMaskedLM|ForPreTraining|ForNextSentencePrediction", "is a model of masked text, which reads both ways"),
     (r"ForSpeechSeq2Seq|ForCTC|For\w*Audio\w*|ForSpeech\w*", "is a model of sound"),
     (r"For\w*(Image|Video|Vision|Object|Semantic|Segmentation|Depth|Keypoint|Document)\w*", "is a model of images"),
     (r"ForConditionalGeneration|ForSeq2SeqLM|EncoderModel", "is an encoder-decoder model"),
@@ -62,20 +62,20 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
         if words and architecture != causal:
             advice = f"{ADVICE}; {BEHEADED}" if "head" in words else ADVICE
             return [Finding("blocks", f"'{name}' {words} ({architecture})", advice, FILE)]
-    what = None
+    obstacle: str | None = None
     if facts.get("is_encoder_decoder"):
-        what = f"'{name}' is an encoder-decoder model"
+        obstacle = f"'{name}' is an encoder-decoder model"
     elif facts.get("add_cross_attention"):
-        what = f"'{name}' is the decoder of an encoder-decoder model (add_cross_attention)"
+        obstacle = f"'{name}' is the decoder of an encoder-decoder model (add_cross_attention)"
     elif families is None or kind not in families:
         config = build_config(facts, name)
         if causal is None:
-            what = f"'{name}' is of type '{kind}', of which transformers has no causal language model"
+            obstacle = f"'{name}' is of type '{kind}', of which transformers has no causal language model"
         elif config.is_encoder_decoder:
-            what = f"'{name}' is an encoder-decoder model"
+            obstacle = f"'{name}' is an encoder-decoder model"
         elif getattr(config, "is_decoder", None) is False and _masked(kind):
-            what = f"'{name}' is a model of type '{kind}' that reads in both directions (is_decoder is not set)"
-    return [Finding("blocks", what, ADVICE, FILE)] if what else []
+            obstacle = f"'{name}' is a model of type '{kind}' that reads both ways (is_decoder is not set)"
+    return [Finding("blocks", obstacle, ADVICE, FILE)] if obstacle else []
 
 
 def tensor_findings(name: str, unknown: Iterable[str], where: str) -> list[Finding]:

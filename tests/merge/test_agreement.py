@@ -1,4 +1,4 @@
-"""`check` and `merge` come to the same verdict, in the same words, over every alteration of a model that the tests know."""
+"""`check` and `merge` come to the same verdict, in the same words, over all alterations of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that cannot be merged yet: one sentence each, the same from `check`, from `merge` and from opening one alone."""
+"""Models that cannot be merged yet: one sentence each, the same from `check`, `merge` and opening one alone."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SENTENCES = {
     "double heads": "'m' has a second head beside that of a language model (GPT2DoubleHeadsModel)",
     "classifier by its tensor": "'m' has a classifier head ('score.weight') beside the weights of a language model",
     "value head": "'m' has a value head ('v_head.summary.weight') beside the weights of a language model",
-    "value head by its class": "'m' has a value head beside that of a language model (AutoModelForCausalLMWithValueHead)",
+    "value head by its class": "a value head beside that of a language model (AutoModelForCausalLMWithValueHead)",
     "adapter beside weights": "'m' holds an adapter beside its weights (adapter_config.json)",
     "adapter and its weights beside weights": "'m' holds an adapter beside its weights (adapter_config.json)",
     "no head where it is not tied": "lm_head.weight",
     "encoder-decoder": "'m' is an encoder-decoder model (T5ForConditionalGeneration)",
     "encoder-decoder with a decoder's class": "'m' is an encoder-decoder model (BartForConditionalGeneration)",
     "encoder": "'m' is an encoder-decoder model (T5EncoderModel)",
-    "masked": "'m' is a model of masked text, which reads in both directions (BertForMaskedLM)",
-    "both directions": "'m' is a model of type 'bert' that reads in both directions (is_decoder is not set)",
+    "masked": "'m' is a model of masked text, which reads both ways (BertForMaskedLM)",
+    "both directions": "'m' is a model of type 'bert' that reads both ways (is_decoder is not set)",
     "images": "'m' is a model of images (ViTForImageClassification)",
     "image features": "'m' is of type 'vit', of which transformers has no causal language model",
 }  # fmt: skip
