@@ -61,7 +61,8 @@ IDLE: dict[str, tuple[str, int, str]] = {
         "no effect",
     ),
     "a parameter that all models give": (
-        "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n  - {model: b, parameters: {weight: 2}}\n"
+        "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n"
+        "  - {model: b, parameters: {weight: 2}}\n"
         "parameters:\n  weight: 0.5\n",
         6,
         "'weight' has no effect here",
@@ -73,8 +74,9 @@ IDLE: dict[str, tuple[str, int, str]] = {
         "'t' has no effect here",
     ),
     "a gradient over one layer of a slice": (
-        "merge_method: slerp\nbase_model: a\nslices:\n- sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: "
-        "[0, 2]}]\n  parameters: {t: [0, 1]}\n- sources: [{model: a, layer_range: [2, 3]}, {model: b, layer_range: [2, 3]}]\n"
+        "merge_method: slerp\nbase_model: a\nslices:\n"
+        "- sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]\n  parameters: {t: [0, 1]}\n"
+        "- sources: [{model: a, layer_range: [2, 3]}, {model: b, layer_range: [2, 3]}]\n"
         "  parameters:\n    t: [0, 1]\n",
         8,
         "'t' is a gradient, and there is one layer here: give one value",
@@ -167,7 +169,8 @@ def test_what_the_file_alone_tells(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"{SLERP}    - {{filter: attn, value: [0, 0.5, 1]}}\n    - {{filter: mlp, value: [1, 0.5, 0]}}\n    - value: 0.5\n",
+        f"{SLERP}    - {{filter: attn, value: [0, 0.5, 1]}}\n"
+        "    - {filter: mlp, value: [1, 0.5, 0]}\n    - value: 0.5\n",
         f"{LINEAR}    [0, 1]\n",
         f"{LINEAR}    [0, 0.5, 0.7, 1]\n",
         f"{TIES}  density: [1, 0.3]\n  normalize: true\n  int8_mask: true\ndtype: float32\nout_dtype: float16\n",
