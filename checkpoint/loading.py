@@ -228,7 +228,8 @@ def match_names(
         found[name] = name_there
         if info.shape != names.shapes[name]:
             problems.append(
-                f"'{plain(name_there, NAME)}' of '{model}' has shape {list(info.shape)}; expected {list(names.shapes[name])}"
+                f"'{plain(name_there, NAME)}' of '{model}' has shape {list(info.shape)}; expected "
+                f"{list(names.shapes[name])}"
             )
         elif info.dtype not in DTYPES:
             problems.append(
