@@ -265,7 +265,7 @@ def test_model_stock_of_opposite_models_is_the_base() -> None:
         (Parameter("x", 1.0, lowest=0.0), -1, "at least 0"),
         (Parameter("x", 1.0), "much", "a number"),
         (Parameter("x", 1.0), True, "a number"),
-        (Parameter("x", 1.0), float("nan"), "a number"),
+        (Parameter("x", 1.0), float("nan"), "a finite number"),
         (Parameter("x", True), 1, "true or false"),
     ],
 )
