@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.model import Families
 from isthmus.checkpoint.provenance import Evidence
@@ -72,8 +71,6 @@ def open_group(
     if len({bool(member.schema.tied) for member in members}) > 1:
         members = [member.untied() for member in members]
     named = dict(zip(map(str, models), members, strict=True)).get(str(tokenizer_of))
-    if named is not None and not named.has_tokenizer:
-        raise BadInput(f"tokenizer_source is '{named.name}', which has no tokenizer: name a model that has one")
     keeper = named or tokenizer_owner(members)
     return Group(tuple(members), result.provenance, result.licences, keeper, result.findings)
 

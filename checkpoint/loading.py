@@ -138,8 +138,9 @@ class Checkpoint:
 
 
 def _require_none(findings: Sequence[Finding]) -> None:
-    if findings:
-        raise BadInput(str(findings[0]))
+    for finding in findings:
+        if finding.kind == "blocks":
+            raise BadInput(str(finding))
 
 
 def load(reference: str | Path, *, families: Families | None = None, source: Source | None = None) -> Checkpoint:
@@ -161,7 +162,7 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     assert stored is not None, "pickled weights were fetched above"
     require_tensors(facts, len(stored), source.name)
     contents = contents_of(source, stored, facts, families)
-    _require_none(tensor_findings(source.name, contents.naming.unknown, "weights"))
+    _require_none(tensor_findings(source.name, contents.naming.foreign, "weights"))
     if contents.problems:
         more = f" (and {len(contents.problems) - 1} more problems)" if len(contents.problems) > 1 else ""
         raise CorruptCheckpoint(f"{contents.problems[0]}{more}")

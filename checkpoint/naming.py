@@ -69,6 +69,11 @@ class Naming:
     model: nn.Module | None = field(default=None, repr=False, compare=False)
     rules: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Stored tensors that are no weights of the model."""
+        return (*self.unknown, *self.ignored)
+
     def by_name(self) -> dict[str, Group]:
         """The group of every tensor of the model."""
         return {name: group for group in self.groups for name in group.names}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from isthmus.checkpoint.checks.kind import reads_both_ways
+from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.model import empty_model, with_tied
 from isthmus.eval.processes import shared
 
@@ -71,6 +73,8 @@ class LossMeter:
     """Measures states of one configuration on labelled token blocks (label → int64 (blocks, context)).
 
     `device` is where the forward pass runs, in float32. `on_blocks` is told how many blocks were done.
+
+    Raises BadInput for a model of masked text.
     """
 
     def __init__(
@@ -81,6 +85,11 @@ class LossMeter:
         device: str = "cpu",
         on_blocks: Callable[[int], None] = lambda count: None,
     ):
+        if reads_both_ways(config):
+            raise BadInput(
+                f"a model of type '{config.model_type}' that reads in both directions sees the tokens that it would "
+                "have to predict, so that no loss can be measured: leave --data out"
+            )
         self.config, self.blocks, self.device, self.on_blocks = (
             config,
             blocks,

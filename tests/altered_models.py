@@ -82,7 +82,7 @@ def both(*alterings: Altering) -> Altering:
 
 def index(weight_map: object) -> Altering:
     def alter(model: Path) -> None:
-        (model / WEIGHTS).unlink()
+        (model / WEIGHTS).unlink(missing_ok=True)
         file("model.safetensors.index.json", json.dumps({"weight_map": weight_map}).encode())(model)
 
     return alter
@@ -241,8 +241,6 @@ OTHER_KINDS: dict[str, Altering] = {
     "encoder-decoder": of_type("T5Config", "T5ForConditionalGeneration", **T5, num_heads=4),
     "encoder-decoder with a decoder's class": of_type("BartConfig", "BartForConditionalGeneration", **BART),
     "encoder": of_type("T5Config", "T5EncoderModel", **T5, num_heads=4),
-    "masked": of_type("BertConfig", "BertForMaskedLM", **BERT),
-    "both directions": both(of_type("BertConfig", "BertModel", **BERT), without("architectures")),
     "images": of_type("ViTConfig", "ViTForImageClassification", **SMALL, image_size=16, patch_size=8),
     "image features": of_type("ViTConfig", "ViTModel", **SMALL, image_size=16, patch_size=8),
 }  # fmt: skip

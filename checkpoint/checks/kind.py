@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.config import build_config
 from isthmus.checkpoint.model import Families, Schema
 from isthmus.checkpoint.source import Source
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 FILE, ADAPTER = "config.json", "adapter_config.json"
+MASKED = "ForMaskedLM"
 ADVICE = "isthmus merges causal language models so far"
 BEHEADED = "merge the language model that it was trained from, or save it without that head"
 # Classes of transformers by the end of their names.
@@ -20,7 +24,7 @@ CLASSES = (
     (r"ForMultipleChoice|DoubleHeadsModel", "has a second head beside that of a language model"),
     (r"WithValueHead", "has a value head beside that of a language model"),
     (r"ForQuestionAnswering", "has a head that answers questions"),
-    (r"ForMaskedLM|ForPreTraining|ForNextSentencePrediction", "is a model of masked text, which reads both ways"),
+    (r"ForPreTraining|ForNextSentencePrediction", "has a second head beside that of a language model"),
     (r"ForSpeechSeq2Seq|ForCTC|For\w*Audio\w*|ForSpeech\w*", "is a model of sound"),
     (r"For\w*(Image|Video|Vision|Object|Semantic|Segmentation|Depth|Keypoint|Document)\w*", "is a model of images"),
     (r"ForConditionalGeneration|ForSeq2SeqLM|EncoderModel", "is an encoder-decoder model"),
@@ -45,9 +49,9 @@ QUANTIZED = re.compile(
 
 
 def kind_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> list[Finding]:
-    """What keeps a model of another kind from being merged, by its files and its configuration: one finding at most.
+    """What another kind of model means for a merge, by its files and its configuration: one finding at most.
 
-    Raises as `build_config` does.
+    Most kinds block; a model of masked text can be averaged. Raises as `build_config` does.
     """
     name, kind = source.name, facts["model_type"]
     if ADAPTER in source.files:
@@ -59,6 +63,8 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
     causal = _causal(kind) if families is None or kind not in families or any(map(_description, names)) else None
     for architecture in names:
         words = _description(architecture)
+        if architecture.endswith(MASKED) and causal is not None:
+            continue
         if words and architecture != causal:
             advice = f"{ADVICE}; {BEHEADED}" if "head" in words else ADVICE
             return [Finding("blocks", f"'{name}' {words} ({architecture})", advice, FILE)]
@@ -73,8 +79,9 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
             obstacle = f"'{name}' is of type '{kind}', of which transformers has no causal language model"
         elif config.is_encoder_decoder:
             obstacle = f"'{name}' is an encoder-decoder model"
-        elif getattr(config, "is_decoder", None) is False and _masked(kind):
-            obstacle = f"'{name}' is a model of type '{kind}' that reads both ways (is_decoder is not set)"
+        elif reads_both_ways(config):
+            what = f"'{name}' is a model of masked text, which reads in both directions"
+            return [Finding("degrades", what, "no loss of a language model can be measured: leave --data out", FILE)]
     return [Finding("blocks", obstacle, ADVICE, FILE)] if obstacle else []
 
 
@@ -123,7 +130,8 @@ def _causal(kind: str) -> str | None:
     return found[0] if isinstance(found, tuple) else found
 
 
-def _masked(kind: str) -> bool:
+def reads_both_ways(config: PretrainedConfig) -> bool:
+    """Whether a model sees the tokens that it would have to predict, as models of masked text do."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    return kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return getattr(config, "is_decoder", None) is False and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES

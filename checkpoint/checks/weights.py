@@ -41,7 +41,7 @@ class Weights:
 def own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> tuple[list[Finding], Weights]:
     """What is wrong with one model alone, and its tensors."""
     findings = kind_findings(source, facts, families)
-    if findings:
+    if any(finding.kind == "blocks" for finding in findings):
         return findings, Weights(None)
     kind = facts["model_type"]
     aligns = families is None or kind in families
@@ -67,7 +67,7 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         return findings, Weights(None, aligns)
     contents = contents_of(source, stored, facts, families)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    obstacles = tensor_findings(source.name, contents.naming.unknown, where)
+    obstacles = tensor_findings(source.name, contents.naming.foreign, where)
     if obstacles:
         return findings + obstacles, Weights(None, aligns)
     missing = [name for name in contents.schema.shapes if name not in contents.naming.by_name()]
@@ -120,7 +120,7 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         what = f"'{a.name}' and '{b.name}' were trained independently: {share}"
         advice = "without alignment their average would be destroyed"
         advice += (
-            "; --align auto aligns them" if weights_a.aligns else ", and models of this type cannot be aligned yet"
+            "; --align auto aligns them" if weights_a.aligns else ", and isthmus cannot align models of this type yet"
         )
     return [*findings, Finding("notes", what, advice, WEIGHT_FILES[0])]
 

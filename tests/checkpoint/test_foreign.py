@@ -68,8 +68,13 @@ def test_long_text_is_cut() -> None:
         "_i_",
         "~~s~~",
         "&lt;",
-    ]
-    + ["http://evil.example", "www.evil.example", "a@evil.example", "$x$", "{{ x }}", "\\[x]"],
+        "http://evil.example",
+        "www.evil.example",
+        "a@evil.example",
+        "$x$",
+        "{{ x }}",
+        "\\[x]",
+    ],
 )
 def test_markdown_is_escaped(text: str) -> None:
     shown = markdown(text)

@@ -174,7 +174,11 @@ CONFIGS = {
     "a list": ("[]", CorruptCheckpoint, r"'config\.json' of 'm' is not valid JSON"),
     "no type": ("{}", BadInput, "config.json of 'm' has no model_type"),
     "unknown": ('{"model_type": "frob"}', BadInput, "'m' has the model type 'frob', which"),
-    "wrong": ('{"model_type": "gpt2", "n_embd": "wide"}', CorruptCheckpoint, r"config\.json of 'm' is not valid"),
+    "wrong": (
+        '{"model_type": "gpt2", "n_embd": "wide"}',
+        CorruptCheckpoint,
+        r"config\.json of 'm' says n_embd = 'wide'",
+    ),
     "code": ('{"model_type": "gpt2", "auto_map": {"AutoModel": "x.Y"}}', BadInput, "'m' is defined by code"),
     "quantized": ('{"model_type": "gpt2", "quantization_config": {"bits": 4}}', BadInput, "'m' is quantized"),
 }

@@ -160,7 +160,7 @@ REFUSED = {
     "Mistral's format": (lambda d: (d / "consolidated.safetensors").write_bytes(b""), "Mistral's own format"),
     "TensorFlow": (lambda d: (d / "tf_model.h5").write_bytes(b""), "only in TensorFlow's format"),
     "Flax": (lambda d: (d / "flax_model.msgpack").write_bytes(b""), "only in Flax's format"),
-    "an adapter beside the model": (adapter, "holds an adapter beside its model"),
+    "an adapter beside the model": (adapter, "holds an adapter beside its weights"),
     "shards of two formats": (mixed_shards, "names safetensors files and others together"),
     "a named pickle": (named(PICKLE), "neither a safetensors file nor its index"),
     "a name outside": (named("../m.safetensors"), "names weights outside the model"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from altered_models import OTHER_KINDS, config, file, tensors
+from altered_models import BERT, OTHER_KINDS, config, file, of_type, tensors
 
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.check import check
@@ -28,8 +28,6 @@ SENTENCES = {
     "encoder-decoder": "'m' is an encoder-decoder model (T5ForConditionalGeneration)",
     "encoder-decoder with a decoder's class": "'m' is an encoder-decoder model (BartForConditionalGeneration)",
     "encoder": "'m' is an encoder-decoder model (T5EncoderModel)",
-    "masked": "'m' is a model of masked text, which reads both ways (BertForMaskedLM)",
-    "both directions": "'m' is a model of type 'bert' that reads both ways (is_decoder is not set)",
     "images": "'m' is a model of images (ViTForImageClassification)",
     "image features": "'m' is of type 'vit', of which transformers has no causal language model",
 }  # fmt: skip
@@ -78,3 +76,22 @@ def test_a_causal_language_model_whose_class_sounds_like_another(tmp_path: Path)
     assert _description("Gemma3ForConditionalGeneration")
     assert _causal("gemma3") == "Gemma3ForConditionalGeneration"
     assert _description("GPTNeoXForCausalLM") is None
+
+
+@pytest.mark.parametrize("architectures", [["BertForMaskedLM"], None])
+def test_models_of_masked_text_are_averaged_and_not_measured(saved, isthmus, tmp_path, architectures) -> None:
+    for name in ("a", "b"):
+        of_type("BertConfig", "BertForMaskedLM", **BERT)(saved(name, tokenizer=True, vocab_size=1024))
+        config(architectures=architectures)(tmp_path / name)
+    ends = (tmp_path / "a", tmp_path / "b")
+    findings = check(*ends, families=FAMILIES).findings
+    assert not any(finding.kind == "blocks" for finding in findings)
+    assert any("reads in both directions" in finding.what for finding in findings if finding.kind == "degrades")
+    common = ["--align", "none", "--t", 0.5]
+    assert isthmus("merge", *ends, "-o", tmp_path / "average", *common).code == 0
+    text = tmp_path / "text.txt"
+    text.write_text("A line of text, and another one. " * 400)
+    measured = isthmus("merge", *ends, "-o", tmp_path / "measured", *common, "--data", text, "--tokens", 64)
+    assert measured.code == 2
+    assert "no loss can be measured" in measured.error
+    assert not (tmp_path / "measured").exists()
