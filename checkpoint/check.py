@@ -110,7 +110,7 @@ def check(
             growth.append(None)
             continue
         rows = [vocabulary_rows(f, s.name) for f, s in ((facts[0], sources[0]), (said, source))]
-        found, grown = tokenizer_findings(sources[0], rows[0], source, rows[1])
+        found, grown = tokenizer_findings(sources[0], rows[0], source, rows[1], opened=opened)
         findings += found
         growth.append(grown)
         if grown and (one_vocabulary or (one_vocabulary is None and len(sources) > 2)):

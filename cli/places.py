@@ -43,6 +43,9 @@ def require_places(
         targets.append(Place(f"{what} '{path.name}'", output_path(path)))
         if not existing:
             require_free(path, overwrite=overwrite, inputs=inputs)
+    if existing:  # these are added to, and not replaced: a JSON file may lie among what is there
+        require_apart(targets, inputs)
+        targets = []
     if json_file is not None and json_file != "-":
         targets.append(_json_place(json_file))
     require_apart(targets, inputs)

@@ -179,6 +179,16 @@ def entries(count: int, name: str = "") -> Change:
     )(model)
 
 
+def index(weight_map: dict[str, str]) -> Change:
+    """An index in place of the one file of weights."""
+
+    def change(model: Path) -> None:
+        (model / "model.safetensors").unlink()
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return change
+
+
 HOSTILE: dict[str, Change] = {
     # cards
     "a card of newlines": write("README.md", "\n" * (MB - 10)),
@@ -252,7 +262,7 @@ HOSTILE: dict[str, Change] = {
     ),
     "an optimizer's name": write("trainer_state.json", json.dumps({"optimizer": WORDS * 100})),
     "a tensor's name": entries(3, WORDS * 100),
-    "a shard's name": write("model.safetensors.index.json", json.dumps({"weight_map": {"x": WORDS * 100}})),
+    "a shard's name": index({"x": WORDS * 100}),
     "a model type": config(model_type=WORDS * 100),
     "an unpaired surrogate": config(task_specific_params={"note": "\ud800"}),
 }

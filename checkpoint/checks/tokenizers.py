@@ -70,13 +70,19 @@ HARMLESS = frozenset(
         "use_fast",
     }
 )
+UNREADABLE = "the merge would have it, and nobody could open that; repair its files, or remove them"
 SHOWN = 4  # keys that a sentence names, at most
 LABELS = {"added_tokens": "flags of added tokens"}
 GENERIC = {"PreTrainedTokenizer": "TokenizersBackend"}  # classes that add nothing to tokenizer.json, by other names
 
 
-def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[list[Finding], Growth | None]:
-    """What differs between two tokenizers, and how the vocabularies grew; `rows_a`, `rows_b` are their embeddings'."""
+def tokenizer_findings(
+    a: Source, rows_a: int, b: Source, rows_b: int, *, opened: bool = False
+) -> tuple[list[Finding], Growth | None]:
+    """What differs between two tokenizers, and how the vocabularies grew; `rows_a`, `rows_b` are their embeddings'.
+
+    Where they are the same, only with `opened` it is found out whether transformers can build it.
+    """
     owner = (a, b)[tokenizer_owner([a.files, b.files])]
     if not (a.has_tokenizer and b.has_tokenizer):
         return [*_without(a, rows_a, b, rows_b), *_generation_settings(a, b, owner.name)], None
@@ -107,8 +113,19 @@ def tokenizer_findings(a: Source, rows_a: int, b: Source, rows_b: int) -> tuple[
     keeper = (a, b)[grown.owner].name if grown else owner.name
     if not same:
         findings += _behaviour(first, a.name, second, b.name, file, keeper)
+    elif opened:
+        findings += _unbuildable(a if keeper == a.name else b, file)
     findings += _details(first, a.name, second, b.name, keeper)
     return [*findings, *_generation_settings(a, b, keeper)], grown
+
+
+def _unbuildable(source: Source, file: str) -> list[Finding]:
+    """What blocks where a tokenizer that is at hand cannot be built; one on the Hub is built when it is fetched."""
+    names = files_to_build(source)
+    if not all(map(source.is_local, names)) or build_tokenizer(source, {n: source.path(n) for n in names}) is not None:
+        return []
+    what = f"transformers cannot build the tokenizer of '{source.name}' from its files"
+    return [Finding("blocks", what, UNREADABLE, file)]
 
 
 def _generation_settings(a: Source, b: Source, keeper: str) -> list[Finding]:
@@ -268,8 +285,10 @@ def _behaviour(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, fi
         for tokenizer, name in ((first, name_a), (second, name_b)):
             if tokenizer.built is None:
                 what = f"transformers cannot build the tokenizer of '{name}' from its files"
-                advice = f"they are compared as they are written; {taken}"
-                findings.append(Finding("degrades" if name == keeper else "notes", what, advice, file))
+                if name == keeper:
+                    findings.append(Finding("blocks", what, UNREADABLE, file))
+                    continue
+                findings.append(Finding("notes", what, f"they are compared as they are written; {taken}", file))
         written = _written_differences(first, name_a, second, name_b)
         return [*findings, *(Finding("degrades", what, other_tokens, file) for what in written)]
     findings = []

@@ -171,6 +171,6 @@ def test_restart_removes_nothing_but_the_training(world: Path, tmp_path: Path, i
     settings = ("--data", world / "text.txt", "--tokens", 256, "--steps", 2, "--batch", 2, "--align", "none")
     command = ("path", world / "a", world / "b", "-o", tmp_path / "out", *settings)
     damaged = isthmus(*command)
-    assert (damaged.code, "--restart drops that training" in damaged.err) == (2, True), damaged.err
+    assert (damaged.code, "add --restart to drop it" in damaged.err) == (2, True), damaged.err
     assert isthmus(*command, "--restart").code == 0
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
