@@ -1,0 +1,16 @@
+"""A server that sends more than it announced is stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from isthmus.checkpoint.download import capped
+from isthmus.checkpoint.errors import CorruptCheckpoint
+
+
+def test_a_download_stops_at_its_limit() -> None:
+    bar = capped(100, "'config.json' of 'm'")(disable=True)
+    bar.update(60)
+    bar.update(40)
+    with pytest.raises(CorruptCheckpoint, match=r"'config\.json' of 'm' does not end after the 100 bytes"):
+        bar.update(1)
