@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.places import Place, model_places, output_path, require_apart
+from isthmus.checkpoint.places import Place, holds, model_places, output_path, require_apart
 
 
 def require_places(
@@ -43,6 +43,7 @@ def require_places(
         targets.append(Place(f"{what} '{path.name}'", output_path(path)))
         if not existing:
             require_free(path, overwrite=overwrite, inputs=inputs)
+    folders = list(targets) if existing else []
     if existing:  # these are added to, and not replaced: a JSON file may lie among what is there
         require_apart(targets, inputs)
         targets = []
@@ -50,7 +51,9 @@ def require_places(
         targets.append(_json_place(json_file))
     require_apart(targets, inputs)
     if json_file is not None and json_file != "-":
-        _require_json(Path(json_file))
+        path = Path(json_file)
+        if path.parent.exists() or not any(holds(folder.path, path) for folder in folders):  # else it will be made
+            _require_json(path)
 
 
 def _of_model(model: str) -> list[Place]:
