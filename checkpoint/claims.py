@@ -31,6 +31,9 @@ def beside(target: Path, ending: str) -> Path:
     return target.with_name(name)
 
 
+_HELD: weakref.WeakSet[Claim] = weakref.WeakSet()
+
+
 class Claim:
     """A folder of this process, at `stem` with a random ending. `release` removes it, and so does its last reference.
 
@@ -51,6 +54,7 @@ class Claim:
             if descriptor is not None:
                 break  # else another process took it for a leftover, before it was locked
         self._end = weakref.finalize(self, _remove, self.path, descriptor, os.getpid())
+        _HELD.add(self)
 
     def release(self) -> None:
         """Remove the folder, then unlock it."""
@@ -61,6 +65,12 @@ class Claim:
 
     def __exit__(self, *exc: object) -> None:
         self.release()
+
+
+def release_all() -> None:
+    """Release every claim of this process: for a process that ends without taking itself apart."""
+    for claim in list(_HELD):
+        claim.release()
 
 
 def remove_leftovers(stem: Path, rescue: Callable[[Path], None] = lambda folder: None) -> None:

@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
+from isthmus.checkpoint.claims import release_all
 from isthmus.checkpoint.errors import IsthmusError
 from isthmus.checkpoint.foreign import plain_lines
 from isthmus.checkpoint.redaction import Redacting, redact
@@ -74,8 +75,7 @@ def script() -> NoReturn:
         main()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
-    if code:
-        gc.collect()  # what an error still refers to may own a temporary folder
+    release_all()  # what is still referred to may own a temporary folder
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:

@@ -283,3 +283,13 @@ def test_the_temporary_folders_of_killed_runs_are_removed(tmp_path: Path, monkey
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     first, second = Scratch(), Scratch()
     assert {path.name for path in tmp_path.iterdir()} == {first._folder.path.name, second._folder.path.name}
+
+
+def test_a_command_leaves_no_temporary_folders(saved: Callable[..., Path], tmp_path: Path) -> None:
+    ends, temporary = (saved("a"), saved("b", 1)), tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "isthmus", "merge", *ends, "-o", tmp_path / "out", "--align", "none", "--t", "0.5"]
+    for code in (0, 2):  # the second time the output is not empty
+        done = subprocess.run(command, env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert not list(temporary.glob("isthmus-*"))
