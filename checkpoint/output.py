@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.checkpoint.errors import BadInput, NotFinite
-from isthmus.checkpoint.finite import place_of_nan
+from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.headers import read_header
-from isthmus.checkpoint.manifest import REPORT, files_in, require_unchanged
+from isthmus.checkpoint.manifest import files_in, require_unchanged
 from isthmus.checkpoint.naming import Group
 from isthmus.checkpoint.source import CARD
 from isthmus.checkpoint.state import DTYPES, LazyState, StoredTensor
@@ -47,7 +45,6 @@ def read_output(directory: Path, *, edited_card: bool = False) -> tuple[OutputFi
             _require_public(path)
         if path.suffix == ".safetensors":
             _require_finite(path, directory.resolve().name)
-    _require_report(directory / REPORT)
     return tuple(_output_file(name, path) for name, path in paths.items())
 
 
@@ -59,12 +56,6 @@ def _require_public(path: Path) -> None:
         written = str(place)
         if len(place.parts) > 1 and re.search(rf"(?<![\w/.-]){re.escape(written)}(?=[/\s\"'<]|$)", text):
             raise BadInput(f"'{path.name}' holds the path of your {what} directory: merge again, or take it out")
-
-
-def _require_report(path: Path) -> None:
-    place = place_of_nan(json.loads(path.read_text(encoding="utf-8")))
-    if place is not None:
-        raise NotFinite(f"'{place}' in '{path.name}' is NaN or Inf: merge again, and look at its sentences")
 
 
 def _require_finite(path: Path, model: str) -> None:
