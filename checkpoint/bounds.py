@@ -230,10 +230,10 @@ def require_pipeline(content: Mapping[str, Any], where: str) -> None:
             )
 
 
-def require_pipeline_text(raw: bytes, where: str) -> None:
-    """As `require_pipeline`, for a file as it is; one that is not JSON is left to the tokenizer's own reader."""
+def require_tokenizer_file(path: Path, where: str) -> None:
+    """As `require_pipeline`, for a tokenizer.json; one that is not JSON is left to the tokenizer's own reader."""
     try:
-        content = json.loads(raw)
+        content = json.loads(require_values(read_bytes(path, LARGEST["tokenizer.json"], where), where))
     except (ValueError, RecursionError):
         return
     if isinstance(content, Mapping):

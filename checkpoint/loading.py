@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.bounds import (
-    LARGEST,
-    read_bytes,
-    require_pipeline_text,
-    require_tensors,
-    require_values,
-)
+from isthmus.checkpoint.bounds import require_tensors, require_tokenizer_file
 from isthmus.checkpoint.checks.finding import Finding
 from isthmus.checkpoint.checks.kind import kind_findings, tensor_findings
 from isthmus.checkpoint.claims import Claim
@@ -80,9 +74,7 @@ class Checkpoint:
 
         directory = self.files["config.json"].parent
         if "tokenizer.json" in self.files:
-            where = f"'tokenizer.json' of '{self.name}'"
-            raw = read_bytes(self.files["tokenizer.json"], LARGEST["tokenizer.json"], where)
-            require_pipeline_text(require_values(raw, where), where)
+            require_tokenizer_file(self.files["tokenizer.json"], f"'tokenizer.json' of '{self.name}'")
         try:
             if not self.has_tokenizer:  # transformers would make an empty one
                 raise FileNotFoundError

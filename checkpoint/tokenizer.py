@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.bounds import LARGEST, read_bytes, require_pipeline, require_pipeline_text, require_values
+from isthmus.checkpoint.bounds import require_pipeline, require_tokenizer_file
 from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.panics import is_failure, quiet_panics
 from isthmus.checkpoint.sentencepiece import read_pieces
@@ -83,8 +83,7 @@ def build_tokenizer(source: Source, files: Mapping[str, Path]) -> Tokenizer | No
     from transformers.utils import logging
 
     if TOKENIZER in files:
-        where = f"'{TOKENIZER}' of '{source.name}'"
-        require_pipeline_text(require_values(read_bytes(files[TOKENIZER], LARGEST[TOKENIZER], where), where), where)
+        require_tokenizer_file(files[TOKENIZER], f"'{TOKENIZER}' of '{source.name}'")
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from isthmus.lab.fingerprint import Verdict
 
 
-COLOURS = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
-
-
 def print_merge(report: dict[str, Any]) -> None:
     """The losses of a merge and what its report says."""
     from rich.table import Table
