@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from isthmus.checkpoint.card import FIGURE
-from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound, one_line
+from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
+from isthmus.checkpoint.foreign import plain
 from isthmus.checkpoint.hub import LOG_IN, Unreachable, ask, status_of
 from isthmus.checkpoint.manifest import REPORT
 from isthmus.checkpoint.output import OutputFile, read_output
@@ -297,7 +298,12 @@ def _asked(repo_id: str, call: Callable[[], T]) -> T:
     except JSONDecodeError:
         raise IsthmusError(f"the Hub answered '{repo_id}' with what is no JSON: {again}") from None
     except ValueError as error:
-        raise BadInput(f"the Hub refuses the card of '{repo_id}': {redact(one_line(error))}") from None
+        raise BadInput(f"the Hub refuses the card of '{repo_id}': {_one_line(error)}") from None
     except Exception as error:
-        reason = f"{type(error).__name__}: {redact(one_line(error))}"
+        reason = f"{type(error).__name__}: {_one_line(error)}"
         raise IsthmusError(f"the push to '{repo_id}' failed ({reason}): {again}") from None
+
+
+def _one_line(error: Exception) -> str:
+    # Secrets go before the line is cut: half of one would not be known again.
+    return plain(redact(" ".join(str(error)[:4000].split())))
