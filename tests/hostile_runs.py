@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), os.environ["ISTHMUS_ROOT"]]
 
 from hostile_models import HOSTILE  # noqa: E402
+from memory import peak, reset_peak  # noqa: E402
 
 from isthmus.cli import main  # noqa: E402
 
@@ -46,13 +46,13 @@ def runs(good: Path, place: Path, names: list[str]) -> None:
         for command in ("check", "merge"):
             models = [str(good), str(bad)]
             options = ["-o", str(out), "--align", "none", "--t", "0.5", *text] if command == "merge" else []
+            reset_peak()
             signal.alarm(LIMIT)
             start = time.monotonic()
             code, err = run([command, *models, *options])
             seconds = time.monotonic() - start
             signal.alarm(0)
-            peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            line = {"name": name, "command": command, "code": code, "err": err, "seconds": seconds, "bytes": peak}
+            line = {"name": name, "command": command, "code": code, "err": err, "seconds": seconds, "bytes": peak()}
             print(json.dumps(line), file=sys.__stdout__, flush=True)
         for leftover in (bad, out):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -75,7 +75,7 @@ NOTED = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """What check and merge said of every member: code, stderr, seconds and the peak of memory until then, in one
+    """What check and merge said of every member: code, stderr, seconds and the peak of memory meanwhile, in one
     process, which starts anew where one member took it down."""
     place = tmp_path_factory.mktemp("strangers")
     good = place / "good"

@@ -13,9 +13,10 @@ import resource
 import shutil
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from memory import peak, reset_peak
 
 if TYPE_CHECKING:
     from fuzz.cases import Case
@@ -223,21 +224,6 @@ def contents(folder: Path) -> dict[str, str]:
             digest = hashlib.md5(path.read_bytes()).hexdigest() if plain else "other"
             found[str(path.relative_to(folder))] = digest
     return found
-
-
-def reset_peak() -> None:
-    """Let the peak of this process's memory begin again (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak() -> int:
-    """Bytes of memory at the peak since then."""
-    try:
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return 0
 
 
 if __name__ == "__main__":
