@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from files_loss import require_loss_of_files
 
-from isthmus.lab.demo import EXAMPLES
+from isthmus.checkpoint.loading import load
+from isthmus.eval.text import labelled_blocks
+from isthmus.lab.demo import CHECKPOINTS, DATA, EXAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,14 @@ def test_both_merges_are_written_whole(shown) -> None:
             "report.html",
             "README.md",
         }
+
+
+def test_the_losses_are_those_of_the_files(shown) -> None:
+    out, _ = shown
+    for example in EXAMPLES:
+        tokenizer = load(CHECKPOINTS / example.a).tokenizer()
+        text = labelled_blocks(DATA, tokenizer, context=128, vocabulary=1024)
+        require_loss_of_files(out / example.name, {part.label: part.report for part in text})
 
 
 def test_variants_of_one_base_are_better_merged(shown) -> None:
