@@ -48,12 +48,12 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from isthmus.align import align
-    from isthmus.align.alignment import Alignment
-    from isthmus.align.canonical import canonical
-    from isthmus.align.families import family
-    from isthmus.checkpoint.check import CheckResult, check
-    from isthmus.checkpoint.errors import (
+    from .align import align
+    from .align.alignment import Alignment
+    from .align.canonical import canonical
+    from .align.families import family
+    from .checkpoint.check import CheckResult, check
+    from .checkpoint.errors import (
         AlignmentError,
         BadInput,
         CorruptCheckpoint,
@@ -63,21 +63,21 @@ if TYPE_CHECKING:
         ModelNotFound,
         UnsupportedFamily,
     )
-    from isthmus.checkpoint.loading import Checkpoint, load
-    from isthmus.checkpoint.push import push
-    from isthmus.eval.text import corpus
-    from isthmus.merge import merge
-    from isthmus.merge.curve import CurvePlan
-    from isthmus.merge.ensembles import ensemble, load_ensemble
-    from isthmus.merge.gates import Gates
-    from isthmus.merge.learn import LearnPlan
-    from isthmus.merge.many import combine
-    from isthmus.merge.mergekit import read_recipe
-    from isthmus.merge.path import WeightPath
-    from isthmus.merge.recipe import Recipe, recipe
-    from isthmus.merge.result import Merge
-    from isthmus.merge.spectra import spectrum
-    from isthmus.merge.training import PathTraining
+    from .checkpoint.loading import Checkpoint, load
+    from .checkpoint.push import push
+    from .eval.text import corpus
+    from .merge import merge
+    from .merge.curve import CurvePlan
+    from .merge.ensembles import ensemble, load_ensemble
+    from .merge.gates import Gates
+    from .merge.learn import LearnPlan
+    from .merge.many import combine
+    from .merge.mergekit import read_recipe
+    from .merge.path import WeightPath
+    from .merge.recipe import Recipe, recipe
+    from .merge.result import Merge
+    from .merge.spectra import spectrum
+    from .merge.training import PathTraining
 
 __all__ = [
     "Alignment",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isthmus.cli import script
+from .cli import script
 
 if __name__ == "__main__":
     script()

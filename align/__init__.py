@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from isthmus.align.pipeline import align_checkpoints as align
+    from .pipeline import align_checkpoints as align
 
 
 class _Callable(ModuleType):
     def __call__(self, *args: object, **kwargs: object) -> object:
-        from isthmus.align.pipeline import align_checkpoints
+        from .pipeline import align_checkpoints
 
         return align_checkpoints(*args, **kwargs)  # type: ignore[arg-type]
 

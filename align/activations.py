@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from isthmus.align.symmetry import Activation, Family
-from isthmus.checkpoint.model import empty_model, with_tied
+from ..checkpoint.model import empty_model, with_tied
+from .symmetry import Activation, Family
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

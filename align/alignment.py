@@ -13,14 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from isthmus.align.canonical import canonical
-from isthmus.align.families import family
-from isthmus.align.gauge import regauge
-from isthmus.align.symmetry import Elements, Family, State, act_on_piece
-from isthmus.checkpoint.config import untied_facts
-from isthmus.checkpoint.errors import AlignmentError, BadInput
-from isthmus.checkpoint.model import log_probs
-from isthmus.checkpoint.strict_json import parse_object
+from ..checkpoint.config import untied_facts
+from ..checkpoint.errors import AlignmentError, BadInput
+from ..checkpoint.model import log_probs
+from ..checkpoint.strict_json import parse_object
+from .canonical import canonical
+from .families import family
+from .gauge import regauge
+from .symmetry import Elements, Family, State, act_on_piece
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from isthmus.align.symmetry import Family, State
-from isthmus.checkpoint.errors import CorruptCheckpoint
+from ..checkpoint.errors import CorruptCheckpoint
+from .symmetry import Family, State
 
 ROWS = 4096
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from isthmus.align.canonical import canonical
-from isthmus.align.symmetry import Family, State
+from .canonical import canonical
+from .symmetry import Family, State
 
 
 def regauge(pieces: Mapping[str, Tensor], table: Family, gauge: Mapping[str, Tensor]) -> State:

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from isthmus.align.alignment import Alignment
-from isthmus.align.gauge import free_gauge, regauge
-from isthmus.align.muon import Muon
-from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+from .alignment import Alignment
+from .gauge import free_gauge, regauge
+from .muon import Muon
+from .symmetry import Elements, Family, State, act_on_piece
 
 ROTATION_LR, GAUGE_LR, HEADS_LR = 6e-3, 4e-2, 5e-2
 

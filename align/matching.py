@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isthmus.align.memory import release_freed
-from isthmus.align.symmetry import Elements, Family, act, act_on_piece
+from .memory import release_freed
+from .symmetry import Elements, Family, act, act_on_piece
 
 INSIDE_HEADS = 4.0
 BESIDE_WEIGHTS = 0.5  # how much the activations of a space count, against all the weights on which it acts

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from isthmus.align.activations import cross_correlations
-from isthmus.align.alignment import KEEP_FORM, LOOKING, Alignment, Method
-from isthmus.align.canonical import canonical
-from isthmus.align.families import FAMILIES, family
-from isthmus.align.matching import match
-from isthmus.align.memory import release_freed
-from isthmus.align.streamed import CanonicalPieces, JoinedState, StoredPieces
-from isthmus.align.symmetry import Family
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.checkpoint.model import streamed_log_probs
-from isthmus.checkpoint.pair import open_pair
+from ..checkpoint.errors import BadInput
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.model import streamed_log_probs
+from ..checkpoint.pair import open_pair
+from .activations import cross_correlations
+from .alignment import KEEP_FORM, LOOKING, Alignment, Method
+from .canonical import canonical
+from .families import FAMILIES, family
+from .matching import match
+from .memory import release_freed
+from .streamed import CanonicalPieces, JoinedState, StoredPieces
+from .symmetry import Family
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -9,8 +9,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from isthmus.align.canonical import canonical_pieces, linked
-from isthmus.align.symmetry import Elements, Family, State, act_on_piece
+from .canonical import canonical_pieces, linked
+from .symmetry import Elements, Family, State, act_on_piece
 
 KEPT = 4  # groups of pieces that stay in memory
 

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.model import Schema
+from ..checkpoint.model import Schema
 
 State = dict[str, Tensor]
 Elements = dict[str, Tensor]

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from isthmus.align.activations import cross_correlations
-from isthmus.align.alignment import KEEP_FORM, LOOKING, Alignment, Method
-from isthmus.align.canonical import canonical
-from isthmus.align.families import family
-from isthmus.align.matching import match
-from isthmus.align.memory import release_freed
-from isthmus.align.symmetry import Elements, Family, State, act_on_piece
-from isthmus.checkpoint.errors import BadInput
+from ..checkpoint.errors import BadInput
+from .activations import cross_correlations
+from .alignment import KEEP_FORM, LOOKING, Alignment, Method
+from .canonical import canonical
+from .families import family
+from .matching import match
+from .memory import release_freed
+from .symmetry import Elements, Family, State, act_on_piece
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-from isthmus.checkpoint.foreign import plain
+from .errors import BadInput, CorruptCheckpoint
+from .foreign import plain
 
 MB = 2**20
 # Bytes of the files that a merge reads or carries over.

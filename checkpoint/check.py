@@ -7,22 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from isthmus.checkpoint.checks.configuration import configuration_findings
-from isthmus.checkpoint.checks.cost import Cost, cost_findings, cost_of
-from isthmus.checkpoint.checks.files import file_findings
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.checks.repository import licence_of, repository_findings
-from isthmus.checkpoint.checks.tokenizers import tokenizer_findings
-from isthmus.checkpoint.checks.weights import own_findings, pair_findings
-from isthmus.checkpoint.config import read_facts, vocabulary_rows
-from isthmus.checkpoint.errors import IncompatibleModels
-from isthmus.checkpoint.model import Families
-from isthmus.checkpoint.opening import opening_finding
-from isthmus.checkpoint.provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
-from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.small_files import CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
-from isthmus.checkpoint.source import WEIGHT_INDEXES, Source
-from isthmus.checkpoint.vocabulary import Growth
+from .checks.configuration import configuration_findings
+from .checks.cost import Cost, cost_findings, cost_of
+from .checks.files import file_findings
+from .checks.finding import Finding
+from .checks.repository import licence_of, repository_findings
+from .checks.tokenizers import tokenizer_findings
+from .checks.weights import own_findings, pair_findings
+from .config import read_facts, vocabulary_rows
+from .errors import IncompatibleModels
+from .model import Families
+from .opening import opening_finding
+from .provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
+from .reference import parse_reference
+from .small_files import CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
+from .source import WEIGHT_INDEXES, Source
+from .vocabulary import Growth
 
 ORDER = ("blocks", "degrades", "notes")
 READ = (CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)

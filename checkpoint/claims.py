@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from isthmus.checkpoint.errors import BadInput
+from .errors import BadInput
 
 LOCK = "lock"
 SHORT = 140  # bytes of a name that every file system takes, encrypted ones as well

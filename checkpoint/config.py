@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from isthmus.checkpoint.bounds import require_numbers
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.model import Families, Schema, empty_model, schema
-from isthmus.checkpoint.panics import is_failure
-from isthmus.checkpoint.small_files import GENERATION
-from isthmus.checkpoint.source import Source
+from .bounds import require_numbers
+from .errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
+from .foreign import plain
+from .model import Families, Schema, empty_model, schema
+from .panics import is_failure
+from .small_files import GENERATION
+from .source import Source
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from isthmus.checkpoint.config import build_config, schema_of
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.headers import TensorInfo
-from isthmus.checkpoint.model import Families, Schema, model_of_names
-from isthmus.checkpoint.naming import Group, Naming, library_naming, plain_naming
-from isthmus.checkpoint.pickles import pickle_header
-from isthmus.checkpoint.rows import in_blocks
-from isthmus.checkpoint.source import Source
-from isthmus.checkpoint.state import DTYPES, LazyState, StoredTensor
-from isthmus.checkpoint.version import opened
+from .config import build_config, schema_of
+from .foreign import plain
+from .headers import TensorInfo
+from .model import Families, Schema, model_of_names
+from .naming import Group, Naming, library_naming, plain_naming
+from .pickles import pickle_header
+from .rows import in_blocks
+from .source import Source
+from .state import DTYPES, LazyState, StoredTensor
+from .version import opened
 
 # Parts of names that wrappers of a model add, with how a model is saved without them.
 _MERGE = "merge the adapter into the model (merge_and_unload), and save that"

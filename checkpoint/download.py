@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isthmus.checkpoint.errors import CorruptCheckpoint
+from .errors import CorruptCheckpoint
 
 
 def capped(limit: int, where: str) -> type[Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import BadInput, NotFinite
+from .errors import BadInput, NotFinite
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # which torch documents
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.check import check
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.model import Families
-from isthmus.checkpoint.provenance import Evidence
-from isthmus.checkpoint.small_files import CONFIGURATION
-from isthmus.checkpoint.small_files import tokenizer_owner as owner_of
-from isthmus.checkpoint.token_ids import with_token_ids
+from .check import check
+from .checks.finding import Finding
+from .loading import Checkpoint, load
+from .model import Families
+from .provenance import Evidence
+from .small_files import CONFIGURATION
+from .small_files import tokenizer_owner as owner_of
+from .token_ids import with_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

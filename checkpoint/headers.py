@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from isthmus.checkpoint.bounds import HEADER, require_header, require_shapes, require_size
-from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.strict_json import parse_json
+from .bounds import HEADER, require_header, require_shapes, require_size
+from .errors import CorruptCheckpoint
+from .strict_json import parse_json
 
 ITEM_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.redaction import redact
+from .errors import BadInput, IsthmusError, ModelNotFound
+from .foreign import plain
+from .redaction import redact
 
 T = TypeVar("T")
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.bounds import require_tensors, require_tokenizer_file
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.checks.kind import kind_findings, tensor_findings
-from isthmus.checkpoint.claims import Claim
-from isthmus.checkpoint.config import read_facts, untied_facts, working_config
-from isthmus.checkpoint.contents import contents_of, stored_tensors
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-from isthmus.checkpoint.model import Families, Schema
-from isthmus.checkpoint.naming import Naming
-from isthmus.checkpoint.panics import is_failure, quiet_panics
-from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.small_files import GENERATION, VOCABULARIES
-from isthmus.checkpoint.source import Source
-from isthmus.checkpoint.state import DTYPES, WithCopies
+from .bounds import require_tensors, require_tokenizer_file
+from .checks.finding import Finding
+from .checks.kind import kind_findings, tensor_findings
+from .claims import Claim
+from .config import read_facts, untied_facts, working_config
+from .contents import contents_of, stored_tensors
+from .errors import BadInput, CorruptCheckpoint
+from .model import Families, Schema
+from .naming import Naming
+from .panics import is_failure, quiet_panics
+from .reference import parse_reference
+from .small_files import GENERATION, VOCABULARIES
+from .source import Source
+from .state import DTYPES, WithCopies
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isthmus.checkpoint.bounds import MB, read_bytes
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-from isthmus.checkpoint.strict_json import parse_object
+from .bounds import MB, read_bytes
+from .errors import BadInput, CorruptCheckpoint
+from .strict_json import parse_object
 
 REPORT = "isthmus.json"
 FILES, SEAL = "files", "seal"

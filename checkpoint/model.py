@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from isthmus.checkpoint.errors import BadInput
+from .errors import BadInput
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.headers import TensorInfo
-from isthmus.checkpoint.rows import in_blocks
+from .headers import TensorInfo
+from .rows import in_blocks
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from isthmus.checkpoint.model import Schema
+    from .model import Schema
 
 # Buffers that earlier versions of transformers stored as if they were weights, whatever the architecture.
 STORED_BUFFERS = re.compile(

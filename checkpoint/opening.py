@@ -12,13 +12,13 @@ from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.config import build_config
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-from isthmus.checkpoint.model import empty_model
-from isthmus.checkpoint.panics import is_failure, quiet_panics
-from isthmus.checkpoint.small_files import GENERATION, VOCABULARIES
-from isthmus.checkpoint.source import Source
+from .checks.finding import Finding
+from .config import build_config
+from .errors import BadInput, CorruptCheckpoint
+from .model import empty_model
+from .panics import is_failure, quiet_panics
+from .small_files import GENERATION, VOCABULARIES
+from .source import Source
 
 LONGEST = 300  # characters of what transformers says
 

@@ -8,13 +8,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.headers import read_header
-from isthmus.checkpoint.manifest import files_in, require_unchanged
-from isthmus.checkpoint.naming import Group
-from isthmus.checkpoint.source import CARD
-from isthmus.checkpoint.state import DTYPES, LazyState, StoredTensor
-from isthmus.checkpoint.version import Version
+from .errors import BadInput
+from .headers import read_header
+from .manifest import files_in, require_unchanged
+from .naming import Group
+from .source import CARD
+from .state import DTYPES, LazyState, StoredTensor
+from .version import Version
 
 TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from isthmus.checkpoint.check import check
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.config import schema_of
-from isthmus.checkpoint.group import tokenizer_owner
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.model import Families
-from isthmus.checkpoint.provenance import Evidence
-from isthmus.checkpoint.small_files import CONFIGURATION
-from isthmus.checkpoint.token_ids import within
-from isthmus.checkpoint.vocabulary import Growth
+from .check import check
+from .checks.finding import Finding
+from .config import schema_of
+from .group import tokenizer_owner
+from .loading import Checkpoint, load
+from .model import Families
+from .provenance import Evidence
+from .small_files import CONFIGURATION
+from .token_ids import within
+from .vocabulary import Growth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

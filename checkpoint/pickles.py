@@ -15,9 +15,9 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.archive import require_archive
-from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.headers import TensorInfo
+from .archive import require_archive
+from .errors import CorruptCheckpoint
+from .headers import TensorInfo
 
 DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",

@@ -15,8 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.reference import parse_reference
+from .errors import BadInput
+from .reference import parse_reference
 
 ENTRIES = 100_000  # of one input that are looked at, so that a huge tree costs a second at most
 NAME_BYTES = 255

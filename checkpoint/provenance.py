@@ -17,12 +17,12 @@ from typing import Any, Literal
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from isthmus.checkpoint.archive import DIRECTORY, PICKLE, Budget, require_archive, strings
-from isthmus.checkpoint.bounds import DOCUMENT
-from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.manifest import REPORT
-from isthmus.checkpoint.source import CARD, Source
+from .archive import DIRECTORY, PICKLE, Budget, require_archive, strings
+from .bounds import DOCUMENT
+from .errors import CorruptCheckpoint
+from .foreign import plain
+from .manifest import REPORT
+from .source import CARD, Source
 
 Confidence = Literal["stated", "likely", "unknown"]
 

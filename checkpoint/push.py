@@ -14,14 +14,14 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from isthmus.checkpoint.card import FIGURE
-from isthmus.checkpoint.errors import BadInput, IsthmusError, ModelNotFound
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.hub import LOG_IN, Unreachable, ask, status_of
-from isthmus.checkpoint.manifest import REPORT
-from isthmus.checkpoint.output import OutputFile, read_output
-from isthmus.checkpoint.redaction import redact
-from isthmus.checkpoint.small_files import SMALL_FILES
+from .card import FIGURE
+from .errors import BadInput, IsthmusError, ModelNotFound
+from .foreign import plain
+from .hub import LOG_IN, Unreachable, ask, status_of
+from .manifest import REPORT
+from .output import OutputFile, read_output
+from .redaction import redact
+from .small_files import SMALL_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.foreign import plain
+from .errors import BadInput
+from .foreign import plain
 
 _HUB_ID = re.compile(
     r"^(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^:@\s]+))?(?::(?P<subfolder>[^@\s]+))?$"

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.claims import Claim, beside, remove_leftovers
-from isthmus.checkpoint.errors import BadInput, IsthmusError, NotFinite
-from isthmus.checkpoint.foreign import json_text
-from isthmus.checkpoint.manifest import require_replaceable
-from isthmus.checkpoint.places import Place, holds, output_path, require_apart
-from isthmus.checkpoint.small_files import TOKENIZER_SETTINGS
-from isthmus.checkpoint.strict_json import parse_object
+from .claims import Claim, beside, remove_leftovers
+from .errors import BadInput, IsthmusError, NotFinite
+from .foreign import json_text
+from .manifest import require_replaceable
+from .places import Place, holds, output_path, require_apart
+from .small_files import TOKENIZER_SETTINGS
+from .strict_json import parse_object
 
 if TYPE_CHECKING:
     import torch
@@ -250,8 +250,8 @@ def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[s
     content = {key: value for key, value in facts.items() if key not in ("_name_or_path", "torch_dtype")}
     content["dtype"] = str(dtype).removeprefix("torch.")
     if not content.get("architectures"):
-        from isthmus.checkpoint.config import build_config
-        from isthmus.checkpoint.model import empty_model
+        from .config import build_config
+        from .model import empty_model
 
         content["architectures"] = [type(empty_model(build_config(facts, directory.name))).__name__]
     write_json(directory / "config.json", content)
@@ -283,7 +283,7 @@ def _finite_json(path: Path, content: Mapping[str, object]) -> str:
     try:
         return json_text(content) + "\n"
     except ValueError:
-        from isthmus.checkpoint.finite import place_of_nan
+        from .finite import place_of_nan
 
         place = place_of_nan(content)
         if place is None:

@@ -16,9 +16,9 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.finite import written_blocks
-from isthmus.checkpoint.rows import in_blocks
-from isthmus.checkpoint.saving import write_json
+from .finite import written_blocks
+from .rows import in_blocks
+from .saving import write_json
 
 SHARD_BYTES = 5 * 10**9
 FLUSH_BYTES = 2**26

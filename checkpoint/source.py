@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from isthmus.checkpoint.bounds import (
+from .bounds import (
     CARD_BYTES,
     DOCUMENT,
     LARGEST,
@@ -22,16 +22,16 @@ from isthmus.checkpoint.bounds import (
     require_sizes,
     require_values,
 )
-from isthmus.checkpoint.download import capped
-from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError, ModelNotFound
-from isthmus.checkpoint.front_matter import front_matter
-from isthmus.checkpoint.headers import TensorInfo, header_from, header_of
-from isthmus.checkpoint.hub import Unreachable, ask
-from isthmus.checkpoint.reference import Reference
-from isthmus.checkpoint.small_files import TEMPLATE_FOLDER, VOCABULARIES, is_template, small_files
-from isthmus.checkpoint.strict_json import parse_object
-from isthmus.checkpoint.version import Version, changed, opened, require_version, settled
-from isthmus.checkpoint.weight_files import WeightFiles, choose_weight_files, index_names, no_weights
+from .download import capped
+from .errors import CorruptCheckpoint, IsthmusError, ModelNotFound
+from .front_matter import front_matter
+from .headers import TensorInfo, header_from, header_of
+from .hub import Unreachable, ask
+from .reference import Reference
+from .small_files import TEMPLATE_FOLDER, VOCABULARIES, is_template, small_files
+from .strict_json import parse_object
+from .version import Version, changed, opened, require_version, settled
+from .weight_files import WeightFiles, choose_weight_files, index_names, no_weights
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

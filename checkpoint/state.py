@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.headers import TensorInfo
-from isthmus.checkpoint.naming import Group
-from isthmus.checkpoint.pickles import read_pickle
-from isthmus.checkpoint.rows import in_blocks, row_counts
-from isthmus.checkpoint.version import Version, opened, read_into, require_version
+from .errors import CorruptCheckpoint
+from .headers import TensorInfo
+from .naming import Group
+from .pickles import read_pickle
+from .rows import in_blocks, row_counts
+from .version import Version, opened, read_into, require_version
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from isthmus.checkpoint.errors import CorruptCheckpoint
+from .errors import CorruptCheckpoint
 
 DEEPEST = 100  # lists and objects in one another; tokenizers have about ten
 DIGITS = 308  # of an integer, so that it can be a float

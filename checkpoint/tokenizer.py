@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.bounds import require_pipeline, require_tokenizer_file
-from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.panics import is_failure, quiet_panics
-from isthmus.checkpoint.sentencepiece import read_pieces
-from isthmus.checkpoint.small_files import (
+from .bounds import require_pipeline, require_tokenizer_file
+from .errors import CorruptCheckpoint
+from .panics import is_failure, quiet_panics
+from .sentencepiece import read_pieces
+from .small_files import (
     ADDED_TOKENS,
     CONFIGURATION,
     SENTENCE_PIECES,
@@ -28,7 +28,7 @@ from isthmus.checkpoint.small_files import (
     is_template,
     is_tokenizer_file,
 )
-from isthmus.checkpoint.source import Source
+from .source import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

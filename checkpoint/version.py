@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from isthmus.checkpoint.errors import CorruptCheckpoint
+from .errors import CorruptCheckpoint
 
 TICK = 0.02  # seconds; the times of a file are no finer than the system's clock tick
 PATIENCE = 2.0  # seconds

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, ModelNotFound
+from .errors import BadInput, CorruptCheckpoint, ModelNotFound
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 IN_ORDER = (SAFETENSORS, SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX)

@@ -10,15 +10,15 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
-from isthmus.checkpoint.claims import release_all
-from isthmus.checkpoint.errors import IsthmusError
-from isthmus.checkpoint.foreign import plain_lines
-from isthmus.checkpoint.redaction import Redacting, redact
-from isthmus.checkpoint.reference import shown_name
-from isthmus.cli.commands import app
-from isthmus.cli.lab import lab
-from isthmus.cli.terminal import visible
-from isthmus.eval.processes import finish
+from ..checkpoint.claims import release_all
+from ..checkpoint.errors import IsthmusError
+from ..checkpoint.foreign import plain_lines
+from ..checkpoint.redaction import Redacting, redact
+from ..checkpoint.reference import shown_name
+from ..eval.processes import finish
+from .commands import app
+from .lab import lab
+from .terminal import visible
 
 INTERRUPTED = 130
 COLLECT_EVERY = 10_000  # objects: torch makes a million while it is imported, and they all stay

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.cli.options import CURVES, BendOptimizerChoice, CurveChoice, DtypeChoice, StartChoice
-from isthmus.eval.processes import is_main
+from ..checkpoint.errors import BadInput
+from ..eval.processes import is_main
+from .options import CURVES, BendOptimizerChoice, CurveChoice, DtypeChoice, StartChoice
 
 if TYPE_CHECKING:
-    from isthmus.merge.recipe import Recipe
+    from ..merge.recipe import Recipe
 
 
 def path_asked(path: str, bends: int, optimizer: BendOptimizerChoice, start: StartChoice, **training: Any) -> Any:
@@ -19,8 +19,8 @@ def path_asked(path: str, bends: int, optimizer: BendOptimizerChoice, start: Sta
     if path == "linear":
         return path
     if path in CURVES:
-        from isthmus.merge.curve import CurvePlan
-        from isthmus.merge.training import PathTraining
+        from ..merge.curve import CurvePlan
+        from ..merge.training import PathTraining
 
         return CurvePlan(cast(CurveChoice, path), bends, optimizer, start, PathTraining(**training))
     if not Path(path).is_dir():
@@ -30,7 +30,7 @@ def path_asked(path: str, bends: int, optimizer: BendOptimizerChoice, start: Sta
 
 def drop_training(output: Path) -> None:
     """Forget an interrupted training beside an output directory: --restart."""
-    from isthmus.merge.training_state import TrainingState
+    from ..merge.training_state import TrainingState
 
     if is_main():
         TrainingState.beside(output, None).remove()
@@ -46,8 +46,8 @@ def recipe_asked(
     t: str,
 ) -> tuple[Recipe, bool]:
     """What models and options say to do, and whether a file says it."""
-    from isthmus.merge.mergekit import is_recipe, read_recipe
-    from isthmus.merge.recipe import recipe
+    from ..merge.mergekit import is_recipe, read_recipe
+    from ..merge.recipe import recipe
 
     if len(models) == 1 and is_recipe(models[0]):
         given = {"--method": method, "--base": base, "--weight": weight, "--density": density, "--lambda": scale}

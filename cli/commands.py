@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.cli.asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
-from isthmus.cli.effect import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
-from isthmus.cli.findings import print_findings
-from isthmus.cli.options import (
+from ..checkpoint.errors import BadInput
+from ..eval.processes import is_main
+from .asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
+from .effect import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
+from .findings import print_findings
+from .options import (
     CURVES,
     PUSHING,
     Accumulate,
@@ -63,14 +64,13 @@ from isthmus.cli.options import (
     Tokens,
     Weight,
 )
-from isthmus.cli.places import require_places
-from isthmus.cli.tables import print_ensemble, print_merge, print_plan, print_spectra
-from isthmus.cli.terminal import emit, say, screen
-from isthmus.eval.processes import is_main
+from .places import require_places
+from .tables import print_ensemble, print_merge, print_plan, print_spectra
+from .terminal import emit, say, screen
 
 if TYPE_CHECKING:
-    from isthmus.checkpoint.output import OutputFile
-    from isthmus.checkpoint.push import Target
+    from ..checkpoint.output import OutputFile
+    from ..checkpoint.push import Target
 
 app = typer.Typer(
     add_completion=False,
@@ -109,8 +109,8 @@ def check(
         raise BadInput("check compares models: give at least two")
     require_places(json_file, models=models)
     with screen(quiet) as progress:
-        from isthmus.align.families import FAMILIES
-        from isthmus.checkpoint.check import check as run
+        from ..align.families import FAMILIES
+        from ..checkpoint.check import check as run
 
         progress.stage("checking")
         result = run(*models, families=FAMILIES)
@@ -175,8 +175,8 @@ def align(
     )
     require_effect(context, idle_in_align(method, looks=method in ("activations", "combined", "learned")))
     with screen(quiet) as progress:
-        from isthmus.merge.learn import LearnPlan
-        from isthmus.merge.moved import align_and_save
+        from ..merge.learn import LearnPlan
+        from ..merge.moved import align_and_save
 
         if restart:
             drop_training(output)
@@ -340,7 +340,7 @@ def merge(
     if push_to is None and (private or revision or create_pr or commit_message):
         raise BadInput("--private, --revision, --create-pr and --commit-message are for --push: say where to push to")
     if push_to is not None and is_main():
-        from isthmus.checkpoint.push import Target
+        from ..checkpoint.push import Target
 
         with screen(quiet) as progress:
             progress.stage("looking at the Hub")
@@ -361,7 +361,7 @@ def merge(
     )
     if restart:
         drop_training(output)
-    from isthmus.merge.gates import Gates
+    from ..merge.gates import Gates
 
     usual: dict[str, Any] = {
         "data": data or (),
@@ -376,7 +376,7 @@ def merge(
     }
     with screen(quiet) as progress:
         if by_operator:
-            from isthmus.merge.many import combine
+            from ..merge.many import combine
 
             if align == "learned":
                 raise BadInput("--align learned is for two models and the path between them: take combined")
@@ -392,8 +392,8 @@ def merge(
                 **usual,
             )
         else:
-            from isthmus.merge.learn import LearnPlan
-            from isthmus.merge.pipeline import merge as run
+            from ..merge.learn import LearnPlan
+            from ..merge.pipeline import merge as run
 
             result = run(
                 *models,
@@ -420,7 +420,7 @@ def merge(
         say(f"written to {output}")
     if target is not None:  # looked up again: others may have pushed there meanwhile
         target = type(target).find(target.repo_id, revision=revision, private=private, create_pr=create_pr)
-        from isthmus.checkpoint.output import read_output
+        from ..checkpoint.output import read_output
 
         _push(read_output(output), target, commit_message, quiet=quiet)
 
@@ -448,8 +448,8 @@ def push(
 
     Log in with `hf auth login` first, or set HF_TOKEN.
     """
-    from isthmus.checkpoint.output import read_output
-    from isthmus.checkpoint.push import Target
+    from ..checkpoint.output import read_output
+    from ..checkpoint.push import Target
 
     require_places(json_file, directories=[directory])
     with screen(quiet) as progress:
@@ -521,8 +521,8 @@ def train_path(
     if restart:
         drop_training(output)
     with screen(quiet) as progress:
-        from isthmus.merge.output import path_report
-        from isthmus.merge.pipeline import merge as run
+        from ..merge.output import path_report
+        from ..merge.pipeline import merge as run
 
         result = run(
             a,
@@ -568,8 +568,8 @@ def plane(
     """The loss on the plane through three models: report.html and plane.png."""
     require_places(json_file, [("the output", output)], models=models, data=data, overwrite=overwrite)
     with screen(quiet) as progress:
-        from isthmus.merge.pipeline import pick_device
-        from isthmus.merge.plane import loss_plane
+        from ..merge.pipeline import pick_device
+        from ..merge.plane import loss_plane
 
         found = loss_plane(
             models,
@@ -598,7 +598,7 @@ def spectrum(
     """Spectra: stable ranks of every kind of matrix, the optimizers that left them, distances between models."""
     require_places(json_file, models=models)
     with screen(quiet) as progress:
-        from isthmus.merge.spectra import compare_models
+        from ..merge.spectra import compare_models
 
         report = compare_models(models, progress)
     emit(json_file, report)
@@ -648,7 +648,7 @@ def ensemble(
         json_file, [("the output", output)], models=models, data=data, directories=[path], overwrite=overwrite
     )
     with screen(quiet) as progress:
-        from isthmus.merge.ensembles import ensemble as run
+        from ..merge.ensembles import ensemble as run
 
         found = run(
             models,
@@ -680,7 +680,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """The main job on the embedded checkpoints, offline, in about a minute."""
-    from isthmus.lab.demo import EXAMPLES, require_room, run_example
+    from ..lab.demo import EXAMPLES, require_room, run_example
 
     require_room(output, overwrite=overwrite)
     for example in EXAMPLES:
@@ -708,7 +708,7 @@ def _push(
     """Upload the files of a merge, with the hub client's own progress bars."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from isthmus.checkpoint.push import plan_push
+    from ..checkpoint.push import plan_push
 
     plan = plan_push(files, target, overwrite=overwrite)
     if quiet:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.cli.options import CURVES
+from ..checkpoint.errors import BadInput
+from .options import CURVES
 
 OF_BENDS = (
     "bends",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.cli.terminal import say
+from ..checkpoint.checks.finding import Finding
+from .terminal import say
 
 COLOURS = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
 FIRST = 10

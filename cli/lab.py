@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli.options import Debug, JsonFile, Quiet
-from isthmus.cli.places import require_places
-from isthmus.cli.tables import print_fingerprints
-from isthmus.cli.terminal import emit, say, screen
+from .options import Debug, JsonFile, Quiet
+from .places import require_places
+from .tables import print_fingerprints
+from .terminal import emit, say, screen
 
 lab = typer.Typer(no_args_is_help=True, help="The studies, and how the embedded checkpoints were made.")
 
@@ -29,7 +29,7 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Train the embedded checkpoints again, from the standard library of this Python. Finished ones are kept."""
-    from isthmus.lab.pretrain import make_checkpoints
+    from ..lab.pretrain import make_checkpoints
 
     with screen(quiet) as progress:
         made = make_checkpoints(output, names=name, steps=steps, progress=progress)
@@ -49,7 +49,7 @@ def fingerprints(
     from dataclasses import asdict
 
     require_places(json_file, [("the directory", output)], existing=True)
-    from isthmus.lab.fingerprint import fingerprint_study
+    from ..lab.fingerprint import fingerprint_study
 
     with screen(quiet) as progress:
         found = fingerprint_study(output, progress=progress)
@@ -69,7 +69,7 @@ def symmetries(
     from dataclasses import asdict
 
     require_places(json_file, [("the directory", output)], existing=True)
-    from isthmus.lab.symmetries import symmetry_study, table_rows
+    from ..lab.symmetries import symmetry_study, table_rows
 
     with screen(quiet) as progress:
         found = symmetry_study(output, progress=progress)
@@ -146,8 +146,8 @@ def _study(
     elsewhere: tuple[str, ...] = (),
 ) -> None:
     require_places(json_file, [("the directory", directory)], data=elsewhere, existing=True)
-    from isthmus.lab.parts import cores
-    from isthmus.lab.studies import Asked, run_study
+    from ..lab.parts import cores
+    from ..lab.studies import Asked, run_study
 
     with screen(quiet) as progress:
         record = run_study(name, directory, Asked(quick, workers or cores(), elsewhere), progress)

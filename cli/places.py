@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.places import Place, holds, model_places, output_path, require_apart
+from ..checkpoint.errors import BadInput
+from ..checkpoint.places import Place, holds, model_places, output_path, require_apart
 
 
 def require_places(
@@ -26,12 +26,12 @@ def require_places(
     `outputs` are directories and what messages call them; with `existing`, they may hold anything. `models` may name a
     recipe, too; `directories` are read as well.
     """
-    from isthmus.checkpoint.saving import require_free
+    from ..checkpoint.saving import require_free
 
     inputs = [place for model in models if model is not None for place in _of_model(model)]
     inputs += [Place.of("the directory", path) for path in directories if path is not None]
     if data:
-        from isthmus.eval.text import text_places
+        from ..eval.text import text_places
 
         inputs += text_places(data)
     targets = []
@@ -58,7 +58,7 @@ def require_places(
 
 def _of_model(model: str) -> list[Place]:
     """Where a model is; or a recipe, and all directories that it names."""
-    from isthmus.merge.mergekit import is_recipe
+    from ..merge.mergekit import is_recipe
 
     if not is_recipe(model):
         return model_places([model])

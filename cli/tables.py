@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from isthmus.cli.terminal import cell, say
-from isthmus.eval.processes import is_main
+from ..eval.processes import is_main
+from .terminal import cell, say
 
 if TYPE_CHECKING:
-    from isthmus.checkpoint.push import Plan
-    from isthmus.lab.fingerprint import Verdict
+    from ..checkpoint.push import Plan
+    from ..lab.fingerprint import Verdict
 
 
 def print_merge(report: dict[str, Any]) -> None:
     """The losses of a merge and what its report says."""
     from rich.table import Table
 
-    from isthmus.eval.summary import loss_table, sentences
+    from ..eval.summary import loss_table, sentences
 
     if not is_main():
         return

@@ -20,18 +20,18 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from isthmus.checkpoint.errors import IsthmusError
-from isthmus.checkpoint.foreign import json_text, plain
-from isthmus.checkpoint.redaction import redact, redacted
-from isthmus.checkpoint.reference import require_path, shown_name
-from isthmus.checkpoint.saving import replace_file
-from isthmus.eval.processes import is_main
-from isthmus.merge.progress import Progress
+from ..checkpoint.errors import IsthmusError
+from ..checkpoint.foreign import json_text, plain
+from ..checkpoint.redaction import redact, redacted
+from ..checkpoint.reference import require_path, shown_name
+from ..checkpoint.saving import replace_file
+from ..eval.processes import is_main
+from ..merge.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from isthmus.checkpoint.checks.finding import Finding
+    from ..checkpoint.checks.finding import Finding
 
 LONGEST = 4000  # characters of one line
 
@@ -127,7 +127,7 @@ class BarProgress(Progress):
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """Print them, above the bar."""
-        from isthmus.cli.findings import print_findings
+        from .findings import print_findings
 
         print_findings(findings)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from isthmus.eval.loss import Losses, LossMeter
+from .loss import Losses, LossMeter
 
 
 @dataclass(frozen=True)

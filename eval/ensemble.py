@@ -13,7 +13,7 @@ from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, Pr
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
-from isthmus.checkpoint.model import empty_model, with_tied
+from ..checkpoint.model import empty_model, with_tied
 
 if TYPE_CHECKING:
     from collections.abc import Callable

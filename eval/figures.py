@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from isthmus.eval.summary import profiles
+from .summary import profiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

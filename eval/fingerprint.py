@@ -14,8 +14,8 @@ from statistics import mean
 
 from torch import Tensor
 
-from isthmus.checkpoint.provenance import Evidence
-from isthmus.eval.spectrum import Spectrum
+from ..checkpoint.provenance import Evidence
+from .spectrum import Spectrum
 
 WHYS = {
     "adamw": "its spectra have the long tail that AdamW leaves",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from isthmus.checkpoint.checks.kind import reads_both_ways
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.model import empty_model, with_tied
-from isthmus.eval.processes import shared
+from ..checkpoint.checks.kind import reads_both_ways
+from ..checkpoint.errors import BadInput
+from ..checkpoint.model import empty_model, with_tied
+from .processes import shared
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

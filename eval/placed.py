@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.claims import Claim
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.opening import quiet
-from isthmus.eval.loss import LOGITS_AT_ONCE
-from isthmus.eval.processes import shared
+from ..checkpoint.claims import Claim
+from ..checkpoint.errors import BadInput
+from ..checkpoint.opening import quiet
+from .loss import LOGITS_AT_ONCE
+from .processes import shared
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

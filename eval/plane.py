@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.loss import LossMeter
+from ..checkpoint.errors import BadInput
+from .loss import LossMeter
 
 State = Mapping[str, Tensor]
 MARGIN = 0.25

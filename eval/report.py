@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from isthmus.checkpoint.card import letter
-from isthmus.eval.spectrum import log_histogram, stable_rank
-from isthmus.eval.summary import loss_table, profiles, sentences
+from ..checkpoint.card import letter
+from .spectrum import log_histogram, stable_rank
+from .summary import loss_table, profiles, sentences
 
 if TYPE_CHECKING:
-    from isthmus.eval.samples import Sample
-    from isthmus.eval.spectrum import Spectrum
+    from .samples import Sample
+    from .spectrum import Spectrum
 
 BINS = 24
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isthmus.checkpoint.card import letter
+from ..checkpoint.card import letter
 
 VERDICTS = {
     "preserved": "the endpoints share one kind of spectrum, and the merge keeps it",

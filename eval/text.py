@@ -21,11 +21,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import BadInput, TooLittleText, one_line
-from isthmus.checkpoint.panics import is_failure
-from isthmus.checkpoint.places import Place
-from isthmus.checkpoint.reference import require_path, shown_name
-from isthmus.eval.seen import Seen
+from ..checkpoint.errors import BadInput, TooLittleText, one_line
+from ..checkpoint.panics import is_failure
+from ..checkpoint.places import Place
+from ..checkpoint.reference import require_path, shown_name
+from .seen import Seen
 
 STDLIB_EXCLUDED = frozenset(
     {

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.checkpoint.places import model_places
-from isthmus.checkpoint.saving import require_free
-from isthmus.merge.learn import LearnPlan
-from isthmus.merge.pipeline import merge
-from isthmus.merge.progress import Progress
+from ..checkpoint.places import model_places
+from ..checkpoint.saving import require_free
+from ..merge.learn import LearnPlan
+from ..merge.pipeline import merge
+from ..merge.progress import Progress
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from isthmus.eval.figures import GREY, ORANGE
-from isthmus.lab.pairs import OPTIMIZERS, optimizer_of
-from isthmus.lab.relu.constraint import GEOMETRY
-from isthmus.lab.relu.study import SOLVED
+from ..eval.figures import GREY, ORANGE
+from .pairs import OPTIMIZERS, optimizer_of
+from .relu.constraint import GEOMETRY
+from .relu.study import SOLVED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

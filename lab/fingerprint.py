@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from isthmus.checkpoint.loading import load
-from isthmus.eval.fingerprint import Fingerprint, judge
-from isthmus.lab.demo import CHECKPOINTS
-from isthmus.lab.pretrain import CODE, DOCS, EMBEDDED, Recipe, make_checkpoint, small_config
-from isthmus.merge.progress import Progress
-from isthmus.merge.provenance import fingerprint_of
-from isthmus.merge.spectra import spectrum
+from ..checkpoint.loading import load
+from ..eval.fingerprint import Fingerprint, judge
+from ..merge.progress import Progress
+from ..merge.provenance import fingerprint_of
+from ..merge.spectra import spectrum
+from .demo import CHECKPOINTS
+from .pretrain import CODE, DOCS, EMBEDDED, Recipe, make_checkpoint, small_config
 
 BOTH, OTHER = (DOCS, CODE), ("stdlib:docs:heldout", "stdlib:code:heldout")
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from isthmus.align.alignment import Alignment
-from isthmus.eval.barrier import profile
-from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from isthmus.lab.pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, bent, kinds, model, pairs, text, train_models
-from isthmus.lab.parts import compute
-from isthmus.merge.point import grid, inside
-from isthmus.merge.progress import Progress
+from ..align.alignment import Alignment
+from ..eval.barrier import profile
+from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..merge.point import grid, inside
+from ..merge.progress import Progress
+from .pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, bent, kinds, model, pairs, text, train_models
+from .parts import compute
 
 ELSEWHERE = ("code=stdlib:code:heldout",)
 INTERIOR = 0.1

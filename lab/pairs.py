@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from isthmus.align.pipeline import Aligned, align_states
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.saving import atomic_directory
-from isthmus.eval.seen import Seen
-from isthmus.eval.text import Blocks, labelled_blocks
-from isthmus.lab.demo import CHECKPOINTS
-from isthmus.lab.parts import compute
-from isthmus.lab.pretrain import CODE, DOCS, Recipe, make_checkpoint, small_config
-from isthmus.merge.candidate import ACTIVATION_TOKENS
-from isthmus.merge.curve import CurvePlan, train_curve, training_record
-from isthmus.merge.learn import LearnPlan
-from isthmus.merge.optimizers import OptimizerName
-from isthmus.merge.path import WeightPath
-from isthmus.merge.progress import Progress
-from isthmus.merge.stored import endpoint_digests, read_path, write_path
-from isthmus.merge.training import PathTraining
+from ..align.pipeline import Aligned, align_states
+from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.saving import atomic_directory
+from ..eval.seen import Seen
+from ..eval.text import Blocks, labelled_blocks
+from ..merge.candidate import ACTIVATION_TOKENS
+from ..merge.curve import CurvePlan, train_curve, training_record
+from ..merge.learn import LearnPlan
+from ..merge.optimizers import OptimizerName
+from ..merge.path import WeightPath
+from ..merge.progress import Progress
+from ..merge.stored import endpoint_digests, read_path, write_path
+from ..merge.training import PathTraining
+from .demo import CHECKPOINTS
+from .parts import compute
+from .pretrain import CODE, DOCS, Recipe, make_checkpoint, small_config
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, PreTrainedTokenizerBase

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from isthmus.checkpoint.saving import replace_json
-from isthmus.merge.progress import Progress
+from ..checkpoint.saving import replace_json
+from ..merge.progress import Progress
 
 Part = Callable[[], Mapping[str, Any]]
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from isthmus.align.pipeline import align_states
-from isthmus.eval.loss import LossMeter
-from isthmus.eval.plane import Affine, measure_plane
-from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, aligned, model, text, train_models
-from isthmus.lab.parts import compute
-from isthmus.merge.progress import Progress
+from ..align.pipeline import align_states
+from ..eval.loss import LossMeter
+from ..eval.plane import Affine, measure_plane
+from ..merge.progress import Progress
+from .pairs import OPTIMIZERS, SEEDS, Effort, aligned, model, text, train_models
+from .parts import compute
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

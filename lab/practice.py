@@ -16,17 +16,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.eval.barrier import Profile, profile
-from isthmus.eval.loss import Losses, LossMeter
-from isthmus.lab.demo import CHECKPOINTS
-from isthmus.lab.pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer
-from isthmus.lab.parts import compute
-from isthmus.lab.pretrain import Recipe, make_checkpoint, pretrain, small_config
-from isthmus.merge.optimizers import OptimizerName
-from isthmus.merge.path import WeightPath
-from isthmus.merge.point import grid
-from isthmus.merge.progress import Progress
+from ..checkpoint.loading import Checkpoint, load
+from ..eval.barrier import Profile, profile
+from ..eval.loss import Losses, LossMeter
+from ..merge.optimizers import OptimizerName
+from ..merge.path import WeightPath
+from ..merge.point import grid
+from ..merge.progress import Progress
+from .demo import CHECKPOINTS
+from .pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer
+from .parts import compute
+from .pretrain import Recipe, make_checkpoint, pretrain, small_config
 
 BASE = "adamw-1"
 BOTH = ("docs=stdlib:docs:heldout", "code=stdlib:code:heldout")

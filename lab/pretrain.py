@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from isthmus.align.families import family
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.loading import load
-from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
-from isthmus.checkpoint.shards import save_weights
-from isthmus.eval.text import corpus
-from isthmus.merge.optimizers import OptimizerName, Schedule, make_optimizers
-from isthmus.merge.progress import Progress
+from ..align.families import family
+from ..checkpoint.errors import BadInput
+from ..checkpoint.loading import load
+from ..checkpoint.saving import atomic_directory, save_small_files, write_json
+from ..checkpoint.shards import save_weights
+from ..eval.text import corpus
+from ..merge.optimizers import OptimizerName, Schedule, make_optimizers
+from ..merge.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, PreTrainedTokenizerBase
 
-    from isthmus.align.symmetry import State
+    from ..align.symmetry import State
 
 VOCABULARY = 1024
 DOCS, CODE = "stdlib:docs:train", "stdlib:code:train"

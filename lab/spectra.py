@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from isthmus.align.alignment import Alignment
-from isthmus.eval.barrier import profile
-from isthmus.eval.loss import LossMeter
-from isthmus.eval.spectrum import (
+from ..align.alignment import Alignment
+from ..eval.barrier import profile
+from ..eval.loss import LossMeter
+from ..eval.spectrum import (
     Spectrum,
     along_path,
     compare_spectra,
@@ -28,7 +28,11 @@ from isthmus.eval.spectrum import (
     mean_distance,
     stable_rank,
 )
-from isthmus.lab.pairs import (
+from ..merge.optimizers import OptimizerName
+from ..merge.path import WeightPath
+from ..merge.progress import Progress
+from ..merge.spectra import spectrum
+from .pairs import (
     OPTIMIZERS,
     SEEDS,
     Effort,
@@ -40,11 +44,7 @@ from isthmus.lab.pairs import (
     text,
     train_models,
 )
-from isthmus.lab.parts import compute
-from isthmus.merge.optimizers import OptimizerName
-from isthmus.merge.path import WeightPath
-from isthmus.merge.progress import Progress
-from isthmus.merge.spectra import spectrum
+from .parts import compute
 
 POINTS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
 SHOWN = "h.1.fc"  # the matrix that Zhang et al. show

@@ -11,20 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.claims import Lock
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.saving import replace_file, replace_json
-from isthmus.eval.figures import png
-from isthmus.lab import figures
-from isthmus.lab.generalization import ELSEWHERE, generalization_study
-from isthmus.lab.pairs import HELD_OUT, QUICK, SEEDS, Effort
-from isthmus.lab.planes import planes_study
-from isthmus.lab.practice import practice_study
-from isthmus.lab.relu.study import QUICK as QUICK_NETWORKS
-from isthmus.lab.relu.study import Plan, relu_study
-from isthmus.lab.spectra import spectra_study
-from isthmus.lab.table import rows, table_study
-from isthmus.merge.progress import Progress
+from ..checkpoint.claims import Lock
+from ..checkpoint.errors import BadInput
+from ..checkpoint.saving import replace_file, replace_json
+from ..eval.figures import png
+from ..merge.progress import Progress
+from . import figures
+from .generalization import ELSEWHERE, generalization_study
+from .pairs import HELD_OUT, QUICK, SEEDS, Effort
+from .planes import planes_study
+from .practice import practice_study
+from .relu.study import QUICK as QUICK_NETWORKS
+from .relu.study import Plan, relu_study
+from .spectra import spectra_study
+from .table import rows, table_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,23 +16,23 @@ from statistics import mean, stdev
 
 import torch
 
-from isthmus.align.alignment import Alignment
-from isthmus.align.canonical import canonical
-from isthmus.align.families import family
-from isthmus.align.matching import match
-from isthmus.align.pipeline import Aligned, align_states
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.saving import replace_json
-from isthmus.eval.barrier import profile
-from isthmus.eval.loss import LossMeter
-from isthmus.eval.text import Blocks, labelled_blocks
-from isthmus.lab.demo import CHECKPOINTS
-from isthmus.lab.pretrain import EMBEDDED, Recipe, make_checkpoint, small_config
-from isthmus.merge.candidate import ACTIVATION_TOKENS, looked_at
-from isthmus.merge.learn import LearnPlan, learn
-from isthmus.merge.path import WeightPath
-from isthmus.merge.point import grid
-from isthmus.merge.progress import Progress
+from ..align.alignment import Alignment
+from ..align.canonical import canonical
+from ..align.families import family
+from ..align.matching import match
+from ..align.pipeline import Aligned, align_states
+from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.saving import replace_json
+from ..eval.barrier import profile
+from ..eval.loss import LossMeter
+from ..eval.text import Blocks, labelled_blocks
+from ..merge.candidate import ACTIVATION_TOKENS, looked_at
+from ..merge.learn import LearnPlan, learn
+from ..merge.path import WeightPath
+from ..merge.point import grid
+from ..merge.progress import Progress
+from .demo import CHECKPOINTS
+from .pretrain import EMBEDDED, Recipe, make_checkpoint, small_config
 
 DATA = ("stdlib:docs", "stdlib:code")
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")

@@ -9,11 +9,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from isthmus.align.alignment import Method
-from isthmus.align.pipeline import Aligned, align_states
-from isthmus.eval.barrier import Profile, profile
-from isthmus.eval.loss import LossMeter
-from isthmus.lab.pairs import (
+from ..align.alignment import Method
+from ..align.pipeline import Aligned, align_states
+from ..eval.barrier import Profile, profile
+from ..eval.loss import LossMeter
+from ..merge.learn import LearnPlan, learn
+from ..merge.path import WeightPath
+from ..merge.point import grid
+from ..merge.progress import Progress
+from .pairs import (
     OPTIMIZERS,
     SEEDS,
     Effort,
@@ -27,11 +31,7 @@ from isthmus.lab.pairs import (
     to_fit,
     train_models,
 )
-from isthmus.lab.parts import compute
-from isthmus.merge.learn import LearnPlan, learn
-from isthmus.merge.path import WeightPath
-from isthmus.merge.point import grid
-from isthmus.merge.progress import Progress
+from .parts import compute
 
 WAYS = ("naive", "permutation", "orthogonal", "combined", "learned", "one bend")
 

@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from isthmus.merge.pipeline import merge
+    from .pipeline import merge
 
 
 class _Callable(ModuleType):
     def __call__(self, *args: object, **kwargs: object) -> object:
-        from isthmus.merge.pipeline import merge
+        from .pipeline import merge
 
         return merge(*args, **kwargs)  # type: ignore[arg-type]
 

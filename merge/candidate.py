@@ -10,24 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import LOOKING, Alignment, Method
-from isthmus.align.families import family
-from isthmus.align.gauge import neutral
-from isthmus.align.pipeline import Aligned, align_states
-from isthmus.checkpoint.finite import finite_algebra
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.eval.loss import LossMeter
-from isthmus.eval.seen import Seen
-from isthmus.eval.text import Blocks
-from isthmus.merge.curve import CurvePlan, train_curve, training_record
-from isthmus.merge.learn import LearnPlan, learn, learning_record, movable
-from isthmus.merge.path import WeightPath
-from isthmus.merge.point import Objective, grid
-from isthmus.merge.progress import Progress
-from isthmus.merge.restore import restore_spectrum
-from isthmus.merge.search import Search
-from isthmus.merge.stored import StoredPath
-from isthmus.merge.training_state import TrainingState
+from ..align.alignment import LOOKING, Alignment, Method
+from ..align.families import family
+from ..align.gauge import neutral
+from ..align.pipeline import Aligned, align_states
+from ..checkpoint.finite import finite_algebra
+from ..checkpoint.loading import Checkpoint
+from ..eval.loss import LossMeter
+from ..eval.seen import Seen
+from ..eval.text import Blocks
+from .curve import CurvePlan, train_curve, training_record
+from .learn import LearnPlan, learn, learning_record, movable
+from .path import WeightPath
+from .point import Objective, grid
+from .progress import Progress
+from .restore import restore_spectrum
+from .search import Search
+from .stored import StoredPath
+from .training_state import TrainingState
 
 ACTIVATION_TOKENS = 16_384
 

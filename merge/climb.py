@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from isthmus.align.alignment import Method
-from isthmus.checkpoint.errors import TooLittleText
-from isthmus.merge.candidate import Candidate, Chooser
-from isthmus.merge.learn import LearnPlan
-from isthmus.merge.training_state import TrainingState
+from ..align.alignment import Method
+from ..checkpoint.errors import TooLittleText
+from .candidate import Candidate, Chooser
+from .learn import LearnPlan
+from .training_state import TrainingState
 
 Align = Literal["auto"] | Method
 CLOSED: tuple[Method, ...] = ("none", "orthogonal", "combined")

@@ -13,14 +13,14 @@ from typing import Any
 
 import yaml
 
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.group import Group
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.checkpoint.reference import parse_reference
-from isthmus.eval.text import corpus
-from isthmus.merge.curve import CurvePlan
-from isthmus.merge.learn import LearnPlan
-from isthmus.merge.recipe import Recipe, Settings
+from ..checkpoint.foreign import plain
+from ..checkpoint.group import Group
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.reference import parse_reference
+from ..eval.text import corpus
+from .curve import CurvePlan
+from .learn import LearnPlan
+from .recipe import Recipe, Settings
 
 # Arguments of `merge` that decide what comes out of it, by their options on the command line.
 OPTIONS = {

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from isthmus.align.alignment import LOOKING, Method
-from isthmus.align.families import family
-from isthmus.align.universe import Universe, align_all
-from isthmus.checkpoint.config import run_alike
-from isthmus.checkpoint.finite import finite_algebra
-from isthmus.checkpoint.group import Group
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from isthmus.eval.text import Blocks
-from isthmus.merge.candidate import ACTIVATION_TOKENS, looked_at
-from isthmus.merge.combined import Combined, Known
-from isthmus.merge.measure import Among, weighed
-from isthmus.merge.path import Blend
-from isthmus.merge.progress import Progress
-from isthmus.merge.recipe import Recipe, Segment, Setting
-from isthmus.merge.search import SURE
-from isthmus.merge.soup import Kitchen, Soup
-from isthmus.merge.statistics import fisher_diagonal, input_moments
+from ..align.alignment import LOOKING, Method
+from ..align.families import family
+from ..align.universe import Universe, align_all
+from ..checkpoint.config import run_alike
+from ..checkpoint.finite import finite_algebra
+from ..checkpoint.group import Group
+from ..checkpoint.loading import Checkpoint
+from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..eval.text import Blocks
+from .candidate import ACTIVATION_TOKENS, looked_at
+from .combined import Combined, Known
+from .measure import Among, weighed
+from .path import Blend
+from .progress import Progress
+from .recipe import Recipe, Segment, Setting
+from .search import SURE
+from .soup import Kitchen, Soup
+from .statistics import fisher_diagonal, input_moments
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
-from isthmus.align.families import family
-from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.barrier import profile
-from isthmus.eval.loss import LossMeter
-from isthmus.merge.optimizers import OptimizerName
-from isthmus.merge.path import WeightPath
-from isthmus.merge.progress import Progress
-from isthmus.merge.restore import restore_spectrum
-from isthmus.merge.training import PathTraining, Trained, train_path
+from ..align.families import family
+from ..checkpoint.errors import BadInput
+from ..eval.barrier import profile
+from ..eval.loss import LossMeter
+from .optimizers import OptimizerName
+from .path import WeightPath
+from .progress import Progress
+from .restore import restore_spectrum
+from .training import PathTraining, Trained, train_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from isthmus.align.learned import LearnedAlignment
-    from isthmus.merge.training_state import TrainingState
+    from ..align.learned import LearnedAlignment
+    from .training_state import TrainingState
 
 SELECT_BLOCKS = 32
 CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.operators.registry import Value
-from isthmus.merge.recipe import Recipe, Setting, Settings, layer_of
+from ..checkpoint.errors import BadInput
+from .operators.registry import Value
+from .recipe import Recipe, Setting, Settings, layer_of
 
 Uses = Mapping[tuple[int, int], set[int]]  # (id of a setting, case) → the values of its gradient that count
 UNTOLD = frozenset({"weight", "bias"})

@@ -13,33 +13,33 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from isthmus.align.families import FAMILIES
-from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
-from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-from isthmus.checkpoint.group import Group, open_group, tokenizer_owner
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.manifest import REPORT, sealed
-from isthmus.checkpoint.places import Place, model_places
-from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.saving import atomic_directory, carry_over, write_json
-from isthmus.checkpoint.small_files import CONFIGURATION
-from isthmus.checkpoint.strict_json import parse_object
-from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from isthmus.eval.text import Blocks, labelled_blocks, text_places
-from isthmus.merge.combined import Combined
-from isthmus.merge.cook import Cook, GroupAlign, fit_tokens
-from isthmus.merge.measure import losses_json
-from isthmus.merge.path import Blend
-from isthmus.merge.pipeline import pick_device
-from isthmus.merge.progress import Progress
-from isthmus.merge.recipe import Recipe, recipe
-from isthmus.merge.stored import StoredPath, path_places, read_path
+from ..align.families import FAMILIES
+from ..checkpoint.bounds import DOCUMENT, read_bytes
+from ..checkpoint.digest import digest
+from ..checkpoint.errors import BadInput, CorruptCheckpoint
+from ..checkpoint.group import Group, open_group, tokenizer_owner
+from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.manifest import REPORT, sealed
+from ..checkpoint.places import Place, model_places
+from ..checkpoint.reference import parse_reference
+from ..checkpoint.saving import atomic_directory, carry_over, write_json
+from ..checkpoint.small_files import CONFIGURATION
+from ..checkpoint.strict_json import parse_object
+from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..eval.text import Blocks, labelled_blocks, text_places
+from .combined import Combined
+from .cook import Cook, GroupAlign, fit_tokens
+from .measure import losses_json
+from .path import Blend
+from .pipeline import pick_device
+from .progress import Progress
+from .recipe import Recipe, recipe
+from .stored import StoredPath, path_places, read_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from isthmus.eval.ensemble import Average, Ensemble
+    from ..eval.ensemble import Average, Ensemble
 
 FILE = "ensemble.json"
 AVERAGES = ("probabilities", "logits")
@@ -74,7 +74,7 @@ class EnsembleResult:
 
     def model(self) -> Ensemble:
         """The ensemble as one model of transformers."""
-        from isthmus.eval.ensemble import Ensemble
+        from ..eval.ensemble import Ensemble
 
         states = [(member.state, member.config) for member in self.members]
         return Ensemble.of(states, self.average, generation=tokenizer_owner(self.checkpoints).generation())
@@ -201,7 +201,7 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 
     Raises BadInput when the directory holds none, or when a member's weights are not those it was saved with.
     """
-    from isthmus.eval.ensemble import Ensemble
+    from ..eval.ensemble import Ensemble
 
     folder = Path(directory)
     try:
@@ -260,7 +260,7 @@ class _Meter:
         """The losses of the ensemble; of probabilities from what is known, of logits by passes of their own."""
         if average == "probabilities":
             return ensemble_losses(self.token_losses[: len(members)])
-        from isthmus.eval.ensemble import Ensemble
+        from ..eval.ensemble import Ensemble
 
         model = Ensemble.of([(member.state, member.config) for member in members], average)
         return _passed_through(model, self.parts)
@@ -313,7 +313,7 @@ def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
         os.path.relpath(reference.directory.absolute(), target) if reference.directory is not None else checkpoint.name
     )
     if not local and checkpoint.revision:
-        from isthmus.merge.command import public_reference
+        from .command import public_reference
 
         ref = public_reference(checkpoint)
     return {"ref": ref, "local": local, "sha256": digest(checkpoint.state)}

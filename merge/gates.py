@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isthmus.checkpoint.errors import GateRefused, NotFinite
-from isthmus.checkpoint.finite import place_of_nan, require_number
-from isthmus.eval.spectrum import SpectrumReport
+from ..checkpoint.errors import GateRefused, NotFinite
+from ..checkpoint.finite import place_of_nan, require_number
+from ..eval.spectrum import SpectrumReport
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from isthmus.align.alignment import KEEP_FORM, Alignment
-from isthmus.align.families import family
-from isthmus.align.learned import LearnedAlignment
-from isthmus.align.pipeline import Aligned
-from isthmus.checkpoint.errors import BadInput, TooLittleText
-from isthmus.merge.curve import height_of, train_with_bar
-from isthmus.merge.path import WeightPath
-from isthmus.merge.training import MAX_PASSES, PathTraining, Precision, Trained
+from ..align.alignment import KEEP_FORM, Alignment
+from ..align.families import family
+from ..align.learned import LearnedAlignment
+from ..align.pipeline import Aligned
+from ..checkpoint.errors import BadInput, TooLittleText
+from .curve import height_of, train_with_bar
+from .path import WeightPath
+from .training import MAX_PASSES, PathTraining, Precision, Trained
 
 if TYPE_CHECKING:
-    from isthmus.merge.progress import Progress
-    from isthmus.merge.training_state import TrainingState
+    from .progress import Progress
+    from .training_state import TrainingState
 
 SPAN = (0.3, 0.7)
 FEWEST_STEPS = 20

@@ -11,36 +11,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import KEEP_FORM, LOOKING
-from isthmus.align.families import FAMILIES, family
-from isthmus.checkpoint.card import letter
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.finite import require_number, require_writable
-from isthmus.checkpoint.group import Group, open_group
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.checkpoint.provenance import Evidence
-from isthmus.eval.fingerprint import Fingerprint
-from isthmus.eval.placed import bytes_of
-from isthmus.eval.samples import Sample, samples
-from isthmus.eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumReport, among
-from isthmus.eval.text import Blocks, labelled_blocks, text_places
-from isthmus.merge.combined import Combined
-from isthmus.merge.command import combine_command
-from isthmus.merge.cook import Cook, GroupAlign, fit_tokens
-from isthmus.merge.effect import require_effect
-from isthmus.merge.gates import Gates
-from isthmus.merge.measure import Among, rounded
-from isthmus.merge.pipeline import pick_device
-from isthmus.merge.placed import Scratch, measured_from_disk
-from isthmus.merge.plane import simplex_plane
-from isthmus.merge.progress import Progress
-from isthmus.merge.provenance import fingerprint_of, optimizer_of
-from isthmus.merge.recipe import Recipe, recipe_places
-from isthmus.merge.record import GroupSettings, group_record
-from isthmus.merge.result import Merge
-from isthmus.merge.shown import Shown
-from isthmus.merge.soup import Soup
-from isthmus.merge.spectra import spectrum
+from ..align.alignment import KEEP_FORM, LOOKING
+from ..align.families import FAMILIES, family
+from ..checkpoint.card import letter
+from ..checkpoint.errors import BadInput
+from ..checkpoint.finite import require_number, require_writable
+from ..checkpoint.group import Group, open_group
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.provenance import Evidence
+from ..eval.fingerprint import Fingerprint
+from ..eval.placed import bytes_of
+from ..eval.samples import Sample, samples
+from ..eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumReport, among
+from ..eval.text import Blocks, labelled_blocks, text_places
+from .combined import Combined
+from .command import combine_command
+from .cook import Cook, GroupAlign, fit_tokens
+from .effect import require_effect
+from .gates import Gates
+from .measure import Among, rounded
+from .pipeline import pick_device
+from .placed import Scratch, measured_from_disk
+from .plane import simplex_plane
+from .progress import Progress
+from .provenance import fingerprint_of, optimizer_of
+from .recipe import Recipe, recipe_places
+from .record import GroupSettings, group_record
+from .result import Merge
+from .shown import Shown
+from .soup import Soup
+from .spectra import spectrum
 
 
 def combine(

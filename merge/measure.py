@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.config import build_config, run_alike
-from isthmus.checkpoint.pair import Pair
-from isthmus.eval.barrier import Profile, profile
-from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from isthmus.eval.text import Blocks
-from isthmus.merge.candidate import Candidate
-from isthmus.merge.path import WeightPath
-from isthmus.merge.point import grid
-from isthmus.merge.progress import Progress
-from isthmus.merge.vocabulary import Whole, kept_rows, whole_facts, whole_state
+from ..checkpoint.config import build_config, run_alike
+from ..checkpoint.pair import Pair
+from ..eval.barrier import Profile, profile
+from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..eval.text import Blocks
+from .candidate import Candidate
+from .path import WeightPath
+from .point import grid
+from .progress import Progress
+from .vocabulary import Whole, kept_rows, whole_facts, whole_state
 
 
 @dataclass(frozen=True)

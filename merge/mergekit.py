@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.errors import BadInput, one_line
-from isthmus.checkpoint.reference import require_path
-from isthmus.merge.operators.registry import OPERATORS, Operator, Parameter
-from isthmus.merge.recipe import Recipe, Segment, Setting, Settings
-from isthmus.merge.recipe_bounds import recipe_text, require_small
+from ..checkpoint.checks.finding import Finding
+from ..checkpoint.errors import BadInput, one_line
+from ..checkpoint.reference import require_path
+from .operators.registry import OPERATORS, Operator, Parameter
+from .recipe import Recipe, Segment, Setting, Settings
+from .recipe_bounds import recipe_text, require_small
 
 SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")

@@ -9,34 +9,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.align.alignment import LOOKING, Method
-from isthmus.align.families import FAMILIES, family
-from isthmus.checkpoint.config import schema_of
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.manifest import REPORT, sealed
-from isthmus.checkpoint.opening import require_opens, transformers_at_hand
-from isthmus.checkpoint.pair import open_pair
-from isthmus.checkpoint.places import Place, model_places, require_apart
-from isthmus.checkpoint.saving import (
+from ..align.alignment import LOOKING, Method
+from ..align.families import FAMILIES, family
+from ..checkpoint.config import schema_of
+from ..checkpoint.errors import BadInput
+from ..checkpoint.manifest import REPORT, sealed
+from ..checkpoint.opening import require_opens, transformers_at_hand
+from ..checkpoint.pair import open_pair
+from ..checkpoint.places import Place, model_places, require_apart
+from ..checkpoint.saving import (
     atomic_directory,
     require_free,
     save_small_files,
     write_json,
 )
-from isthmus.checkpoint.shards import save_weights
-from isthmus.eval.text import Blocks, labelled_blocks, text_places
-from isthmus.merge.candidate import ACTIVATION_TOKENS, Chooser
-from isthmus.merge.climb import climb
-from isthmus.merge.learn import LearnPlan
-from isthmus.merge.pipeline import pick_device
-from isthmus.merge.progress import Progress
+from ..checkpoint.shards import save_weights
+from ..eval.text import Blocks, labelled_blocks, text_places
+from .candidate import ACTIVATION_TOKENS, Chooser
+from .climb import climb
+from .learn import LearnPlan
+from .pipeline import pick_device
+from .progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from isthmus.align.alignment import Alignment
-    from isthmus.checkpoint.loading import Checkpoint
+    from ..align.alignment import Alignment
+    from ..checkpoint.loading import Checkpoint
 
 SELECT_TOKENS = 8192
 

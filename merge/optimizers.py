@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isthmus.align.muon import Muon
+from ..align.muon import Muon
 
 OptimizerName = Literal["adamw", "muon", "lion"]
 BETAS = (0.9, 0.95)

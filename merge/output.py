@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.align.families import FAMILIES
-from isthmus.checkpoint.card import FIGURE, render_card
-from isthmus.checkpoint.config import schema_of
-from isthmus.checkpoint.foreign import shortened
-from isthmus.checkpoint.manifest import REPORT, sealed
-from isthmus.checkpoint.opening import require_opens, transformers_at_hand
-from isthmus.checkpoint.redaction import redacted
-from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
-from isthmus.checkpoint.shards import save_weights
-from isthmus.checkpoint.source import CARD
-from isthmus.eval.figures import loss_figure, png
-from isthmus.eval.report import render_report
-from isthmus.eval.summary import loss_table, sentences
-from isthmus.merge.shown import require_finite_output, require_shown
-from isthmus.merge.stored import endpoint_digests, write_path
+from ..align.families import FAMILIES
+from ..checkpoint.card import FIGURE, render_card
+from ..checkpoint.config import schema_of
+from ..checkpoint.foreign import shortened
+from ..checkpoint.manifest import REPORT, sealed
+from ..checkpoint.opening import require_opens, transformers_at_hand
+from ..checkpoint.redaction import redacted
+from ..checkpoint.saving import atomic_directory, save_small_files, write_json
+from ..checkpoint.shards import save_weights
+from ..checkpoint.source import CARD
+from ..eval.figures import loss_figure, png
+from ..eval.report import render_report
+from ..eval.summary import loss_table, sentences
+from .shown import require_finite_output, require_shown
+from .stored import endpoint_digests, write_path
 
 if TYPE_CHECKING:
-    from isthmus.merge.result import Merge
+    from .result import Merge
 
 LONGEST = 20_000  # characters of any text in isthmus.json
 

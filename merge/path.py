@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.rows import in_blocks
+from ..checkpoint.rows import in_blocks
 
 Kind = Literal["linear", "polychain", "bezier"]
 

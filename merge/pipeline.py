@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import LOOKING, Alignment
-from isthmus.align.families import FAMILIES, family
-from isthmus.checkpoint.config import build_config
-from isthmus.checkpoint.errors import BadInput, GateRefused
-from isthmus.checkpoint.finite import require_number, require_writable
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.checkpoint.pair import Pair, open_pair
-from isthmus.checkpoint.places import model_places
-from isthmus.checkpoint.provenance import Evidence
-from isthmus.eval.samples import Sample, samples
-from isthmus.eval.seen import Seen
-from isthmus.eval.spectrum import (
+from ..align.alignment import LOOKING, Alignment
+from ..align.families import FAMILIES, family
+from ..checkpoint.config import build_config
+from ..checkpoint.errors import BadInput, GateRefused
+from ..checkpoint.finite import require_number, require_writable
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.pair import Pair, open_pair
+from ..checkpoint.places import model_places
+from ..checkpoint.provenance import Evidence
+from ..eval.samples import Sample, samples
+from ..eval.seen import Seen
+from ..eval.spectrum import (
     MAX_EXCESS,
     SAME_KIND,
     PathSpectrum,
@@ -35,26 +35,26 @@ from isthmus.eval.spectrum import (
     along_path,
     compare_spectra,
 )
-from isthmus.eval.text import Blocks, labelled_blocks, text_places
-from isthmus.merge.candidate import ACTIVATION_TOKENS, Candidate, Chooser
-from isthmus.merge.climb import Align, climb, closed_forms
-from isthmus.merge.command import merge_command
-from isthmus.merge.curve import CurvePlan
-from isthmus.merge.gates import Gates
-from isthmus.merge.learn import LearnPlan
-from isthmus.merge.measure import Measured, measure
-from isthmus.merge.path import WeightPath
-from isthmus.merge.plane import path_plane
-from isthmus.merge.point import Objective, grid
-from isthmus.merge.progress import Progress
-from isthmus.merge.provenance import fingerprint_of, optimizer_of
-from isthmus.merge.record import Settings, merge_record
-from isthmus.merge.result import Merge
-from isthmus.merge.shown import Shown
-from isthmus.merge.spectra import spectrum
-from isthmus.merge.stored import StoredPath, path_places, read_path
-from isthmus.merge.training_state import TrainingState
-from isthmus.merge.vocabulary import Whole, vocabulary_record
+from ..eval.text import Blocks, labelled_blocks, text_places
+from .candidate import ACTIVATION_TOKENS, Candidate, Chooser
+from .climb import Align, climb, closed_forms
+from .command import merge_command
+from .curve import CurvePlan
+from .gates import Gates
+from .learn import LearnPlan
+from .measure import Measured, measure
+from .path import WeightPath
+from .plane import path_plane
+from .point import Objective, grid
+from .progress import Progress
+from .provenance import fingerprint_of, optimizer_of
+from .record import Settings, merge_record
+from .result import Merge
+from .shown import Shown
+from .spectra import spectrum
+from .stored import StoredPath, path_places, read_path
+from .training_state import TrainingState
+from .vocabulary import Whole, vocabulary_record
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

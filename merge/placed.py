@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from isthmus.align.families import FAMILIES
-from isthmus.checkpoint.claims import Claim
-from isthmus.checkpoint.config import schema_of
-from isthmus.checkpoint.group import Group
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.saving import save_small_files
-from isthmus.checkpoint.shards import save_weights
-from isthmus.eval.loss import ensemble_losses, per_block
-from isthmus.eval.placed import placed_token_losses
-from isthmus.eval.text import Blocks
-from isthmus.merge.measure import Among
-from isthmus.merge.path import Blend
-from isthmus.merge.progress import Progress
-from isthmus.merge.recipe import Recipe
+from ..align.families import FAMILIES
+from ..checkpoint.claims import Claim
+from ..checkpoint.config import schema_of
+from ..checkpoint.group import Group
+from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.saving import save_small_files
+from ..checkpoint.shards import save_weights
+from ..eval.loss import ensemble_losses, per_block
+from ..eval.placed import placed_token_losses
+from ..eval.text import Blocks
+from .measure import Among
+from .path import Blend
+from .progress import Progress
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

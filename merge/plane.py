@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from isthmus.align.families import FAMILIES
-from isthmus.align.pipeline import align_states
-from isthmus.checkpoint.check import check
-from isthmus.checkpoint.errors import BadInput
-from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.manifest import REPORT, sealed
-from isthmus.checkpoint.pair import narrowed
-from isthmus.checkpoint.places import Place, model_places
-from isthmus.checkpoint.saving import atomic_directory, write_json
-from isthmus.eval.loss import LossMeter
-from isthmus.eval.plane import Plane, measure_plane
-from isthmus.eval.report import render_report
-from isthmus.eval.text import Blocks, labelled_blocks, text_places
-from isthmus.merge.path import WeightPath, coefficients
-from isthmus.merge.point import grid
-from isthmus.merge.progress import Progress
+from ..align.families import FAMILIES
+from ..align.pipeline import align_states
+from ..checkpoint.check import check
+from ..checkpoint.errors import BadInput
+from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.manifest import REPORT, sealed
+from ..checkpoint.pair import narrowed
+from ..checkpoint.places import Place, model_places
+from ..checkpoint.saving import atomic_directory, write_json
+from ..eval.loss import LossMeter
+from ..eval.plane import Plane, measure_plane
+from ..eval.report import render_report
+from ..eval.text import Blocks, labelled_blocks, text_places
+from .path import WeightPath, coefficients
+from .point import grid
+from .progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -46,7 +46,7 @@ class LossPlane:
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write isthmus.json, report.html and plane.png: whole, or not at all."""
-        from isthmus.eval.figures import plane_figure, png
+        from ..eval.figures import plane_figure, png
 
         with atomic_directory(directory, overwrite=overwrite, inputs=self.inputs) as folder:
             (folder / "report.html").write_text(render_report(self.report), encoding="utf-8")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from isthmus.eval.loss import Losses
+from ..eval.loss import Losses
 
 if TYPE_CHECKING:
-    from isthmus.eval.barrier import Profile
+    from ..eval.barrier import Profile
 
 Objective = Literal["mean", "worst"]
 

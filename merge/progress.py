@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from isthmus.checkpoint.checks.finding import Finding
+from ..checkpoint.checks.finding import Finding
 
 
 class Progress:

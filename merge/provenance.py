@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from isthmus.align.families import family
-from isthmus.checkpoint.provenance import Evidence, canonical_name, conclude
-from isthmus.eval.fingerprint import Fingerprint, fingerprint, judge
-from isthmus.eval.spectrum import Spectrum, singular_values
+from ..align.families import family
+from ..checkpoint.provenance import Evidence, canonical_name, conclude
+from ..eval.fingerprint import Fingerprint, fingerprint, judge
+from ..eval.spectrum import Spectrum, singular_values
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from yaml.nodes import CollectionNode, Node, ScalarNode
 
-from isthmus.checkpoint.bounds import RECIPE, read_bytes
-from isthmus.checkpoint.errors import BadInput
+from ..checkpoint.bounds import RECIPE, read_bytes
+from ..checkpoint.errors import BadInput
 
 ENTRIES, SCALAR = 50_000, 1_000
 

@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from isthmus.align.universe import Universe
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.checks.repository import derived_licence
-from isthmus.checkpoint.group import Group
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.checkpoint.provenance import Evidence, relation
-from isthmus.checkpoint.reference import parse_reference
-from isthmus.eval.spectrum import PathSpectrum, SpectrumReport
-from isthmus.eval.text import Blocks
-from isthmus.merge.candidate import Candidate
-from isthmus.merge.measure import Among, Measured, unmeasured
-from isthmus.merge.recipe import Recipe
+from ..align.universe import Universe
+from ..checkpoint.checks.finding import Finding
+from ..checkpoint.checks.repository import derived_licence
+from ..checkpoint.group import Group
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.provenance import Evidence, relation
+from ..checkpoint.reference import parse_reference
+from ..eval.spectrum import PathSpectrum, SpectrumReport
+from ..eval.text import Blocks
+from .candidate import Candidate
+from .measure import Among, Measured, unmeasured
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from isthmus.align.symmetry import Family, State
-from isthmus.eval.spectrum import NULL
+from ..align.symmetry import Family, State
+from ..eval.spectrum import NULL
 
 
 def restore_spectrum(

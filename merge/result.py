@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import Alignment
-from isthmus.checkpoint.config import build_config
-from isthmus.checkpoint.loading import Checkpoint
-from isthmus.checkpoint.places import Place
-from isthmus.eval.samples import Sample
-from isthmus.eval.seen import Seen
-from isthmus.eval.spectrum import Spectrum
-from isthmus.merge.path import WeightPath
-from isthmus.merge.training_state import TrainingState
+from ..align.alignment import Alignment
+from ..checkpoint.config import build_config
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.places import Place
+from ..eval.samples import Sample
+from ..eval.seen import Seen
+from ..eval.spectrum import Spectrum
+from .path import WeightPath
+from .training_state import TrainingState
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from isthmus.merge.placed import Scratch
-    from isthmus.merge.shown import Shown
+    from .placed import Scratch
+    from .shown import Shown
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Merge:
 
         Raises BadInput for an output that exists, IsthmusError when the disk does not take it.
         """
-        from isthmus.merge.output import save
+        from .output import save
 
         report = save(self, Path(directory), overwrite=overwrite, repo_id=repo_id)
         self._forget_training()
@@ -83,7 +83,7 @@ class Merge:
 
         Raises as `save` does.
         """
-        from isthmus.merge.output import save_path
+        from .output import save_path
 
         save_path(self, Path(directory), overwrite=overwrite)
         self._forget_training()

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from isthmus.eval.barrier import Profile
-from isthmus.eval.loss import Losses, LossMeter
-from isthmus.merge.point import Objective, gap, grid, inside
+from ..eval.barrier import Profile
+from ..eval.loss import Losses, LossMeter
+from .point import Objective, gap, grid, inside
 
 QUARTERS = 4
 FEWEST_BLOCKS = 4

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.claims import Claim
-from isthmus.checkpoint.errors import IsthmusError, NotFinite
-from isthmus.eval.loss import Losses
-from isthmus.eval.placed import opened
+from ..checkpoint.claims import Claim
+from ..checkpoint.errors import IsthmusError, NotFinite
+from ..eval.loss import Losses
+from ..eval.placed import opened
 
 BLOCKS = 2  # of every label
 TOLERANCE = 1e-3  # nats per token

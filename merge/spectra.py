@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from isthmus.align.canonical import canonical
-from isthmus.align.families import family
-from isthmus.checkpoint.errors import IncompatibleModels
-from isthmus.checkpoint.finite import finite_algebra
-from isthmus.checkpoint.loading import load
-from isthmus.checkpoint.provenance import documents
-from isthmus.checkpoint.reference import parse_reference
-from isthmus.checkpoint.source import Source
-from isthmus.eval.fingerprint import judge
-from isthmus.eval.spectrum import Spectrum, mean_distance, singular_values, stable_rank
-from isthmus.merge.progress import Progress
-from isthmus.merge.provenance import fingerprint_of, optimizer_of
+from ..align.canonical import canonical
+from ..align.families import family
+from ..checkpoint.errors import IncompatibleModels
+from ..checkpoint.finite import finite_algebra
+from ..checkpoint.loading import load
+from ..checkpoint.provenance import documents
+from ..checkpoint.reference import parse_reference
+from ..checkpoint.source import Source
+from ..eval.fingerprint import judge
+from ..eval.spectrum import Spectrum, mean_distance, singular_values, stable_rank
+from .progress import Progress
+from .provenance import fingerprint_of, optimizer_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -16,21 +16,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from isthmus.align.alignment import Alignment
-from isthmus.align.families import family
-from isthmus.checkpoint.bounds import DOCUMENT, read_bytes
-from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, one_line
-from isthmus.checkpoint.finite import require_writable
-from isthmus.checkpoint.places import Place
-from isthmus.checkpoint.saving import write_json
-from isthmus.checkpoint.strict_json import parse_object
-from isthmus.eval.seen import Seen
-from isthmus.merge.path import WeightPath
+from ..align.alignment import Alignment
+from ..align.families import family
+from ..checkpoint.bounds import DOCUMENT, read_bytes
+from ..checkpoint.digest import digest
+from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
+from ..checkpoint.finite import require_writable
+from ..checkpoint.places import Place
+from ..checkpoint.saving import write_json
+from ..checkpoint.strict_json import parse_object
+from ..eval.seen import Seen
+from .path import WeightPath
 
 if TYPE_CHECKING:
-    from isthmus.align.symmetry import State
-    from isthmus.checkpoint.loading import Checkpoint
+    from ..align.symmetry import State
+    from ..checkpoint.loading import Checkpoint
 
 FILE = "path.json"
 KINDS = ("linear", "polychain", "bezier")

@@ -21,20 +21,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isthmus.align.families import family
-from isthmus.align.learned import LearnedAlignment
-from isthmus.align.symmetry import Family, State
-from isthmus.checkpoint.errors import BadInput, TooLittleText
-from isthmus.checkpoint.model import empty_model, with_tied
-from isthmus.eval.processes import is_main
-from isthmus.merge.optimizers import OptimizerName, Schedule, make_optimizers
-from isthmus.merge.path import WeightPath, coefficients, mix
+from ..align.families import family
+from ..align.learned import LearnedAlignment
+from ..align.symmetry import Family, State
+from ..checkpoint.errors import BadInput, TooLittleText
+from ..checkpoint.model import empty_model, with_tied
+from ..eval.processes import is_main
+from .optimizers import OptimizerName, Schedule, make_optimizers
+from .path import WeightPath, coefficients, mix
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from isthmus.align.alignment import Alignment
-    from isthmus.merge.training_state import TrainingState
+    from ..align.alignment import Alignment
+    from .training_state import TrainingState
 
 Precision = Literal["no", "bf16"]
 LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "lion": 2e-4}

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from isthmus.align.alignment import Alignment
-from isthmus.checkpoint.claims import LOCK, Lock, beside, remove_leftovers
-from isthmus.checkpoint.digest import digest
-from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
-from isthmus.checkpoint.places import output_path
-from isthmus.checkpoint.saving import STAGING, replace_json
-from isthmus.checkpoint.strict_json import parse_object
-from isthmus.merge.stored import endpoint_digests, read_bends, write_bends
+from ..align.alignment import Alignment
+from ..checkpoint.claims import LOCK, Lock, beside, remove_leftovers
+from ..checkpoint.digest import digest
+from ..checkpoint.errors import BadInput, CorruptCheckpoint
+from ..checkpoint.places import output_path
+from ..checkpoint.saving import STAGING, replace_json
+from ..checkpoint.strict_json import parse_object
+from .stored import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from isthmus.align.pipeline import Aligned
-    from isthmus.align.symmetry import State
-    from isthmus.checkpoint.loading import Checkpoint
-    from isthmus.eval.text import Blocks
+    from ..align.pipeline import Aligned
+    from ..align.symmetry import State
+    from ..checkpoint.loading import Checkpoint
+    from ..eval.text import Blocks
 
 Entry = tuple[int, float | None, float]
 BEST, ALIGNMENT = "best.safetensors", "alignment.safetensors"

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.align.canonical import canonical
-from isthmus.align.families import family
-from isthmus.align.pipeline import Aligned
-from isthmus.checkpoint.pair import Pair
-from isthmus.checkpoint.rows import in_blocks, row_counts
-from isthmus.checkpoint.token_ids import with_token_ids
-from isthmus.eval.loss import Losses
+from ..align.canonical import canonical
+from ..align.families import family
+from ..align.pipeline import Aligned
+from ..checkpoint.pair import Pair
+from ..checkpoint.rows import in_blocks, row_counts
+from ..checkpoint.token_ids import with_token_ids
+from ..eval.loss import Losses
 
 
 def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:

@@ -23,31 +23,53 @@ FLOORS = {
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # that are not called as their package is
 
 
-def imported(path: Path) -> set[str]:
+MODULES = {
+    path.relative_to(ROOT).with_suffix("").parts: path
+    for path in [ROOT / "__init__.py", *(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))]
+}
+
+
+def absolute(path: Path) -> set[str]:
+    """The packages that a module imports by their full names, wherever in it."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).split(".")[0])
     return names
+
+
+def arrows(path: Path) -> set[tuple[str, ...]]:
+    """The modules of ours that a module imports, wherever in it."""
+    package, targets = path.relative_to(ROOT).parts[:-1], set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) + 1 - node.level]
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            for alias in node.names:
+                choices = ((*module, alias.name), (*module, alias.name, "__init__"), module, (*module, "__init__"))
+                targets.add(next(choice for choice in choices if choice in MODULES))
+    return targets
 
 
 @pytest.mark.parametrize("floor", FLOORS)
 def test_no_arrow_runs_back_up(floor: str) -> None:
-    for path in (ROOT / floor).rglob("*.py"):
-        ours = {name.split(".")[1] for name in imported(path) if name.startswith("isthmus.")}
-        assert ours <= FLOORS[floor] | {floor}, path.name
+    paths = [path for path in MODULES.values() if path.is_relative_to(ROOT / floor)]
+    targets = {(path.name, target[0]) for path in paths for target in arrows(path)}
+    assert targets, "the imports were not understood"
+    assert {target for target in targets if target[1] not in FLOORS[floor] | {floor}} == set()
+
+
+def test_imports_of_ours_are_relative() -> None:
+    """Tools that read imports follow them without an installation."""
+    assert [path.name for path in MODULES.values() if "isthmus" in absolute(path)] == []
 
 
 def test_everything_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", entry)[0].replace("-", "_") for entry in project["dependencies"]}  # type: ignore[index]
-    files = [
-        ROOT / "__init__.py",
-        *(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py")),
-    ]
-    used = {name.split(".")[0] for path in files for name in imported(path)} - sys.stdlib_module_names - {"isthmus"}
+    used = set().union(*map(absolute, MODULES.values())) - sys.stdlib_module_names
     assert {DISTRIBUTIONS.get(name, name) for name in used} == declared
 
 

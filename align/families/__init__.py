@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from isthmus.align.families.gpt2 import gpt2
-from isthmus.checkpoint.errors import UnsupportedFamily
+from ...checkpoint.errors import UnsupportedFamily
+from .gpt2 import gpt2
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from isthmus.align.symmetry import Family
+    from ..symmetry import Family
 
 FAMILIES: dict[str, Callable[[Any], Family]] = {"gpt2": gpt2}
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from isthmus.align.symmetry import Activation, Attention, Axis, Family, Norm, Piece, Reader, Space
-from isthmus.checkpoint.errors import UnsupportedFamily
+from ...checkpoint.errors import UnsupportedFamily
+from ..symmetry import Activation, Attention, Axis, Family, Norm, Piece, Reader, Space
 
 if TYPE_CHECKING:
     from transformers import GPT2Config

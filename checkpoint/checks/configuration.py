@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.config import build_config
-from isthmus.checkpoint.model import Families
-from isthmus.checkpoint.token_ids import is_token_key
+from ..config import build_config
+from ..model import Families
+from ..token_ids import is_token_key
+from .finding import Finding
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.config import schema_of
-from isthmus.checkpoint.model import Families
-from isthmus.checkpoint.small_files import small_files
-from isthmus.checkpoint.source import Source
+from ..config import schema_of
+from ..model import Families
+from ..small_files import small_files
+from ..source import Source
+from .finding import Finding
 
 MBIT_PER_S = 100
 # The libraries, and copies of the weights in float32 that live at once: 4.8 GB for an aligned merge of two GPT-2 small.

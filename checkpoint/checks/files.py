@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.small_files import (
+from ..small_files import (
     CONFIGURATION,
     GENERATION,
     PROCESSOR_TEMPLATE,
@@ -20,9 +19,10 @@ from isthmus.checkpoint.small_files import (
     is_content_file,
     left_out,
 )
-from isthmus.checkpoint.source import Source
-from isthmus.checkpoint.token_ids import token_ids
-from isthmus.checkpoint.tokenizer import DECODER, ROLES, read_tokenizer, settings, template_files, token_text
+from ..source import Source
+from ..token_ids import token_ids
+from ..tokenizer import DECODER, ROLES, read_tokenizer, settings, template_files, token_text
+from .finding import Finding
 
 _OF_EACH_FILE = frozenset({"transformers_version", "_from_model_config", "use_cache"})
 SHOWN = 4  # files that a sentence names, at most

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from isthmus.checkpoint.foreign import plain
+from ..foreign import plain
 
 LONGEST = 1000  # characters of what was found; it may repeat a part of a stranger's file
 Kind = Literal["blocks", "degrades", "notes"]

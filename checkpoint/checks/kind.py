@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.config import build_config
-from isthmus.checkpoint.model import Families, Schema
-from isthmus.checkpoint.source import Source
+from ..config import build_config
+from ..model import Families, Schema
+from ..source import Source
+from .finding import Finding
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from isthmus.checkpoint.panics import is_failure
-from isthmus.checkpoint.tokenizer import ROLES, Tokenizer
+from ..panics import is_failure
+from ..tokenizer import ROLES, Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.foreign import plain
-from isthmus.checkpoint.licences import HUB_LICENCES, OTHER
-from isthmus.checkpoint.source import CARD, Source
+from ..foreign import plain
+from ..licences import HUB_LICENCES, OTHER
+from ..source import CARD, Source
+from .finding import Finding
 
 NAME = 60  # characters of a licence's own name
 _NO_DERIVATIVES, _SHARE_ALIKE, _NON_COMMERCIAL = "no derivatives", "share alike", "non-commercial"

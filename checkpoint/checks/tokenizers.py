@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.checks.probe import PARTS, compare_tokenizers
-from isthmus.checkpoint.small_files import (
+from ..small_files import (
     ADDED_TOKENS,
     CONFIGURATION,
     GENERATION,
@@ -24,8 +22,8 @@ from isthmus.checkpoint.small_files import (
     is_content_file,
     tokenizer_owner,
 )
-from isthmus.checkpoint.source import Source, same_file
-from isthmus.checkpoint.tokenizer import (
+from ..source import Source, same_file
+from ..tokenizer import (
     DECODER,
     EXTRA,
     ROLES,
@@ -39,7 +37,9 @@ from isthmus.checkpoint.tokenizer import (
     special_tokens,
     token_text,
 )
-from isthmus.checkpoint.vocabulary import Conflict, Growth, Vocabulary, compare_vocabularies
+from ..vocabulary import Conflict, Growth, Vocabulary, compare_vocabularies
+from .finding import Finding
+from .probe import PARTS, compare_tokenizers
 
 # Settings that have no bearing on which tokens text becomes.
 HARMLESS = frozenset(

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isthmus.checkpoint.bounds import require_tensors
-from isthmus.checkpoint.checks.finding import Finding
-from isthmus.checkpoint.checks.kind import headless_findings, kind_findings, tensor_findings
-from isthmus.checkpoint.contents import Contents, contents_of, stored_tensors
-from isthmus.checkpoint.model import Families
-from isthmus.checkpoint.source import WEIGHT_FILES, Source
+from ..bounds import require_tensors
+from ..contents import Contents, contents_of, stored_tensors
+from ..model import Families
+from ..source import WEIGHT_FILES, Source
+from .finding import Finding
+from .kind import headless_findings, kind_findings, tensor_findings
 
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isthmus.lab.relu.network import Networks
+from .network import Networks
 
 Geometry = Literal["entrywise", "spectral"]
 GEOMETRY: dict[str, Geometry] = {"adamw": "entrywise", "lion": "entrywise", "muon": "spectral"}

@@ -23,8 +23,8 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from isthmus.lab.relu.constraint import Geometry
-from isthmus.lab.relu.network import Data, Networks
+from .constraint import Geometry
+from .network import Data, Networks
 
 NOTHING = 1e-9  # a share of a neuron that counts as none
 TOLERANCE = 1e-10  # of the linear programmes

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from isthmus.lab.relu.constraint import Geometry, project
-from isthmus.lab.relu.network import Data, Networks, loss
+from .constraint import Geometry, project
+from .network import Data, Networks, loss
 
 POINTS = 16  # of a path in one step of training
 SHARPNESS = 8  # the power mean of losses that is minimised: nearly their maximum

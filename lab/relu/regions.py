@@ -26,7 +26,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from isthmus.lab.relu.network import Data
+from .network import Data
 
 ANGLES, RATIOS, DIRECTIONS = 180, 17, 48
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from isthmus.lab.parts import compute
-from isthmus.lab.relu.certificate import Problem, certify, cone_of, to_json
-from isthmus.lab.relu.constraint import GEOMETRY, Geometry, size
-from isthmus.lab.relu.construct import compress, connect, width_that_suffices
-from isthmus.lab.relu.network import Data, Networks, in_the_plane, loss
-from isthmus.lab.relu.polychain import attack, barrier, bend, permuted, straight
-from isthmus.lab.relu.regions import frontier
-from isthmus.lab.relu.train import OPTIMIZERS, Optimizer, train
-from isthmus.merge.progress import Progress
+from ...merge.progress import Progress
+from ..parts import compute
+from .certificate import Problem, certify, cone_of, to_json
+from .constraint import GEOMETRY, Geometry, size
+from .construct import compress, connect, width_that_suffices
+from .network import Data, Networks, in_the_plane, loss
+from .polychain import attack, barrier, bend, permuted, straight
+from .regions import frontier
+from .train import OPTIMIZERS, Optimizer, train
 
 POINTS, DATA_SEED = 6, 11
 SAMPLES = 65  # of every piece of a constructed path

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isthmus.lab.relu.network import Data, Networks, drawn, loss
+from .network import Data, Networks, drawn, loss
 
 Optimizer = Literal["adamw", "muon", "lion"]
 OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "muon", "lion")

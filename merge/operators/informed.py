@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, plain_sum
-from isthmus.merge.operators.linear import linear
+from .blocks import Blocks, plain_sum
+from .linear import linear
 
 
 def fisher(blocks: Blocks, *, weights: Sequence[float], floor: float = 1e-6) -> Iterator[Tensor]:

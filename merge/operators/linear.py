@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, weighted_sum
+from .blocks import Blocks, weighted_sum
 
 
 def linear(blocks: Blocks, *, weights: Sequence[float], normalize: bool = True) -> Iterator[Tensor]:

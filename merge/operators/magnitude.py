@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks
+from .blocks import Blocks
 
 HALF = 16
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.operators.informed import fisher, regmean
-from isthmus.merge.operators.linear import linear
-from isthmus.merge.operators.sphere import karcher, slerp
-from isthmus.merge.operators.stock import model_stock
-from isthmus.merge.operators.task_vectors import dare_linear, dare_ties, task_arithmetic, ties
+from ...checkpoint.errors import BadInput
+from .informed import fisher, regmean
+from .linear import linear
+from .sphere import karcher, slerp
+from .stock import model_stock
+from .task_vectors import dare_linear, dare_ties, task_arithmetic, ties
 
 Value = float | bool
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, gram, weighted_sum
+from .blocks import Blocks, gram, weighted_sum
 
 PARALLEL = 0.9995
 SHORTEST = 1e-8

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, Parts, gram, task_vectors, weighted_sum
+from .blocks import Blocks, Parts, gram, task_vectors, weighted_sum
 
 SMALLEST = 1e-6
 

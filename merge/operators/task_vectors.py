@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from isthmus.merge.operators.blocks import Blocks, Each, Parts, plain_sum, weighted_sum
-from isthmus.merge.operators.coins import Coins
-from isthmus.merge.operators.magnitude import cuts
+from .blocks import Blocks, Each, Parts, plain_sum, weighted_sum
+from .coins import Coins
+from .magnitude import cuts
 
 NOTHING = 1e-8
 SMALLEST_SUM = 1e-7
