@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..checkpoint.bounds import require_plain
 from ..checkpoint.config import untied_facts
 from ..checkpoint.errors import AlignmentError, BadInput
 from ..checkpoint.model import log_probs
@@ -123,6 +124,7 @@ class Alignment:
     def load(cls, path: str | Path) -> Alignment:
         """Read what `save` wrote. Raises BadInput for any other file."""
         try:
+            require_plain(Path(path), Path(path).parent.name)
             with safe_open(path, framework="pt") as file:
                 facts = parse_object((file.metadata() or {})["isthmus.alignment"], "its metadata")
                 method, score = facts["method"], float(facts["score"])

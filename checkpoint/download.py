@@ -16,6 +16,7 @@ def capped(limit: int, where: str) -> type[Any]:
 
     class Capped(tqdm):  # type: ignore[misc, type-arg, unused-ignore]
         received = 0
+        monitor_interval = 0  # else every class starts a thread that never ends
 
         def update(self, n: float | None = 1) -> bool | None:
             """Count the bytes before they are written."""

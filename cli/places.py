@@ -69,9 +69,11 @@ def _names(recipe: Path) -> set[str]:
     """The directories that a recipe names anywhere, be it where they have no effect."""
     import yaml
 
+    from ..merge.recipe_bounds import recipe_text
+
     try:
-        nodes = list(yaml.compose_all(recipe.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        nodes = list(yaml.compose_all(recipe_text(recipe), Loader=yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, BadInput):
         return set()  # who reads it says so
     found: set[str] = set()
     seen: set[int] = set()

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..checkpoint.bounds import require_plain
+
 WINDOW = 64
 _KEY, _BYTES = "windows", 8
 
@@ -37,7 +39,8 @@ class Seen:
 
     @classmethod
     def load(cls, file: Path) -> Seen:
-        """What `save` wrote. Raises OSError, SafetensorError or KeyError for another file."""
+        """What `save` wrote. Raises OSError, SafetensorError, CorruptCheckpoint or KeyError for another file."""
+        require_plain(file, file.parent.name)
         return cls(frozenset(bytes(row) for row in load_file(file)[_KEY].tolist()))
 
     def save(self, file: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..align.alignment import Alignment
 from ..align.families import family
-from ..checkpoint.bounds import DOCUMENT, read_bytes
+from ..checkpoint.bounds import DOCUMENT, read_bytes, require_plain
 from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from ..checkpoint.finite import require_writable
@@ -73,6 +73,7 @@ def write_bends(file: Path, bends: Sequence[State]) -> None:
 
 def read_bends(file: Path) -> tuple[dict[str, Tensor], ...]:
     """What `write_bends` wrote."""
+    require_plain(file, file.parent.name)
     found: dict[int, dict[str, Tensor]] = {}
     with safe_open(file, framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118

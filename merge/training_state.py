@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..align.alignment import Alignment
+from ..checkpoint.bounds import DOCUMENT, read_bytes, require_plain
 from ..checkpoint.claims import LOCK, Lock, beside, remove_leftovers
 from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
@@ -78,7 +79,7 @@ class TrainingState:
         if not latest.exists():
             return False
         try:
-            content = parse_object(latest.read_bytes(), "'latest.json'")
+            content = self._latest()
             identity = content["identity"]
         except (OSError, KeyError, CorruptCheckpoint):
             raise self.damaged() from None
@@ -88,6 +89,10 @@ class TrainingState:
                 f"'{self.folder.name}'): give what it was started with to go on, or --restart to drop it"
             )
         return True
+
+    def _latest(self) -> dict[str, Any]:
+        content = read_bytes(self.folder / "latest.json", DOCUMENT, "'latest.json'")
+        return parse_object(content, "'latest.json'")
 
     def save(
         self,
@@ -116,12 +121,14 @@ class TrainingState:
     ) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...], Alignment | None]:
         """Put the run back; returns the steps done, the history, and the best states so far with their alignment."""
         try:
-            latest = parse_object((self.folder / "latest.json").read_bytes(), "'latest.json'")
+            latest = self._latest()
             done = latest["step"]
             target = self.folder / f"step-{done}"
             if type(done) is not int or not target.is_dir():
                 raise ValueError("no step of this run")
             history = [(int(step), _number(loss), float(height)) for step, loss, height in latest["history"]]
+            for file in target.iterdir():
+                require_plain(file, target.name)
             alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
             best = read_bends(target / BEST)
             accelerator.load_state(str(target))

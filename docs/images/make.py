@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import isthmus
-
-from ...eval.figures import loss_figure, png
-from ...lab.demo import CHECKPOINTS
+from isthmus.eval.figures import loss_figure, png
+from isthmus.lab.demo import CHECKPOINTS
 
 DATA = ("stdlib:docs", "stdlib:code")
 found = isthmus.merge(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from isthmus.checkpoint.download import capped
@@ -14,3 +16,10 @@ def test_a_download_stops_at_its_limit() -> None:
     bar.update(40)
     with pytest.raises(CorruptCheckpoint, match=r"'config\.json' of 'm' does not end after the 100 bytes"):
         bar.update(1)
+
+
+def test_no_thread_is_left_behind() -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        capped(100, "'config.json' of 'm'")(total=50).close()
+    assert threading.active_count() == before
