@@ -95,7 +95,7 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
         except (AttributeError, TypeError, ValueError, ArithmeticError):
             pass  # the file leaves something out, or something in it is wrong: transformers knows which
     config = build_config(facts, model)
-    with _named(model):
+    with named(model):
         return schema(config, families)
 
 
@@ -105,14 +105,14 @@ def working_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
     Raises as `build_config` does.
     """
     config = build_config(facts, model)
-    with _named(model):
+    with named(model):
         empty_model(config)
     return config
 
 
 @contextmanager
-def _named(model: str) -> Iterator[None]:
-    """What goes wrong while a module is made of a configuration, as an error of the model with this name."""
+def named(model: str) -> Iterator[None]:
+    """What fails while something is made of a configuration, as an error of the model with this name."""
     try:
         yield
     except IsthmusError:
