@@ -1,0 +1,584 @@
+"""What can be asked of a merge: every choice with its default and its option, stated once.
+
+The command line takes its options from here (`Option`), the pipeline its settings, the report its record, and the
+command that makes a merge again its words. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+
+from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
+
+if TYPE_CHECKING:
+    from ..eval.spectrum import SpectrumReport
+    from .recipe import Recipe
+
+Method = Literal["none", "permutation", "orthogonal", "activations", "combined", "learned"]
+Align = Literal["auto"] | Method
+CurveKind = Literal["polychain", "bezier"]
+OptimizerName = Literal["adamw", "muon", "lion"]
+Precision = Literal["no", "bf16"]
+Objective = Literal["mean", "worst"]
+Soup = Literal["uniform", "greedy", "search"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+CURVES: tuple[CurveKind, ...] = get_args(CurveKind)
+LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "lion": 2e-4}
+# Weights times tokens that `auto` will spend on learning: minutes on two cores, or on one GPU.
+AFFORDABLE = {"cpu": 2e12, "cuda": 1e15}
+MAX_PASSES = 4.0  # over the text that is trained on
+FEWEST_STEPS = 20
+LOOKS_AT_TEXT: frozenset[str] = frozenset({"activations", "combined"})
+
+TEXT, POINT, SPECTRUM, GATES = "Text", "The merge point", "The spectrum", "Gates: refuse the merge"
+ALIGNMENT, TRAINING, OPERATORS = "Alignment", "Training of bends and alignments", "Merging by a method"
+RUNNING = "Where and how"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field is given on the command line: its name, its help and the panel that holds it, its minimum."""
+
+    name: str
+    help: str
+    panel: str
+    minimum: float | None = None
+
+
+def options_of(plan: type) -> dict[str, Option]:
+    """The options of a plan by the names of its fields."""
+    hints = get_type_hints(plan, include_extras=True)
+    return {
+        name: part
+        for name, hint in hints.items()
+        for part in getattr(hint, "__metadata__", ())
+        if isinstance(part, Option)
+    }
+
+
+PrecisionOption = Annotated[
+    Precision | None,
+    Option(
+        "--mixed-precision",
+        "bf16 trains in bfloat16 where that is safe; by default as accelerate was launched.",
+        TRAINING,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class LearnPlan:
+    """How an alignment is learned along a straight line; `batch` blocks a step, over all processes."""
+
+    steps: Annotated[int, Option("--align-steps", "Steps of a learned alignment.", TRAINING, minimum=1)] = 1000
+    batch: Annotated[
+        int, Option("--align-batch", "Blocks of text per step of a learned alignment.", TRAINING, minimum=1)
+    ] = 8
+    precision: PrecisionOption = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) < 1:
+            raise BadInput("--align-steps and --align-batch are at least 1")
+
+    @property
+    def training(self) -> PathTraining:
+        """The settings of the run."""
+        return PathTraining(self.steps, self.batch, precision=self.precision, span=(0.3, 0.7), seed=self.seed)
+
+    def within(self, blocks: Sequence[int]) -> LearnPlan:
+        """The plan with no more steps than this many blocks of every label last for.
+
+        Raises TooLittleText where that would be too few to learn anything.
+        """
+        most = int(MAX_PASSES * min(blocks)) * len(blocks) // self.batch
+        if most < FEWEST_STEPS:
+            raise TooLittleText(f"there is text for {most} steps only")
+        return replace(self, steps=min(self.steps, most))
+
+    def affordable(self, weights: int, context: int, device: str) -> bool:
+        """Whether `auto` may spend this much on a model of this many weights."""
+        return weights * self.steps * self.batch * context <= AFFORDABLE[device.partition(":")[0]]
+
+
+@dataclass(frozen=True)
+class PathTraining:
+    """How a path is trained: at t in `span`, None for what suits the path. `optimizer`, `lr` and `weight_decay` are for
+    the bends.
+
+    A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`,
+    `precision` None what accelerate was launched with. Training stops when the height of the path on the select text
+    has not fallen in `patience` evaluations.
+    """
+
+    steps: Annotated[int, Option("--steps", "Training steps.", TRAINING, minimum=1)] = 300
+    batch: Annotated[int, Option("--batch", "Blocks of text per step, over all processes.", TRAINING, minimum=1)] = 32
+    accumulate: Annotated[
+        int, Option("--accumulate", "Micro-batches per step, each at its own t.", TRAINING, minimum=1)
+    ] = 1
+    optimizer: OptimizerName = "adamw"
+    lr: Annotated[
+        float | None, Option("--bend-lr", "Peak learning rate; each optimizer has its own default.", TRAINING)
+    ] = None
+    weight_decay: Annotated[
+        float,
+        Option(
+            "--bend-weight-decay",
+            "Decoupled weight decay; without it, training inflates the spectrum.",
+            TRAINING,
+            minimum=0.0,
+        ),
+    ] = 0.2
+    precision: PrecisionOption = None
+    patience: int = 6
+    span: tuple[float, float] | None = None
+    seed: int = 0
+
+    def tokens(self, labels: int, context: int) -> int:
+        """The tokens of every label that training reads, blocks of `context` each."""
+        return -(-self.steps * self.batch // max(1, labels)) * context
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        return self.lr or LEARNING_RATES[self.optimizer]
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """A curve to be trained: its kind, the number of bends, and how.
+
+    `optimizer` ``auto`` is the one that trained both endpoints, where it is known and one of these, else AdamW
+    (`for_endpoints`). The bends start on the straight line, at `start` ``restored`` with the endpoints' singular values
+    put back (`isthmus.merge.spectra.restore_spectrum`).
+    """
+
+    kind: CurveKind = "polychain"
+    bends: Annotated[int, Option("--bends", "Bends of a curved path.", TRAINING, minimum=1)] = 1
+    optimizer: Annotated[
+        Literal["auto"] | OptimizerName,
+        Option(
+            "--bend-optimizer", "auto: the one that trained both models, where that is known, else adamw.", TRAINING
+        ),
+    ] = "auto"
+    start: Annotated[
+        Literal["midpoint", "restored"],
+        Option(
+            "--bend-start",
+            "Where bends start on the straight line: as they are, or with the singular values put back.",
+            TRAINING,
+        ),
+    ] = "restored"
+    training: PathTraining = field(default_factory=PathTraining)
+
+    def __post_init__(self) -> None:
+        settings = self.training
+        if self.bends < 1:
+            raise BadInput(f"a {self.kind} has at least one bend; got --bends {self.bends}")
+        if min(settings.steps, settings.batch, settings.accumulate) < 1:
+            raise BadInput("--steps, --batch and --accumulate are at least 1")
+        if settings.lr is not None and not settings.lr > 0:
+            raise BadInput(f"--bend-lr is above 0; got {settings.lr:g}")
+
+    def for_endpoints(self, optimizers: Sequence[str | None]) -> CurvePlan:
+        """The plan with its optimizer settled for endpoints that these trained (None for unknown)."""
+        if self.optimizer != "auto":
+            return self
+        shared = optimizers[0] if len(set(optimizers)) == 1 else None
+        names: dict[str | None, OptimizerName] = {name: name for name in get_args(OptimizerName)}
+        return replace(self, optimizer=names.get(shared, "adamw"))
+
+
+@dataclass(frozen=True)
+class SpectrumPlan:
+    """Whether the spectrum is measured, or restored; from which excess on, in nats, it is no longer preserved.
+
+    `measure` None measures it unless the merge is a plain average without text. `restore` puts the singular values of
+    the merge to the point between its endpoints', where the loss on the select text does not rise by it.
+    """
+
+    measure: Annotated[
+        bool | None,
+        Option(
+            "--spectrum/--no-spectrum",
+            "Measure the spectrum. Default: yes, except for a plain average without --data.",
+            SPECTRUM,
+        ),
+    ] = None
+    restore: Annotated[
+        bool,
+        Option(
+            "--restore-spectrum",
+            "Put the merge's singular values between the endpoints', unless the loss rises by it.",
+            SPECTRUM,
+        ),
+    ] = False
+    max_excess: Annotated[
+        float,
+        Option(
+            "--max-excess", "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition.", SPECTRUM
+        ),
+    ] = 0.1
+    same_kind: Annotated[
+        float, Option("--same-kind", "Endpoints closer than this, in nats, share a kind of spectrum.", SPECTRUM)
+    ] = 0.2
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The thresholds of the verdict."""
+        return {"max_excess": self.max_excess, "same_kind": self.same_kind}
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a merge must satisfy to be saved. `None` and False ask for nothing."""
+
+    max_barrier: Annotated[float | None, Option("--max-barrier", "Refuse a higher barrier, in nats.", GATES)] = None
+    require_spectrum: Annotated[
+        bool, Option("--require-spectrum", "Refuse a contracted or inflated spectrum.", GATES)
+    ] = False
+    require_gain: Annotated[bool, Option("--require-gain", "Refuse a merge worse than the better endpoint.", GATES)] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        require_number("--max-barrier", self.max_barrier)
+
+    @property
+    def need_loss(self) -> bool:
+        """Whether any of them can only be judged on text."""
+        return self.max_barrier is not None or self.require_gain
+
+    def pass_loss(self, losses: Mapping[str, Any]) -> None:
+        """Judge `barrier` and `merge_point` of a report: neither the path nor the merge itself may lie higher.
+
+        Raises NotFinite, whatever the gates, where a loss is NaN or Inf; GateRefused.
+        """
+        from ..checkpoint.finite import place_of_nan
+
+        place = place_of_nan(losses)
+        if place is not None:
+            raise NotFinite(
+                f"'{place}' is NaN or Inf on the report text, so nothing is saved: check the models, or take other "
+                "parameters"
+            )
+        point = losses["merge_point"]
+        for what, height in (("barrier", losses["barrier"]), ("excess loss of the merge", point["excess"])):
+            if self.max_barrier is not None and not height <= self.max_barrier:
+                raise GateRefused(
+                    f"refused: the {what} is {height:.3f} nats, above --max-barrier {self.max_barrier:g}; "
+                    "nothing was saved"
+                )
+        if self.require_gain and not point["gain"] > 0:
+            raise GateRefused(
+                f"refused: the merge is worse than the better endpoint by {-point['gain']:.3f} ± "
+                f"{point['gain_stderr']:.3f} nats (--require-gain); nothing was saved"
+            )
+
+    def pass_spectrum(self, verdict: SpectrumReport) -> None:
+        """Judge a spectrum. Raises GateRefused when it is contracted or inflated."""
+        if self.require_spectrum and verdict.verdict in ("contracted", "inflated"):
+            raise GateRefused(
+                f"refused: the spectrum is {verdict.verdict} (excess {verdict.excess:.3f} nats, at most "
+                f"{verdict.limit:g}; --require-spectrum); nothing was saved"
+            )
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What is asked of a merge of two models along a path, or of any number by an operator.
+
+    `data` are corpora as `--data` takes them (`isthmus.eval.text.corpus`); each gives `tokens` tokens to select on and
+    as many to report on. Without them no loss is measured, and `t` and `align` have to be given.
+
+    **Alignment.** ``auto`` goes from ``none`` over ``orthogonal`` and ``combined`` to ``learned`` (two models on a
+    straight line), takes what lowers the barrier by more than the noise, and stops where the barrier is within it;
+    before a curve it stops after ``orthogonal``, and it does not learn where text is short or the model too large
+    (`LearnPlan.affordable`). None is ``auto`` for two models, and for more with text; else ``none``.
+
+    **Two models** are merged at a point of `path`: the straight line, a curve to be trained on the fit text of the
+    labels `fit_on` (by default all), or the directory of a path that was saved. `t` None is the t in
+    [interior, 1 − interior] with the lowest `objective` on the select text. `optimizers` are those that trained A and
+    B, where the user knows better than their files and weights tell.
+
+    **By an operator**, `soup` says where weights come from: the recipe (``uniform``), a ``greedy`` choice of models, or
+    a ``search``, both on the select text. `max_memory`, a size such as ``6GB``, is for models larger than memory: they
+    are merged from disk to disk and measured from there.
+
+    `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
+    float32.
+    """
+
+    data: Sequence[str] = ()
+    learn: LearnPlan = field(default_factory=LearnPlan)
+    path: Literal["linear"] | CurvePlan | Path = "linear"
+    align: Annotated[
+        Align | None,
+        Option(
+            "--align",
+            "auto tries none, orthogonal, combined and (two models) learned in turn, until the barrier is within the "
+            "noise.",
+            ALIGNMENT,
+        ),
+    ] = None
+    soup: Soup = "uniform"
+    t: Annotated[float | None, Option("--t", "The merge point: auto, or a number from 0 (A) to 1 (B).", POINT)] = None
+    objective: Annotated[
+        Objective, Option("--objective", "What t minimises: the mean over texts, or the worst text's excess.", POINT)
+    ] = "mean"
+    interior: Annotated[float, Option("--interior", "Keep t this far from both ends.", POINT)] = 0.1
+    fit_on: Annotated[
+        Sequence[str], Option("--fit-on", "Train on the text of this label only. Repeatable.", TRAINING)
+    ] = ()
+    spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
+    tokens: Annotated[
+        int, Option("--tokens", "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
+    ] = 8192
+    dtype: Annotated[
+        Dtype | None, Option("--dtype", "What to save in; auto keeps the models' when they share one.", RUNNING)
+    ] = None
+    seed: Annotated[int, Option("--seed", "Seed of everything random.", RUNNING)] = 0
+    max_memory: Annotated[
+        str | None,
+        Option(
+            "--max-memory",
+            "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk.",
+            OPERATORS,
+        ),
+    ] = None
+    optimizers: tuple[str | None, str | None] = (None, None)
+    gates: Gates = field(default_factory=Gates)
+    device: str = "auto"
+
+    @property
+    def alignment(self) -> Align:
+        """The alignment that is asked for, once `for_recipe` has settled it."""
+        return self.align or "auto"
+
+    @property
+    def wants_spectrum(self) -> bool:
+        """Whether a spectrum is asked for."""
+        return bool(self.spectrum.measure) or self.gates.require_spectrum
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether weights are averaged, and nothing is measured."""
+        return not self.data and self.alignment == "none" and self.path == "linear" and not self.wants_spectrum
+
+    @property
+    def learns_on_line(self) -> bool:
+        """Whether an alignment may be learned for a straight line."""
+        return self.path == "linear" and bool(self.data) and self.alignment in ("auto", "learned")
+
+    @property
+    def trains(self) -> bool:
+        """Whether bends or an alignment may be trained."""
+        return isinstance(self.path, CurvePlan) or self.learns_on_line
+
+    def require_sense(self, recipe: Recipe | None) -> None:
+        """Raise BadInput for what contradicts itself, for two models on a path or those of a `recipe`."""
+        for name, number in _numbers(self).items():
+            require_number(name, number)
+        if recipe is not None:
+            _require_operator_sense(self, recipe)
+        else:
+            _require_path_sense(self)
+        if not self.data and self.gates.need_loss:
+            raise BadInput("--max-barrier and --require-gain need a loss: add --data")
+
+    def idle(self, recipe: Recipe | None) -> set[str]:
+        """The options that change nothing here, by their first names."""
+        if recipe is not None:
+            return {*(() if self.data else ("--tokens",))}
+        idle = {"--objective", "--interior"} if self.t is not None else set()
+        if not self.data:
+            idle.add("--tokens")
+        if not self.learns_on_line:
+            idle |= {"--align-steps", "--align-batch"}
+        if not self.trains:
+            idle |= {"--fit-on", "--mixed-precision"}
+        return idle
+
+
+@dataclass(frozen=True)
+class AlignPlan:
+    """How B is moved next to A, and saved; ``activations``, ``combined`` and ``learned`` look at text, `data`.
+
+    With `stream`, for models larger than memory, layers are read when it is their turn (``permutation`` and
+    ``orthogonal``). `dtype` None is B's own.
+    """
+
+    method: Annotated[
+        Method,
+        Option(
+            "--method",
+            "permutation keeps tied embeddings; orthogonal also rotates; activations, combined and learned look at "
+            "--data, too.",
+            ALIGNMENT,
+        ),
+    ] = "orthogonal"
+    data: Sequence[str] = ()
+    learn: LearnPlan = field(default_factory=LearnPlan)
+    stream: Annotated[
+        bool, Option("--stream", "For models larger than memory: read layers when it is their turn.", RUNNING)
+    ] = False
+    dtype: Annotated[Dtype | None, Option("--dtype", "What to save in; auto keeps B's.", RUNNING)] = None
+    device: str = "auto"
+    seed: int = 0
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the method looks at text."""
+        return self.method == "learned" or self.method in LOOKS_AT_TEXT
+
+
+@dataclass(frozen=True)
+class PlanePlan:
+    """The loss on the plane through three models, B and C aligned to A: `tokens` of every text at `resolution`²
+    points.
+    """
+
+    data: Sequence[str] = ()
+    align: Annotated[
+        Literal["none", "permutation", "orthogonal"], Option("--align", "How B and C are aligned to A.", ALIGNMENT)
+    ] = "orthogonal"
+    tokens: Annotated[int, Option("--tokens", "Tokens of each text to measure on.", TEXT, minimum=1)] = 2048
+    resolution: Annotated[int, Option("--resolution", "Points along each side.", RUNNING, minimum=2)] = 13
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EnsemblePlan:
+    """Members of an ensemble beside their soup and their best weighted average, on the report text.
+
+    `path` is the directory of a path between the first two models, whose points `at` are members, too.
+    """
+
+    data: Sequence[str] = ()
+    path: Annotated[
+        Path | None, Option("--path", "A path between the first two, as `isthmus path` wrote it.", ALIGNMENT)
+    ] = None
+    at: Annotated[
+        Sequence[float], Option("--at", "A point of the path that is a member, too. Repeatable.", ALIGNMENT)
+    ] = ()
+    average: Annotated[
+        Literal["probabilities", "logits"],
+        Option("--average", "What is averaged; logits are the geometric mean.", RUNNING),
+    ] = "probabilities"
+    align: Annotated[
+        Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"],
+        Option("--align", "How the models are aligned for their soup and their merge.", ALIGNMENT),
+    ] = "auto"
+    tokens: Annotated[
+        int, Option("--tokens", "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
+    ] = 8192
+    device: str = "auto"
+    seed: int = 0
+
+
+def _numbers(plan: MergePlan) -> dict[str, float | None]:
+    numbers: dict[str, float | None] = {
+        "--max-excess": plan.spectrum.max_excess,
+        "--same-kind": plan.spectrum.same_kind,
+    }
+    if isinstance(plan.path, CurvePlan):
+        numbers |= {"--bend-lr": plan.path.training.lr, "--bend-weight-decay": plan.path.training.weight_decay}
+    return numbers
+
+
+def _require_path_sense(plan: MergePlan) -> None:
+    stored = isinstance(plan.path, Path)
+    if plan.soup != "uniform" or plan.max_memory is not None:
+        raise BadInput("a soup and --max-memory are for a --method: name one, or leave them out")
+    if not plan.data and isinstance(plan.path, CurvePlan):
+        raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
+    if not plan.data and plan.alignment in {*LOOKS_AT_TEXT, "learned"} and not stored:
+        raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
+    if not plan.data and plan.spectrum.restore:
+        raise BadInput("--restore-spectrum is judged by the loss on text: add --data")
+    if not plan.data and plan.t is None:
+        raise BadInput(
+            "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t"
+        )
+    if not plan.data and plan.alignment == "auto" and not stored:
+        raise BadInput(
+            "without text alignments cannot be compared: add --data, or say --align none or --align orthogonal"
+        )
+    if plan.t is not None and not 0 <= plan.t <= 1:
+        raise BadInput(f"t is a point of the path, between 0 and 1; got {plan.t}")
+    if not 0 <= plan.interior < 0.5:
+        raise BadInput(f"--interior is a share of the path below 0.5; got {plan.interior}")
+
+
+def _require_operator_sense(plan: MergePlan, recipe: Recipe) -> None:
+    operator, soup = recipe.operator, plan.soup
+    if plan.alignment == "learned":
+        raise BadInput("--align learned is for two models and the path between them: take combined")
+    if plan.path != "linear" or plan.t is not None or plan.spectrum.restore or plan.fit_on or any(plan.optimizers):
+        raise BadInput("a path, its point, its training and its ends are for two models: leave the operator out")
+    if not plan.data and plan.alignment == "auto":
+        raise BadInput("without text alignments cannot be compared: add --data, or say --align none or orthogonal")
+    if not plan.data and plan.alignment in LOOKS_AT_TEXT:
+        raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
+    if not plan.data and operator.knows:
+        raise BadInput(f"{operator.name} weighs parameters by what they do on text: add --data")
+    if not plan.data and soup != "uniform":
+        raise BadInput(f"a {soup} soup is chosen by the loss on text: add --data")
+    if soup != "uniform" and "weight" not in operator.parameters:
+        raise BadInput(f"{operator.name} has no weights to choose")
+    if soup != "uniform" and len(recipe.segments) > 1:
+        raise BadInput("weights are chosen for whole models: not with slices")
+    if soup != "uniform" and not recipe.weighs_alike:
+        raise BadInput(f"the weights that are given and those of a {soup} soup contradict each other: leave one out")
+    if plan.max_memory is not None:
+        _require_disk(plan, recipe)
+
+
+def _require_disk(plan: MergePlan, recipe: Recipe) -> None:
+    """Raise BadInput for what cannot be done with models that do not fit into memory."""
+    if not plan.data:
+        raise BadInput("--max-memory is for measuring: without --data, models never are in memory whole")
+    needs = {
+        f"--align {plan.alignment}": plan.alignment != "none",
+        f"a {plan.soup} soup": plan.soup != "uniform",
+        f"--method {recipe.operator.name}": recipe.operator.knows is not None,
+        "the spectrum": plan.wants_spectrum,
+    }
+    for what, wanted in needs.items():
+        if wanted:
+            raise BadInput(f"{what} needs the models in memory: leave out that or --max-memory")
+
+
+def require_number(name: str, value: float | None) -> None:
+    """Raise BadInput for an option whose value is NaN or Inf; None is an option that was not given."""
+    if value is not None and not math.isfinite(value):
+        raise BadInput(f"{name} takes a finite number; got {value}")
+
+
+def unusual(plan: Any, usual: Any, idle: Collection[str] = ()) -> list[str]:
+    """The options of a plan and its parts that differ from those of another, and what they are, as words.
+
+    Options in `idle` are left out.
+    """
+    words: list[str] = []
+    options = options_of(type(plan))
+    for one in fields(plan):
+        value, default = getattr(plan, one.name), getattr(usual, one.name)
+        described = options.get(one.name)
+        if is_dataclass(value) and is_dataclass(default):
+            words += unusual(value, default, idle)
+        elif described is None or value == default or described.name in idle:
+            continue
+        elif isinstance(value, bool):
+            on, _, off = described.name.partition("/")
+            words.append(on if value else off)
+        else:
+            for part in value if isinstance(value, (list, tuple)) else [value]:
+                words += [described.name, str(part)]
+    return words
