@@ -2,7 +2,7 @@
 
     import isthmus
 
-    result = isthmus.merge("./a", "./b", data=["stdlib:docs"])
+    result = isthmus.merge_models(["./a", "./b"], isthmus.MergePlan(data=["stdlib:docs"]))
     result.save("./merged")
     isthmus.push("./merged", "user/merged")
 
@@ -32,17 +32,24 @@ _HOMES = {
     "family": "align.families",
     "push": "checkpoint.push",
     "corpus": "eval.text",
-    "Gates": "merge.gates",
+    "Gates": "merge.plans",
     "Merge": "merge.result",
     "spectrum": "merge.spectra",
     "WeightPath": "merge.path",
-    "CurvePlan": "merge.curve",
-    "PathTraining": "merge.training",
-    "LearnPlan": "merge.learn",
+    "CurvePlan": "merge.plans",
+    "PathTraining": "merge.plans",
+    "LearnPlan": "merge.plans",
+    "MergePlan": "merge.plans",
+    "SpectrumPlan": "merge.plans",
+    "AlignPlan": "merge.plans",
+    "EnsemblePlan": "merge.plans",
+    "PlanePlan": "merge.plans",
+    "merge_models": "merge.pipeline",
+    "loss_plane": "merge.plane",
+    "align_and_save": "merge.aligned_checkpoint",
     "Recipe": "merge.recipe",
     "recipe": "merge.recipe",
     "read_recipe": "merge.mergekit",
-    "combine": "merge.many",
     "ensemble": "merge.ensembles",
     "load_ensemble": "merge.ensembles",
 }
@@ -66,20 +73,29 @@ if TYPE_CHECKING:
     from .checkpoint.loading import Checkpoint, load
     from .checkpoint.push import push
     from .eval.text import corpus
-    from .merge import merge
-    from .merge.curve import CurvePlan
+    from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble
-    from .merge.gates import Gates
-    from .merge.learn import LearnPlan
-    from .merge.many import combine
     from .merge.mergekit import read_recipe
     from .merge.path import WeightPath
+    from .merge.pipeline import merge_models
+    from .merge.plane import loss_plane
+    from .merge.plans import (
+        AlignPlan,
+        CurvePlan,
+        EnsemblePlan,
+        Gates,
+        LearnPlan,
+        MergePlan,
+        PathTraining,
+        PlanePlan,
+        SpectrumPlan,
+    )
     from .merge.recipe import Recipe, recipe
     from .merge.result import Merge
     from .merge.spectra import spectrum
-    from .merge.training import PathTraining
 
 __all__ = [
+    "AlignPlan",
     "Alignment",
     "AlignmentError",
     "BadInput",
@@ -87,27 +103,32 @@ __all__ = [
     "Checkpoint",
     "CorruptCheckpoint",
     "CurvePlan",
+    "EnsemblePlan",
     "GateRefused",
     "Gates",
     "IncompatibleModels",
     "IsthmusError",
     "LearnPlan",
     "Merge",
+    "MergePlan",
     "ModelNotFound",
     "PathTraining",
+    "PlanePlan",
     "Recipe",
+    "SpectrumPlan",
     "UnsupportedFamily",
     "WeightPath",
     "align",
+    "align_and_save",
     "canonical",
     "check",
-    "combine",
     "corpus",
     "ensemble",
     "family",
     "load",
     "load_ensemble",
-    "merge",
+    "loss_plane",
+    "merge_models",
     "push",
     "read_recipe",
     "recipe",
@@ -116,7 +137,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in ("align", "merge"):
+    if name == "align":
         return importlib.import_module(f"isthmus.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"isthmus.{_HOMES[name]}"), name)

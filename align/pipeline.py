@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput
+from ..checkpoint.inputs import open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.model import streamed_log_probs
-from ..checkpoint.pair import open_pair
 from .activations import cross_correlations
 from .alignment import KEEP_FORM, LOOKING, Alignment, Method
 from .canonical import canonical
@@ -128,6 +128,5 @@ def align_checkpoints(
 
     Raises IncompatibleModels, before any weight is read, when they do not; and what `align_states` raises.
     """
-    pair = open_pair(a, b, families=FAMILIES)
-    first, second = pair.first, pair.second
+    first, second = open_inputs((a, b), families=FAMILIES, narrow=True).members
     return align_states(first.state, second.state, first.config, method, ids=ids, seed=seed, on_sweep=on_sweep)

@@ -22,6 +22,7 @@ from .canonical import canonical
 from .families import family
 from .matching import match
 from .memory import release_freed
+from .pipeline import Aligned, align_states
 from .symmetry import Elements, Family, State, act_on_piece
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ class Universe:
     max_log_prob_error: float
     scores: tuple[float, ...]
 
+    @classmethod
+    def of_pair(cls, pair: Aligned) -> Universe:
+        """Two aligned states."""
+        alignment, error = pair.alignment, pair.max_log_prob_error
+        return cls((pair.a, pair.b), pair.config, (alignment,), error, (alignment.score,))
+
+    @property
+    def alignment(self) -> Alignment:
+        """The alignment of the second state to the first, which says how all are aligned."""
+        return self.alignments[0] if self.alignments else Alignment("none", {}, 0.0)
+
 
 def align_all(
     states: Sequence[Mapping[str, Tensor]],
@@ -51,18 +63,23 @@ def align_all(
     method: Method = "orthogonal",
     *,
     ids: Tensor | None = None,
+    stream: bool = False,
     seed: int = 0,
     rounds: int = ROUNDS,
     on_match: Callable[[], None] = lambda: None,
 ) -> Universe:
     """Align N states of one configuration to each other; the first stays, but for its form.
 
-    `method` and `ids` are those of `isthmus.align.pipeline.align_states`, which this is for two states.
+    Two states are aligned by `isthmus.align.pipeline.align_states`, whose `method`, `ids` and `stream` these are.
 
     Raises as that does.
     """
     if method == "none" or len(states) == 1:
         return Universe(tuple(states), config, (Alignment("none", {}, 0.0),) * (len(states) - 1), 0.0, (0.0,))
+    if len(states) == 2:
+        a, b = states
+        pair = align_states(a, b, config, method, ids=ids, stream=stream, seed=seed, on_sweep=lambda *_: on_match())
+        return Universe.of_pair(pair)
     if method == "learned":
         raise BadInput("more than two models are aligned by a closed form: take permutation, orthogonal or combined")
     if method in LOOKING and ids is None:

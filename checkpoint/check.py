@@ -76,14 +76,13 @@ class CheckResult:
 def check(
     *references: str | Path,
     families: Families | None = None,
-    one_vocabulary: bool | None = None,
     opened: bool = True,
 ) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
-    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. With
-    `one_vocabulary`, by default for more than two models, a vocabulary that grew blocks: an operator merges rows that
-    all models have. With `opened`, transformers builds every model once, without memory for weights: a plain average
+    `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. Of
+    more than two models, a vocabulary that grew blocks: an operator merges rows that all models have. With `opened`,
+    transformers builds every model once, without memory for weights: a plain average
     leaves that to its output, for transformers takes seconds to import.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
@@ -113,8 +112,8 @@ def check(
         found, grown = tokenizer_findings(sources[0], rows[0], source, rows[1], opened=opened)
         findings += found
         growth.append(grown)
-        if grown and (one_vocabulary or (one_vocabulary is None and len(sources) > 2)):
-            findings.append(_two_vocabularies(sources[0].name, source.name, grown))
+        if grown and len(sources) > 2:
+            findings.append(two_vocabularies(sources[0].name, source.name, grown))
         if not any(finding.kind == "blocks" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors)
     findings = apart + findings  # a difference explains what is wrong with tensors
@@ -140,7 +139,8 @@ def check(
     )
 
 
-def _two_vocabularies(name_a: str, name_b: str, growth: Growth) -> Finding:
+def two_vocabularies(name_a: str, name_b: str, growth: Growth) -> Finding:
+    """What is said where an operator meets a vocabulary that grew."""
     what = f"'{name_a}' and '{name_b}' share {growth.shared} rows of the vocabulary, and one has more"
     advice = "such models are merged two at a time, along a path (leave --method out)"
     return Finding("blocks", what, advice, "config.json")

@@ -19,8 +19,7 @@ def path_asked(path: str, bends: int, optimizer: BendOptimizerChoice, start: Sta
     if path == "linear":
         return path
     if path in CURVES:
-        from ..merge.curve import CurvePlan
-        from ..merge.training import PathTraining
+        from ..merge.plans import CurvePlan, PathTraining
 
         return CurvePlan(cast(CurveChoice, path), bends, optimizer, start, PathTraining(**training))
     if not Path(path).is_dir():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..checkpoint.errors import BadInput
 from ..eval.processes import is_main
-from .asked import drop_training, dtype_asked, path_asked, point_asked, recipe_asked
+from .asked import drop_training, path_asked, point_asked, recipe_asked
 from .effect import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from .findings import print_findings
 from .options import (
@@ -175,8 +175,8 @@ def align(
     )
     require_effect(context, idle_in_align(method, looks=method in ("activations", "combined", "learned")))
     with screen(quiet) as progress:
-        from ..merge.learn import LearnPlan
-        from ..merge.moved import align_and_save
+        from ..merge.aligned_checkpoint import align_and_save
+        from ..merge.plans import AlignPlan, LearnPlan
 
         if restart:
             drop_training(output)
@@ -184,14 +184,16 @@ def align(
             a,
             b,
             output,
-            method=method,
-            data=data or (),
-            learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
+            AlignPlan(
+                method,
+                data or (),
+                LearnPlan(align_steps, align_batch, mixed_precision, seed),
+                stream,
+                None if dtype == "auto" else dtype,
+                device,
+                seed,
+            ),
             reference=reference,
-            device=device,
-            stream=stream,
-            dtype=dtype_asked(dtype),
-            seed=seed,
             overwrite=overwrite,
             progress=progress,
         )
@@ -361,54 +363,51 @@ def merge(
     )
     if restart:
         drop_training(output)
-    from ..merge.gates import Gates
+    from ..merge.pipeline import merge_models
+    from ..merge.plans import Gates, LearnPlan, MergePlan, SpectrumPlan
 
-    usual: dict[str, Any] = {
-        "data": data or (),
-        "gates": Gates(max_barrier, require_spectrum, require_gain),
-        "tokens": tokens,
-        "measure_spectrum": spectrum,
-        "max_excess": max_excess,
-        "same_kind": same_kind,
-        "dtype": dtype_asked(dtype),
-        "device": device,
-        "seed": seed,
-    }
     with screen(quiet) as progress:
+        common = dict(
+            data=data or (),
+            spectrum=SpectrumPlan(spectrum, restore_spectrum, max_excess, same_kind),
+            tokens=tokens,
+            dtype=None if dtype == "auto" else dtype,
+            seed=seed,
+            gates=Gates(max_barrier, require_spectrum, require_gain),
+            device=device,
+        )
         if by_operator:
-            from ..merge.many import combine
-
             if align == "learned":
                 raise BadInput("--align learned is for two models and the path between them: take combined")
             recipe, from_file = recipe_asked(models, method, base, weight, density, scale, t)
             if from_file and recipe.dtype and dtype != "auto":
                 raise BadInput(f"the recipe says what --dtype would ({recipe.dtype}): leave --dtype out")
-            result = combine(
+            result = merge_models(
                 recipe,
-                align=align or ("auto" if data and not from_file and max_memory is None else "none"),
-                soup="search" if search else soup,
-                max_memory=max_memory,
+                MergePlan(
+                    align=align or ("auto" if data and not from_file and max_memory is None else "none"),
+                    soup="search" if search else soup,
+                    max_memory=max_memory,
+                    **common,
+                ),
                 progress=progress,
-                **usual,
             )
         else:
-            from ..merge.learn import LearnPlan
-            from ..merge.pipeline import merge as run
-
-            result = run(
-                *models,
-                align=align or "auto",
-                learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
-                path=chosen,
-                fit_on=fit_on or (),
-                keep_in=output,
-                t=point_asked(t),
-                objective=objective,
-                interior=interior,
-                restore=restore_spectrum,
-                optimizers=(optimizer_a, optimizer_b),
+            result = merge_models(
+                models,
+                MergePlan(
+                    align=align,
+                    learn=LearnPlan(align_steps, align_batch, mixed_precision, seed),
+                    path=chosen,
+                    fit_on=fit_on or (),
+                    t=point_asked(t),
+                    objective=objective,
+                    interior=interior,
+                    optimizers=(optimizer_a, optimizer_b),
+                    **common,
+                ),
+                beside=output,
                 progress=progress,
-                **usual,
             )
         progress.stage("saving")
         report = result.report
@@ -521,21 +520,23 @@ def train_path(
     if restart:
         drop_training(output)
     with screen(quiet) as progress:
-        from ..merge.output import path_report
-        from ..merge.pipeline import merge as run
+        from ..merge.pipeline import merge_models
+        from ..merge.plans import MergePlan
+        from ..merge.result import path_report
 
-        result = run(
-            a,
-            b,
-            data=data or (),
-            align=align,
-            path=chosen,
-            fit_on=fit_on or (),
-            keep_in=output,
-            tokens=tokens,
-            device=device,
-            seed=seed,
-            optimizers=(optimizer_a, optimizer_b),
+        result = merge_models(
+            [a, b],
+            MergePlan(
+                data=data or (),
+                align=align,
+                path=chosen,
+                fit_on=fit_on or (),
+                tokens=tokens,
+                device=device,
+                seed=seed,
+                optimizers=(optimizer_a, optimizer_b),
+            ),
+            beside=output,
             progress=progress,
         )
         progress.stage("saving")
@@ -568,19 +569,10 @@ def plane(
     """The loss on the plane through three models: report.html and plane.png."""
     require_places(json_file, [("the output", output)], models=models, data=data, overwrite=overwrite)
     with screen(quiet) as progress:
-        from ..merge.pipeline import pick_device
         from ..merge.plane import loss_plane
+        from ..merge.plans import PlanePlan
 
-        found = loss_plane(
-            models,
-            data=data or (),
-            align=align,
-            tokens=tokens,
-            resolution=resolution,
-            device=pick_device(device),
-            seed=seed,
-            progress=progress,
-        )
+        found = loss_plane(models, PlanePlan(data or (), align, tokens, resolution, device, seed), progress=progress)
         if is_main():
             found.save(output, overwrite=overwrite)
     emit(json_file, found.report)
@@ -649,18 +641,10 @@ def ensemble(
     )
     with screen(quiet) as progress:
         from ..merge.ensembles import ensemble as run
+        from ..merge.plans import EnsemblePlan
 
         found = run(
-            models,
-            data=data or (),
-            path=path,
-            at=at or (),
-            average=average,
-            align=align,
-            tokens=tokens,
-            device=device,
-            seed=seed,
-            progress=progress,
+            models, EnsemblePlan(data or (), path, at or (), average, align, tokens, device, seed), progress=progress
         )
         if output is not None and is_main():
             progress.stage("saving")

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..checkpoint.places import model_places
 from ..checkpoint.saving import require_free
-from ..merge.learn import LearnPlan
-from ..merge.pipeline import merge
+from ..merge.pipeline import merge_models
+from ..merge.plans import LearnPlan, MergePlan
 from ..merge.progress import Progress
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -50,6 +50,7 @@ def require_room(output: Path, *, overwrite: bool) -> None:
 
 def run_example(example: Example, output: Path, *, overwrite: bool, progress: Progress) -> dict[str, Any]:
     """Merge the two checkpoints into a directory of that name below `output`; returns the report."""
-    result = merge(CHECKPOINTS / example.a, CHECKPOINTS / example.b, data=DATA, learn=LEARN, progress=progress)
+    models = [CHECKPOINTS / example.a, CHECKPOINTS / example.b]
+    result = merge_models(models, MergePlan(data=DATA, learn=LEARN), progress=progress)
     progress.stage("saving")
     return result.save(output / example.name, overwrite=overwrite)

@@ -15,8 +15,8 @@ from typing import Any
 from ..align.alignment import Alignment
 from ..eval.barrier import profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from ..merge.point import grid, inside
 from ..merge.progress import Progress
+from ..merge.search import grid, inside
 from .pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, bent, kinds, model, pairs, text, train_models
 from .parts import compute
 

@@ -24,14 +24,12 @@ from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import atomic_directory
 from ..eval.seen import Seen
 from ..eval.text import Blocks, labelled_blocks
-from ..merge.candidate import ACTIVATION_TOKENS
-from ..merge.curve import CurvePlan, train_curve, training_record
-from ..merge.learn import LearnPlan
-from ..merge.optimizers import OptimizerName
+from ..merge.choosing import ACTIVATION_TOKENS
+from ..merge.fitting import train_curve, training_record
 from ..merge.path import WeightPath
+from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
 from ..merge.progress import Progress
-from ..merge.stored import endpoint_digests, read_path, write_path
-from ..merge.training import PathTraining
+from ..merge.saved_path import endpoint_digests, read_path, write_path
 from .demo import CHECKPOINTS
 from .parts import compute
 from .pretrain import CODE, DOCS, Recipe, make_checkpoint, small_config
@@ -208,7 +206,7 @@ def bent(
         line = WeightPath("linear", start.a, start.b)
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
         with atomic_directory(place) as folder:
-            digests = endpoint_digests(first, second)
+            digests = endpoint_digests((first, second))
             seen = Seen.of(fit.values())
             write_path(
                 folder, trained.path, start.alignment, (first, second), digests, training_record(plan, trained), seen

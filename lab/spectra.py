@@ -28,8 +28,8 @@ from ..eval.spectrum import (
     mean_distance,
     stable_rank,
 )
-from ..merge.optimizers import OptimizerName
 from ..merge.path import WeightPath
+from ..merge.plans import OptimizerName
 from ..merge.progress import Progress
 from ..merge.spectra import spectrum
 from .pairs import (

@@ -21,16 +21,18 @@ from ..align.canonical import canonical
 from ..align.families import family
 from ..align.matching import match
 from ..align.pipeline import Aligned, align_states
+from ..align.universe import Universe
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import replace_json
 from ..eval.barrier import profile
 from ..eval.loss import LossMeter
 from ..eval.text import Blocks, labelled_blocks
-from ..merge.candidate import ACTIVATION_TOKENS, looked_at
-from ..merge.learn import LearnPlan, learn
+from ..merge.choosing import ACTIVATION_TOKENS, activation_ids
+from ..merge.fitting import learn
 from ..merge.path import WeightPath
-from ..merge.point import grid
+from ..merge.plans import LearnPlan
 from ..merge.progress import Progress
+from ..merge.search import grid
 from .demo import CHECKPOINTS
 from .pretrain import EMBEDDED, Recipe, make_checkpoint, small_config
 
@@ -118,12 +120,12 @@ def ablate(
     steps = {"none": align_states(a, b, config, "none"), "permutation": align_states(a, b, config, "permutation")}
     steps["residual rotation"] = _stream_rotated(a, b, first)
     steps["head maps"] = align_states(a, b, config, "orthogonal")
-    steps["activations"] = align_states(a, b, config, "combined", ids=looked_at(fit))
+    steps["activations"] = align_states(a, b, config, "combined", ids=activation_ids(fit))
     found = {}
     for name, aligned in steps.items():
         found[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
         progress.advance()
-    trained = learn(steps["activations"], a, b, fit, select, plan, device="cpu", progress=progress)
+    trained = learn(Universe.of_pair(steps["activations"]), (a, b), fit, select, plan, device="cpu", progress=progress)
     assert trained.alignment is not None
     trained.alignment.verify(b, trained.alignment.apply(b, table), config)
     found["learned"] = _barrier(trained.path, steps["activations"], report)

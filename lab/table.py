@@ -11,12 +11,14 @@ from typing import Any
 
 from ..align.alignment import Method
 from ..align.pipeline import Aligned, align_states
+from ..align.universe import Universe
 from ..eval.barrier import Profile, profile
 from ..eval.loss import LossMeter
-from ..merge.learn import LearnPlan, learn
+from ..merge.fitting import learn
 from ..merge.path import WeightPath
-from ..merge.point import grid
+from ..merge.plans import LearnPlan
 from ..merge.progress import Progress
+from ..merge.search import grid
 from .pairs import (
     OPTIMIZERS,
     SEEDS,
@@ -75,7 +77,15 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
         ways[way] = found, WeightPath("linear", found.a, found.b)
     ways["combined"] = closed, WeightPath("linear", closed.a, closed.b)
     plan = LearnPlan(steps=effort.learning)
-    learned = learn(closed, first.state, second.state, to_fit(effort), select, plan, device="cpu", progress=Progress())
+    learned = learn(
+        Universe.of_pair(closed),
+        (first.state, second.state),
+        to_fit(effort),
+        select,
+        plan,
+        device="cpu",
+        progress=Progress(),
+    )
     ways["learned"] = closed, learned.path
     ways["one bend"] = closed, bent(directory, a, b, effort, start=closed)
     profiles = {way: profile(path, LossMeter(start.config, report), grid()) for way, (start, path) in ways.items()}

@@ -17,7 +17,7 @@ from ..align.families import FAMILIES
 from ..checkpoint.bounds import DOCUMENT, read_bytes
 from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
-from ..checkpoint.group import Group, open_group, tokenizer_owner
+from ..checkpoint.inputs import open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.places import Place, model_places
@@ -26,15 +26,16 @@ from ..checkpoint.saving import atomic_directory, carry_over, write_json
 from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from ..eval.text import Blocks, labelled_blocks, text_places
-from .combined import Combined
-from .cook import Cook, GroupAlign, fit_tokens
+from ..eval.text import Blocks, text_places
+from .by_operator import OperatorChooser, operator_fit_tokens
+from .job import pick_device
 from .measure import losses_json
 from .path import Blend
-from .pipeline import pick_device
+from .plans import EnsemblePlan, MergePlan
 from .progress import Progress
-from .recipe import Recipe, recipe
-from .stored import StoredPath, path_places, read_path
+from .reading import read_text
+from .recipe import recipe
+from .saved_path import SavedPath, path_places, read_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -100,100 +101,82 @@ class EnsembleResult:
 
 def ensemble(
     models: Sequence[str | Path | Checkpoint],
+    plan: EnsemblePlan,
     *,
-    data: Sequence[str],
-    path: Path | None = None,
-    at: Sequence[float] = (),
-    average: Average = "probabilities",
-    align: GroupAlign = "auto",
-    tokens: int = 8192,
-    device: str = "auto",
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> EnsembleResult:
     """Two or more models as an ensemble, beside their soup and their best weighted average, on the report text.
 
-    `path` is the directory of a path between the first two models, of which the points `at` are members, too (Garipov
-    et al. 2018, arXiv 1802.10026); nothing is measured on text that trained it. ``soup`` is the plain average of the
-    models after alignment, ``merge`` that with the weights that the select text asks for. Costs are forward passes and
+    Points of a saved path between the first two models are members, too, where the plan names some (Garipov et al.
+    2018, arXiv 1802.10026); nothing is measured on text that trained it. ``soup`` is the plain average of the models
+    after alignment, ``merge`` that with the weights that the select text asks for. Costs are forward passes and
     weights; seconds are those measured here.
 
-    Raises BadInput for fewer than two members, for no text, and for points without a path; what `open_group` and
+    Raises BadInput for fewer than two members, for no text, and for points without a path; what `open_inputs` and
     `read_path` raise.
     """
     progress, began = progress or Progress(), time.monotonic()
-    _require_sense(models, data, path, at, average)
-    inputs = tuple(model_places(models) + text_places(data) + path_places(path))
-    device = pick_device(device)
+    _require_sense(models, plan)
+    places = tuple(model_places(models) + text_places(plan.data) + path_places(plan.path))
+    device = pick_device(plan.device)
     progress.stage("checking")
-    group = open_group(models, families=FAMILIES)
-    progress.findings(group.findings)
-    first = group.members[0]
-    plan, stored = recipe("linear", [str(model) for model in models]), None
-    if path is not None:
+    inputs = open_inputs(models, families=FAMILIES)
+    progress.findings(inputs.findings)
+    soup, saved = recipe("linear", [str(model) for model in models]), None
+    if plan.path is not None:
         progress.stage("reading the path")
-        stored = read_path(path, *group.members[:2])
-    progress.stage("reading text")
-    text = labelled_blocks(
-        data,
-        group.tokenizer(),
-        context=int(first.config.max_position_embeddings),
-        vocabulary=int(first.config.vocab_size),
-        fit_tokens=fit_tokens(plan, align, len(data)),
-        select_tokens=tokens,
-        report_tokens=tokens,
-        seed=seed,
-        seen=stored.seen if stored else None,
-    )
-    members = [Member(member.name, dict(member.state), member.config) for member in group.members]
-    if path is not None and stored is not None:
-        members += _points(path.name, stored, at, first.config)
-    meter = _Meter(text, device, progress)
+        saved = read_path(plan.path, *inputs.members[:2])
+    merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, seed=plan.seed)
+    text, _ = read_text(merge, inputs, operator_fit_tokens(soup, merge), progress, seen=saved.seen if saved else None)
+    members = [Member(member.name, dict(member.state), member.config) for member in inputs.members]
+    if plan.path is not None and saved is not None:
+        members += _points(plan.path.name, saved, plan.at, inputs.first.config)
+    meter = _Meter(text.report, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]
     if len(models) > 1:
-        rows += _merged(plan, group, text, align, meter, device, seed, progress)
-    found = meter.ensemble(members, average)
-    best = min(meter.losses[: len(members)], key=lambda losses: losses.mean)
-    gain = best - found
-    total = sum(row["weights"] for row in rows[: len(members)])
-    seconds = sum(row["seconds"] for row in rows[: len(members)])
-    rows.append(
-        {
-            "name": f"ensemble of all {len(members)}",
-            "kind": "ensemble",
-            **losses_json(found),
-            "passes": len(members),
-            "weights": total,
-            "seconds": round(seconds, 3),
-        }
-    )
+        rows += _merged(OperatorChooser(inputs, soup, text, merge, device=device, progress=progress), meter)
+    losses = meter.ensemble(members, plan.average)
+    rows.append(_ensemble_row(rows[: len(members)], losses))
+    gain = min(meter.losses[: len(members)], key=lambda losses: losses.mean) - losses
     report = {
         "schema": 1,
         "command": "ensemble",
-        "members": [{"ref": m.name, "revision": m.revision} for m in group.members],
-        "findings": [asdict(finding) for finding in group.findings],
-        "points": list(at),
-        "average": average,
+        "members": [{"ref": m.name, "revision": m.revision} for m in inputs.members],
+        "findings": [asdict(finding) for finding in inputs.findings],
+        "points": list(plan.at),
+        "average": plan.average,
         "models": rows,
         "gain": gain.mean,
         "gain_stderr": gain.stderr,
-        "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text],
-        "settings": {"seed": seed, "align": align},
+        "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text.parts],
+        "settings": {"seed": plan.seed, "align": plan.align},
         "seconds": round(time.monotonic() - began, 3),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
     }
     return EnsembleResult(
         tuple(members),
-        group.members,
-        path,
-        tuple(at),
-        average,
+        inputs.members,
+        plan.path,
+        tuple(plan.at),
+        plan.average,
         report,
-        group.small_files(),
+        inputs.small_files(),
         tuple(meter.token_losses[: len(members)]),
-        text,
-        inputs,
+        text.parts,
+        places,
     )
+
+
+def _ensemble_row(members: Sequence[Mapping[str, Any]], losses: Losses) -> dict[str, Any]:
+    """The ensemble's line of the table."""
+    return {
+        "name": f"ensemble of all {len(members)}",
+        "kind": "ensemble",
+        **losses_json(losses),
+        "passes": len(members),
+        "weights": sum(row["weights"] for row in members),
+        "seconds": round(sum(row["seconds"] for row in members), 3),
+    }
 
 
 def load_ensemble(directory: str | Path) -> Ensemble:
@@ -232,8 +215,8 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 class _Meter:
     """Losses on the report text, with what they cost."""
 
-    def __init__(self, text: Sequence[Blocks], device: str, progress: Progress):
-        self.parts = {part.label: part.report for part in text}
+    def __init__(self, report: Mapping[str, Tensor], device: str, progress: Progress):
+        self.parts = report
         self.device, self.progress = device, progress
         self.token_losses: list[dict[str, Tensor]] = []
         self.losses: list[Losses] = []
@@ -276,30 +259,18 @@ def _passed_through(model: Ensemble, parts: Mapping[str, Tensor]) -> Losses:
     return Losses(found)
 
 
-def _merged(
-    plan: Recipe,
-    group: Group,
-    text: Sequence[Blocks],
-    align: GroupAlign,
-    meter: _Meter,
-    device: str,
-    seed: int,
-    progress: Progress,
-) -> list[dict[str, Any]]:
+def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
     """The lines of the soup and of the merge."""
-    cook = Cook(plan, group, text, device=device, seed=seed, progress=progress)
-    universe, _ = cook.aligned(align, known=group.members[0].model_type in FAMILIES)
-    count = len(plan.models)
-    rows = [meter.row("soup", "soup", Blend(universe.states, [1 / count] * count), universe.config)]
-    names = list(universe.states[0])
-    found, chosen = cook.cooked("search", universe, plan.values(names), ())
-    state = Combined(found.operator, universe.states, found.values(names))
-    rows.append({**meter.row("merge", "merge", state, universe.config), "merge_weights": chosen["weights"]})
-    method = universe.alignments[0].method
-    return [{**row, "alignment": method} for row in rows]
+    aligned = chooser.align(in_table=chooser.inputs.first.model_type in FAMILIES)
+    count = len(chooser.recipe.models)
+    rows = [meter.row("soup", "soup", Blend(aligned.states, [1 / count] * count), aligned.config)]
+    choice = chooser.choose(aligned)
+    assert choice.soup is not None
+    rows.append({**meter.row("merge", "merge", choice.state, aligned.config), "merge_weights": choice.soup["weights"]})
+    return [{**row, "alignment": aligned.alignment.method} for row in rows]
 
 
-def _points(name: str, stored: StoredPath, at: Sequence[float], config: PretrainedConfig) -> list[Member]:
+def _points(name: str, stored: SavedPath, at: Sequence[float], config: PretrainedConfig) -> list[Member]:
     """Points of a saved path between the first two models."""
     aligned = stored.alignment.config(config)
     return [Member(f"{name} at t = {t:g}", dict(stored.path(t)), aligned) for t in at]
@@ -313,24 +284,22 @@ def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
         os.path.relpath(reference.directory.absolute(), target) if reference.directory is not None else checkpoint.name
     )
     if not local and checkpoint.revision:
-        from .command import public_reference
+        from .reproduce import public_reference
 
         ref = public_reference(checkpoint)
     return {"ref": ref, "local": local, "sha256": digest(checkpoint.state)}
 
 
-def _require_sense(
-    models: Sequence[object], data: Sequence[str], path: Path | None, at: Sequence[float], average: str
-) -> None:
-    if len(models) + len(at) < 2:
+def _require_sense(models: Sequence[object], plan: EnsemblePlan) -> None:
+    if len(models) + len(plan.at) < 2:
         raise BadInput("an ensemble has two members or more")
-    if not data:
+    if not plan.data:
         raise BadInput("a loss needs text: add --data (for instance --data stdlib:docs)")
-    if bool(path) != bool(at):
+    if bool(plan.path) != bool(plan.at):
         raise BadInput("points of a path are members with --path, its directory, and --at, a t: give both")
-    if path is not None and len(models) < 2:
+    if plan.path is not None and len(models) < 2:
         raise BadInput("a path leads from the first model to the second: give both")
-    if any(not 0 <= t <= 1 for t in at):
-        raise BadInput(f"--at is a point of the path, from 0 to 1; got {max(at, key=lambda t: abs(t - 0.5)):g}")
-    if average not in AVERAGES:
-        raise BadInput(f"--average is one of {', '.join(AVERAGES)}; got '{average}'")
+    if any(not 0 <= t <= 1 for t in plan.at):
+        raise BadInput(f"--at is a point of the path, from 0 to 1; got {max(plan.at, key=lambda t: abs(t - 0.5)):g}")
+    if plan.average not in AVERAGES:
+        raise BadInput(f"--average is one of {', '.join(AVERAGES)}; got '{plan.average}'")

@@ -4,93 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..align.universe import Universe
 from ..checkpoint.config import build_config, run_alike
-from ..checkpoint.pair import Pair
+from ..checkpoint.inputs import Inputs
+from ..checkpoint.loading import Checkpoint
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from ..eval.text import Blocks
-from .candidate import Candidate
-from .path import WeightPath
-from .point import grid
+from .path import Blend, WeightPath
 from .progress import Progress
-from .vocabulary import Whole, kept_rows, whole_facts, whole_state
+from .search import grid
+from .vocabulary import Whole, kept_rows, whole_state
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Losses along the line before alignment, `naive`, along the `line` after it, and along the `path`.
+
+    They are the same object where they are the same line, all on the rows of the vocabulary that both models have.
+    """
+
+    naive: Profile
+    line: Profile
+    path: Profile
 
 
 @dataclass(frozen=True)
 class Measured:
     """Losses of a merge on the report text; all blocks are the same, so that differences are paired.
 
-    `naive` is the profile of the line before alignment, `line` that after it, `path` that of the path; the same object
-    where they are the same line. They are those of the rows of the vocabulary that both models have. All else is what
-    users of the files see, with all rows: `ends` are A and B as they are, each with its own configuration, `average` is
-    their naive average and `merge` the merge, both as they are read back from disk; `ensemble` averages the
-    probabilities of A and B. `shared` is the merge on the shared rows, None where there are no others.
-    """
-
-    t: float
-    naive: Profile
-    line: Profile
-    path: Profile
-    ends: tuple[Losses, Losses]
-    average: Losses
-    merge: Losses
-    ensemble: Losses
-    shared: Losses | None = None
-
-    @property
-    def gain(self) -> Losses:
-        """Loss of the better endpoint − loss of the merge."""
-        return min(self.ends, key=lambda losses: losses.mean) - self.merge
-
-    def report(self) -> dict[str, Any]:
-        """The part of isthmus.json that holds losses."""
-        excess = self.merge - self.ends[0].mixed(self.ends[1], self.t)
-        return {
-            "profile": _profile_json(self.path),
-            "line_profile": _profile_json(self.line),
-            "naive_profile": _profile_json(self.naive),
-            "barrier": self.path.barrier,
-            "line_barrier": self.line.barrier,
-            "barrier_before_alignment": self.naive.barrier,
-            "merge_point": {
-                "t": self.t,
-                **losses_json(self.merge),
-                "excess": excess.mean,
-                "excesses": _by_label(excess),
-                "gain": self.gain.mean,
-                "gain_stderr": self.gain.stderr,
-            },
-            "baselines": {
-                "naive_average": losses_json(self.average),
-                "ensemble": losses_json(self.ensemble),
-            },
-        }
-
-    def endpoint_losses(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Label → loss of A, and of B."""
-        return _by_label(self.ends[0]), _by_label(self.ends[1])
-
-
-@dataclass(frozen=True)
-class Among:
-    """Losses of a merge of any number of models on the report text, all on the same blocks.
-
-    `members` are those of the models, which the merge is held against in `shares`; `naive` and `average` are their
-    plain averages before and after alignment, `base` is what they were trained from, where there is one.
+    They are what users of the files see, with all rows of the vocabulary: `members` are the models as they are, each
+    with its own configuration, which the merge is held against in `shares`; `naive` is their plain average, `average`
+    that after alignment, `merge` the merge as it is read back from disk; `ensemble` averages the probabilities of the
+    members, `base` is what they were trained from, where there is one. `shared` is the merge on the shared rows, None
+    where there are no others; `profiles` are those of a path, with the merge at `t`.
     """
 
     members: tuple[Losses, ...]
     shares: tuple[float, ...]
-    base: Losses | None
     naive: Losses
     average: Losses
     merge: Losses
     ensemble: Losses
+    base: Losses | None = None
+    shared: Losses | None = None
+    profiles: Profiles | None = None
+    t: float | None = None
 
     @property
     def gain(self) -> Losses:
@@ -103,21 +69,40 @@ class Among:
         return self.merge - weighed(self.members, self.shares)
 
     def report(self) -> dict[str, Any]:
-        """The part of isthmus.json that holds losses; the barrier is the excess, where that is positive."""
-        even = [1 / len(self.members)] * len(self.members)
-        mean = weighed(self.members, even)
+        """The part of isthmus.json that holds losses."""
+        heights = self._along_path() if self.profiles else self._among_models()
         return {
-            **unmeasured(None),
-            "barrier": max(0.0, self.excess.mean),
-            "barrier_before_alignment": max(0.0, (self.naive - mean).mean),
+            **unmeasured(self.t),
+            **heights,
             "merge_point": {
-                "t": None,
+                "t": self.t,
                 **losses_json(self.merge),
                 "excess": self.excess.mean,
                 "excesses": _by_label(self.excess),
                 "gain": self.gain.mean,
                 "gain_stderr": self.gain.stderr,
             },
+        }
+
+    def _along_path(self) -> dict[str, Any]:
+        assert self.profiles is not None
+        path, line, naive = self.profiles.path, self.profiles.line, self.profiles.naive
+        return {
+            "profile": _profile_json(path),
+            "line_profile": _profile_json(line),
+            "naive_profile": _profile_json(naive),
+            "barrier": path.barrier,
+            "line_barrier": line.barrier,
+            "barrier_before_alignment": naive.barrier,
+            "baselines": {"naive_average": losses_json(self.naive), "ensemble": losses_json(self.ensemble)},
+        }
+
+    def _among_models(self) -> dict[str, Any]:
+        """The same of models without a path; the barrier is the excess, where that is positive."""
+        mean = weighed(self.members, [1 / len(self.members)] * len(self.members))
+        return {
+            "barrier": max(0.0, self.excess.mean),
+            "barrier_before_alignment": max(0.0, (self.naive - mean).mean),
             "baselines": {
                 "naive_average": {**losses_json(self.naive), "excess": (self.naive - mean).mean},
                 "average": {**losses_json(self.average), "excess": (self.average - mean).mean},
@@ -126,19 +111,13 @@ class Among:
             },
         }
 
-    def endpoint_losses(self) -> list[dict[str, float]]:
+    def member_losses(self) -> list[dict[str, float]]:
         """Label → loss of every model."""
         return [_by_label(losses) for losses in self.members]
 
 
-def weighed(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
-    """Σ s_i L_i, block by block."""
-    stacked = {label: torch.stack([one.per_block[label] for one in losses]) for label in losses[0].per_block}
-    return Losses({label: torch.tensor(shares, dtype=rows.dtype) @ rows for label, rows in stacked.items()})
-
-
 def unmeasured(t: float | None) -> dict[str, Any]:
-    """The same part of isthmus.json where no text was given."""
+    """The part of isthmus.json that holds losses, where no text was given."""
     return {
         "profile": [],
         "line_profile": [],
@@ -151,51 +130,101 @@ def unmeasured(t: float | None) -> dict[str, Any]:
     }
 
 
-def measure(
-    chosen: Candidate,
-    pair: Pair,
-    t: float,
-    state: Mapping[str, Tensor],
-    whole: Whole,
-    text: Sequence[Blocks],
-    *,
-    dtype: torch.dtype,
-    device: str,
-    progress: Progress,
-) -> Measured:
-    """Measure the lines before and after alignment, the path, the merge rounded to `dtype`, the ensemble.
+class Measuring:
+    """Measures models of one merge on its report text."""
 
-    `state` is the merge on the shared rows of the vocabulary, `whole` as it is saved.
-    """
-    first, second = pair.first, pair.second
-    parts = {part.label: part.report for part in text}
-    ts = sorted({*grid(), round(t, 6)})
-    aligned = chosen.aligned.alignment.method != "none"
-    curved = bool(chosen.path.bends)
-    passes = len(ts) * (1 + aligned + curved) + 1
-    progress.stage("measuring on the report text", passes * sum(map(len, parts.values())))
+    def __init__(self, inputs: Inputs, report: Mapping[str, Tensor], *, device: str, progress: Progress):
+        self.inputs, self.report, self.device, self.progress = inputs, report, device, progress
+        self.config = inputs.first.config
 
-    meter = LossMeter(first.config, parts, device=device, on_blocks=progress.advance)
-    members = [meter.token_losses(first.state), meter.token_losses(second.state)]
-    unaligned = WeightPath("linear", first.state, second.state)
-    corners = Profile(((0.0, per_block(members[0])), (1.0, per_block(members[1]))))
-    naive = corners.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
+    def begin(self, passes: int) -> None:
+        """A stage of this many forward passes over the whole text."""
+        self.progress.stage("measuring on the report text", passes * sum(map(len, self.report.values())))
 
-    meter = LossMeter(chosen.aligned.config, parts, device=device, on_blocks=progress.advance)
-    line = profile(chosen.line, meter, ts) if aligned else naive
-    path = profile(chosen.path, meter, ts) if curved else line
-    merged, average, shared = meter(rounded(state, dtype)), naive.at(0.5), None
-    members = [
-        own if run_alike(side, end) else LossMeter(side.config, parts, device=device).token_losses(side.state)
-        for own, side, end in zip(members, pair.whole, (first, first), strict=True)
-    ]
-    if whole.rows:
-        meter = LossMeter(build_config(whole.facts, "merge"), parts, device=device)
-        merged, shared = meter(rounded(whole.state, dtype)), merged
-        plain = whole_state(unaligned(0.5), kept_rows(pair, None))
-        average = LossMeter(build_config(whole_facts(first.facts, pair), "average"), parts, device=device)(plain)
-    ends = (per_block(members[0]), per_block(members[1]))
-    return Measured(t, naive, line, path, ends, average, merged, ensemble_losses(members), shared)
+    def meter(self, config: PretrainedConfig) -> LossMeter:
+        """What measures states of a configuration."""
+        return LossMeter(config, self.report, device=self.device, on_blocks=self.progress.advance)
+
+    def _silent_meter(self, config: PretrainedConfig) -> LossMeter:
+        """The same for what the stage did not count."""
+        return LossMeter(config, self.report, device=self.device)
+
+    def token_losses(self, model: Checkpoint, meter: LossMeter) -> dict[str, Tensor]:
+        """A model as its users run it; by the `meter` of the first model where it runs as that."""
+        own = meter if run_alike(model, self.inputs.first) else self.meter(model.config)
+        return own.token_losses(model.state)
+
+    def along_path(
+        self,
+        path: WeightPath,
+        aligned: Universe,
+        t: float,
+        state: Mapping[str, Tensor],
+        whole: Whole,
+        dtype: torch.dtype,
+    ) -> Measured:
+        """The lines before and after alignment, the path, the merge rounded to `dtype`, and its baselines.
+
+        `state` is the merge on the shared rows of the vocabulary, `whole` as it is saved.
+        """
+        first, second = self.inputs.members
+        ts = sorted({*grid(), round(t, 6)})
+        is_aligned, is_curved = aligned.alignment.method != "none", bool(path.bends)
+        self.begin(len(ts) * (1 + is_aligned + is_curved) + 1)
+        meter = self.meter(self.config)
+        ends = [meter.token_losses(side.state) for side in (first, second)]
+        unaligned = WeightPath("linear", first.state, second.state)
+        corners = Profile(((0.0, per_block(ends[0])), (1.0, per_block(ends[1]))))
+        naive = corners.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
+
+        meter = self.meter(aligned.config)
+        line = profile(WeightPath.line(aligned.states), meter, ts) if is_aligned else naive
+        profiles = Profiles(naive, line, profile(path, meter, ts) if is_curved else line)
+        merged, average, shared = meter(rounded(state, dtype)), naive.at(0.5), None
+        members = [
+            own if run_alike(side, first) else self._silent_meter(side.config).token_losses(side.state)
+            for own, side in zip(ends, self.inputs.whole, strict=True)
+        ]
+        if whole.rows:
+            meter = self._silent_meter(build_config(whole.facts, "merge"))
+            merged, shared = meter(rounded(whole.state, dtype)), merged
+            plain = whole_state(unaligned(0.5), kept_rows(self.inputs, None))
+            average = self._silent_meter(build_config(self.inputs.facts(first.facts), "average"))(plain)
+        return Measured(
+            tuple(map(per_block, members)),
+            (1 - t, t),
+            average,
+            line.at(0.5),
+            merged,
+            ensemble_losses(members),
+            shared=shared,
+            profiles=profiles,
+            t=t,
+        )
+
+    def among_models(
+        self, aligned: Universe, merged: Mapping[str, Tensor], shares: Sequence[float] | None, *, base: int
+    ) -> Measured:
+        """All models but the `base` (0 or 1 models), their averages, their ensemble and the merge, as it is saved."""
+        states, moved_states = [m.state for m in self.inputs.members[base:]], aligned.states[base:]
+        moved, even = aligned.alignment.method != "none", [1 / len(states)] * len(states)
+        self.begin(len(states) + 2 + moved + base)
+        meter = self.meter(self.config)
+        members = [self.token_losses(model, meter) for model in self.inputs.members[base:]]
+        naive = meter(Blend(states, even))
+        base_losses = meter(self.inputs.first.state) if base else None
+        meter = self.meter(aligned.config)
+        average = meter(Blend(moved_states, even)) if moved else naive
+        losses = tuple(map(per_block, members))
+        return Measured(
+            losses, tuple(shares or even), naive, average, meter(merged), ensemble_losses(members), base_losses
+        )
+
+
+def weighed(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
+    """Σ s_i L_i, block by block."""
+    stacked = {label: torch.stack([one.per_block[label] for one in losses]) for label in losses[0].per_block}
+    return Losses({label: torch.tensor(shares, dtype=rows.dtype) @ rows for label, rows in stacked.items()})
 
 
 def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

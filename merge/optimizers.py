@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..align.muon import Muon
+from .plans import OptimizerName
 
-OptimizerName = Literal["adamw", "muon", "lion"]
 BETAS = (0.9, 0.95)
 
 

@@ -75,6 +75,12 @@ class WeightPath:
     b: Mapping[str, Tensor]
     bends: tuple[Mapping[str, Tensor], ...] = ()
 
+    @classmethod
+    def line(cls, ends: Sequence[Mapping[str, Tensor]]) -> WeightPath:
+        """The straight line between two states."""
+        a, b = ends
+        return cls("linear", a, b)
+
     @property
     def points(self) -> tuple[Mapping[str, Tensor], ...]:
         """All control points, in order."""

@@ -1,342 +1,225 @@
-"""The main job: check → load → align → path → merge point → gates → spectrum → a result that can be saved."""
+"""The main job: open → read text → align → choose → build → measure → judge → result, for any number of models.
+
+Two models are merged at a point of the path between them, or, as any number, by an operator. Only how their alignment,
+and what is built of them, is chosen differs between the two (`along_path`, `by_operator`).
+"""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from inspect import signature
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from ..align.alignment import LOOKING, Alignment
-from ..align.families import FAMILIES, family
+from ..align.universe import Universe
+from ..checkpoint.card import letter
 from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
-from ..checkpoint.finite import require_number, require_writable
+from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.pair import Pair, open_pair
-from ..checkpoint.places import model_places
 from ..checkpoint.provenance import Evidence
+from ..eval.fingerprint import Fingerprint
+from ..eval.placed import bytes_of
 from ..eval.samples import Sample, samples
-from ..eval.seen import Seen
-from ..eval.spectrum import (
-    MAX_EXCESS,
-    SAME_KIND,
-    PathSpectrum,
-    Spectrum,
-    SpectrumReport,
-    along_path,
-    compare_spectra,
-)
-from ..eval.text import Blocks, labelled_blocks, text_places
-from .candidate import ACTIVATION_TOKENS, Candidate, Chooser
-from .climb import Align, climb, closed_forms
-from .command import merge_command
-from .curve import CurvePlan
-from .gates import Gates
-from .learn import LearnPlan
-from .measure import Measured, measure
+from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, along_path, among
+from .along_path import PathChooser, saved_path
+from .by_operator import OperatorChooser, operator_fit_tokens, operator_record
+from .choosing import Choice
+from .combined import Combined
+from .job import Job, open_job
+from .measure import Measured, Measuring, rounded
+from .offloaded import measured_from_disk
 from .path import WeightPath
-from .plane import path_plane
-from .point import Objective, grid
+from .plane import path_plane, simplex_plane
+from .plans import CurvePlan, MergePlan
 from .progress import Progress
-from .provenance import fingerprint_of, optimizer_of
-from .record import Settings, merge_record
+from .reading import MergeText, path_fit_tokens, read_text
+from .recipe import Recipe
+from .record import Record
 from .result import Merge
-from .shown import Shown
-from .spectra import spectrum
-from .stored import StoredPath, path_places, read_path
+from .saved_path import SavedPath
+from .search import grid
+from .spectra import fingerprint_of, optimizer_of, spectrum
 from .training_state import TrainingState
+from .verify import Shown
 from .vocabulary import Whole, vocabulary_record
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def merge(
-    a: str | Path | Checkpoint,
-    b: str | Path | Checkpoint,
+def merge_models(
+    models: Sequence[str | Path | Checkpoint] | Recipe,
+    plan: MergePlan = MergePlan(),  # noqa: B008
     *,
-    data: Sequence[str] = (),
-    align: Align = "auto",
-    learn: LearnPlan = LearnPlan(),  # noqa: B008
-    path: Literal["linear"] | CurvePlan | Path = "linear",
-    fit_on: Sequence[str] = (),
-    keep_in: Path | None = None,
-    t: float | None = None,
-    objective: Objective = "mean",
-    interior: float = 0.1,
-    gates: Gates = Gates(),  # noqa: B008
-    tokens: int = 8192,
-    measure_spectrum: bool | None = None,
-    restore: bool = False,
-    max_excess: float = MAX_EXCESS,
-    same_kind: float = SAME_KIND,
-    dtype: torch.dtype | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    optimizers: tuple[str | None, str | None] = (None, None),
+    beside: Path | None = None,
     progress: Progress | None = None,
 ) -> Merge:
-    """Merge two checkpoints on a path between them, after alignment, where the loss is lowest.
+    """Merge two models at the lowest point of a path between them, or any number by an operator, as `plan` asks.
 
-    `path` is the straight line, a curve to be trained, or the directory of a path that was saved. A curve is trained on
-    the fit text of the labels `fit_on` (by default all); `keep_in` is the output beside which the run is kept while it
-    goes on, and resumed from. `restore` puts the singular values of the merge to the point between its endpoints',
-    where the loss on the select text does not rise by it.
-
-    `data` are corpora as `--data` takes them (`isthmus.eval.text.corpus`); each gives `tokens` tokens to select and as
-    many to report on. Without, no loss is measured, and `t` and `align` have to be given. `t=None` is the t in
-    [interior, 1 − interior] with the lowest `objective`. `align="learned"` starts from the best closed form and follows
-    `learn`; with a curve, it is trained together with the bends. ``auto`` goes from ``none`` over ``orthogonal`` and
-    ``combined`` to ``learned``, keeps what has the lowest barrier, and stops where that is within the noise; before a
-    curve it stops after ``orthogonal``, and it does not learn where text is short or the model too large
-    (`LearnPlan.affordable`). All of that is decided on the select text.
-
-    `dtype` is what the result is saved in: by default the endpoints' own when they share one, else float32.
-    `optimizers` are those that trained A and B, where the user knows better than their files and weights tell.
-    `measure_spectrum=None` measures it unless the merge is a plain average without data; `max_excess` and `same_kind`
-    are the thresholds of its verdict, in nats.
+    `models` are directories, Hub ids or checkpoints: two are joined by a path, more are averaged; or a recipe, which
+    names its operator. Without text and without alignment, tensors go from disk to disk in blocks of rows when the
+    result is saved. `beside` is the output beside which a training is kept while it goes on, and resumed from.
 
     Raises IncompatibleModels before any weight is read; GateRefused, with nothing saved, when a gate refuses; BadInput,
-    UnsupportedFamily, CorruptCheckpoint, AlignmentError.
+    UnsupportedFamily, CorruptCheckpoint, AlignmentError, NotFinite.
     """
-    arguments, began = dict(locals()), time.monotonic()
-    progress = progress or Progress()
-    _require_sense(data, align, t, interior, gates, path, restore, (max_excess, same_kind))
-    inputs = tuple(model_places((a, b)) + text_places(data) + path_places(path))
-    device = pick_device(device)
-    progress.stage("checking")
-    plain = not data and align == "none" and path == "linear" and not measure_spectrum and not gates.require_spectrum
-    pair = open_pair(a, b, families=FAMILIES, opened=not plain)
-    progress.findings(pair.findings)
-    first, second = pair.first, pair.second
-    known = first.model_type in FAMILIES
-    needs_table = align not in ("auto", "none") or path != "linear" or restore
-    if not known and (needs_table or measure_spectrum or gates.require_spectrum):
-        family(first.config)  # raises, with the list of the supported ones
-    dtype = dtype or (first.dtype if first.dtype == second.dtype else torch.float32)
-    defaults = {name: parameter.default for name, parameter in signature(merge).parameters.items()}
-    command = merge_command(pair.whole, arguments, defaults)
-    asked = Settings(align, objective, interior, t, seed, str(dtype).removeprefix("torch."), command)
-    if plain:
-        assert t is not None, "without text, t is asked for above"
-        return replace(_plain_average(pair, t, dtype, asked, optimizers, began), inputs=inputs)
-    whole_ends = [replace(side, state=dict(side.state)) for side in pair.whole]
-    if pair.growth is None:
-        first, second = whole_ends
-    else:
-        first, second = (replace(side, state=dict(side.state)) for side in (first, second))
-    pair = replace(pair, first=first, second=second, whole=(whole_ends[0], whole_ends[1]))
-    stored = _stored(path, align, first, second, progress) if isinstance(path, Path) else None
-    text: tuple[Blocks, ...] = ()
-    same_text: bool | None = None
-    if data:
-        progress.stage("reading text")
-        tokenizer, context = pair.tokenizer(), int(first.config.max_position_embeddings)
-        read = partial(
-            labelled_blocks,
-            data,
-            tokenizer=tokenizer,
-            context=context,
-            vocabulary=int(first.config.vocab_size),
-            seed=seed,
-        )
-        read_first = partial(
-            read,
-            fit_tokens=_fit_tokens(align, learn, path, len(fit_on) or len(data), context),
-            select_tokens=tokens,
-            report_tokens=tokens,
-            seen=stored.seen if stored else None,
-        )
-        text = read_first()
-        same_text = _read_alike(pair, read_first, text)
+    job = open_job(models, plan, beside, progress or Progress())
+    if job.plan.is_plain:
+        return result(job, streamed(job), measured_ends(job), MergeText())
+    text, same_text, saved = read(job)
+    if job.plan.max_memory is not None:
+        return from_disk(job, text)
+    ends, choice = choose(job, text, saved)
+    whole = build(job, choice)
+    measured = measure(job, text, choice, whole)
+    judgement = judge(job, choice, ends)
+    return result(job, choice, ends, text, whole, measured, judgement, same_text)
 
-        def read_more(count: int) -> Sequence[Blocks]:
-            progress.stage("reading more text")
-            measured = Seen.of((rows for part in text for rows in (part.select, part.report)), every=1)
-            return read(fit_tokens=count, select_tokens=0, report_tokens=0, seen=measured)
 
-    chooser = Chooser(
-        first,
-        second,
-        text,
-        device=device,
-        seed=seed,
-        progress=progress,
-        read_more=read_more if align == "auto" and path == "linear" else None,
+def streamed(job: Job) -> Choice:
+    """A plain average, or an operator and nothing else: tensor by tensor when it is saved, never in memory whole."""
+    states = [member.state for member in job.inputs.members]
+    apart = Universe(tuple(states), job.inputs.first.config, (), 0.0, (0.0,))
+    if job.recipe is None:
+        assert job.plan.t is not None, "without text, t is asked for"
+        line, t = WeightPath.line(states), job.plan.t
+        record = {"method": "none", "score": 0.0, "max_log_prob_error": 0.0, "seconds": 0.0}
+        return Choice(apart, line(t), record, f"the merge at t = {t:g}", t, line)
+    values = job.recipe.values(list(job.inputs.first.schema.shapes))
+    state = Combined(job.recipe.operator, states, values, seed=job.plan.seed)
+    return Choice(
+        apart, state, operator_record(apart, {}), f"the merge by {job.recipe.operator.name}", recipe=job.recipe
     )
-    labels = _labels(text, fit_on)
-    kept: TrainingState | None = None
-    if stored:
-        chosen = chooser.stored(stored)
-    elif isinstance(path, CurvePlan) or align not in ("auto", "learned"):
-        chosen = chooser.best(closed_forms(align, known=known))
+
+
+def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
+    """The text, whether the saved tokenizer reads it alike, and the path that was saved, whose text is left out."""
+    saved = saved_path(job.plan, job.inputs, job.progress) if job.recipe is None else None
+    if job.recipe is None:
+        fit = path_fit_tokens(job.plan, int(job.inputs.first.config.max_position_embeddings))
     else:
-        chosen, kept = climb(chooser, align, learn, labels, keep_in, known=known)
-    text = chooser.text
-    wanted = (known if measure_spectrum is None else measure_spectrum) or gates.require_spectrum
-    ends: dict[float, Spectrum] = {}
-    if wanted or isinstance(path, CurvePlan):
-        progress.stage("measuring the endpoints' spectra")
-        ends = {end: spectrum(side.state, side.config) for end, side in ((0.0, first), (1.0, second))}
-    trained_by = _provenance(pair, ends, optimizers)
-    if isinstance(path, CurvePlan):
-        path = path.for_endpoints([evidence.optimizer for evidence in trained_by])
-        learned = align == "learned"
-        kept = TrainingState.of_run(keep_in, first, second, chosen.aligned, (path, learned), text, labels)
-        chosen = chooser.bent(chosen, path, labels, kept, with_alignment=learned)
-    point = chooser.point(chosen, objective, interior) if t is None else t
-    state = chosen.at(point)
-    restored: dict[str, float | bool] | None = None
-    if restore:
-        state, restored = chooser.restored(chosen, point)
-
-    alignment, maker = chosen.aligned.alignment, f"the merge at t = {point:g}"
-    whole = Whole.of(state, alignment.facts(first.facts), pair, chosen.aligned)
-    require_writable(whole.state, dtype, maker)
-    measured: Measured | None = None
+        fit = operator_fit_tokens(job.recipe, job.plan)
+    text, same_text = read_text(job.plan, job.inputs, fit, job.progress, seen=saved.seen if saved else None)
     if text:
-        measured = measure(chosen, pair, point, state, whole, text, dtype=dtype, device=device, progress=progress)
-        with _kept_if_refused(kept):
-            gates.pass_loss(measured.report())
+        text.training_labels(job.plan.fit_on)
+    return text, same_text, saved
 
-    plane = None
-    if text and chosen.path.bends:
-        plane = path_plane(chosen.path, chosen.aligned.config, text, device, progress)
 
-    spectra: dict[float, Spectrum] = {}
+def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Choice]:
+    """The alignment, then what the models' spectra tell of their optimizers, then the path or the weights."""
+    if job.recipe is not None:
+        operator = OperatorChooser(job.inputs, job.recipe, text, job.plan, device=job.device, progress=job.progress)
+        aligned = operator.align(in_table=job.in_table)
+        return measured_ends(job), operator.choose(aligned)
+    path = PathChooser(
+        job.inputs, text, job.plan, device=job.device, progress=job.progress, beside=job.beside, saved=saved
+    )
+    start = path.align(in_table=job.in_table)
+    ends = measured_ends(job)
+    return ends, path.choose(start, ends.trained_by)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The spectra of the models that are merged, empty where they are not measured, and the optimizers they tell of."""
+
+    spectra: tuple[Spectrum, ...]
+    trained_by: tuple[Evidence, ...]
+
+
+def measured_ends(job: Job) -> Ends:
+    """The spectra of the models that are merged, where they are needed, and the optimizers that trained them."""
+    spectra: list[Spectrum] = []
+    if job.measures_spectrum or isinstance(job.plan.path, CurvePlan):
+        job.progress.stage("measuring the models' spectra", len(job.ends))
+        for end in job.ends:
+            spectra.append(spectrum(end.state, end.config))
+            job.progress.advance()
+    prints = [
+        fingerprint_of(end.state, end.config, values)
+        for end, values in zip(job.ends[: len(spectra)], spectra, strict=True)
+    ]
+    return Ends(tuple(spectra), tuple(_trained_by(job, prints)))
+
+
+def _trained_by(job: Job, prints: Sequence[Fingerprint]) -> Iterator[Evidence]:
+    asked = job.plan.optimizers if job.recipe is None else (None,) * len(job.ends)
+    documents = job.inputs.provenance[job.base :]
+    for place, (evidence, name) in enumerate(zip(documents, asked, strict=True)):
+        yield optimizer_of(evidence, prints[place] if prints else None, name)
+
+
+def build(job: Job, choice: Choice) -> Whole:
+    """The merge with all rows of the vocabulary, as it will be saved; finite, and in range of its dtype."""
+    facts = choice.aligned.alignment.facts(job.inputs.first.facts)
+    whole = Whole.of(choice.state, facts, job.inputs, choice.aligned)
+    require_writable(whole.state, job.dtype, choice.maker)
+    return whole
+
+
+def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured | None:
+    """The losses of the merge and of all that it is held against, which must pass the gates; None without text."""
+    if not text:
+        return None
+    measuring = Measuring(job.inputs, text.report, device=job.device, progress=job.progress)
+    if choice.path is not None and choice.t is not None:
+        measured = measuring.along_path(choice.path, choice.aligned, choice.t, choice.state, whole, job.dtype)
+    else:
+        assert choice.recipe is not None
+        merged = rounded(whole.state, job.dtype)
+        measured = measuring.among_models(choice.aligned, merged, choice.recipe.plain_weights(), base=job.base)
+    with kept_if_refused(choice.run):
+        job.plan.gates.pass_loss(measured.report())
+    return measured
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on the spectrum of the merge, and on those along its path; the spectra by t."""
+
     verdict: SpectrumReport | None = None
     along: PathSpectrum | None = None
-    if wanted:
-        spectra = _spectra(chosen, point, ends, progress)
-        limits = {"max_excess": max_excess, "same_kind": same_kind}
+    spectra: Mapping[float, Spectrum] = field(default_factory=dict)
+
+
+def judge(job: Job, choice: Choice, ends: Ends) -> Judgement:
+    """The verdict on the spectrum, which must pass the gates; none where it is not measured."""
+    if not job.measures_spectrum:
+        return Judgement()
+    limits, config = job.plan.spectrum.limits, choice.aligned.config
+    spectra: dict[float, Spectrum] = {}
+    along = None
+    if choice.point is not None and choice.t is not None:
+        spectra = spectra_along(job, choice.point, choice.t, ends, config)
         along = along_path(spectra, **limits)
-        at_merge = spectrum(state, chosen.aligned.config) if restored and restored["kept"] else spectra[point]
-        verdict = compare_spectra(spectra[0.0], at_merge, spectra[1.0], **limits)
-        with _kept_if_refused(kept):
-            gates.pass_spectrum(verdict)
-
-    told = _samples(pair, whole, text, seed, progress) if text else ()
-    shown = Shown({part.label: part.report for part in text}, measured.merge) if measured else None
-    report = merge_record(
-        (first, second),
-        trained_by,
-        pair.licences,
-        chosen,
-        measured,
-        text,
-        asked,
-        t=point,
-        seconds=time.monotonic() - began,
-        verdict=verdict,
-        along=along,
-        restored=restored,
-        plane=plane,
-        tried=chooser.tried,
-        vocabulary=vocabulary_record(
-            pair, *((measured.merge, measured.shared) if measured else ()), same_text=same_text
-        ),
-        findings=pair.findings,
-    )
-    return Merge(
-        (first, second),
-        alignment,
-        chosen.path,
-        whole.state,
-        whole.facts,
-        dtype,
-        pair.small_files(),
-        report,
-        spectra,
-        told,
-        chosen.seen,
-        kept,
-        inputs=inputs,
-        shown=shown,
-        maker=maker,
-    )
+    restored = bool(choice.restored and choice.restored["kept"])
+    merged = spectrum(choice.state, config) if restored or choice.t is None else spectra[choice.t]
+    verdict = among(ends.spectra, merged, **limits)
+    with kept_if_refused(choice.run):
+        job.plan.gates.pass_spectrum(verdict)
+    return Judgement(verdict, along, spectra)
 
 
-def _plain_average(
-    pair: Pair,
-    t: float,
-    dtype: torch.dtype,
-    asked: Settings,
-    optimizers: tuple[str | None, str | None],
-    began: float,
-) -> Merge:
-    """(1 − t) A + t B and nothing else: tensor by tensor, never a whole state in memory."""
-    ends = (pair.first, pair.second)
-    line = WeightPath("linear", pair.first.state, pair.second.state)
-    whole = Whole.of(line(t), pair.first.facts, pair, None)
-    grown = vocabulary_record(pair)
-    trained_by, seconds = _provenance(pair, {}, optimizers), time.monotonic() - began
-    report = merge_record(
-        ends,
-        trained_by,
-        pair.licences,
-        None,
-        None,
-        (),
-        asked,
-        t=t,
-        seconds=seconds,
-        vocabulary=grown,
-        findings=pair.findings,
-    )
-    return Merge(
-        ends,
-        Alignment("none", {}, 0.0),
-        line,
-        whole.state,
-        whole.facts,
-        dtype,
-        pair.small_files(),
-        report,
-        {},
-        (),
-        maker=f"the merge at t = {t:g}",
-    )
-
-
-def _stored(directory: Path, align: Align, first: Checkpoint, second: Checkpoint, progress: Progress) -> StoredPath:
-    """The path between two checkpoints that was saved in a directory."""
-    progress.stage("reading the path")
-    found = read_path(directory, first, second)
-    if align not in ("auto", found.alignment.method):
-        raise BadInput(
-            f"the path in '{directory.name}' was trained after {found.alignment.method} alignment: leave --align out"
-        )
-    return found
-
-
-def _samples(
-    pair: Pair,
-    whole: Whole,
-    text: Sequence[Blocks],
-    seed: int,
-    progress: Progress,
-) -> tuple[Sample, ...]:
-    """What both endpoints and the merge, all as their users run them, make of the beginning of every report text."""
-    progress.stage("writing samples")
-    models: dict[str, tuple[Mapping[str, Tensor], PretrainedConfig]] = {
-        name: (side.state, side.config) for name, side in zip("AB", pair.whole, strict=True)
-    }
-    models["merge"] = (whole.state, build_config(whole.facts, "merge"))
-    tokenizer = pair.tokenizer() if pair.growth is None else pair.whole[pair.growth.owner].tokenizer()
-    return samples(models, tokenizer, {part.label: part.report for part in text}, seed=seed)
+def spectra_along(
+    job: Job, point: Callable[[float], Mapping[str, Tensor]], t: float, ends: Ends, config: PretrainedConfig
+) -> dict[float, Spectrum]:
+    """Spectra along the path; at its ends they are those of the endpoints, which alignment leaves alone."""
+    spectra = dict(zip((0.0, 1.0), ends.spectra, strict=True))
+    between = sorted({*grid(), t} - spectra.keys())
+    job.progress.stage("measuring the spectrum", len(between))
+    for place in between:
+        spectra[place] = spectrum(point(place), config)
+        job.progress.advance()
+    return dict(sorted(spectra.items()))
 
 
 @contextmanager
-def _kept_if_refused(training: TrainingState | None) -> Iterator[None]:
+def kept_if_refused(training: TrainingState | None) -> Iterator[None]:
     """Say, when a gate refuses, that what was trained is not lost."""
     try:
         yield
@@ -346,105 +229,103 @@ def _kept_if_refused(training: TrainingState | None) -> Iterator[None]:
         raise GateRefused(f"{refusal}; what was trained is kept for the same command with other gates") from None
 
 
-def _fit_tokens(
-    align: Align, learn: LearnPlan, path: Literal["linear"] | CurvePlan | Path, labels: int, context: int
-) -> int:
-    """The tokens of every label that are fitted on, as far as that is known beforehand."""
-    if isinstance(path, CurvePlan):
-        return path.training.tokens(labels, context)
-    if align == "learned" and path == "linear":
-        return learn.training.tokens(labels, context)
-    return -(-ACTIVATION_TOKENS // max(1, labels)) if align in LOOKING and path == "linear" else 0
+def from_disk(job: Job, text: MergeText) -> Merge:
+    """A merge of models larger than memory: written once, measured from there, and saved from there."""
+    memory = _memory(job)
+    assert job.recipe is not None
+    assert memory is not None
+    choice = streamed(job)
+    measured, state, scratch = measured_from_disk(
+        job.recipe, job.inputs, choice.state, text.report, memory, job.dtype, job.progress
+    )
+    job.plan.gates.pass_loss(measured.report())
+    merge = result(job, replace(choice, state=state), measured_ends(job), text, measured=measured)
+    return replace(merge, scratch=scratch)
 
 
-def _labels(text: Sequence[Blocks], fit_on: Sequence[str]) -> list[str]:
-    """The labels to train on."""
-    known = [part.label for part in text]
-    for label in fit_on:
-        if label not in known:
-            raise BadInput(f"--fit-on {label}: there is no text of that label; there are: {', '.join(known)}")
-    return list(fit_on) or known
+def result(
+    job: Job,
+    choice: Choice,
+    ends: Ends,
+    text: MergeText,
+    whole: Whole | None = None,
+    measured: Measured | None = None,
+    judgement: Judgement = Judgement(),
+    same_text: bool | None = None,
+) -> Merge:
+    """The merge with its report, ready to be saved. `whole` is None for what is never in memory."""
+    if whole is None:
+        whole = Whole.of(choice.state, job.inputs.first.facts, job.inputs, None)
+    losses = (measured.merge, measured.shared) if measured else ()
+    told = samples_of(job, whole, text)
+    record = Record(
+        job.plan,
+        choice.recipe,
+        job.inputs,
+        text.parts,
+        str(job.dtype).removeprefix("torch."),
+        job.command,
+        ends.trained_by,
+        choice.alignment,
+        t=choice.t,
+        training=choice.training,
+        soup=choice.soup,
+        measured=measured,
+        verdict=judgement.verdict,
+        along=judgement.along,
+        restored=choice.restored,
+        plane=plane_of(job, choice, text),
+        vocabulary=vocabulary_record(job.inputs, *losses, same_text=same_text),
+    )
+    return Merge(
+        job.ends,
+        choice.aligned.alignment if choice.path else None,
+        choice.path,
+        whole.state,
+        whole.facts,
+        job.dtype,
+        job.inputs.small_files(),
+        record.report(time.monotonic() - job.began),
+        dict(judgement.spectra),
+        told,
+        choice.seen,
+        choice.run,
+        inputs=job.places,
+        shown=Shown(text.report, measured.merge, _memory(job)) if measured else None,
+        maker=choice.maker,
+        base=job.inputs.first if job.base else None,
+    )
 
 
-def _read_alike(pair: Pair, read: Callable[..., tuple[Blocks, ...]], text: Sequence[Blocks]) -> bool | None:
-    """Whether the tokenizer that is saved reads the report text as that of the shared rows did; None if it is that."""
-    if pair.growth is None:
+def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
+    """What the models and the merge, all as their users run them, make of the beginning of every report text."""
+    if not text or job.plan.max_memory is not None:
+        return ()
+    job.progress.stage("writing samples")
+    members = job.inputs.whole[job.base :][:3]
+    models: dict[str, tuple[Mapping[str, Tensor], PretrainedConfig]] = {
+        letter(place): (member.state, member.config) for place, member in enumerate(members)
+    }
+    models["merge"] = (whole.state, build_config(whole.facts, "merge"))
+    return samples(models, job.inputs.tokenizer_owner.tokenizer(), text.report, seed=job.plan.seed)
+
+
+def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None:
+    """The loss on the plane of a curve, or of three models; None where there is none to draw."""
+    if not text or job.plan.max_memory is not None:
         return None
-    owner = pair.whole[pair.growth.owner]
+    config, where = choice.aligned.config, (text.report, job.device, job.progress)
+    if choice.path is not None:
+        return path_plane(choice.path, config, *where) if choice.path.bends else None
+    if choice.recipe is None or len(job.ends) != 3:
+        return None
+    shares = choice.recipe.plain_weights() if choice.recipe.operator.name == "linear" else None
     try:
-        again = read(tokenizer=owner.tokenizer(), vocabulary=int(owner.config.vocab_size))
-    except BadInput:  # it needs so much fewer tokens that there are too few
-        return False
-    return all(torch.equal(one.report, other.report) for one, other in zip(text, again, strict=True))
+        return simplex_plane(choice.aligned.states[job.base :], shares, config, *where)
+    except BadInput:  # two of them are the same, or all lie on one line
+        return None
 
 
-def _require_sense(
-    data: Sequence[str],
-    align: str,
-    t: float | None,
-    interior: float,
-    gates: Gates,
-    path: Literal["linear"] | CurvePlan | Path,
-    restore: bool,
-    limits: tuple[float, float],
-) -> None:
-    if not data and isinstance(path, CurvePlan):
-        raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
-    if not data and align in {*LOOKING, "learned"} and not isinstance(path, Path):
-        raise BadInput(f"--align {align} looks at what the models do with text: add --data")
-    if not data and restore:
-        raise BadInput("--restore-spectrum is judged by the loss on text: add --data")
-    if not data and t is None:
-        raise BadInput(
-            "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t"
-        )
-    if not data and align == "auto" and not isinstance(path, Path):
-        raise BadInput(
-            "without text alignments cannot be compared: add --data, or say --align none or --align orthogonal"
-        )
-    if not data and gates.need_loss:
-        raise BadInput("--max-barrier and --require-gain need a loss: add --data")
-    numbers: dict[str, float | None] = dict(zip(("--max-excess", "--same-kind"), limits, strict=True))
-    if isinstance(path, CurvePlan):
-        numbers |= {"--bend-lr": path.training.lr, "--bend-weight-decay": path.training.weight_decay}
-    for option, value in numbers.items():
-        require_number(option, value)
-    if t is not None and not 0 <= t <= 1:
-        raise BadInput(f"t is a point of the path, between 0 and 1; got {t}")
-    if not 0 <= interior < 0.5:
-        raise BadInput(f"--interior is a share of the path below 0.5; got {interior}")
-
-
-def pick_device(name: str) -> str:
-    """The device of a name; `auto` takes this process's GPU, where there is one. Raises BadInput for one not here."""
-    if name == "auto":
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise BadInput(f"there is no device '{name}' here: say --device cpu") from None
-    return name
-
-
-def _provenance(
-    pair: Pair, spectra: Mapping[float, Spectrum], asked: tuple[str | None, str | None]
-) -> tuple[Evidence, Evidence]:
-    """The optimizers of both endpoints; by their weights, too, where their `spectra` were measured."""
-    found = []
-    for t, side, said, name in zip((0.0, 1.0), (pair.first, pair.second), pair.provenance, asked, strict=True):
-        measured = fingerprint_of(side.state, side.config, spectra[t]) if t in spectra else None
-        found.append(optimizer_of(said, measured, name))
-    return found[0], found[1]
-
-
-def _spectra(
-    chosen: Candidate, point: float, ends: Mapping[float, Spectrum], progress: Progress
-) -> dict[float, Spectrum]:
-    """Spectra along the path; at its ends they are those of the endpoints, which alignment leaves alone."""
-    ts = sorted({*grid(), point} - ends.keys())
-    progress.stage("measuring the spectrum", len(ts))
-    found = dict(ends)
-    for t in ts:
-        found[t] = spectrum(chosen.at(t), chosen.aligned.config)
-        progress.advance()
-    return dict(sorted(found.items()))
+def _memory(job: Job) -> int | None:
+    """The bytes of weights that may be in memory, None for all."""
+    return None if job.plan.max_memory is None else bytes_of(job.plan.max_memory)

@@ -7,26 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..align.families import FAMILIES
 from ..align.pipeline import align_states
-from ..checkpoint.check import check
 from ..checkpoint.errors import BadInput
-from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.inputs import open_inputs
+from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.pair import narrowed
 from ..checkpoint.places import Place, model_places
 from ..checkpoint.saving import atomic_directory, write_json
 from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane
 from ..eval.report import render_report
 from ..eval.text import Blocks, labelled_blocks, text_places
+from .job import pick_device
 from .path import WeightPath, coefficients
-from .point import grid
+from .plans import PlanePlan
 from .progress import Progress
+from .search import grid
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -56,88 +57,82 @@ class LossPlane:
 
 def loss_plane(
     models: Sequence[str | Path | Checkpoint],
+    plan: PlanePlan,
     *,
-    data: Sequence[str],
-    align: Literal["none", "permutation", "orthogonal"] = "orthogonal",
-    tokens: int = 2048,
-    resolution: int = RESOLUTION,
-    device: str = "cpu",
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> LossPlane:
-    """The loss on the plane through three models, the second and the third aligned to the first.
-
-    Of every text in `data`, `tokens` tokens are measured at each of `resolution`² points.
+    """The loss on the plane through three models, the second and the third aligned to the first, as `plan` asks.
 
     Raises IncompatibleModels before any weight is read; BadInput for other than three models, for no text, and for
     models that span no plane.
     """
     if len(models) != 3:
         raise BadInput(f"a plane goes through three models; got {len(models)}")
-    if not data:
+    if not plan.data:
         raise BadInput("a loss needs text: add --data (for instance --data stdlib:docs)")
-    if resolution < 2:
-        raise BadInput(f"--resolution is at least 2; got {resolution}")
+    if plan.resolution < 2:
+        raise BadInput(f"--resolution is at least 2; got {plan.resolution}")
     progress, began = progress or Progress(), time.monotonic()
-    inputs = tuple(model_places(models) + text_places(data))
+    places = tuple(model_places(models) + text_places(plan.data))
+    device = pick_device(plan.device)
     progress.stage("checking")
-    references = [m.reference if isinstance(m, Checkpoint) else m for m in models]
-    result = check(*references, families=FAMILIES, one_vocabulary=False)
-    result.require()
-    progress.findings(result.findings)
-    ends = [
-        m if isinstance(m, Checkpoint) else load(m, families=FAMILIES, source=source)
-        for m, source in zip(models, result.sources, strict=True)
-    ]
-    if len({bool(end.schema.tied) for end in ends}) > 1:
-        ends = [end.untied() for end in ends]
-    grown = [growth for growth in result.growth if growth is not None]
-    smallest = min((end for end in ends if end.has_tokenizer), key=_rows, default=ends[0])
-    if grown:
-        ends = [narrowed(end, min(growth.shared for growth in grown), FAMILIES) for end in ends]
-    first, *others = ends
+    inputs = open_inputs(models, families=FAMILIES, narrow=True)
+    progress.findings(inputs.findings)
+    first, *others = inputs.members
+    smallest = min((end for end in inputs.whole if end.has_tokenizer), key=_rows, default=inputs.whole[0])
     progress.stage("reading text")
     text = labelled_blocks(
-        data,
+        plan.data,
         smallest.tokenizer(),
         context=int(first.config.max_position_embeddings),
         vocabulary=int(first.config.vocab_size),
         select_tokens=0,
-        report_tokens=tokens,
-        seed=seed,
+        report_tokens=plan.tokens,
+        seed=plan.seed,
     )
-    progress.stage(f"aligning ({align})", len(others))
-    found = []
+    progress.stage(f"aligning ({plan.align})", len(others))
+    aligned = []
     for other in others:
-        found.append(align_states(first.state, other.state, first.config, align, seed=seed))
+        aligned.append(align_states(first.state, other.state, first.config, plan.align, seed=plan.seed))
         progress.advance()
-    names = [f"{letter}: {end.name}" for letter, end in zip("ABC", ends, strict=True)]
-    states = dict(zip(names, [found[0].a, *(aligned.b for aligned in found)], strict=True))
-    blocks = {part.label: part.report for part in text}
-    progress.stage("measuring the plane", resolution**2 * sum(map(len, blocks.values())))
-    meter = LossMeter(found[0].config, blocks, device=device, on_blocks=progress.advance)
-    plane = measure_plane({name: dict(state) for name, state in states.items()}, meter, resolution=resolution)
+    names = [f"{letter}: {end.name}" for letter, end in zip("ABC", inputs.members, strict=True)]
+    states = dict(zip(names, [aligned[0].a, *(one.b for one in aligned)], strict=True))
+    plane = _measured(states, aligned[0].config, text, plan.resolution, device, progress)
     report = {
         "schema": 1,
         "command": "plane",
-        "endpoints": [{"ref": end.name, "revision": end.revision} for end in ends],
-        "alignment": {"method": align},
-        "findings": [asdict(finding) for finding in result.findings],
+        "endpoints": [{"ref": end.name, "revision": end.revision} for end in inputs.members],
+        "alignment": {"method": plan.align},
+        "findings": [asdict(finding) for finding in inputs.findings],
         "plane": {**plane.to_dict(), "path": []},
         "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text],
-        "settings": {"seed": seed, "resolution": resolution},
+        "settings": {"seed": plan.seed, "resolution": plan.resolution},
         "seconds": round(time.monotonic() - began, 3),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
     }
-    return LossPlane(plane, report, inputs)
+    return LossPlane(plane, report, places)
 
 
 def _rows(checkpoint: Checkpoint) -> int:
     return int(checkpoint.config.vocab_size)
 
 
+def _measured(
+    states: Mapping[str, Mapping[str, Tensor]],
+    config: PretrainedConfig,
+    text: Sequence[Blocks],
+    resolution: int,
+    device: str,
+    progress: Progress,
+) -> Plane:
+    blocks = {part.label: part.report for part in text}
+    progress.stage("measuring the plane", resolution**2 * sum(map(len, blocks.values())))
+    meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
+    return measure_plane({name: dict(state) for name, state in states.items()}, meter, resolution=resolution)
+
+
 def path_plane(
-    path: WeightPath, config: Any, text: Sequence[Blocks], device: str, progress: Progress
+    path: WeightPath, config: PretrainedConfig, report: Mapping[str, Tensor], device: str, progress: Progress
 ) -> dict[str, Any]:
     """The plane through the endpoints of a bent path and its middle bend, on a part of the report text, JSON-ready.
 
@@ -145,7 +140,7 @@ def path_plane(
     """
     middle = len(path.bends) // 2
     name = "bend" if len(path.bends) == 1 else f"bend {middle + 1}"
-    blocks = {part.label: part.report[:BLOCKS] for part in text}
+    blocks = {label: rows[:BLOCKS] for label, rows in report.items()}
     progress.stage("measuring the plane", RESOLUTION**2 * sum(map(len, blocks.values())))
     meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
     plane = measure_plane({"A": path.a, "B": path.b, name: path.bends[middle]}, meter, resolution=RESOLUTION)
@@ -162,7 +157,7 @@ def simplex_plane(
     states: Sequence[Mapping[str, Tensor]],
     shares: Sequence[float] | None,
     config: PretrainedConfig,
-    text: Sequence[Blocks],
+    report: Mapping[str, Tensor],
     device: str,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -170,7 +165,7 @@ def simplex_plane(
 
     Marked are their plain average and, where the merge is one with `shares`, the merge. The path is the triangle.
     """
-    blocks = {part.label: part.report[:BLOCKS] for part in text}
+    blocks = {label: rows[:BLOCKS] for label, rows in report.items()}
     progress.stage("measuring the plane", RESOLUTION**2 * sum(map(len, blocks.values())))
     meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
     plane = measure_plane(dict(zip("ABC", states, strict=True)), meter, resolution=RESOLUTION)

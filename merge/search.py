@@ -1,4 +1,4 @@
-"""Where a path is lowest and where it is highest, from few forward passes.
+"""The merge point: where a path is lowest, and where it is highest, from few forward passes.
 
 A coarse grid on a quarter of the blocks first; then the neighbours of the lowest and of the highest point, until both
 are inside; then a race: the points that the paired standard error cannot tell from the lowest are measured on twice as
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..eval.barrier import Profile
 from ..eval.loss import Losses, LossMeter
-from .point import Objective, gap, grid, inside
+from .plans import Objective
 
 QUARTERS = 4
 FEWEST_BLOCKS = 4
@@ -137,6 +137,34 @@ class Search:
 
     def _highest(self) -> float:
         return max(self._found, key=lambda t: self.profile.excess(t).mean)
+
+
+def grid(points: int = 11) -> list[float]:
+    """Evenly spaced t in [0, 1], ends included, free of rounding noise."""
+    return [round(index / (points - 1), 6) for index in range(points)]
+
+
+def inside(t: float, interior: float) -> bool:
+    """Whether t is in [interior, 1 − interior]."""
+    return interior - 1e-9 <= t <= 1 - interior + 1e-9
+
+
+def objective_losses(measured: Profile, t: float, objective: Objective) -> Losses:
+    """What is minimised over t, block by block: the losses of all labels, or the excess of the worst label."""
+    if objective == "mean":
+        return measured.at(t)
+    excess = measured.excess(t)
+    worst = max(excess.per_block, key=excess.label_mean)
+    return Losses({worst: excess.per_block[worst]})
+
+
+def gap(measured: Profile, t: float, other: float, objective: Objective) -> tuple[float, float]:
+    """Objective at t − objective at `other`, and its standard error; paired, unless two labels are the worst."""
+    mine, theirs = (objective_losses(measured, point, objective) for point in (t, other))
+    if mine.per_block.keys() == theirs.per_block.keys():
+        difference = mine - theirs
+        return difference.mean, difference.stderr
+    return mine.mean - theirs.mean, math.hypot(mine.stderr, theirs.stderr)
 
 
 def _sure(difference: tuple[float, float]) -> bool:

@@ -1,4 +1,4 @@
-"""The spectrum of a state: its canonical form (align) and that form's singular values (eval)."""
+"""Spectra of states: measured in canonical form, put back after averaging, and what they tell of optimizers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..align.canonical import canonical
 from ..align.families import family
+from ..align.symmetry import Family, State
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import load
-from ..checkpoint.provenance import documents
+from ..checkpoint.provenance import Evidence, canonical_name, conclude, documents
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
-from ..eval.fingerprint import judge
-from ..eval.spectrum import Spectrum, mean_distance, singular_values, stable_rank
+from ..eval.fingerprint import Fingerprint, fingerprint, judge
+from ..eval.spectrum import NULL, Spectrum, mean_distance, singular_values, stable_rank
 from .progress import Progress
-from .provenance import fingerprint_of, optimizer_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,6 +37,47 @@ def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
     form = canonical(state, table)
     with finite_algebra("measuring the spectrum"):
         return {name: singular_values(table.untied().piece(form, name)) for name in table.matrices}
+
+
+def restore_spectrum(
+    state: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapping[str, Tensor], t: float, table: Family
+) -> State:
+    """The state with singular values σ_i = σ_i(A)^(1−t) σ_i(B)^t in every matrix, and its own singular vectors.
+
+    That is the point at `t` between the endpoints' log-spectra. `a`, `b` and `state` are in the same form, that of
+    `table`; singular values that are zero to rounding in any of them stay as they are. In float64; the result has the
+    dtype of `state`.
+    """
+    pieces = {name: piece.clone() for name, piece in table.split(state).items()}
+    for name in table.matrices:
+        left, values, right = torch.linalg.svd(pieces[name].double(), full_matrices=False)
+        ends = [torch.linalg.svdvals(table.piece(end, name).double()) for end in (a, b)]
+        real = torch.stack([x > NULL * x[0] for x in (values, *ends)]).all(0)
+        logs = [end.clamp_min(torch.finfo(torch.float64).tiny).log() for end in ends]
+        values = torch.where(real, torch.lerp(logs[0], logs[1], t).exp(), values)
+        pieces[name] = ((left * values) @ right).to(pieces[name].dtype)
+    return table.join(pieces)
+
+
+def fingerprint_of(state: Mapping[str, Tensor], config: PretrainedConfig, spectrum: Spectrum) -> Fingerprint:
+    """The fingerprint of a state as it is stored, of which `spectrum` is measured in canonical form.
+
+    Raises UnsupportedFamily.
+    """
+    table = family(config)
+    hidden = (table.piece(state, name) for name in table.matrices)
+    return fingerprint(spectrum, hidden, singular_values(table.piece(state, table.embedding)))
+
+
+def optimizer_of(said: Sequence[Evidence], found: Fingerprint | None, asked: str | None = None) -> Evidence:
+    """The optimizer of a model: as the user `asked` to have it, else what its files and its weights agree on.
+
+    The weights of a model that is itself a merge tell of none.
+    """
+    if asked is not None:
+        return Evidence(canonical_name(asked) or asked.lower(), "stated", "the user says so")
+    merged = any(evidence.confidence == "unknown" for evidence in said)
+    return conclude(said, judge(found) if found is not None and not merged else None)
 
 
 def compare_models(references: Sequence[str | Path], progress: Progress) -> dict[str, Any]:

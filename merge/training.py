@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,9 @@ from ..align.symmetry import Family, State
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.model import empty_model, with_tied
 from ..eval.processes import is_main
-from .optimizers import OptimizerName, Schedule, make_optimizers
+from .optimizers import Schedule, make_optimizers
 from .path import WeightPath, coefficients, mix
+from .plans import MAX_PASSES, PathTraining
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,44 +37,9 @@ if TYPE_CHECKING:
     from ..align.alignment import Alignment
     from .training_state import TrainingState
 
-Precision = Literal["no", "bf16"]
-LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "lion": 2e-4}
 BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
 STRATA = 8
 EVALUATIONS = 12
-MAX_PASSES = 4.0
-
-
-@dataclass(frozen=True)
-class PathTraining:
-    """How a path is trained: at t in `span`, None for what suits the path. `optimizer`, `lr` and `weight_decay` are for
-    the bends.
-
-    A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`,
-    `precision` None what accelerate was launched with.
-    Training stops when the height of the path on the select text has not fallen in `patience` of the `EVALUATIONS`
-    evaluations.
-    """
-
-    steps: int = 300
-    batch: int = 32
-    accumulate: int = 1
-    optimizer: OptimizerName = "adamw"
-    lr: float | None = None
-    weight_decay: float = 0.2
-    precision: Precision | None = None
-    patience: int = 6
-    span: tuple[float, float] | None = None
-    seed: int = 0
-
-    def tokens(self, labels: int, context: int) -> int:
-        """The tokens of every label that training reads, blocks of `context` each."""
-        return -(-self.steps * self.batch // max(1, labels)) * context
-
-    @property
-    def peak(self) -> float:
-        """The highest learning rate."""
-        return self.lr or LEARNING_RATES[self.optimizer]
 
 
 @dataclass(frozen=True)
@@ -197,20 +163,20 @@ def train_path(
     *,
     moving: LearnedAlignment | None = None,
     device: str = "cpu",
-    kept: TrainingState | None = None,
+    run: TrainingState | None = None,
     on_step: Callable[[int, float], None] = lambda step, height: None,
 ) -> Trained:
     """Train the bends of `path`, and B where it is `moving`, on the `fit` blocks; returns the path of lowest `height`.
 
     The height is what the caller measures of a path, in nats: a barrier that may fall below 0, so that a path that has
     none can still get better.
-    `kept` is where the run is kept while it goes on, and resumed from. `on_step` is told the number of steps done and
+    `run` is where the run is kept while it goes on, and resumed from. `on_step` is told the number of steps done and
     the newest height. A run whose loss stops being a number ends there, with the best path so far.
 
     Raises BadInput for text that is too short for the steps, or a batch that the processes cannot share.
     """
-    with kept.claimed() if kept is not None and is_main() else nullcontext():
-        return _trained(path, config, fit, height, training, moving, device, kept, on_step)
+    with run.claimed() if run is not None and is_main() else nullcontext():
+        return _trained(path, config, fit, height, training, moving, device, run, on_step)
 
 
 def _trained(
@@ -221,7 +187,7 @@ def _trained(
     training: PathTraining,
     moving: LearnedAlignment | None,
     device: str,
-    kept: TrainingState | None,
+    run: TrainingState | None,
     on_step: Callable[[int, float], None],
 ) -> Trained:
     from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -258,17 +224,17 @@ def _trained(
             weight_decay=training.weight_decay,
         )
     schedule = Schedule(made, training.steps, floor=0.05)
-    run, *optimizers = accelerator.prepare(module, *made)
+    prepared, *optimizers = accelerator.prepare(module, *made)
 
     history: list[tuple[int, float | None, float]] = []
     best, first, diverged = path, 0, None
     alignment = moving.alignment() if moving else None
-    if kept is not None and kept.exists():
-        first, history, states, alignment = kept.load(accelerator)
+    if run is not None and run.exists():
+        first, history, states, alignment = run.load(accelerator)
         shapes = {name: tensor.shape for name, tensor in path.b.items()}
         counted = len(states) == len(path.bends) + (moving is not None) and bool(history)
         if not counted or any({n: s[n].shape for n in s} != shapes for s in states) or (moving and alignment is None):
-            raise kept.damaged()
+            raise run.damaged()
         best = replace(path, bends=states[: len(path.bends)], b=states[-1] if moving else path.b)
     else:
         history.append((0, None, height(path)))
@@ -280,8 +246,8 @@ def _trained(
         schedule.set(step)
         for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
             ids, t = batches[micro]
-            with accelerator.split_between_processes(ids) as mine, accelerator.accumulate(run):
-                loss = run(mine.to(accelerator.device), t)
+            with accelerator.split_between_processes(ids) as mine, accelerator.accumulate(prepared):
+                loss = prepared(mine.to(accelerator.device), t)
                 accelerator.backward(loss)
                 losses.append(loss.item())
         norm = accelerator.clip_grad_norm_(module.parameters(), 1.0)
@@ -302,9 +268,9 @@ def _trained(
             losses.clear()
             if _since_best(history) == 0:
                 best, alignment = found, moving.alignment() if moving else None
-            if kept is not None:
+            if run is not None:
                 states = tuple(dict(state) for state in ((*best.bends, best.b) if moving else best.bends))
-                kept.save(accelerator, done, history, states, alignment)
+                run.save(accelerator, done, history, states, alignment)
         on_step(done, history[-1][2])
     lowest = min(history, key=lambda entry: entry[2])[0]
     return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,14 @@ from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.places import output_path
 from ..checkpoint.saving import STAGING, replace_json
 from ..checkpoint.strict_json import parse_object
-from .stored import endpoint_digests, read_bends, write_bends
+from .saved_path import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ..align.pipeline import Aligned
     from ..align.symmetry import State
+    from ..align.universe import Universe
     from ..checkpoint.loading import Checkpoint
-    from ..eval.text import Blocks
 
 Entry = tuple[int, float | None, float]
 BEST, ALIGNMENT = "best.safetensors", "alignment.safetensors"
@@ -52,21 +51,19 @@ class TrainingState:
     def of_run(
         cls,
         output: Path | None,
-        first: Checkpoint,
-        second: Checkpoint,
-        start: Aligned,
+        models: Sequence[Checkpoint],
+        start: Universe,
         plan: object,
-        text: Sequence[Blocks],
-        labels: Sequence[str],
+        fit: Mapping[str, Tensor],
     ) -> TrainingState | None:
         """The run known by its endpoints, their alignment, its text and its settings; None without an output."""
         if output is None:
             return None
         identity = {
-            "endpoints": endpoint_digests(first, second),
+            "endpoints": endpoint_digests(models),
             "align": start.alignment.method,
             "plan": repr(plan),
-            "text": digest({part.label: part.fit for part in text if part.label in labels}),
+            "text": digest(fit),
         }
         return cls.beside(output, identity)
 

@@ -16,38 +16,31 @@ from torch import Tensor
 
 from ..align.canonical import canonical
 from ..align.families import family
-from ..align.pipeline import Aligned
-from ..checkpoint.pair import Pair
+from ..align.universe import Universe
+from ..checkpoint.inputs import Inputs
 from ..checkpoint.rows import in_blocks, row_counts
-from ..checkpoint.token_ids import with_token_ids
 from ..eval.loss import Losses
 
 
-def kept_rows(pair: Pair, aligned: Aligned | None) -> dict[str, Tensor]:
-    """The rows past the shared ones, by tensor; `aligned` is the pair after alignment, None for a plain average.
+def kept_rows(inputs: Inputs, aligned: Universe | None) -> dict[str, Tensor]:
+    """The rows past the shared ones, by tensor; `aligned` are the two after alignment, None for a plain average.
 
     Empty where both vocabularies are the same.
     """
-    growth = pair.growth
+    growth = inputs.growth
     if growth is None or growth.total == growth.shared:
         return {}
-    owner, shared = pair.whole[growth.owner], (pair.first, pair.second)[growth.owner]
+    owner, shared = inputs.whole[growth.owner], inputs.members[growth.owner]
     if aligned is None or aligned.alignment.method == "none":
         grown = [name for name, shape in owner.schema.shapes.items() if shape != shared.schema.shapes[name]]
         return {name: owner.state[name][growth.shared :].clone() for name in grown}
-    near = aligned.b if growth.owner else aligned.a
+    near = aligned.states[growth.owner]
     table, alignment = family(owner.config), replace(aligned.alignment, gauge={})
     if aligned.alignment.gauge:  # the merge is saved without it
         near = canonical(near, family(aligned.config))
     moved = alignment.apply(owner.state, table) if growth.owner else alignment.reference(owner.state, table)
     grown = [name for name, whole in moved.items() if whole.shape != near[name].shape]
     return {name: moved[name][growth.shared :] + (near[name][0] - moved[name][0]) for name in grown}
-
-
-def whole_facts(facts: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
-    """The content of config.json of the merge with all rows; its token ids are those of the tokenizer's model."""
-    whole = facts if pair.growth is None else {**facts, "vocab_size": pair.growth.total}
-    return with_token_ids(whole, pair.keeper.facts)
 
 
 @dataclass(frozen=True)
@@ -59,14 +52,16 @@ class Whole:
     rows: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], facts: Mapping[str, Any], pair: Pair, aligned: Aligned | None) -> Whole:
+    def of(
+        cls, state: Mapping[str, Tensor], facts: Mapping[str, Any], inputs: Inputs, aligned: Universe | None
+    ) -> Whole:
         """A merge of the shared rows with all of them; `aligned` as for `kept_rows`."""
-        rows = kept_rows(pair, aligned)
-        return cls(whole_state(state, rows), whole_facts(facts, pair), rows)
+        rows = kept_rows(inputs, aligned)
+        return cls(whole_state(state, rows), inputs.facts(facts), rows)
 
 
 def vocabulary_record(
-    pair: Pair, merge: Losses | None = None, shared: Losses | None = None, *, same_text: bool | None = None
+    inputs: Inputs, merge: Losses | None = None, shared: Losses | None = None, *, same_text: bool | None = None
 ) -> dict[str, Any] | None:
     """What the report says of a grown vocabulary, None where there is none.
 
@@ -75,9 +70,9 @@ def vocabulary_record(
     that both models have, as are the losses along paths. `same_text` says whether the tokenizer that is saved cuts the
     text into the same tokens as that of the shared rows, with which all is measured.
     """
-    if pair.growth is None:
+    growth = inputs.growth
+    if growth is None:
         return None
-    growth = pair.growth
     kept = "AB"[growth.owner] if growth.total > growth.shared else None
     on_shared = shared or merge
     return {

@@ -1,5 +1,4 @@
-"""The loss that a report shows is that of the files: measured again, from them, by transformers, before they are
-published."""
+"""What is saved is what was measured: the weights are the path's point, and the files have the loss that is shown."""
 
 from __future__ import annotations
 
@@ -7,18 +6,41 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..align.alignment import TOLERANCE as LOG_PROBS
 from ..checkpoint.claims import Claim
-from ..checkpoint.errors import IsthmusError, NotFinite
+from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
+from ..checkpoint.model import log_probs
 from ..eval.loss import Losses
 from ..eval.placed import opened
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 BLOCKS = 2  # of every label
 TOLERANCE = 1e-3  # nats per token
+
+
+def require_same_function(
+    state: Mapping[str, Tensor], other: Mapping[str, Tensor], config: PretrainedConfig, what: str, *, seed: int = 0
+) -> float:
+    """The largest difference of log-probabilities of two states of one configuration, on random token ids, in nats.
+
+    Raises AlignmentError above the tolerance of alignments; `what` was done to the first to make the other.
+    """
+    length = min(64, int(config.max_position_embeddings))
+    ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
+    error = (log_probs(other, config, ids) - log_probs(state, config, ids)).abs().max().item()
+    if not error <= LOG_PROBS:
+        raise AlignmentError(
+            f"{what} changes the model: log-probabilities differ by {error:.2g} (allowed {LOG_PROBS:.0e}), so nothing "
+            "is saved: please report this"
+        )
+    return error
 
 
 @dataclass(frozen=True)

@@ -1,64 +1,92 @@
-"""From a straight path to a curved one: where the bends start, who trains them, and what came of it."""
+"""What is trained on text for a path: an alignment along the straight line, or the bends of a curve.
+
+An alignment is learned from the best closed form on, with the loss in the middle of the straight line. Bends start on
+that line.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..align.alignment import KEEP_FORM, Alignment
 from ..align.families import family
-from ..checkpoint.errors import BadInput
+from ..align.learned import LearnedAlignment
+from ..align.universe import Universe
 from ..eval.barrier import profile
 from ..eval.loss import LossMeter
-from .optimizers import OptimizerName
 from .path import WeightPath
+from .plans import CurvePlan, LearnPlan, PathTraining
 from .progress import Progress
-from .restore import restore_spectrum
-from .training import PathTraining, Trained, train_path
+from .spectra import restore_spectrum
+from .training import Trained, train_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from ..align.learned import LearnedAlignment
     from .training_state import TrainingState
 
 SELECT_BLOCKS = 32
 CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained
+BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
-@dataclass(frozen=True)
-class CurvePlan:
-    """A curve to be trained: its kind, the number of bends, and how.
+def movable(aligned: Universe, states: Sequence[Mapping[str, Tensor]]) -> tuple[WeightPath, LearnedAlignment]:
+    """The straight line from A to the aligned B in canonical form, and that B to be moved on.
 
-    `optimizer` ``auto`` is the one that trained both endpoints, where it is known and one of these, else AdamW
-    (`for_endpoints`). The bends start on the straight line, at `start` ``restored`` with the endpoints' singular values
-    put back (`restore_spectrum`).
+    `states` are A and B as they were; `aligned` may have kept their form.
     """
+    start, table = aligned.alignment, family(aligned.config)
+    line = WeightPath.line(aligned.states)
+    if start.method in KEEP_FORM:
+        start = Alignment("orthogonal", table.identity() | start.elements, start.score)
+        line = replace(line, a=start.reference(states[0], table), b=start.apply(states[1], table))
+    return line, LearnedAlignment(start, line.b, table.untied())
 
-    kind: Literal["polychain", "bezier"] = "polychain"
-    bends: int = 1
-    optimizer: Literal["auto"] | OptimizerName = "auto"
-    start: Literal["midpoint", "restored"] = "restored"
-    training: PathTraining = field(default_factory=PathTraining)
 
-    def __post_init__(self) -> None:
-        settings = self.training
-        if self.bends < 1:
-            raise BadInput(f"a {self.kind} has at least one bend; got --bends {self.bends}")
-        if min(settings.steps, settings.batch, settings.accumulate) < 1:
-            raise BadInput("--steps, --batch and --accumulate are at least 1")
-        if settings.lr is not None and not settings.lr > 0:
-            raise BadInput(f"--bend-lr is above 0; got {settings.lr:g}")
+def learn(
+    start: Universe,
+    states: Sequence[Mapping[str, Tensor]],
+    fit: Mapping[str, Tensor],
+    select: Mapping[str, Tensor],
+    plan: LearnPlan,
+    *,
+    device: str,
+    progress: Progress,
+    run: TrainingState | None = None,
+) -> Trained:
+    """Train the alignment of B on the `fit` blocks; the best one by the barrier on `select`, at worst the start."""
+    line, moving = movable(start, states)
+    config = Alignment("learned", {}, 0.0).config(start.config)
+    height = height_of(line, config, select, BETWEEN, device)
+    return train_with_bar(
+        "learning the alignment",
+        line,
+        config,
+        fit,
+        height,
+        plan.training,
+        moving=moving,
+        device=device,
+        run=run,
+        progress=progress,
+    )
 
-    def for_endpoints(self, optimizers: Sequence[str | None]) -> CurvePlan:
-        """The plan with its optimizer settled for endpoints that these trained (None for unknown)."""
-        if self.optimizer != "auto":
-            return self
-        shared = optimizers[0] if len(set(optimizers)) == 1 else None
-        known: dict[str | None, OptimizerName] = {name: name for name in get_args(OptimizerName)}
-        return replace(self, optimizer=known.get(shared, "adamw"))
+
+def learning_record(plan: LearnPlan, trained: Trained, start: str) -> dict[str, Any]:
+    """What the report says of the learning, JSON-ready; `start` is the method of the closed form."""
+    return {
+        "start": start,
+        **asdict(plan),
+        "steps": trained.steps,
+        "asked_steps": plan.steps,
+        "best_step": trained.best,
+        "diverged_at": trained.diverged,
+        "history": trained.history_record(),
+    }
 
 
 def train_curve(
@@ -70,7 +98,7 @@ def train_curve(
     *,
     device: str,
     progress: Progress,
-    kept: TrainingState | None = None,
+    run: TrainingState | None = None,
     moving: LearnedAlignment | None = None,
 ) -> tuple[Trained, CurvePlan]:
     """Bend the straight path `line` as planned, with the optimizer settled; the plan comes back as it was used.
@@ -96,7 +124,7 @@ def train_curve(
     name = f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})"
     name += " and the alignment" if moving else ""
     trained = train_with_bar(
-        name, start, config, fit, height, training, moving=moving, device=device, kept=kept, progress=progress
+        name, start, config, fit, height, training, moving=moving, device=device, run=run, progress=progress
     )
     return trained, replace(plan, training=training)
 
@@ -120,7 +148,7 @@ def train_with_bar(
     *,
     moving: LearnedAlignment | None,
     device: str,
-    kept: TrainingState | None,
+    run: TrainingState | None,
     progress: Progress,
 ) -> Trained:
     """`train_path` as a stage of a longer computation, its newest barrier beside the bar."""
@@ -133,7 +161,7 @@ def train_with_bar(
         progress.advance(step - done)
         done = step
 
-    return train_path(start, config, fit, height, training, moving=moving, device=device, kept=kept, on_step=follow)
+    return train_path(start, config, fit, height, training, moving=moving, device=device, run=run, on_step=follow)
 
 
 def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,13 @@ from torch import Tensor
 from ..align.families import FAMILIES
 from ..checkpoint.claims import Claim
 from ..checkpoint.config import schema_of
-from ..checkpoint.group import Group
+from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import save_small_files
 from ..checkpoint.shards import save_weights
 from ..eval.loss import ensemble_losses, per_block
 from ..eval.placed import placed_token_losses
-from ..eval.text import Blocks
-from .measure import Among
+from .measure import Measured
 from .path import Blend
 from .progress import Progress
 from .recipe import Recipe
@@ -45,21 +44,20 @@ class Scratch:
 
 def measured_from_disk(
     recipe: Recipe,
-    group: Group,
+    inputs: Inputs,
     state: Mapping[str, Tensor],
-    text: Sequence[Blocks],
+    parts: Mapping[str, Tensor],
     memory: int,
     dtype: torch.dtype,
     progress: Progress,
-) -> tuple[Among, Mapping[str, Tensor], Scratch]:
+) -> tuple[Measured, Mapping[str, Tensor], Scratch]:
     """All models, their plain average, their ensemble and the merge on the report text, with `memory` bytes of weights.
 
     The merge is written once and measured as it will be saved; its state on disk comes back, with the folder in which
     it lies.
     """
-    parts = {part.label: part.report for part in text}
-    base, ends = recipe.operator.needs_base, group.members[recipe.operator.needs_base :]
-    facts, scratch = group.members[0].facts, Scratch()
+    base, ends = recipe.operator.needs_base, inputs.members[recipe.operator.needs_base :]
+    facts, scratch = inputs.members[0].facts, Scratch()
     count = sum(map(len, parts.values()))
 
     def losses(name: str, place: Path) -> dict[str, Tensor]:
@@ -78,13 +76,13 @@ def measured_from_disk(
     average = scratch.put("average", Blend([end.state for end in ends], even), facts, dtype)
     members = [model_losses(end) for end in ends]
     naive = per_block(losses("the plain average", average))
-    whole = Among(
+    whole = Measured(
         tuple(per_block(member) for member in members),
         tuple(recipe.plain_weights() or even),
-        per_block(model_losses(group.members[0], "the base")) if base else None,
         naive,
         naive,
         per_block(losses("the merge", merged)),
         ensemble_losses(members),
+        per_block(model_losses(inputs.members[0], "the base")) if base else None,
     )
     return whole, load(merged, families=FAMILIES).state, scratch

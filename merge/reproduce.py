@@ -14,33 +14,14 @@ from typing import Any
 import yaml
 
 from ..checkpoint.foreign import plain
-from ..checkpoint.group import Group
+from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.reference import parse_reference
 from ..eval.text import corpus
-from .curve import CurvePlan
-from .learn import LearnPlan
+from .plans import Align, CurvePlan, MergePlan, unusual
 from .recipe import Recipe, Settings
 
-# Arguments of `merge` that decide what comes out of it, by their options on the command line.
-OPTIONS = {
-    "align": "--align",
-    "t": "--t",
-    "objective": "--objective",
-    "interior": "--interior",
-    "fit_on": "--fit-on",
-    "max_excess": "--max-excess",
-    "same_kind": "--same-kind",
-    "tokens": "--tokens",
-    "dtype": "--dtype",
-    "seed": "--seed",
-}
 LONGEST = 1000  # characters of one word of a command
-FLAGS = {
-    ("restore", True): "--restore-spectrum",
-    ("measure_spectrum", True): "--spectrum",
-    ("measure_spectrum", False): "--no-spectrum",
-}
 
 
 def public_reference(checkpoint: Checkpoint) -> str:
@@ -59,52 +40,43 @@ def public_text(spec: str) -> str:
     return f"{found.label}={found.origin}" if named or relabelled else found.origin
 
 
-def merge_command(ends: Sequence[Checkpoint], arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """The command, for a shell, of a call of `merge` with these `arguments`, of which the `defaults` are left out."""
-    words = ["isthmus", "merge", *map(public_reference, ends), "-o", "merged"]
-    for spec in arguments["data"]:
-        words += ["--data", public_text(spec)]
-    path = arguments["path"]
-    learns = path == "linear" and arguments["data"] and arguments["align"] in ("auto", "learned")
-    words += _learning(arguments["learn"]) if learns else []
-    if isinstance(path, CurvePlan):
-        words += ["--path", path.kind, *_curve(path)]
-    elif path != "linear":
-        words += ["--path", f"./{Path(path).resolve().name}"]
-    idle = {"objective", "interior"} if arguments["t"] is not None else set()
-    idle |= set() if arguments["data"] else {"tokens"}
-    idle |= set() if learns or isinstance(path, CurvePlan) else {"fit_on"}
-    for name, option in OPTIONS.items():
-        if name in idle:
-            continue
-        value = arguments[name]
-        if value != defaults[name]:
-            for one in value if isinstance(value, (list, tuple)) else [value]:
-                words += [option, _written(one)]
-    words += [flag for (name, value), flag in FLAGS.items() if arguments[name] is value]
-    for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), arguments["optimizers"], strict=True):
-        words += [option, optimizer] if optimizer else []
-    return _shell(words)
+def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str:
+    """The command, for a shell, that makes a merge again: what differs from the defaults, and no option that is idle.
 
-
-def combine_command(recipe: Recipe, group: Group, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """The command of a call of `combine`; what options cannot say of its recipe is said by the recipe, as YAML."""
-    names = {given: public_reference(member) for given, member in zip(recipe.ingredients, group.members, strict=True)}
-    options = _as_options(recipe if arguments["soup"] == "uniform" else _unweighted(recipe), names)
+    What options cannot say of a recipe is said by the recipe, as YAML.
+    """
+    ends = list(map(public_reference, inputs.whole))
+    options: list[str] | None = ends
+    names: dict[str, str] = {}
+    if recipe is not None:
+        names = dict(zip(recipe.ingredients, ends, strict=True))
+        options = _as_options(recipe if plan.soup == "uniform" else _unweighted(recipe), names)
     words = ["isthmus", "merge", *(options if options is not None else ["recipe.yml"]), "-o", "merged"]
-    for spec in arguments["data"]:
+    for spec in plan.data:
         words += ["--data", public_text(spec)]
-    if arguments["align"] != "none" or (options is not None and arguments["data"]):
-        words += ["--align", arguments["align"]]
-    if arguments["soup"] != "uniform":
-        words += ["--search"] if arguments["soup"] == "search" else ["--soup", arguments["soup"]]
-    for name in ("max_excess", "same_kind", *(["tokens"] if arguments["data"] else []), "dtype", "seed"):
-        if arguments[name] != defaults[name]:
-            words += [OPTIONS[name], _written(arguments[name])]
-    words += ["--max-memory", arguments["max_memory"]] if arguments["max_memory"] else []
-    words += [flag for (name, value), flag in FLAGS.items() if name == "measure_spectrum" and arguments[name] is value]
+    if isinstance(plan.path, CurvePlan):
+        words += ["--path", plan.path.kind, *unusual(plan.path, CurvePlan())]
+    elif plan.path != "linear":
+        words += ["--path", f"./{Path(plan.path).resolve().name}"]
+    words += unusual(replace(plan, align=_said_alignment(plan, recipe, options)), MergePlan(), plan.idle(recipe))
+    if plan.soup != "uniform":
+        words += ["--search"] if plan.soup == "search" else ["--soup", plan.soup]
+    for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), plan.optimizers, strict=True):
+        words += [option, optimizer] if optimizer else []
     command = _shell(words)
-    return command if options is not None else f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
+    return (
+        command
+        if recipe is None or options is not None
+        else f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
+    )
+
+
+def _said_alignment(plan: MergePlan, recipe: Recipe | None, options: Sequence[str] | None) -> Align | None:
+    """The alignment as the command says it; None where it is what the command line takes without."""
+    if recipe is None:
+        return None if plan.alignment == "auto" else plan.alignment
+    usual = "auto" if options is not None and plan.data and plan.max_memory is None else "none"
+    return None if plan.alignment == usual else plan.alignment
 
 
 def _shell(words: Sequence[str]) -> str:
@@ -168,38 +140,6 @@ def _as_yaml(recipe: Recipe, names: Mapping[str, str]) -> str:
 
 def _parameters(settings: Settings) -> dict[str, Any]:
     return {"parameters": {key: setting.written() for key, setting in settings.items()}} if settings else {}
-
-
-def _learning(plan: LearnPlan) -> list[str]:
-    usual = LearnPlan()
-    return _unusual(
-        {
-            "--align-steps": (plan.steps, usual.steps),
-            "--align-batch": (plan.batch, usual.batch),
-            "--mixed-precision": (plan.precision, usual.precision),
-        }
-    )
-
-
-def _curve(plan: CurvePlan) -> list[str]:
-    usual = CurvePlan()
-    asked = {
-        "--bends": (plan.bends, usual.bends),
-        "--steps": (plan.training.steps, usual.training.steps),
-        "--bend-optimizer": (plan.optimizer, usual.optimizer),
-        "--bend-lr": (plan.training.lr, usual.training.lr),
-        "--bend-weight-decay": (plan.training.weight_decay, usual.training.weight_decay),
-        "--bend-start": (plan.start, usual.start),
-        "--batch": (plan.training.batch, usual.training.batch),
-        "--accumulate": (plan.training.accumulate, usual.training.accumulate),
-        "--mixed-precision": (plan.training.precision, usual.training.precision),
-    }
-    return _unusual(asked)
-
-
-def _unusual(asked: Mapping[str, tuple[object, object]]) -> list[str]:
-    """Options whose value, the first of two, is not the default."""
-    return [word for name, (mine, default) in asked.items() if mine != default for word in (name, _written(mine))]
 
 
 def _written(value: object) -> str:

@@ -46,7 +46,7 @@ RECORD: dict[str, type | tuple[type, ...]] = {
 
 
 @dataclass(frozen=True)
-class StoredPath:
+class SavedPath:
     """A path read back: with its endpoints aligned, the alignment, how its bends were trained, and on what text."""
 
     path: WeightPath
@@ -54,10 +54,10 @@ class StoredPath:
     training: dict[str, Any]
     seen: Seen
 
-
-def is_stored_path(directory: Path) -> bool:
-    """Whether a directory holds a path."""
-    return (directory / FILE).is_file()
+    def record(self) -> dict[str, Any]:
+        """The record of the training, whole where the file left something out."""
+        usual = {"kind": self.path.kind, "steps": 0, "best_step": 0, "optimizer": "unknown", "diverged_at": None}
+        return {**usual, **self.training, "bends": len(self.path.bends)}
 
 
 def path_places(path: object) -> list[Place]:
@@ -82,9 +82,9 @@ def read_bends(file: Path) -> tuple[dict[str, Tensor], ...]:
     return tuple(found[number] for number in sorted(found))
 
 
-def endpoint_digests(first: Checkpoint, second: Checkpoint) -> list[str]:
-    """The digests of both endpoints, as they were before alignment."""
-    return [digest(first.state), digest(second.state)]
+def endpoint_digests(models: Sequence[Checkpoint]) -> list[str]:
+    """The digests of the endpoints, as they were before alignment."""
+    return [digest(model.state) for model in models]
 
 
 def write_path(
@@ -108,7 +108,7 @@ def write_path(
     write_json(directory / FILE, {"schema": 1, "kind": path.kind, "endpoints": ends, "training": training})
 
 
-def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredPath:
+def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> SavedPath:
     """Read a path between two checkpoints.
 
     Raises BadInput when the directory holds no path, or one between other models.
@@ -125,7 +125,7 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
         seen = Seen.load(directory / "seen.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, CorruptCheckpoint):
         raise BadInput(f"'{directory.name}' holds no path saved by isthmus, or a damaged one") from None
-    given = endpoint_digests(first, second)
+    given = endpoint_digests((first, second))
     if hashes != given:
         names = " and ".join(f"'{ref}'" for ref in refs)
         order = ": give them in that order" if hashes == given[::-1] else ", whose weights are not those of these two"
@@ -144,7 +144,7 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> StoredP
         raise BadInput(f"the bends in '{directory.name}' do not have the tensors of their endpoints: train them again")
     if any(not (bend[n].is_floating_point() and torch.isfinite(bend[n]).all()) for bend in bends for n in bend):
         raise BadInput(f"the bends in '{directory.name}' hold NaN or Inf: train them again")
-    return StoredPath(WeightPath(kind, a, b, bends), alignment, training, seen)
+    return SavedPath(WeightPath(kind, a, b, bends), alignment, training, seen)
 
 
 def _is_record(training: object) -> bool:

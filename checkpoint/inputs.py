@@ -1,0 +1,140 @@
+"""Opening the checkpoints of a merge: checked first, in one form afterwards, with one vocabulary and one tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .check import check, two_vocabularies
+from .checks.finding import Finding
+from .config import schema_of
+from .errors import IncompatibleModels
+from .loading import Checkpoint, load
+from .model import Families
+from .provenance import Evidence
+from .small_files import CONFIGURATION
+from .small_files import tokenizer_owner as owner_of
+from .token_ids import with_token_ids, within
+from .vocabulary import Growth
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checkpoints of one form: the `members` have the rows of the vocabulary that all share, `whole` all of their own.
+
+    `growth` says how the vocabulary of one of two models grew, None where both have the same. `tokenizer_owner` is the
+    model whose tokenizer the merge has. `provenance` is what the files of every model say of its optimizer, `licences`
+    what its card names, `findings` what `check` says of all.
+    """
+
+    members: tuple[Checkpoint, ...]
+    whole: tuple[Checkpoint, ...]
+    growth: Growth | None
+    tokenizer_owner: Checkpoint
+    provenance: tuple[Sequence[Evidence], ...]
+    licences: tuple[str | None, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def first(self) -> Checkpoint:
+        """The first model, whose form all others have."""
+        return self.members[0]
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the shared rows. Raises BadInput when no model has one."""
+        if self.growth is not None:
+            return self.whole[1 - self.growth.owner].tokenizer()
+        return self.tokenizer_owner.tokenizer()
+
+    def small_files(self) -> dict[str, Path]:
+        """The small files of a merge: the configuration of the first model, and all that goes with the tokenizer."""
+        return self.tokenizer_owner.files | {CONFIGURATION: self.first.files[CONFIGURATION]}
+
+    def facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of config.json of a merge with all rows; its token ids are those of the tokenizer's model."""
+        whole = facts if self.growth is None else {**facts, "vocab_size": self.growth.total}
+        return with_token_ids(whole, self.tokenizer_owner.facts)
+
+    def in_memory(self) -> Inputs:
+        """The same with all weights read."""
+        whole = tuple(replace(model, state=dict(model.state)) for model in self.whole)
+        if self.growth is None:
+            return replace(self, members=whole, whole=whole)
+        members = tuple(replace(model, state=dict(model.state)) for model in self.members)
+        return replace(self, members=members, whole=whole)
+
+
+def open_inputs(
+    models: Sequence[str | Path | Checkpoint],
+    *,
+    families: Families | None = None,
+    tokenizer_of: str | None = None,
+    narrow: bool = False,
+    opened: bool = True,
+) -> Inputs:
+    """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
+
+    The tokenizer is that of the model `tokenizer_of`, else of the first that has one. `narrow` cuts models to the rows
+    of the vocabulary that all share where they differ in it, which is an error otherwise. `opened` is as for
+    `isthmus.checkpoint.check.check`.
+
+    Raises IncompatibleModels when they cannot be merged; what `check` and `load` raise.
+    """
+    references = [model.reference if isinstance(model, Checkpoint) else model for model in models]
+    result = check(*references, families=families, opened=opened)
+    grown = {place: growth for place, growth in enumerate(result.growth, start=1) if growth is not None}
+    apart = [two_vocabularies(result.models[0], result.models[place], growth) for place, growth in grown.items()]
+    if narrow:
+        result = replace(result, findings=tuple(finding for finding in result.findings if finding not in apart))
+    result.require()
+    if apart and not narrow:
+        raise IncompatibleModels(str(apart[0]))
+    members = [
+        model if isinstance(model, Checkpoint) else load(model, families=families, source=source)
+        for model, source in zip(models, result.sources, strict=True)
+    ]
+    if len({bool(member.schema.tied) for member in members}) > 1:
+        members = [member.untied() for member in members]
+    whole, growth = tuple(members), result.growth[0] if len(models) == 2 else None
+    named = dict(zip(map(str, models), members, strict=True)).get(str(tokenizer_of))
+    owner = named or (whole[growth.owner] if growth is not None else tokenizer_owner(members))
+    if grown:
+        rows = min(one.shared for one in grown.values())
+        members = [_narrowed(member, rows, families) for member in members]
+    return Inputs(tuple(members), whole, growth, owner, result.provenance, result.licences, result.findings)
+
+
+def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:
+    """The one of some models that gives a merge its tokenizer."""
+    return members[owner_of([member.files for member in members])]
+
+
+def _narrowed(checkpoint: Checkpoint, rows: int, families: Families | None = None) -> Checkpoint:
+    """The same model with the first `rows` rows of its vocabulary."""
+    facts = {**within(checkpoint.facts, rows), "vocab_size": rows}
+    schema = schema_of(facts, checkpoint.name, families)
+    return replace(checkpoint, facts=facts, schema=schema, state=_FirstRows(checkpoint.state, schema.shapes))
+
+
+class _FirstRows(Mapping[str, Tensor]):
+    """A state of which some tensors have more rows than `shapes` says."""
+
+    def __init__(self, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]):
+        self._state, self._shapes = state, shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._state[name]
+        return tensor if tuple(tensor.shape) == self._shapes[name] else tensor[: self._shapes[name][0]].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)

@@ -1,0 +1,167 @@
+"""`isthmus align`: B, moved next to A, as a model on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..align.families import FAMILIES, family
+from ..align.universe import Universe
+from ..checkpoint.config import schema_of
+from ..checkpoint.errors import BadInput
+from ..checkpoint.inputs import Inputs, open_inputs
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.manifest import REPORT, sealed
+from ..checkpoint.opening import require_opens, transformers_at_hand
+from ..checkpoint.places import Place, model_places, require_apart
+from ..checkpoint.saving import atomic_directory, require_free, save_small_files, write_json
+from ..checkpoint.shards import save_weights
+from ..eval.text import labelled_blocks, text_places
+from .along_path import Candidate, PathChooser
+from .choosing import ACTIVATION_TOKENS
+from .job import pick_device
+from .path import WeightPath
+from .plans import AlignPlan, MergePlan
+from .progress import Progress
+from .reading import MergeText
+
+if TYPE_CHECKING:
+    from ..align.alignment import Alignment
+
+SELECT_TOKENS = 8192
+
+
+def align_and_save(
+    a: str | Path | Checkpoint,
+    b: str | Path | Checkpoint,
+    output: Path,
+    plan: AlignPlan = AlignPlan(),  # noqa: B008
+    *,
+    reference: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Align B to A and write the moved B, with alignment.safetensors and isthmus.json, to `output`; returns the report.
+
+    A ``learned`` alignment is kept beside `output` while it is trained, and resumed. `reference` also gets A, in the
+    form that B was moved next to (where B was rotated, the canonical form).
+
+    Raises what `isthmus.align.pipeline.align_states` and `isthmus.checkpoint.saving.atomic_directory` raise.
+    """
+    progress, began = progress or Progress(), time.monotonic()
+    places = model_places((a, b)) + text_places(plan.data)
+    _require_room({"the output": output, "--reference": reference}, places, overwrite=overwrite)
+    if plan.needs_text and not plan.data:
+        raise BadInput(f"--method {plan.method} looks at what the models do with text: add --data")
+    progress.stage("checking")
+    inputs = open_inputs((a, b), families=FAMILIES, narrow=True)
+    progress.findings(inputs.findings)
+    if plan.stream and inputs.growth is not None:
+        raise BadInput("--stream is for models of one vocabulary: here, one of them has more")
+    candidate = _aligned(plan, inputs, output, progress)
+    aligned = candidate.aligned
+    sides, error = _with_all_rows(aligned, inputs, plan)
+    report = {
+        "schema": 1,
+        "command": "align",
+        "endpoints": [{"ref": model.name, "revision": model.revision} for model in inputs.whole],
+        "method": aligned.alignment.method,
+        "asked": plan.method,
+        "learning": candidate.learning,
+        "score": aligned.alignment.score,
+        "max_log_prob_error": error,
+        "findings": [asdict(finding) for finding in inputs.findings],
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    progress.stage("saving")
+    first, second = inputs.whole
+    dtype = None if plan.dtype is None else getattr(torch, plan.dtype)
+    with ExitStack() as outputs:  # neither is published where one of them cannot be written
+        directory = outputs.enter_context(atomic_directory(output, overwrite=overwrite, inputs=places))
+        digests = _save_model(directory, sides[1], aligned.alignment, second, dtype, output.name)
+        aligned.alignment.save(directory / "alignment.safetensors")
+        report = sealed(report, directory, digests)
+        write_json(directory / REPORT, report)
+        if reference is not None:
+            directory = outputs.enter_context(atomic_directory(reference, overwrite=overwrite, inputs=places))
+            digests = _save_model(directory, sides[0], aligned.alignment, first, dtype, reference.name)
+            ends = [{"ref": first.name, "revision": first.revision}]
+            origin = {"schema": 1, "command": "align", "endpoints": ends, "method": aligned.alignment.method}
+            write_json(directory / REPORT, sealed(origin, directory, digests))
+    if candidate.run is not None:
+        candidate.run.remove()
+    return report
+
+
+def _require_room(outputs: Mapping[str, Path | None], inputs: Sequence[Place], *, overwrite: bool) -> None:
+    """Refuse outputs that exist, or that are an input, before any work is done for them."""
+    targets = [Place.of(name, path) for name, path in outputs.items() if path]
+    for target in targets:
+        require_free(target.path, overwrite=overwrite, inputs=inputs)
+    require_apart(targets, inputs)
+
+
+def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) -> Candidate:
+    """The two models next to each other, by the method that is asked for."""
+    learns = plan.method == "learned"
+    merge = MergePlan(data=plan.data, learn=plan.learn, align=plan.method, tokens=SELECT_TOKENS, seed=plan.seed)
+    text, config = MergeText(), inputs.first.config
+    if plan.needs_text:
+        progress.stage("reading text")
+        context = int(config.max_position_embeddings)
+        parts = labelled_blocks(
+            plan.data,
+            inputs.tokenizer(),
+            context=context,
+            vocabulary=int(config.vocab_size),
+            fit_tokens=max(ACTIVATION_TOKENS, plan.learn.training.tokens(len(plan.data), context) if learns else 0),
+            select_tokens=SELECT_TOKENS if learns else 0,
+            report_tokens=0,
+            seed=plan.seed,
+        )
+        text = MergeText(parts)
+    chooser = PathChooser(inputs, text, merge, device=pick_device(plan.device), progress=progress, beside=output)
+    if learns and not plan.stream:
+        return chooser.align(in_table=True)
+    began = time.monotonic()
+    aligned = chooser.aligner.by(plan.method, stream=plan.stream)
+    return Candidate(aligned, time.monotonic() - began, WeightPath.line(aligned.states))
+
+
+def _with_all_rows(
+    aligned: Universe, inputs: Inputs, plan: AlignPlan
+) -> tuple[tuple[Mapping[str, Tensor], Mapping[str, Tensor]], float]:
+    """A and the moved B with all rows of their vocabularies, and how far B's log-probabilities are from its own."""
+    a, b = aligned.states
+    if inputs.growth is None:
+        return (a, b), aligned.max_log_prob_error
+    first, second = inputs.whole
+    moved = aligned.alignment.apply(second.state, family(second.config))
+    error = aligned.alignment.verify(second.state, moved, second.config, seed=plan.seed)
+    return (aligned.alignment.reference(first.state, family(first.config)), moved), error
+
+
+def _save_model(
+    directory: Path,
+    state: Mapping[str, Tensor],
+    alignment: Alignment,
+    source: Checkpoint,
+    dtype: torch.dtype | None,
+    name: str,
+) -> dict[str, str]:
+    kept = dtype or source.dtype
+    facts = alignment.facts(source.facts)
+    maker = f"'{source.name}' after {alignment.method} alignment"
+    shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
+    with transformers_at_hand(facts):
+        digests = save_weights(directory, shapes, stored, kept, maker=maker)
+        save_small_files(directory, facts, source.files, kept)
+    require_opens(directory, name)
+    return digests

@@ -1,0 +1,285 @@
+"""Two models and the path between them: which alignment, which path, which t. All is chosen on the select text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..align.alignment import Alignment, Method
+from ..align.families import family
+from ..align.gauge import neutral
+from ..align.universe import Universe
+from ..checkpoint.errors import BadInput, TooLittleText
+from ..checkpoint.inputs import Inputs
+from ..checkpoint.provenance import Evidence
+from ..eval.loss import LossMeter
+from ..eval.seen import Seen
+from .choosing import Aligner, Choice, climb, closed_forms
+from .fitting import learn, learning_record, movable, train_curve, training_record
+from .path import WeightPath
+from .plans import CurvePlan, LearnPlan, MergePlan
+from .progress import Progress
+from .reading import MergeText
+from .saved_path import SavedPath, read_path
+from .search import Search, grid
+from .spectra import restore_spectrum
+from .training_state import TrainingState
+from .verify import require_same_function
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One alignment, how many seconds it took, a path, and the search on the select text (None without text).
+
+    `training` is what the report says of a curved path's training, `learning` of its alignment's; `seen` is the text
+    that they were trained on, `run` where that is kept until the result is saved.
+    """
+
+    aligned: Universe
+    seconds: float
+    path: WeightPath
+    search: Search | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    learning: Mapping[str, Any] | None = None
+    seen: Seen = field(default_factory=Seen)
+    run: TrainingState | None = None
+
+    @property
+    def line(self) -> WeightPath:
+        """The straight line from A to the aligned B."""
+        return WeightPath.line(self.aligned.states)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the barrier on the select text is within the noise of 0; not so without text."""
+        return self.search is not None and self.search.is_flat
+
+    def is_lower_than(self, other: Candidate) -> bool:
+        """Whether the barrier is lower by more than the noise."""
+        return self.search is not None and other.search is not None and self.search.lower_than(other.search)
+
+    def at(self, t: float) -> Mapping[str, Tensor]:
+        """θ(t), in a form in which spectra can be compared: a learned gauge is taken out again."""
+        return self.comparable(self.path(t))
+
+    def comparable(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A state of the path's form, computing the same, in a form in which spectra can be compared."""
+        learned = self.aligned.alignment.method == "learned"
+        return neutral(state, family(self.aligned.config)) if learned else state
+
+
+class PathChooser:
+    """Tries alignments and paths of two models, on the select part of their text."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        text: MergeText,
+        plan: MergePlan,
+        *,
+        device: str,
+        progress: Progress,
+        beside: Path | None = None,
+        saved: SavedPath | None = None,
+    ):
+        self.inputs, self.text, self.plan, self.saved = inputs, text, plan, saved
+        self.device, self.progress, self.beside = device, progress, beside
+        self.config = inputs.first.config
+        self.states = [member.state for member in inputs.members]
+        self.aligner = Aligner(self.states, self.config, text, seed=plan.seed, progress=progress)
+        self.tried: dict[str, float] = {}
+
+    def align(self, *, in_table: bool) -> Candidate:
+        """The alignment that is asked for; ``auto`` and ``learned`` end in a learned one where that helps."""
+        plan = self.plan
+        if self.saved is not None:
+            return self._on_saved_path(self.saved)
+        chosen = climb(
+            closed_forms(plan.alignment, in_table=in_table),
+            self._closed_form,
+            is_flat=lambda best: best.is_flat,
+            is_lower=Candidate.is_lower_than,
+        )
+        if isinstance(plan.path, CurvePlan) or plan.alignment not in ("auto", "learned"):
+            return chosen
+        if plan.alignment == "learned":
+            return self._learned(chosen, plan.learn)
+        if not in_table or chosen.is_flat:
+            return chosen
+        return self._learned_if_it_pays(chosen)
+
+    def _learned_if_it_pays(self, chosen: Candidate) -> Candidate:
+        """What ``auto`` does after the cheap closed forms: nothing of too little text, nothing that takes too long."""
+        plan, labels = self.plan, self.text.training_labels(self.plan.fit_on)
+        context = int(self.config.max_position_embeddings)
+        try:
+            other = self._closed_form("combined")
+            chosen = other if other.is_lower_than(chosen) else chosen
+            weights = sum(value.numel() for value in self.states[0].values())
+            if chosen.is_flat or not plan.learn.affordable(weights, context, self.device):
+                return chosen
+            fit = self.text.fit(plan.learn.training.tokens(len(labels), context))
+            return self._learned(chosen, plan.learn.within([len(fit[label]) for label in labels]))
+        except TooLittleText:
+            return chosen
+
+    def _closed_form(self, method: Method) -> Candidate:
+        """One alignment, and its path's profile on a grid."""
+        began = time.monotonic()
+        aligned = self.aligner.by(method)
+        line = WeightPath.line(aligned.states)
+        return self._searched(Candidate(aligned, time.monotonic() - began, line), f"align {method}")
+
+    def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:
+        """The candidate with its alignment learned, or as it was where its barrier is no higher."""
+        labels = self.text.training_labels(self.plan.fit_on)
+        run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, self.text.fit(0, labels))
+        began, fit = time.monotonic(), self.text.fit(0, labels)
+        trained = learn(
+            start.aligned, self.states, fit, self.text.select, plan, device=self.device, progress=self.progress, run=run
+        )
+        aligned = self._moved(trained.alignment)
+        record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
+        seconds, seen = start.seconds + time.monotonic() - began, Seen.of(fit.values())
+        line = WeightPath.line(aligned.states)
+        candidate = Candidate(aligned, seconds, line, learning=record, seen=seen, run=run)
+        candidate = self._searched(candidate, "learned alignment")
+        if candidate.search and start.search and not candidate.search.no_higher_than(start.search):
+            return replace(start, seconds=seconds, learning=record, seen=seen, run=run)
+        return candidate
+
+    def _moved(self, alignment: Alignment | None) -> Universe:
+        """The two models under an alignment that was learned, verified."""
+        assert alignment is not None
+        table, config = family(self.config), self.inputs.members[1].config
+        a, b = alignment.reference(self.states[0], table), alignment.apply(self.states[1], table)
+        error = alignment.verify(self.states[1], b, config, seed=self.plan.seed)
+        return Universe((a, b), alignment.config(config), (alignment,), error, (alignment.score,))
+
+    def choose(self, start: Candidate, trained_by: Sequence[Evidence]) -> Choice:
+        """The path from the aligned models, and its point; a curve is trained by the optimizer that suits both ends."""
+        chosen = start
+        if isinstance(self.plan.path, CurvePlan):
+            optimizers = [evidence.optimizer for evidence in trained_by]
+            chosen = self._bent(start, self.plan.path.for_endpoints(optimizers))
+        t = self._point(chosen)
+        state, maker = chosen.at(t), f"the merge at t = {t:g}"
+        if chosen.aligned.alignment.gauge:
+            what = f"taking the learned gauge out of {maker}"
+            require_same_function(chosen.path(t), state, chosen.aligned.config, what, seed=self.plan.seed)
+        restored = None
+        if self.plan.spectrum.restore:
+            state, restored = self._restored(chosen, t)
+        return Choice(
+            chosen.aligned,
+            state,
+            self._record(chosen),
+            maker,
+            t,
+            chosen.path,
+            chosen.at,
+            chosen.training,
+            restored,
+            chosen.seen,
+            chosen.run,
+        )
+
+    def _record(self, chosen: Candidate) -> dict[str, Any]:
+        """What the report says of the alignment."""
+        alignment = chosen.aligned.alignment
+        return {
+            "method": alignment.method,
+            "score": alignment.score,
+            "max_log_prob_error": chosen.aligned.max_log_prob_error,
+            "seconds": round(chosen.seconds, 3),
+            "learning": chosen.learning,
+            "tried": dict(self.tried),
+        }
+
+    def _bent(self, chosen: Candidate, curve: CurvePlan) -> Candidate:
+        """The candidate with a trained curve for its path, and B's alignment learned with it where asked for."""
+        labels, with_alignment = self.text.training_labels(self.plan.fit_on), self.plan.alignment == "learned"
+        fit = self.text.fit(0, labels)
+        run = TrainingState.of_run(self.beside, self.inputs.members, chosen.aligned, (curve, with_alignment), fit)
+        began, line, moving, config = time.monotonic(), chosen.line, None, chosen.aligned.config
+        if with_alignment:
+            line, moving = movable(chosen.aligned, self.states)
+            config = Alignment("learned", {}, 0.0).config(config)
+        trained, curve = train_curve(
+            line,
+            config,
+            fit,
+            self.text.select,
+            curve,
+            device=self.device,
+            progress=self.progress,
+            run=run,
+            moving=moving,
+        )
+        record, path = {**training_record(curve, trained), "fit_on": labels}, trained.path
+        if with_alignment:
+            aligned = self._moved(trained.alignment)
+            path = replace(path, a=aligned.states[0], b=aligned.states[1])
+            learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
+            seconds = chosen.seconds + time.monotonic() - began
+            chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
+        bent = replace(chosen, path=path, training=record, seen=Seen.of(fit.values()), run=run)
+        return self._searched(bent, curve.kind)
+
+    def _on_saved_path(self, saved: SavedPath) -> Candidate:
+        """The candidate of a path that was trained before."""
+        alignment, path = saved.alignment, saved.path
+        aligned = Universe((path.a, path.b), alignment.config(self.config), (alignment,), 0.0, (alignment.score,))
+        return self._searched(Candidate(aligned, 0.0, path, training=saved.record(), seen=saved.seen), path.kind)
+
+    def _restored(self, chosen: Candidate, t: float) -> tuple[Mapping[str, Tensor], dict[str, float | bool]]:
+        """The point at `t` with its spectrum restored, or as it is where the loss would rise; and the two losses."""
+        before = chosen.at(t)
+        a, b = (chosen.comparable(state) for state in chosen.aligned.states)
+        after = restore_spectrum(dict(before), a, b, t, family(chosen.aligned.config))
+        meter = self._meter("restoring the spectrum", chosen.aligned, 2)
+        losses = [meter(state).mean for state in (before, after)]
+        lowers = losses[1] <= losses[0]
+        record = {"kept": lowers, "select_loss": losses[1], "select_loss_without": losses[0]}
+        return after if lowers else before, record
+
+    def _point(self, chosen: Candidate) -> float:
+        """The t with the lowest objective, or the one that was asked for."""
+        if self.plan.t is not None:
+            return self.plan.t
+        assert chosen.search is not None, "without text there is no loss to choose t by"
+        return chosen.search.settle(self.plan.objective, self.plan.interior)
+
+    def _searched(self, candidate: Candidate, name: str) -> Candidate:
+        """The candidate with the search begun."""
+        if not self.text:
+            return candidate
+        meter = self._meter(f"choosing: the path, {name}", candidate.aligned, len(grid()) // 2)
+        search = Search(candidate.path, meter)
+        search.explore()
+        if not candidate.path.bends:
+            self.tried[candidate.aligned.alignment.method] = search.barrier
+        return replace(candidate, search=search)
+
+    def _meter(self, stage: str, aligned: Universe, points: int) -> LossMeter:
+        select = self.text.select
+        self.progress.stage(stage, points * sum(map(len, select.values())))
+        return LossMeter(aligned.config, select, device=self.device, on_blocks=self.progress.advance)
+
+
+def saved_path(plan: MergePlan, inputs: Inputs, progress: Progress) -> SavedPath | None:
+    """The path between two models that was saved in the directory that the plan names; None where it names none."""
+    if not isinstance(plan.path, Path):
+        return None
+    progress.stage("reading the path")
+    saved = read_path(plan.path, *inputs.members)
+    if plan.alignment not in ("auto", saved.alignment.method):
+        raise BadInput(
+            f"the path in '{plan.path.name}' was trained after {saved.alignment.method} alignment: leave --align out"
+        )
+    return saved

@@ -1,0 +1,163 @@
+"""Any number of models and an operator: which alignment, which weights. All is chosen on the select text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..align.alignment import Method
+from ..align.families import family
+from ..align.universe import Universe
+from ..checkpoint.inputs import Inputs
+from ..eval.loss import Losses, LossMeter
+from .choosing import Aligner, Choice, climb, closed_forms, tokens_per_label
+from .combined import Combined, Known
+from .measure import weighed
+from .path import Blend
+from .plans import LOOKS_AT_TEXT, MergePlan
+from .progress import Progress
+from .reading import MergeText
+from .recipe import Recipe, Segment, Setting
+from .search import SURE
+from .soup import Kitchen
+from .statistics import fisher_diagonal, input_moments
+
+
+@dataclass(frozen=True)
+class Average:
+    """The models under one alignment, and what their plain average loses on the select text."""
+
+    aligned: Universe
+    losses: Losses
+
+
+class OperatorChooser:
+    """Tries alignments and weights of some models, on the select part of their text."""
+
+    def __init__(
+        self, inputs: Inputs, recipe: Recipe, text: MergeText, plan: MergePlan, *, device: str, progress: Progress
+    ):
+        self.inputs, self.recipe, self.text, self.plan = inputs, recipe, text, plan
+        self.device, self.progress = device, progress
+        self.config = inputs.first.config
+        self.states = [member.state for member in inputs.members]
+        self.base = int(recipe.operator.needs_base)
+        self.aligner = Aligner(self.states, self.config, text, seed=plan.seed, progress=progress)
+        self.tried: dict[str, float] = {}
+
+    def align(self, *, in_table: bool) -> Universe:
+        """The models next to each other, by the alignment that is asked for."""
+        if self.plan.alignment != "auto":
+            return self.aligner.by(self.plan.alignment)
+        meter = LossMeter(self.config, self.text.select, device=self.device)
+        members = [meter(state) for state in self.states[self.base :]]
+        mean = weighed(members, [1 / len(members)] * len(members))
+        methods = closed_forms("auto", in_table=in_table, all_of_them=True)
+        chosen = climb(
+            methods,
+            self._average,
+            is_flat=lambda best: not _is_surely_positive(best.losses - mean),
+            is_lower=lambda other, best: _is_surely_positive(best.losses - other.losses),
+        )
+        return chosen.aligned
+
+    def _average(self, method: Method) -> Average:
+        """The plain average after one alignment."""
+        aligned, select = self.aligner.by(method), self.text.select
+        states = aligned.states[self.base :]
+        self.progress.stage("choosing the alignment", sum(map(len, select.values())))
+        meter = LossMeter(aligned.config, select, device=self.device, on_blocks=self.progress.advance)
+        losses = meter(Blend(states, [1 / len(states)] * len(states)))
+        self.tried[method] = losses.mean
+        return Average(aligned, losses)
+
+    def choose(self, aligned: Universe) -> Choice:
+        """What the operator makes of the aligned models, with the weights that are asked for."""
+        statistics = self._statistics(aligned)
+        recipe, soup = self._weighted(aligned, statistics)
+        state = self._combined(recipe, aligned, statistics)
+        record = operator_record(aligned, self.tried)
+        return Choice(aligned, state, record, f"the merge by {recipe.operator.name}", recipe=recipe, soup=soup)
+
+    def _statistics(self, aligned: Universe) -> Known:
+        """The statistics that the operator wants, of every model where it lies now."""
+        kind = self.recipe.operator.knows
+        if kind is None:
+            return ()
+        ids, advance = self.aligner.token_ids(), self.progress.advance
+        self.progress.stage(f"statistics for {self.recipe.operator.name}", len(aligned.states) * len(ids))
+        if kind == "fisher":
+            return [
+                fisher_diagonal(state, aligned.config, ids, seed=self.plan.seed, device=self.device, on_block=advance)
+                for state in aligned.states
+            ]
+        table = family(aligned.config)
+        return [input_moments(state, aligned.config, table, ids, on_block=advance) for state in aligned.states]
+
+    def _weighted(self, aligned: Universe, statistics: Known) -> tuple[Recipe, dict[str, Any] | None]:
+        """The recipe with the weights that the select text asks for, and what the report says of their choice."""
+        if self.plan.soup == "uniform":
+            return self.recipe, None
+        soup, operator, count = self.plan.soup, self.recipe.operator, len(self.recipe.models)
+        values = self.recipe.values(list(aligned.states[0]))
+        meter = LossMeter(aligned.config, self.text.select, device=self.device)
+
+        def measure(weights: tuple[float, ...]) -> Losses:
+            self.progress.advance()
+            given = {name: {**own, "weight": list(weights)} for name, own in values.items()}
+            return meter(Combined(operator, aligned.states, given, seed=self.plan.seed, known=statistics))
+
+        self.progress.stage(f"choosing weights ({soup})")
+        search = Kitchen(measure, count, simplex=not self.base)
+        weights = search.greedy() if soup == "greedy" else search.search()
+        return _reweighted(self.recipe, weights), {
+            "kind": soup,
+            "weights": list(weights),
+            "evaluations": len(search.found),
+            "select_loss": search.loss(weights),
+            "select_loss_uniform": search.loss(search.uniform()),
+        }
+
+    def _combined(self, recipe: Recipe, aligned: Universe, statistics: Known) -> Mapping[str, Tensor]:
+        """What the operator makes of the aligned models, in memory."""
+        values = recipe.values(list(aligned.states[0]))
+        lazy = Combined(recipe.operator, aligned.states, values, seed=self.plan.seed, known=statistics)
+        self.progress.stage(f"merging ({recipe.operator.name})", len(values))
+        state = {}
+        for name in values:
+            state[name] = lazy[name]
+            self.progress.advance()
+        return state
+
+
+def operator_record(aligned: Universe, tried: Mapping[str, float]) -> dict[str, Any]:
+    """What the report says of the alignment."""
+    return {
+        "method": aligned.alignment.method,
+        "score": aligned.scores[-1],
+        "rounds": len(aligned.scores) - 1,
+        "max_log_prob_error": aligned.max_log_prob_error,
+        "tried": dict(tried),
+    }
+
+
+def _is_surely_positive(difference: Losses) -> bool:
+    """Whether a difference of losses is above 0 by more than the noise."""
+    return difference.mean > SURE * difference.stderr
+
+
+def _reweighted(recipe: Recipe, weights: Sequence[float]) -> Recipe:
+    """The recipe with other weights of its models."""
+    shared = {key: setting for key, setting in recipe.shared.items() if key != "weight"}
+    each = recipe.segments[0].each or ({},) * len(recipe.models)
+    own = tuple({**settings, "weight": Setting.of(weight)} for settings, weight in zip(each, weights, strict=True))
+    return replace(recipe, shared=shared, segments=(Segment(each=own),))
+
+
+def operator_fit_tokens(recipe: Recipe, plan: MergePlan) -> int:
+    """The tokens of every label that are looked at before anything is chosen."""
+    looks = recipe.operator.knows is not None or plan.alignment == "auto" or plan.alignment in LOOKS_AT_TEXT
+    return tokens_per_label(len(plan.data)) if looks and plan.data else 0

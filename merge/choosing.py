@@ -1,0 +1,129 @@
+"""What a merge chooses on the select text, and how alignments are tried: the cheapest first, while it helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..align.alignment import LOOKING, Method
+from ..align.universe import Universe, align_all
+from ..checkpoint.finite import finite_algebra
+from ..eval.seen import Seen
+from .path import WeightPath
+from .plans import Align
+from .progress import Progress
+from .recipe import Recipe
+from .training_state import TrainingState
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from .reading import MergeText
+
+ACTIVATION_TOKENS = 16_384
+CLOSED: tuple[Method, ...] = ("none", "orthogonal", "combined")
+Candidate = TypeVar("Candidate")
+
+
+def closed_forms(align: Align, *, in_table: bool, all_of_them: bool = False) -> tuple[Method, ...]:
+    """The closed forms that are tried, in a family that has a table or not; ``learned`` starts from the best."""
+    if align == "learned":
+        return CLOSED
+    if align == "auto":
+        return CLOSED[:1] if not in_table else CLOSED if all_of_them else CLOSED[:2]
+    return (align,)
+
+
+def climb(
+    methods: Iterable[Method],
+    candidate: Callable[[Method], Candidate],
+    *,
+    is_flat: Callable[[Candidate], bool],
+    is_lower: Callable[[Candidate, Candidate], bool],
+    best: Candidate | None = None,
+) -> Candidate:
+    """The best candidate of some methods: a later one only where it is surely lower, and none once one is flat."""
+    for method in methods:
+        if best is not None and is_flat(best):
+            break
+        other = candidate(method)
+        best = other if best is None or is_lower(other, best) else best
+    assert best is not None, "there is always a method to begin with"
+    return best
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is merged: the `aligned` models, and the `state` that comes of them, on the rows that all of them have.
+
+    `alignment` is what the report says of it; `maker` says in errors what made the weights. Of two models, the state is
+    the point at `t` of a `path`, and `point` gives others in a form in which spectra can be compared; `training` and
+    `restored` are what the report says of the path's training and of the spectrum; `seen` is the text that the path was
+    trained on, `run` where the training is kept until the result is saved. By an operator, `recipe` is the one with the
+    weights that were chosen, and `soup` what the report says of them.
+    """
+
+    aligned: Universe
+    state: Mapping[str, Tensor]
+    alignment: Mapping[str, Any]
+    maker: str
+    t: float | None = None
+    path: WeightPath | None = None
+    point: Callable[[float], Mapping[str, Tensor]] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    restored: Mapping[str, float | bool] | None = None
+    seen: Seen = field(default_factory=Seen)
+    run: TrainingState | None = None
+    recipe: Recipe | None = None
+    soup: Mapping[str, Any] | None = None
+
+
+class Aligner:
+    """Aligns some states of one configuration to each other by any method, looking at the fit text where that does."""
+
+    def __init__(
+        self,
+        states: Sequence[Mapping[str, Tensor]],
+        config: PretrainedConfig,
+        text: MergeText,
+        *,
+        seed: int,
+        progress: Progress,
+    ):
+        self.states, self.config, self.text = states, config, text
+        self.seed, self.progress = seed, progress
+
+    def by(self, method: Method, *, stream: bool = False) -> Universe:
+        """The states next to each other; with `stream`, of two, without having them in memory."""
+        if method != "none":
+            self.progress.stage(f"aligning ({method})")
+        ids = self.token_ids() if method in LOOKING else None
+        with finite_algebra(f"{method} alignment"):
+            return align_all(
+                self.states,
+                self.config,
+                method,
+                ids=ids,
+                stream=stream,
+                seed=self.seed,
+                on_match=self.progress.advance,
+            )
+
+    def token_ids(self) -> Tensor:
+        """The token ids on which models are looked at, for alignment or for statistics."""
+        return activation_ids(self.text.fit(tokens_per_label(len(self.text.labels))))
+
+
+def tokens_per_label(labels: int) -> int:
+    """The fit tokens of every label that models are looked at on."""
+    return -(-ACTIVATION_TOKENS // max(1, labels))
+
+
+def activation_ids(fit: Mapping[str, Tensor]) -> Tensor:
+    """The token ids whose activations are matched: `ACTIVATION_TOKENS` of the fit text, as many of every label."""
+    blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}
+    return torch.cat([rows[: blocks[label]] for label, rows in fit.items()])

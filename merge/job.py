@@ -1,0 +1,151 @@
+"""One merge: what is asked of it, and the models that were checked and opened for it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..align.alignment import KEEP_FORM
+from ..align.families import FAMILIES, family
+from ..checkpoint.errors import BadInput
+from ..checkpoint.inputs import Inputs, open_inputs
+from ..checkpoint.loading import Checkpoint
+from ..checkpoint.places import Place, model_places
+from ..eval.text import text_places
+from .effect import require_effect
+from .plans import Align, MergePlan
+from .progress import Progress
+from .recipe import Recipe, recipe, recipe_places
+from .reproduce import merge_command
+from .saved_path import path_places
+
+
+@dataclass(frozen=True)
+class Job:
+    """One merge: what is asked, and the models that were opened for it. `recipe` is None for a path between two."""
+
+    plan: MergePlan
+    recipe: Recipe | None
+    inputs: Inputs
+    places: tuple[Place, ...]
+    dtype: torch.dtype
+    device: str
+    command: str
+    began: float
+    progress: Progress
+    beside: Path | None = None
+
+    @property
+    def base(self) -> int:
+        """How many models stand before those that are merged: 1 where the operator needs a base, else 0."""
+        return int(self.recipe.operator.needs_base) if self.recipe else 0
+
+    @property
+    def ends(self) -> tuple[Checkpoint, ...]:
+        """The models that are merged."""
+        return self.inputs.members[self.base :]
+
+    @property
+    def in_table(self) -> bool:
+        """Whether the architecture has a symmetry table."""
+        return self.inputs.first.model_type in FAMILIES
+
+    @property
+    def measures_spectrum(self) -> bool:
+        """Whether a verdict on the spectrum is asked for, or the default."""
+        asked = self.plan.spectrum.measure
+        if self.plan.is_plain or self.plan.max_memory is not None:
+            return False
+        return (self.in_table if asked is None else asked) or self.plan.gates.require_spectrum
+
+
+def open_job(
+    models: Sequence[str | Path | Checkpoint] | Recipe, plan: MergePlan, beside: Path | None, progress: Progress
+) -> Job:
+    """The models, checked and opened: all of them in one form, in memory where they will be measured."""
+    began = time.monotonic()
+    given, joined = _models_and_recipe(models)
+    plan = replace(plan, align=plan.align or _usual_alignment(plan, models, joined))
+    plan.require_sense(joined)
+    places = tuple(recipe_places(models) if isinstance(models, Recipe) else model_places(given))
+    places += tuple(text_places(plan.data) + path_places(plan.path))
+    device = pick_device(plan.device)
+    progress.stage("checking")
+    inputs = open_inputs(
+        given,
+        families=FAMILIES,
+        tokenizer_of=joined.tokenizer if joined else None,
+        narrow=joined is None,
+        opened=not plan.is_plain,
+    )
+    if joined is not None:
+        inputs = replace(inputs, findings=(*inputs.findings, *joined.notes))
+    progress.findings(inputs.findings)
+    _require_table(plan, joined, inputs)
+    if joined is not None:
+        _require_recipe(joined, plan, inputs)
+    dtype = _dtype(plan, joined, inputs)
+    command = merge_command(plan, joined, inputs)
+    if not plan.is_plain and plan.max_memory is None:
+        inputs = inputs.in_memory()
+    return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside)
+
+
+def _models_and_recipe(
+    models: Sequence[str | Path | Checkpoint] | Recipe,
+) -> tuple[Sequence[str | Path | Checkpoint], Recipe | None]:
+    """The models in the order in which they are merged, and the recipe: None for two on a path."""
+    if isinstance(models, Recipe):
+        return models.ingredients, models
+    if len(models) == 2:
+        return models, None
+    names = [str(model.reference if isinstance(model, Checkpoint) else model) for model in models]
+    return models, recipe("linear", names)
+
+
+def _usual_alignment(plan: MergePlan, models: object, joined: Recipe | None) -> Align:
+    if joined is None:
+        return "auto"
+    return "auto" if plan.data and plan.max_memory is None and not isinstance(models, Recipe) else "none"
+
+
+def _require_table(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> None:
+    """Raise UnsupportedFamily, with the list of those that are supported, for what needs a symmetry table."""
+    needs = plan.alignment not in ("auto", "none") or plan.path != "linear" or plan.spectrum.restore
+    if needs or plan.wants_spectrum or (joined is not None and joined.operator.knows):
+        family(inputs.first.config)
+
+
+def _require_recipe(joined: Recipe, plan: MergePlan, inputs: Inputs) -> None:
+    """Raise BadInput for words of a recipe that mean nothing for these models."""
+    if joined.tokenizer is not None and not inputs.tokenizer_owner.has_tokenizer:
+        where = f"{joined.tokenizer_place}: " if joined.tokenizer_place else ""
+        name = inputs.tokenizer_owner.name
+        raise BadInput(f"{where}'{name}' has no tokenizer to take: name another model, or leave it out")
+    heads = inputs.first.schema.tied if plan.alignment not in KEEP_FORM else ()  # an alignment may untie them
+    require_effect(joined, [*inputs.first.schema.shapes, *heads])
+
+
+def _dtype(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> torch.dtype:
+    name = plan.dtype or (joined.dtype if joined else None)
+    if name is not None:
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    own = {member.dtype for member in inputs.members}
+    return own.pop() if len(own) == 1 else torch.float32
+
+
+def pick_device(name: str) -> str:
+    """The device of a name; `auto` takes this process's GPU, where there is one. Raises BadInput for one not here."""
+    if name == "auto":
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise BadInput(f"there is no device '{name}' here: say --device cpu") from None
+    return name

@@ -1,0 +1,120 @@
+"""The text of one merge: read once for all that is fitted, chosen and reported on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..align.alignment import LOOKING
+from ..checkpoint.errors import BadInput
+from ..checkpoint.inputs import Inputs
+from ..eval.seen import Seen
+from ..eval.text import Blocks, Tokenizer, labelled_blocks
+from .choosing import tokens_per_label
+from .plans import CurvePlan, MergePlan
+from .progress import Progress
+
+
+class MergeText:
+    """The parts of every label; more to fit on is read when it is asked for."""
+
+    def __init__(self, parts: Sequence[Blocks] = (), read_more: Callable[[int], Sequence[Blocks]] | None = None):
+        self.parts, self._read_more = tuple(parts), read_more
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels, in the order in which they were given."""
+        return [part.label for part in self.parts]
+
+    @property
+    def select(self) -> dict[str, Tensor]:
+        """What is chosen by: label → blocks."""
+        return {part.label: part.select for part in self.parts}
+
+    @property
+    def report(self) -> dict[str, Tensor]:
+        """What is shown: label → blocks."""
+        return {part.label: part.report for part in self.parts}
+
+    def fit(self, tokens: int = 0, labels: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """What is fitted on, at least `tokens` of every label where there are, of some `labels` or all.
+
+        Raises TooLittleText where there is none.
+        """
+        if self._read_more is not None and any(part.fit.numel() < tokens for part in self.parts):
+            more = {part.label: part.fit for part in self._read_more(tokens)}
+            self.parts = tuple(replace(part, fit=more[part.label]) for part in self.parts)
+        return {part.label: part.fit for part in self.parts if labels is None or part.label in labels}
+
+    def training_labels(self, fit_on: Sequence[str]) -> list[str]:
+        """The labels to train on: those that are asked for, by default all. Raises BadInput for one without text."""
+        for label in fit_on:
+            if label not in self.labels:
+                raise BadInput(f"--fit-on {label}: there is no text of that label; there are: {', '.join(self.labels)}")
+        return list(fit_on) or self.labels
+
+
+def read_text(
+    plan: MergePlan, inputs: Inputs, fit_tokens: int, progress: Progress, *, seen: Seen | None = None
+) -> tuple[MergeText, bool | None]:
+    """The text of a merge, and whether the tokenizer that is saved reads it as the one that read it (None: it is that).
+
+    Text that a path was trained on, `seen`, is left out.
+    """
+    if not plan.data:
+        return MergeText(), None
+    progress.stage("reading text")
+    config = inputs.first.config
+    read = partial(
+        labelled_blocks,
+        plan.data,
+        context=int(config.max_position_embeddings),
+        seed=plan.seed,
+    )
+    tokenizer, vocabulary = inputs.tokenizer(), int(config.vocab_size)
+    first = partial(read, fit_tokens=fit_tokens, select_tokens=plan.tokens, report_tokens=plan.tokens, seen=seen)
+    parts = first(tokenizer=tokenizer, vocabulary=vocabulary)
+
+    def read_more(count: int) -> Sequence[Blocks]:
+        progress.stage("reading more text")
+        measured = Seen.of((rows for part in parts for rows in (part.select, part.report)), every=1)
+        return read(
+            tokenizer=tokenizer,
+            vocabulary=vocabulary,
+            fit_tokens=count,
+            select_tokens=0,
+            report_tokens=0,
+            seen=measured,
+        )
+
+    return MergeText(parts, None if fit_tokens else read_more), _read_alike(inputs, first, parts)
+
+
+def _read_alike(inputs: Inputs, read: Callable[..., tuple[Blocks, ...]], text: Sequence[Blocks]) -> bool | None:
+    """Whether the tokenizer that is saved reads the report text as that of the shared rows did; None if it is that."""
+    if inputs.growth is None:
+        return None
+    owner = inputs.whole[inputs.growth.owner]
+    tokenizer: Tokenizer = owner.tokenizer()
+    try:
+        again = read(tokenizer=tokenizer, vocabulary=int(owner.config.vocab_size))
+    except BadInput:  # it needs so much fewer tokens that there are too few
+        return False
+    return all(torch.equal(one.report, other.report) for one, other in zip(text, again, strict=True))
+
+
+def path_fit_tokens(plan: MergePlan, context: int) -> int:
+    """The tokens of every label that are fitted on for a path, as far as that is settled beforehand."""
+    labels = len(plan.fit_on) or len(plan.data)
+    if isinstance(plan.path, CurvePlan):
+        return plan.path.training.tokens(labels, context)
+    if plan.alignment == "learned" and plan.path == "linear":
+        return plan.learn.training.tokens(labels, context)
+    return tokens_per_label(labels) if plan.alignment in LOOKING and plan.path == "linear" else 0
