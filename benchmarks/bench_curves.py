@@ -13,7 +13,7 @@ from typing import Any
 from measured import record
 
 import isthmus
-from isthmus.merge.curve import CurvePlan
+from isthmus.merge.plans import CurvePlan
 from isthmus.merge.training import PathTraining
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"

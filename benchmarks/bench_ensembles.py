@@ -16,9 +16,9 @@ import torch
 from measured import record
 
 from isthmus.eval.loss import ensemble_losses
-from isthmus.merge.curve import CurvePlan
 from isthmus.merge.ensembles import ensemble
 from isthmus.merge.pipeline import merge
+from isthmus.merge.plans import CurvePlan
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TRAIN = ["stdlib:docs:train", "stdlib:code:train"]

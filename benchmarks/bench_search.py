@@ -12,8 +12,7 @@ from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import labelled_blocks
 from isthmus.merge.path import WeightPath
-from isthmus.merge.point import grid, inside
-from isthmus.merge.search import Search
+from isthmus.merge.search import Search, grid, inside
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 PAIRS = (

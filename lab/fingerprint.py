@@ -15,8 +15,7 @@ from typing import Any, Literal
 from ..checkpoint.loading import load
 from ..eval.fingerprint import Fingerprint, judge
 from ..merge.progress import Progress
-from ..merge.provenance import fingerprint_of
-from ..merge.spectra import spectrum
+from ..merge.spectra import fingerprint_of, spectrum
 from .demo import CHECKPOINTS
 from .pretrain import CODE, DOCS, EMBEDDED, Recipe, make_checkpoint, small_config
 

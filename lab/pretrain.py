@@ -22,7 +22,8 @@ from ..checkpoint.loading import load
 from ..checkpoint.saving import atomic_directory, save_small_files, write_json
 from ..checkpoint.shards import save_weights
 from ..eval.text import corpus
-from ..merge.optimizers import OptimizerName, Schedule, make_optimizers
+from ..merge.optimizers import Schedule, make_optimizers
+from ..merge.plans import OptimizerName
 from ..merge.progress import Progress
 
 if TYPE_CHECKING:

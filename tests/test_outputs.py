@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import EMBEDDED, Outcome, tiny_model
+from merging import merge
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.saving import replace_file
@@ -158,11 +159,11 @@ def test_a_snapshot_of_the_hub_cache(isthmus: Callable[..., Outcome], hub: objec
 def test_python_refuses_as_the_command_line_does(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the output is known only when all is done, it is held against what was read."""
     import isthmus
-    from isthmus.merge.moved import align_and_save
+    from isthmus.merge.aligned_checkpoint import align_and_save
     from isthmus.merge.plane import loss_plane
 
     monkeypatch.chdir(world.parent)
-    merged = isthmus.merge("w/a", "link/b", align="none", t=0.5)
+    merged = merge("w/a", "link/b", align="none", t=0.5)
     before = digests(world.parent)
     for output in (world / "a", world / "b" / "out", Path("link/b")):
         with pytest.raises(BadInput, match="which this command reads"):

@@ -17,7 +17,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.places import require_places
 from isthmus.eval.seen import Seen
 from isthmus.merge.mergekit import read_recipe
-from isthmus.merge.stored import read_bends
+from isthmus.merge.saved_path import read_bends
 from isthmus.merge.training_state import TrainingState
 
 folder = Path(sys.argv[1])

@@ -16,9 +16,10 @@ import yaml
 from conftest import EMBEDDED
 from hub_server import TOKEN, HubServer
 from huggingface_hub import ModelCard
+from merging import merge
 
 import isthmus
-from isthmus.merge.curve import CurvePlan
+from isthmus.merge.plans import CurvePlan
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 
@@ -30,7 +31,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     text = home / "my-notes.txt"
     text.write_text("The quick brown fox jumps over the lazy dog, and then it sits down to read. " * 400)
     data = [f"notes={text}", DATA[0]]
-    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", data=data, tokens=256)
+    found = merge(EMBEDDED / "docs", EMBEDDED / "code", data=data, tokens=256)
     return home / "merged", found.save(home / "merged")
 
 
@@ -89,7 +90,7 @@ def test_where_a_tokenizer_was_loaded_from_is_left_out(saved, tmp_path: Path) ->
     places = {"name_or_path": "/home/somebody/model", "special_tokens_map_file": "/home/somebody/x.json"}
     for end in ends:
         (end / "tokenizer_config.json").write_text(json.dumps({**settings, **places}))
-    isthmus.merge(*ends, align="none", t=0.5).save(tmp_path / "out")
+    merge(*ends, align="none", t=0.5).save(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == settings
 
 
@@ -105,7 +106,7 @@ def test_it_has_a_figure_and_a_table(merged) -> None:
 
 
 def test_a_merge_without_text_has_no_figure(tmp_path: Path) -> None:
-    isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.5).save(tmp_path / "out")
+    merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.5).save(tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "path.png" not in text
     assert not (tmp_path / "out" / "path.png").exists()
@@ -122,7 +123,7 @@ def test_the_licence_is_the_parents_or_left_open_with_the_reason(
     for end, licence in zip(ends, licences, strict=True):
         if licence:
             (end / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
-    report = isthmus.merge(*ends, align="none", t=0.5).save(tmp_path / "out")
+    report = merge(*ends, align="none", t=0.5).save(tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert ModelCard(text).data.license == expected
     assert text.rstrip().endswith(report["license_reason"])
@@ -132,7 +133,7 @@ def test_the_licence_is_the_parents_or_left_open_with_the_reason(
 def test_names_that_are_no_plain_words(hub: HubServer, saved, tmp_path: Path, name: str) -> None:
     """They are the user's to choose, and must break neither the metadata nor the command."""
     a, b = saved(name), saved("b", 1)
-    isthmus.merge(a, b, align="none", t=0.5).save(tmp_path / "out")
+    merge(a, b, align="none", t=0.5).save(tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     ModelCard(text).validate()
     command = re.search(r"```sh\n(.*)\n```", text)
@@ -144,7 +145,7 @@ def test_names_that_are_no_plain_words(hub: HubServer, saved, tmp_path: Path, na
 def test_the_command_repeats_what_was_asked(hub: HubServer, tmp_path: Path) -> None:
     hub.add("user/repeat", EMBEDDED / "docs", "deep")
     plan = CurvePlan("bezier", 2, "lion", training=isthmus.PathTraining(steps=4, batch=4, lr=3e-4))
-    found = isthmus.merge(
+    found = merge(
         "user/repeat:deep",
         EMBEDDED / "code",
         data=[f"words={DATA[0]}"],

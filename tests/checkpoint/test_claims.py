@@ -267,7 +267,7 @@ SCRATCH = """
 import os, signal, sys, tempfile
 sys.path.insert(0, sys.argv[1])
 tempfile.tempdir = sys.argv[2]
-from isthmus.merge.placed import Scratch
+from isthmus.merge.offloaded import Scratch
 scratch = Scratch()
 print(scratch._folder.path, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -275,7 +275,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_temporary_folders_of_killed_runs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from isthmus.merge.placed import Scratch
+    from isthmus.merge.offloaded import Scratch
 
     done = subprocess.run([sys.executable, "-c", SCRATCH, PARENT, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

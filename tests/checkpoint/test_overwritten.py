@@ -18,8 +18,8 @@ from torch import Tensor
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.inputs import open_inputs
 from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.checkpoint.pair import open_pair
 from isthmus.checkpoint.rows import in_blocks
 from isthmus.checkpoint.source import Source
 from isthmus.checkpoint.version import TICK
@@ -187,7 +187,7 @@ def test_between_the_check_and_the_load(tmp_path: Path, way: str, monkeypatch: p
 
     monkeypatch.setattr("isthmus.checkpoint.pair.check", overwritten)
     with pytest.raises(CorruptCheckpoint, match="was changed"):
-        open_pair(old, other, families=FAMILIES)
+        open_inputs((old, other), families=FAMILIES)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])

@@ -18,6 +18,7 @@ import torch
 from conftest import EMBEDDED
 from hub_server import TOKEN, Fault, HubServer
 from huggingface_hub import ModelCard
+from merging import merge
 from safetensors.torch import load_file
 
 from isthmus.checkpoint import hub as asking
@@ -27,7 +28,6 @@ from isthmus.checkpoint.output import read_output
 from isthmus.checkpoint.push import Target, plan_push
 from isthmus.checkpoint.saving import write_json
 from isthmus.checkpoint.shards import save_weights
-from isthmus.merge.pipeline import merge
 
 A, B = EMBEDDED / "docs", EMBEDDED / "code"
 REPO = "user/merged"

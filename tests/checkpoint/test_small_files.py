@@ -10,13 +10,13 @@ import altered_tokenizers as altered
 import pytest
 from conftest import EMBEDDED
 from hub_server import TOKEN, HubServer
+from merging import merge
 from transformers import AutoTokenizer
 
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.small_files import is_small_file, left_out
-from isthmus.merge.pipeline import merge
 
 FOLDER = "additional_chat_templates"
 

@@ -13,8 +13,7 @@ from isthmus.checkpoint.loading import load
 from isthmus.eval.fingerprint import RANGES, Fingerprint, fingerprint, judge, kurtosis, peak
 from isthmus.lab.fingerprint import CALIBRATION, HELD_OUT, fingerprint_study
 from isthmus.lab.pretrain import small_config
-from isthmus.merge.provenance import fingerprint_of
-from isthmus.merge.spectra import spectrum
+from isthmus.merge.spectra import fingerprint_of, spectrum
 
 
 def of(state: dict, config: object) -> Fingerprint:

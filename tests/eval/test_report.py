@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import EMBEDDED
+from merging import merge
 
-import isthmus
-from isthmus.merge.curve import CurvePlan
+from isthmus.merge.plans import CurvePlan
 from isthmus.merge.training import PathTraining
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
@@ -26,7 +26,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a merge on a curve."""
     out = tmp_path_factory.mktemp("report") / "out"
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
-    isthmus.merge(*ends, data=DATA, tokens=1024, align="orthogonal", path=PLAN, restore=True).save(out)
+    merge(*ends, data=DATA, tokens=1024, align="orthogonal", path=PLAN, restore=True).save(out)
     return out / "report.html"
 
 
@@ -98,7 +98,7 @@ def test_a_browser_draws_every_chart(page: Path, tmp_path: Path) -> None:
 
 
 def test_a_single_text_needs_no_choice_between_texts(page: Path, tmp_path: Path) -> None:
-    merged = isthmus.merge(
+    merged = merge(
         EMBEDDED / "docs", EMBEDDED / "code", data=DATA[:1], tokens=256, align="none", measure_spectrum=False
     )
     merged.save(tmp_path / "out")

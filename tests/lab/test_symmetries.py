@@ -10,7 +10,7 @@ from conftest import EMBEDDED
 from isthmus.checkpoint.loading import load
 from isthmus.eval.text import labelled_blocks
 from isthmus.lab.symmetries import STEPS, Ablation, ablate, pairs, recipes, symmetry_study, table_rows
-from isthmus.merge.learn import LearnPlan
+from isthmus.merge.plans import LearnPlan
 from isthmus.merge.progress import Progress
 
 

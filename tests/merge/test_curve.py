@@ -6,7 +6,7 @@ from conftest import EMBEDDED
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.text import blocks, corpus
-from isthmus.merge.curve import CurvePlan, train_curve, training_record
+from isthmus.merge.fitting import CurvePlan, train_curve, training_record
 from isthmus.merge.path import WeightPath
 from isthmus.merge.progress import Progress
 from isthmus.merge.training import PathTraining

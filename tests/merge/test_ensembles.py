@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMBEDDED
+from merging import merge
 from transformers import AutoTokenizer
 
 import isthmus as package
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.seen import Seen
-from isthmus.merge.curve import CurvePlan
 from isthmus.merge.ensembles import ensemble, load_ensemble
-from isthmus.merge.pipeline import merge
+from isthmus.merge.plans import CurvePlan
 from isthmus.merge.training import PathTraining
 
 TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMBEDDED
+from merging import combine
 from safetensors.torch import load_file, save_file
 
 from isthmus.checkpoint.errors import BadInput, NotFinite
 from isthmus.checkpoint.finite import place_of_nan, written_blocks
 from isthmus.checkpoint.manifest import sealed
 from isthmus.checkpoint.output import read_output
-from isthmus.merge.gates import Gates
-from isthmus.merge.many import combine
 from isthmus.merge.operators.registry import OPERATORS
+from isthmus.merge.plans import Gates
 from isthmus.merge.recipe import Recipe, Segment, Setting, recipe
 
 TEXT = ("--data", "stdlib:docs:heldout", "--tokens", 64)

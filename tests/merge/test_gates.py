@@ -4,7 +4,7 @@ import pytest
 
 from isthmus.checkpoint.errors import GateRefused
 from isthmus.eval.spectrum import SpectrumReport
-from isthmus.merge.gates import Gates
+from isthmus.merge.plans import Gates
 
 NUMBERS = {"barrier": 0.4, "merge_point": {"excess": 0.1, "gain": -0.3, "gain_stderr": 0.01}}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMBEDDED
+from merging import merge
 
-import isthmus
 from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.errors import BadInput, TooLittleText
@@ -14,9 +14,9 @@ from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import labelled_blocks
-from isthmus.merge.curve import CurvePlan
-from isthmus.merge.learn import LearnPlan, learn, movable
+from isthmus.merge.fitting import LearnPlan, learn, movable
 from isthmus.merge.path import WeightPath
+from isthmus.merge.plans import CurvePlan
 from isthmus.merge.progress import Progress
 from isthmus.merge.training import PathModule, PathTraining
 from isthmus.merge.training_state import TrainingState
@@ -75,7 +75,7 @@ def test_a_merge_keeps_the_closed_form_that_learning_made_worse(monkeypatch) -> 
     monkeypatch.setattr("isthmus.merge.search.Search.no_higher_than", lambda self, other: False)
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
     plan = LearnPlan(steps=12)
-    found = isthmus.merge(*ends, data=DATA, tokens=1024, align="learned", learn=plan, measure_spectrum=False)
+    found = merge(*ends, data=DATA, tokens=1024, align="learned", learn=plan, measure_spectrum=False)
     assert found.alignment.method == found.report["alignment"]["learning"]["start"] == "combined"
     assert found.report["alignment"]["tried"].keys() == {"none", "orthogonal", "combined", "learned"}
 
@@ -131,7 +131,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 def test_bends_and_the_alignment_train_together() -> None:
     plan = CurvePlan(training=PathTraining(steps=12, batch=8))
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
-    found = isthmus.merge(*ends, data=DATA, tokens=1024, align="learned", path=plan, measure_spectrum=False)
+    found = merge(*ends, data=DATA, tokens=1024, align="learned", path=plan, measure_spectrum=False)
     assert found.alignment.method == "learned"
     assert found.report["alignment"]["learning"] == {"start": "combined", "with_bends": True}
     assert found.report["alignment"]["max_log_prob_error"] < 1e-4
@@ -143,7 +143,7 @@ def test_bends_and_the_alignment_train_together() -> None:
 def test_relatives_are_learned_from_no_alignment_at_all() -> None:
     ends = EMBEDDED / "docs", EMBEDDED / "code"
     plan = LearnPlan(steps=12)
-    report = isthmus.merge(*ends, data=DATA, tokens=1024, align="learned", learn=plan, measure_spectrum=False).report
+    report = merge(*ends, data=DATA, tokens=1024, align="learned", learn=plan, measure_spectrum=False).report
     assert report["alignment"]["learning"]["start"] == "none"
     assert report["barrier"] < 0.05
 
@@ -152,7 +152,7 @@ def test_the_merge_is_a_plain_model_with_its_gauge_taken_out(tmp_path: Path) -> 
     from transformers import GPT2LMHeadModel
 
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
-    found = isthmus.merge(*ends, data=DATA, tokens=1024, align="learned", learn=LearnPlan(steps=12))
+    found = merge(*ends, data=DATA, tokens=1024, align="learned", learn=LearnPlan(steps=12))
     found.save(tmp_path / "out")
     model = GPT2LMHeadModel.from_pretrained(tmp_path / "out")
     embedding = 1024 * 128
@@ -177,9 +177,9 @@ def test_text_is_needed_and_enough_of_it(tmp_path: Path) -> None:
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
     for align in ("activations", "combined", "learned"):
         with pytest.raises(BadInput, match=f"--align {align} looks at what the models do with text: add --data"):
-            isthmus.merge(*ends, align=align, t=0.5)  # type: ignore[arg-type]
+            merge(*ends, align=align, t=0.5)  # type: ignore[arg-type]
     (tmp_path / "short.txt").write_text("Words, words. " * 30 + "".join(map(str, range(3000))))
     with pytest.raises(TooLittleText, match="or take at most"):
-        isthmus.merge(*ends, data=[str(tmp_path / "short.txt")], align="learned", tokens=256)
+        merge(*ends, data=[str(tmp_path / "short.txt")], align="learned", tokens=256)
     with pytest.raises(BadInput, match="at least 1"):
         LearnPlan(steps=0)

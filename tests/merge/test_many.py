@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMBEDDED
+from merging import combine
 from safetensors.torch import load_file
 
 from isthmus.checkpoint import contents
@@ -19,9 +20,8 @@ from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels,
 from isthmus.checkpoint.state import LazyState
 from isthmus.eval.summary import loss_table, sentences
 from isthmus.merge import combined
-from isthmus.merge.gates import Gates
-from isthmus.merge.many import combine
 from isthmus.merge.mergekit import read_recipe
+from isthmus.merge.plans import Gates
 from isthmus.merge.recipe import recipe
 
 BASE, DOCS, CODE, OTHER, MUON = (str(EMBEDDED / name) for name in ("adamw-1", "docs", "code", "adamw-2", "muon-1"))
@@ -36,7 +36,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 def test_from_disk_to_disk_and_in_memory_are_the_same(tmp_path: Path) -> None:
     plan = recipe("ties", [DOCS, CODE], base=BASE, weights=[[0.6], [0.8, 0.4]], densities=[[0.5]])
-    combine(plan, dtype=torch.float32).save(tmp_path / "streamed")
+    combine(plan, dtype="float32").save(tmp_path / "streamed")
     combine(plan, dtype=torch.float32, measure_spectrum=True).save(tmp_path / "measured")
     streamed, measured = weights(tmp_path / "streamed"), weights(tmp_path / "measured")
     assert all(torch.equal(streamed[name], measured[name]) for name in streamed)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from merging import merge
 
-import isthmus as library
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError
 from isthmus.checkpoint.opening import require_opens
 from isthmus.eval.loss import Losses
-from isthmus.merge.shown import Shown, require_shown
+from isthmus.merge.verify import Shown, require_shown
 
 IMPOSSIBLE: dict[str, tuple[dict[str, object], str]] = {
     "no such activation": ({"activation_function": "gelu_newer"}, "gelu_newer"),
@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_that_of_the_files(saved) -> None:
 
 def test_nothing_is_published_where_the_loss_is_another(saved, tmp_path: Path) -> None:
     a, b = saved("a", tokenizer=True, vocab_size=1024), saved("b", 1, tokenizer=True, vocab_size=1024)
-    merged = library.merge(a, b, data=["stdlib:docs:heldout"], tokens=64, align="none", t=0.5)
+    merged = merge(a, b, data=["stdlib:docs:heldout"], tokens=64, align="none", t=0.5)
     other = replace(merged, state={name: 1.5 * merged.state[name] for name in merged.state})
     with pytest.raises(IsthmusError, match="as it was measured"):
         other.save(tmp_path / "out")

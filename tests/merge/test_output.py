@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMBEDDED
+from merging import merge
 
 import isthmus
 from isthmus.checkpoint.loading import load
 from isthmus.eval.text import labelled_blocks
-from isthmus.merge.learn import LearnPlan
+from isthmus.merge.plans import LearnPlan
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 SHORT = LearnPlan(steps=20)
@@ -26,7 +27,7 @@ SHORT = LearnPlan(steps=20)
 def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One merge that stays tied and one that is untied."""
     out = tmp_path_factory.mktemp("merged") / f"with-{request.param}"
-    isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / request.param, data=DATA, tokens=1024, learn=SHORT).save(out)
+    merge(EMBEDDED / "adamw-1", EMBEDDED / request.param, data=DATA, tokens=1024, learn=SHORT).save(out)
     return out
 
 
@@ -55,7 +56,7 @@ def test_transformers_measures_the_loss_that_was_reported(merged: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     report = json.loads((merged / "isthmus.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(merged)
     text = labelled_blocks(DATA, tokenizer, context=128, vocabulary=1024, select_tokens=1024, report_tokens=1024)
     for part in text:
@@ -98,6 +99,6 @@ def test_the_card_is_valid_metadata_and_says_what_was_merged(merged: Path) -> No
 
 
 def test_a_merge_without_measurements_has_a_card_and_a_page_too(tmp_path: Path) -> None:
-    isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.5).save(tmp_path / "out")
+    merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.5).save(tmp_path / "out")
     assert "without text, no loss was measured" in (tmp_path / "out" / "README.md").read_text()
     assert "without text, no loss was measured" in (tmp_path / "out" / "report.html").read_text()

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import EMBEDDED, state_of, tiny_model
+from merging import merge
 from safetensors.torch import load_file
 
 import isthmus
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, GateRefused, IncompatibleModels, UnsupportedFamily
 from isthmus.eval.text import Blocks, corpus, labelled_blocks
-from isthmus.merge.gates import Gates
-from isthmus.merge.learn import LearnPlan
+from isthmus.merge.plans import Gates, LearnPlan
 from isthmus.merge.progress import Progress
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
@@ -30,7 +30,7 @@ def without_times(report: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def strangers() -> isthmus.Merge:
-    return isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048, learn=SHORT)
+    return merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048, learn=SHORT)
 
 
 def test_the_report_keeps_its_contract(strangers) -> None:
@@ -83,7 +83,7 @@ def test_alignment_helps_strangers_and_keeps_their_spectrum(strangers) -> None:
 
 
 def test_variants_of_one_base_need_no_alignment_and_gain() -> None:
-    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", data=DATA)
+    found = merge(EMBEDDED / "docs", EMBEDDED / "code", data=DATA)
     report = found.report
     assert report["alignment"]["method"] == "none"
     assert found.config.tie_word_embeddings
@@ -92,7 +92,7 @@ def test_variants_of_one_base_need_no_alignment_and_gain() -> None:
 
 
 def test_two_runs_with_one_seed_are_the_same(strangers, tmp_path: Path) -> None:
-    again = isthmus.merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048, learn=SHORT)
+    again = merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048, learn=SHORT)
     first, second = (run.save(tmp_path / name / "m") for run, name in ((strangers, "one"), (again, "two")))
     assert without_times(strangers.report) == without_times(again.report)
     assert first["files"] == second["files"]
@@ -112,7 +112,7 @@ def test_no_token_serves_two(strangers) -> None:
 
 
 def test_a_plain_average_needs_no_text(tmp_path: Path) -> None:
-    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.25)
+    found = merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.25)
     a, b = (load_file(EMBEDDED / name / "model.safetensors") for name in ("docs", "code"))
     assert found.report["merge_point"] == {"t": 0.25, "loss": None, "excess": None, "gain": None, "gain_stderr": None}
     assert found.report["spectrum"] is None
@@ -126,16 +126,16 @@ def test_a_plain_average_needs_no_text(tmp_path: Path) -> None:
 
 
 def test_dtype_is_the_endpoints_or_what_is_asked(saved, tmp_path: Path) -> None:
-    a, b = saved("a", dtype=torch.bfloat16), saved("b", 1, dtype=torch.float16)
-    assert isthmus.merge(a, a, align="none", t=0.5).dtype == torch.bfloat16
-    assert isthmus.merge(a, b, align="none", t=0.5).dtype == torch.float32
-    found = isthmus.merge(a, b, align="none", t=0.5, dtype=torch.float16)
+    a, b = saved("a", dtype=torch.bfloat16), saved("b", 1, dtype="float16")
+    assert merge(a, a, align="none", t=0.5).dtype == torch.bfloat16
+    assert merge(a, b, align="none", t=0.5).dtype == torch.float32
+    found = merge(a, b, align="none", t=0.5, dtype="float16")
     found.save(tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors")["transformer.wpe.weight"].dtype == torch.float16
 
 
 def test_a_tied_and_an_untied_model(saved) -> None:
-    found = isthmus.merge(saved("a"), saved("b", 1, tie_word_embeddings=False), align="none", t=0.5)
+    found = merge(saved("a"), saved("b", 1, tie_word_embeddings=False), align="none", t=0.5)
     assert not found.config.tie_word_embeddings
     expected = (
         state_of(tiny_model(0))["transformer.wte.weight"]
@@ -145,13 +145,13 @@ def test_a_tied_and_an_untied_model(saved) -> None:
 
 
 def test_alignment_without_text(saved) -> None:
-    found = isthmus.merge(saved("a"), saved("b", 1), align="orthogonal", t=0.5)
+    found = merge(saved("a"), saved("b", 1), align="orthogonal", t=0.5)
     assert found.report["alignment"]["max_log_prob_error"] < 1e-4
     assert found.report["spectrum"]["verdict"] in ("preserved", "transition", "contracted", "inflated")
 
 
 def test_one_model_with_itself_is_itself() -> None:
-    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "docs", data=DATA[:1], tokens=1024)
+    found = merge(EMBEDDED / "docs", EMBEDDED / "docs", data=DATA[:1], tokens=1024)
     assert found.report["barrier"] == pytest.approx(0.0, abs=1e-6)
     assert found.report["merge_point"]["t"] == 0.5
     assert found.report["spectrum"]["distance"] == pytest.approx(0.0, abs=1e-9)
@@ -159,9 +159,7 @@ def test_one_model_with_itself_is_itself() -> None:
 
 def test_objective_worst_balances_the_labels() -> None:
     kind = {"data": DATA, "tokens": 4096, "align": "none", "measure_spectrum": False}
-    mean, worst = (
-        isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", objective=name, **kind) for name in ("mean", "worst")
-    )
+    mean, worst = (merge(EMBEDDED / "docs", EMBEDDED / "code", objective=name, **kind) for name in ("mean", "worst"))
     assert worst.report["settings"]["objective"] == "worst"
     assert 0.1 <= mean.report["merge_point"]["t"] <= 0.9
     assert 0.1 <= worst.report["merge_point"]["t"] <= 0.9
@@ -177,16 +175,12 @@ GATES = {
 def test_gates_refuse(gate: str) -> None:
     gates, message = GATES[gate]
     with pytest.raises(GateRefused, match=message):
-        isthmus.merge(
-            EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, align="none", tokens=512, t=0.5, gates=gates
-        )
+        merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, align="none", tokens=512, t=0.5, gates=gates)
 
 
 def test_the_spectrum_gate_refuses_a_naive_average() -> None:
     with pytest.raises(GateRefused, match="the spectrum is contracted"):
-        isthmus.merge(
-            EMBEDDED / "adamw-1", EMBEDDED / "adamw-2", align="none", t=0.5, gates=Gates(require_spectrum=True)
-        )
+        merge(EMBEDDED / "adamw-1", EMBEDDED / "adamw-2", align="none", t=0.5, gates=Gates(require_spectrum=True))
 
 
 SENSELESS = {
@@ -204,7 +198,7 @@ def test_requests_without_sense(saved, kind: str) -> None:
     arguments, message = SENSELESS[kind]
     model = saved("m")
     with pytest.raises(BadInput, match=message):
-        isthmus.merge(model, model, **arguments)
+        merge(model, model, **arguments)
 
 
 def test_incompatible_models_are_refused_before_weights_are_read(saved) -> None:
@@ -213,9 +207,9 @@ def test_incompatible_models_are_refused_before_weights_are_read(saved) -> None:
         weights = (directory / "model.safetensors").read_bytes()
         (directory / "model.safetensors").write_bytes(weights[:-1000] + b"\xff" * 1000)  # NaN, were it read
     with pytest.raises(IncompatibleModels, match="number of heads differs"):
-        isthmus.merge(a, b, align="none", t=0.5)
+        merge(a, b, align="none", t=0.5)
     with pytest.raises(CorruptCheckpoint, match="holds NaN or Inf"):
-        isthmus.merge(a, a, align="none", t=0.5).save(a.parent / "out")
+        merge(a, a, align="none", t=0.5).save(a.parent / "out")
     assert not (a.parent / "out").exists()
 
 
@@ -228,13 +222,13 @@ def test_an_unsupported_family_can_only_be_averaged(tmp_path: Path) -> None:
     )
     for name in "ab":
         LlamaForCausalLM(config).save_pretrained(tmp_path / name)
-    isthmus.merge(tmp_path / "a", tmp_path / "b", align="none", t=0.5).save(tmp_path / "out")
+    merge(tmp_path / "a", tmp_path / "b", align="none", t=0.5).save(tmp_path / "out")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == "llama"
     with pytest.raises(UnsupportedFamily, match=r"'llama' are not supported .*; supported: gpt2"):
-        isthmus.merge(tmp_path / "a", tmp_path / "b", align="orthogonal", t=0.5)
+        merge(tmp_path / "a", tmp_path / "b", align="orthogonal", t=0.5)
     for asked in ({"path": isthmus.CurvePlan()}, {"restore": True}):
         with pytest.raises(UnsupportedFamily, match="'llama'"):
-            isthmus.merge(tmp_path / "a", tmp_path / "b", align="none", data=DATA, **asked)
+            merge(tmp_path / "a", tmp_path / "b", align="none", data=DATA, **asked)
 
 
 def test_a_stored_path_is_measured_on_no_text_that_trained_it(tmp_path: Path, monkeypatch) -> None:
@@ -248,8 +242,8 @@ def test_a_stored_path_is_measured_on_no_text_that_trained_it(tmp_path: Path, mo
     monkeypatch.setattr("isthmus.merge.pipeline.labelled_blocks", spy)
     ends = EMBEDDED / "adamw-1", EMBEDDED / "adamw-2"
     plan = isthmus.CurvePlan(training=isthmus.PathTraining(steps=4, batch=32))
-    isthmus.merge(*ends, data=DATA, tokens=512, align="orthogonal", path=plan).save_path(tmp_path / "path")
-    isthmus.merge(*ends, data=DATA, tokens=1024, path=tmp_path / "path")
+    merge(*ends, data=DATA, tokens=512, align="orthogonal", path=plan).save_path(tmp_path / "path")
+    merge(*ends, data=DATA, tokens=1024, path=tmp_path / "path")
     first, second = read
     for trained, later in zip(first, second, strict=True):
         windows = {tuple(row) for row in trained.fit.reshape(-1, 64).tolist()}
@@ -260,7 +254,7 @@ def test_a_stored_path_is_measured_on_no_text_that_trained_it(tmp_path: Path, mo
 
 def test_text_needs_a_tokenizer(saved) -> None:
     with pytest.raises(BadInput, match="has no tokenizer"):
-        isthmus.merge(saved("a"), saved("b"), data=DATA)
+        merge(saved("a"), saved("b"), data=DATA)
 
 
 def test_progress_is_told(saved) -> None:
@@ -270,20 +264,20 @@ def test_progress_is_told(saved) -> None:
         def stage(self, name: str, total: int | None = None) -> None:
             stages.append(name)
 
-    isthmus.merge(saved("a"), saved("b"), align="orthogonal", t=0.5, progress=Listening())
+    merge(saved("a"), saved("b"), align="orthogonal", t=0.5, progress=Listening())
     expected = ["checking", "aligning (orthogonal)", "measuring the endpoints' spectra", "measuring the spectrum"]
     assert stages == expected
 
 
 def test_checkpoints_that_are_open_already() -> None:
     docs, code = isthmus.load(EMBEDDED / "docs"), isthmus.load(EMBEDDED / "code")
-    assert isthmus.merge(docs, code, align="none", t=0.5).report["endpoints"][0]["ref"] == "docs"
+    assert merge(docs, code, align="none", t=0.5).report["endpoints"][0]["ref"] == "docs"
 
 
 def test_a_user_s_own_text(tmp_path: Path) -> None:
     text = tmp_path / "mine.txt"
     text.write_text("\n".join(next(iter(corpus("stdlib:docs").documents())) for _ in range(3)) * 3)
-    found = isthmus.merge(EMBEDDED / "docs", EMBEDDED / "code", data=[f"mine={text}"], tokens=256)
+    found = merge(EMBEDDED / "docs", EMBEDDED / "code", data=[f"mine={text}"], tokens=256)
     assert found.report["data"][0]["label"] == "mine"
     assert str(tmp_path) not in json.dumps(found.report)
     shutil.rmtree(tmp_path)
@@ -293,5 +287,5 @@ def test_a_user_s_own_text(tmp_path: Path) -> None:
     ("a", "b", "share"), [("adamw-1", "adamw-2", 0.23), ("muon-1", "muon-2", 0.41), ("adamw-1", "muon-1", 0.32)]
 )
 def test_alignment_leaves_this_share_of_the_naive_barrier(a: str, b: str, share: float) -> None:
-    found = isthmus.merge(EMBEDDED / a, EMBEDDED / b, data=DATA, align="orthogonal", t=0.5, measure_spectrum=False)
+    found = merge(EMBEDDED / a, EMBEDDED / b, data=DATA, align="orthogonal", t=0.5, measure_spectrum=False)
     assert found.report["barrier"] <= share * found.report["barrier_before_alignment"]

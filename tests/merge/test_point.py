@@ -4,7 +4,7 @@ import torch
 
 from isthmus.eval.barrier import Profile
 from isthmus.eval.loss import Losses
-from isthmus.merge.point import gap, grid, inside, objective_losses
+from isthmus.merge.search import gap, grid, inside, objective_losses
 
 
 def measured(**by_label: list[list[float]]) -> Profile:

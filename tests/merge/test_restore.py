@@ -6,7 +6,7 @@ from conftest import state_of, tiny_config, tiny_model
 
 from isthmus.align.families import family
 from isthmus.merge.path import WeightPath
-from isthmus.merge.restore import restore_spectrum
+from isthmus.merge.spectra import restore_spectrum
 
 TABLE = family(tiny_config())
 A, B = state_of(tiny_model(0)), state_of(tiny_model(1))

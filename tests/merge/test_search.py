@@ -12,8 +12,7 @@ from isthmus.eval.barrier import profile
 from isthmus.eval.loss import Losses, LossMeter
 from isthmus.eval.text import labelled_blocks
 from isthmus.merge.path import WeightPath
-from isthmus.merge.point import grid
-from isthmus.merge.search import Search
+from isthmus.merge.search import Search, grid
 
 BLOCKS = 64
 

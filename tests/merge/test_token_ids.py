@@ -11,14 +11,13 @@ import altered_tokenizers as altered
 import pytest
 from altered_tokenizers import ALTERED
 from conftest import EMBEDDED
+from merging import combine, merge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from isthmus.checkpoint.errors import IsthmusError
 from isthmus.checkpoint.token_ids import token_ids, with_token_ids, within
 from isthmus.merge.ensembles import ensemble, load_ensemble
-from isthmus.merge.many import combine
 from isthmus.merge.mergekit import read_recipe
-from isthmus.merge.pipeline import merge
 from isthmus.merge.recipe import recipe
 
 TEXT = "It isn't far: the ferry leaves at 7, and \u00e9t\u00e9 ends. \u6e21\u8239 \U0001f6a2"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMBEDDED
+from merging import merge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isthmus.checkpoint.errors import IncompatibleModels
-from isthmus.merge.learn import LearnPlan
-from isthmus.merge.pipeline import merge
+from isthmus.merge.plans import LearnPlan
 
 DATA = ["stdlib:docs:heldout"]
 NEW = ["<|user|>", "<|assistant|>"]
@@ -25,7 +25,7 @@ def grown(tmp_path: Path) -> Path:
     """The embedded `code` with two tokens more, and an embedding padded to 1032 rows."""
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "code")
     tokenizer.add_tokens(NEW)
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "code", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "code", dtype="float32")
     torch.manual_seed(0)
     model.resize_token_embeddings(1032, mean_resizing=False)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def grown(tmp_path: Path) -> Path:
 
 
 def log_probs(directory: Path) -> torch.Tensor:
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="float32").eval()
     with torch.no_grad():
         return torch.log_softmax(model(IDS).logits, -1)
 
@@ -46,7 +46,7 @@ def log_probs(directory: Path) -> torch.Tensor:
 def test_the_end_that_has_more_tokens_is_kept_whole(grown: Path, tmp_path: Path, align: str, owner: str) -> None:
     other = EMBEDDED / "docs"
     ends, t = ((grown, other), 0.0) if owner == "A" else ((other, grown), 1.0)
-    found = merge(*ends, align=align, t=t, tokens=256, data=DATA, dtype=torch.float32)
+    found = merge(*ends, align=align, t=t, tokens=256, data=DATA, dtype="float32")
     found.save(tmp_path / "out")
     assert (log_probs(tmp_path / "out") - log_probs(grown)).abs().max() < 1e-4
     assert found.report["vocabulary"]["kept_from"] == owner
@@ -57,15 +57,15 @@ def test_a_learned_gauge_does_not_reach_the_rows_that_are_kept(grown: Path, tmp_
     other = EMBEDDED / "muon-1"
     ends, t = ((grown, other), 0.0) if owner == "A" else ((other, grown), 1.0)
     plan = LearnPlan(steps=20)
-    found = merge(*ends, align="learned", learn=plan, t=t, tokens=256, data=DATA, dtype=torch.float32)
+    found = merge(*ends, align="learned", learn=plan, t=t, tokens=256, data=DATA, dtype="float32")
     assert found.alignment.gauge["ln_f"].std() > 0.01
     found.save(tmp_path / "out")
     assert (log_probs(tmp_path / "out") - log_probs(grown)).abs().max() < 1e-4
 
 
 def test_shared_rows_are_merged_and_the_others_kept(grown: Path, tmp_path: Path) -> None:
-    without = merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.25, dtype=torch.float32)
-    found = merge(EMBEDDED / "docs", grown, align="none", t=0.25, dtype=torch.float32)
+    without = merge(EMBEDDED / "docs", EMBEDDED / "code", align="none", t=0.25, dtype="float32")
+    found = merge(EMBEDDED / "docs", grown, align="none", t=0.25, dtype="float32")
     name = "transformer.wte.weight"
     assert torch.equal(found.state[name][:1024], without.state[name])
     own = AutoModelForCausalLM.from_pretrained(grown).transformer.wte.weight
@@ -89,7 +89,7 @@ def test_the_loss_of_the_whole_merge_is_reported(grown: Path) -> None:
 @pytest.fixture
 def winning(grown: Path) -> Path:
     """`grown`, in which an added row wins the softmax for most texts."""
-    model = AutoModelForCausalLM.from_pretrained(grown, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(grown, dtype="float32")
     with torch.no_grad():
         ids = torch.arange(16, 144)[None]
         hidden = model.transformer(ids).last_hidden_state[0].mean(0)
@@ -132,7 +132,7 @@ def test_an_endpoint_is_measured_with_its_own_constant(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED / "code", own)
     facts = json.loads((own / "config.json").read_text())
     (own / "config.json").write_text(json.dumps({**facts, "layer_norm_epsilon": 0.5}))
-    found = merge(EMBEDDED / "docs", own, data=DATA, tokens=256, align="none", t=0.5, dtype=torch.float32)
+    found = merge(EMBEDDED / "docs", own, data=DATA, tokens=256, align="none", t=0.5, dtype="float32")
     found.save(tmp_path / "out")
     alone = merge(own, own, data=DATA, tokens=256, align="none", t=0.5)
     expected = alone.report["endpoints"][0]["loss"]
@@ -147,7 +147,7 @@ def test_text_with_a_token_that_only_one_model_knows(grown: Path, tmp_path: Path
 
 
 def test_padding_alone(tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "code", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "code", dtype="float32")
     model.resize_token_embeddings(1088, mean_resizing=False)
     model.save_pretrained(tmp_path / "padded")
     AutoTokenizer.from_pretrained(EMBEDDED / "code").save_pretrained(tmp_path / "padded")

@@ -195,11 +195,11 @@ def test_generation_settings_go_with_the_tokenizer(pair) -> None:
 
 
 def test_a_tokenizer_that_any_library_reads_comes_first(saved) -> None:
-    from isthmus.checkpoint.pair import open_pair
+    from isthmus.checkpoint.inputs import open_inputs
 
     first, second = saved("a", vocab_size=1024), saved("b", tokenizer=True, vocab_size=1024)
     tokenizer = AutoTokenizer.from_pretrained(second)
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     (first / "tokenizer.model").write_bytes(altered.sentencepiece_model(tokens))
-    assert open_pair(first, second).keeper.name == "b"
+    assert open_inputs((first, second)).tokenizer_owner.name == "b"
     assert any("the merge has those of 'b'" in line or "tokenizer of 'b'" in line for line in said(first, second))
