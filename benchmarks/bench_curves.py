@@ -13,8 +13,7 @@ from typing import Any
 from measured import record
 
 import isthmus
-from isthmus.merge.plans import CurvePlan
-from isthmus.merge.training import PathTraining
+from isthmus.merge.plans import CurvePlan, PathTraining
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 DATA = ("stdlib:docs", "stdlib:code")
@@ -24,7 +23,7 @@ PAIRS = (("adamw-1", "adamw-2"), ("muon-1", "muon-2"), ("adamw-1", "muon-1"))
 def curve(a: str, b: str, steps: int, fit_on: tuple[str, ...] = ()) -> dict[str, Any]:
     plan = CurvePlan(training=PathTraining(steps=steps))
     ends = EMBEDDED / a, EMBEDDED / b
-    report = isthmus.merge(*ends, data=DATA, align="orthogonal", path=plan, fit_on=fit_on).report
+    report = isthmus.merge_models(ends, isthmus.MergePlan(DATA, align="orthogonal", path=plan, fit_on=fit_on)).report
     naive, line, bent = (report[key] for key in ("barrier_before_alignment", "line_barrier", "barrier"))
     ends_loss = [end["loss"] for end in report["endpoints"]]
 

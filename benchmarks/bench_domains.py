@@ -16,7 +16,8 @@ from measured import record
 
 from isthmus.checkpoint.loading import load
 from isthmus.lab.pretrain import Recipe, make_checkpoint, small_config
-from isthmus.merge.many import combine
+from isthmus.merge.pipeline import merge_models
+from isthmus.merge.plans import MergePlan, SpectrumPlan
 from isthmus.merge.progress import Progress
 from isthmus.merge.recipe import recipe
 
@@ -53,7 +54,7 @@ def rows(models: list[Path], texts: list[str]) -> dict[str, dict[str, object]]:
     for method, plan in plans.items():
         weighted = "weight" in plan.operator.parameters
         for soup in ("uniform", "search") if weighted else ("uniform",):
-            report = combine(plan, data=texts, soup=soup, tokens=TOKENS, measure_spectrum=True).report
+            report = merge_models(plan, MergePlan(texts, soup=soup, tokens=TOKENS, spectrum=SpectrumPlan(True))).report
             point = report["merge_point"]
             found[f"{method}, searched" if soup == "search" else method] = {
                 "loss": round(point["loss"], 4),

@@ -17,8 +17,8 @@ from measured import record
 
 from isthmus.eval.loss import ensemble_losses
 from isthmus.merge.ensembles import ensemble
-from isthmus.merge.pipeline import merge
-from isthmus.merge.plans import CurvePlan
+from isthmus.merge.pipeline import merge_models
+from isthmus.merge.plans import CurvePlan, EnsemblePlan, MergePlan
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TRAIN = ["stdlib:docs:train", "stdlib:code:train"]
@@ -39,11 +39,11 @@ def with_path_point(pair: tuple[str, str]) -> dict[str, object]:
 
 def _with_path_point(pair: tuple[str, str], work: Path) -> dict[str, object]:
     models = [CHECKPOINTS / name for name in pair]
-    path = merge(*models, data=TRAIN, path=CurvePlan("polychain"), align="orthogonal")
+    path = merge_models(models, MergePlan(TRAIN, path=CurvePlan("polychain"), align="orthogonal"))
     path.save_path(work / "path", overwrite=True)
     t = path.report["merge_point"]["t"]
     t = min(0.7, max(0.3, t))  # a point near an end says what that end says
-    found = ensemble(models, data=TEXTS, path=work / "path", at=[t], align="none", tokens=TOKENS)
+    found = ensemble(models, EnsemblePlan(TEXTS, work / "path", [t], align="none", tokens=TOKENS))
     tokens = found.token_losses
     two, three = ensemble_losses(tokens[:2]), ensemble_losses(tokens[:3])
     gain = two - three

@@ -20,7 +20,9 @@ PAIRS = (("adamw-1", "adamw-2"), ("muon-1", "muon-2"), ("adamw-1", "muon-1"))
 
 
 def learned(a: str, b: str, path: Any) -> dict[str, Any]:
-    report = isthmus.merge(EMBEDDED / a, EMBEDDED / b, data=DATA, align="learned", path=path).report
+    report = isthmus.merge_models(
+        [EMBEDDED / a, EMBEDDED / b], isthmus.MergePlan(DATA, align="learned", path=path)
+    ).report
     naive, line, found = (report[key] for key in ("barrier_before_alignment", "line_barrier", "barrier"))
     return {
         "started_from": report["alignment"]["learning"]["start"],

@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from measured import record
 
-from isthmus.merge.many import combine
-from isthmus.merge.pipeline import merge
-from isthmus.merge.recipe import recipe
+from isthmus.merge.pipeline import merge_models
+from isthmus.merge.plans import MergePlan, SpectrumPlan
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TEXTS = ["stdlib:docs:heldout", "stdlib:code:heldout"]
@@ -27,10 +26,12 @@ ALIGNMENTS = ("orthogonal", "combined", "permutation")
 def universe(align: str) -> dict[str, object]:
     """The plain average of three, and the pairs' barriers, after one alignment."""
     three = [str(CHECKPOINTS / name) for name in THREE]
-    report = combine(recipe("linear", three), data=TEXTS, align=align, measure_spectrum=True).report
+    report = merge_models(three, MergePlan(TEXTS, align=align, spectrum=SpectrumPlan(True))).report
     pairs = {}
     for a, b in itertools.combinations(THREE, 2):
-        line = merge(CHECKPOINTS / a, CHECKPOINTS / b, data=TEXTS, align=align, measure_spectrum=False)
+        line = merge_models(
+            [CHECKPOINTS / a, CHECKPOINTS / b], MergePlan(TEXTS, align=align, spectrum=SpectrumPlan(False))
+        )
         pairs[f"{a}, {b}"] = round(line.report["barrier"], 4)
     excess = report["baselines"]["average"]["excess"]
     return {

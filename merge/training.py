@@ -32,6 +32,7 @@ from .path import WeightPath, coefficients, mix
 from .plans import MAX_PASSES, PathTraining
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from transformers import PretrainedConfig
 
     from ..align.alignment import Alignment
@@ -179,6 +180,43 @@ def train_path(
         return _trained(path, config, fit, height, training, moving, device, run, on_step)
 
 
+def _accelerator(training: PathTraining, device: str, *, bends: int) -> Accelerator:
+    """Processes, devices and precision. Raises BadInput for a precision or a batch that training cannot have."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
+
+    AcceleratorState._reset_state()  # the precision of an earlier run in this process is not ours
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=training.precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=training.accumulate),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bends > 1, broadcast_buffers=False)],
+    )
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise BadInput(f"bends are trained in float32 or bf16, not in {accelerator.mixed_precision}")
+    share = training.accumulate * accelerator.num_processes
+    if training.batch % share:
+        raise BadInput(
+            f"a batch of {training.batch} blocks cannot be shared by {accelerator.num_processes} processes with "
+            f"--accumulate {training.accumulate}: take a multiple of {share}"
+        )
+    return accelerator
+
+
+def _resumed(
+    run: TrainingState, accelerator: Accelerator, path: WeightPath, moving: LearnedAlignment | None
+) -> tuple[int, list[tuple[int, float | None, float]], WeightPath, Alignment | None]:
+    """The steps that are done, the history, the best path so far and its alignment. Raises BadInput for another run."""
+    first, history, states, alignment = run.load(accelerator)
+    shapes = {name: tensor.shape for name, tensor in path.b.items()}
+    complete = len(states) == len(path.bends) + (moving is not None) and bool(history)
+    if not complete or any({n: s[n].shape for n in s} != shapes for s in states) or (moving and alignment is None):
+        raise run.damaged()
+    best = replace(path, bends=states[: len(path.bends)], b=states[-1] if moving else path.b)
+    return first, history, best, alignment
+
+
 def _trained(
     path: WeightPath,
     config: PretrainedConfig,
@@ -190,27 +228,7 @@ def _trained(
     run: TrainingState | None,
     on_step: Callable[[int, float], None],
 ) -> Trained:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import GradientAccumulationPlugin
-
-    AcceleratorState._reset_state()  # the precision of an earlier run in this process is not ours
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=training.precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=training.accumulate),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=len(path.bends) > 1, broadcast_buffers=False)
-        ],
-    )
-    if accelerator.mixed_precision not in ("no", "bf16"):
-        raise BadInput(f"bends are trained in float32 or bf16, not in {accelerator.mixed_precision}")
-    share = training.accumulate * accelerator.num_processes
-    if training.batch % share:
-        raise BadInput(
-            f"a batch of {training.batch} blocks cannot be shared by {accelerator.num_processes} processes with "
-            f"--accumulate {training.accumulate}: take a multiple of {share}"
-        )
+    accelerator = _accelerator(training, device, bends=len(path.bends))
     batches = Batches(fit, training)
     module = PathModule(path, config, moving)
     made = moving.optimizers() if moving else []
@@ -230,12 +248,7 @@ def _trained(
     best, first, diverged = path, 0, None
     alignment = moving.alignment() if moving else None
     if run is not None and run.exists():
-        first, history, states, alignment = run.load(accelerator)
-        shapes = {name: tensor.shape for name, tensor in path.b.items()}
-        counted = len(states) == len(path.bends) + (moving is not None) and bool(history)
-        if not counted or any({n: s[n].shape for n in s} != shapes for s in states) or (moving and alignment is None):
-            raise run.damaged()
-        best = replace(path, bends=states[: len(path.bends)], b=states[-1] if moving else path.b)
+        first, history, best, alignment = _resumed(run, accelerator, path, moving)
     else:
         history.append((0, None, height(path)))
     every = max(1, training.steps // EVALUATIONS)

@@ -16,6 +16,7 @@ from merging import merge
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.saving import replace_file
+from isthmus.merge.plans import EnsemblePlan, PlanePlan
 
 PLAIN = ("--align", "none", "--t", 0.5)
 
@@ -173,8 +174,10 @@ def test_python_refuses_as_the_command_line_does(world: Path, monkeypatch: pytes
     for output, reference in ((world / "b", None), (Path("new"), world / "a"), (Path("new"), Path("new"))):
         with pytest.raises(BadInput, match="choose another"):
             align_and_save(world / "a", world / "b", output, reference=reference, overwrite=True)
-    plane = loss_plane([world / name for name in ("a", "b", "base")], data=[str(world / "text")], tokens=64)
-    members = isthmus.ensemble([world / "a", world / "b"], data=[str(world / "text")], tokens=64, align="none")
+    plane = loss_plane([world / name for name in ("a", "b", "base")], PlanePlan(data=[str(world / "text")], tokens=64))
+    members = isthmus.ensemble(
+        [world / "a", world / "b"], EnsemblePlan(data=[str(world / "text")], tokens=64, align="none")
+    )
     for result in (plane, members):
         for output in (world / "a", world / "text" / "out"):
             with pytest.raises(BadInput, match="which this command reads"):

@@ -16,7 +16,7 @@ import isthmus as package
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.seen import Seen
 from isthmus.merge.ensembles import ensemble, load_ensemble
-from isthmus.merge.plans import CurvePlan
+from isthmus.merge.plans import CurvePlan, EnsemblePlan
 from isthmus.merge.training import PathTraining
 
 TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")
@@ -33,7 +33,7 @@ def models(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_everything_on_the_same_text(models: tuple[Path, Path], tmp_path: Path) -> None:
-    found = ensemble(models, **QUICK)
+    found = ensemble(models, EnsemblePlan(**QUICK))
     rows = {row["kind"]: row for row in found.report["models"]}
     assert [row["name"] for row in found.report["models"]] == ["docs", "code", "soup", "merge", "ensemble of all 2"]
     members = [row for row in found.report["models"] if row["kind"] == "member"]
@@ -47,7 +47,7 @@ def test_everything_on_the_same_text(models: tuple[Path, Path], tmp_path: Path) 
 
 
 def test_saved_small_moved_and_opened(models: tuple[Path, Path], tmp_path: Path) -> None:
-    found = ensemble(models, align="none", average="logits", **QUICK)
+    found = ensemble(models, EnsemblePlan(align="none", average="logits", **QUICK))
     found.save(tmp_path / "models" / "both")
     assert sum(path.stat().st_size for path in (tmp_path / "models" / "both").iterdir()) < 200_000
     settings = json.loads((tmp_path / "models" / "both" / "tokenizer_config.json").read_text())
@@ -63,7 +63,7 @@ def test_saved_small_moved_and_opened(models: tuple[Path, Path], tmp_path: Path)
 
 
 def test_a_member_that_was_changed_or_is_gone(models: tuple[Path, Path], tmp_path: Path) -> None:
-    ensemble(models, align="none", **QUICK).save(tmp_path / "both")
+    ensemble(models, EnsemblePlan(align="none", **QUICK)).save(tmp_path / "both")
     shutil.copy(EMBEDDED / "muon-1" / "model.safetensors", models[1] / "model.safetensors")
     with pytest.raises(BadInput, match="the weights of 'code' were changed since the ensemble was saved"):
         load_ensemble(tmp_path / "both")
@@ -78,7 +78,7 @@ def test_a_member_that_was_changed_or_is_gone(models: tuple[Path, Path], tmp_pat
 def test_points_of_a_path_are_members(models: tuple[Path, Path], tmp_path: Path) -> None:
     plan = CurvePlan("polychain", training=PathTraining(steps=4, batch=4))
     merge(*models, path=plan, align="none", **QUICKER).save_path(tmp_path / "curve")
-    found = ensemble(models, path=tmp_path / "curve", at=[0.5], align="none", **QUICKER)
+    found = ensemble(models, EnsemblePlan(path=tmp_path / "curve", at=[0.5], align="none", **QUICKER))
     assert [row["name"] for row in found.report["models"]][:3] == ["docs", "code", "curve at t = 0.5"]
     assert found.report["models"][-1]["passes"] == 3
     trained = Seen.load(tmp_path / "curve" / "seen.safetensors")
@@ -101,12 +101,12 @@ def test_points_of_a_path_are_members(models: tuple[Path, Path], tmp_path: Path)
 )
 def test_what_makes_no_sense(options: dict[str, object], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        ensemble([EMBEDDED / "docs", EMBEDDED / "code"], **{**QUICK, **options})
+        ensemble([EMBEDDED / "docs", EMBEDDED / "code"], EnsemblePlan(**{**QUICK, **options}))
 
 
 def test_an_ensemble_has_members() -> None:
     with pytest.raises(BadInput, match="two members or more"):
-        ensemble([EMBEDDED / "docs"], **QUICK)
+        ensemble([EMBEDDED / "docs"], EnsemblePlan(**QUICK))
 
 
 def test_for_people_and_for_programs(isthmus, models: tuple[Path, Path], tmp_path: Path) -> None:

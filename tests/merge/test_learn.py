@@ -9,6 +9,7 @@ from merging import merge
 
 from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
+from isthmus.align.universe import Universe
 from isthmus.checkpoint.errors import BadInput, TooLittleText
 from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
@@ -16,9 +17,9 @@ from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import labelled_blocks
 from isthmus.merge.fitting import LearnPlan, learn, movable
 from isthmus.merge.path import WeightPath
-from isthmus.merge.plans import CurvePlan
+from isthmus.merge.plans import CurvePlan, PathTraining
 from isthmus.merge.progress import Progress
-from isthmus.merge.training import PathModule, PathTraining
+from isthmus.merge.training import PathModule
 from isthmus.merge.training_state import TrainingState
 
 DATA = ("stdlib:docs", "stdlib:code")
@@ -29,12 +30,13 @@ TEXT = labelled_blocks(
 )
 FIT, SELECT, REPORT = ({part.label: getattr(part, name) for part in TEXT} for name in ("fit", "select", "report"))
 START = align_states(STATE_A, STATE_B, A.config)
+UNIVERSE = Universe.of_pair(START)
 PLAN = LearnPlan(steps=48, batch=8)
 
 
 def learned(plan: LearnPlan = PLAN, kept: TrainingState | None = None, progress: Progress | None = None):
     progress = progress or Progress()
-    return learn(START, STATE_A, STATE_B, FIT, SELECT, plan, device="cpu", progress=progress, kept=kept)
+    return learn(UNIVERSE, (STATE_A, STATE_B), FIT, SELECT, plan, device="cpu", progress=progress, run=kept)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(found, tmp_path: Path) -> No
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
-    line, moving = movable(START, STATE_A, STATE_B)
+    line, moving = movable(UNIVERSE, (STATE_A, STATE_B))
     module, ids = PathModule(line, START.config, moving), FIT["docs"][:2]
     module(ids, 0.5).backward()
     for parameter in (moving.gauge[0], moving.heads[3]):

@@ -7,6 +7,7 @@ import pytest
 from conftest import EMBEDDED
 
 from isthmus.checkpoint.errors import BadInput, IncompatibleModels
+from isthmus.merge.plans import PlanePlan
 from isthmus.merge.plane import loss_plane
 
 THREE = [EMBEDDED / name for name in ("adamw-1", "docs", "code")]
@@ -28,18 +29,18 @@ def test_the_plane_through_three_models(isthmus, tmp_path: Path) -> None:
 def test_models_are_aligned_first() -> None:
     """A permuted copy lies on the original once it is aligned, and the two span no plane with a third."""
     three = [EMBEDDED / name for name in ("adamw-1", "muon-1", "muon-2")]
-    apart, close = (loss_plane(three, data=DATA, tokens=256, resolution=3, align=a) for a in ("none", "orthogonal"))
+    apart, close = (loss_plane(three, PlanePlan(data=DATA, tokens=256, resolution=3, align=a)) for a in ("none", "orthogonal"))
     assert min(close.plane.loss[1]) < min(apart.plane.loss[1])
 
 
 def test_what_spans_no_plane(saved) -> None:
     with pytest.raises(BadInput, match="a plane goes through three models; got 2"):
-        loss_plane(THREE[:2], data=DATA)
+        loss_plane(THREE[:2], PlanePlan(data=DATA))
     with pytest.raises(BadInput, match="a loss needs text: add --data"):
-        loss_plane(THREE, data=())
+        loss_plane(THREE, PlanePlan(data=()))
     with pytest.raises(BadInput, match="--resolution is at least 2"):
-        loss_plane(THREE, data=DATA, resolution=1)
+        loss_plane(THREE, PlanePlan(data=DATA, resolution=1))
     with pytest.raises(BadInput, match="the first two models are the same"):
-        loss_plane([THREE[0], THREE[0], THREE[1]], data=DATA, tokens=256, align="none", resolution=2)
+        loss_plane([THREE[0], PlanePlan(THREE[0], THREE[1]], data=DATA, tokens=256, align="none", resolution=2))
     with pytest.raises(IncompatibleModels):
-        loss_plane([THREE[0], THREE[1], saved("other")], data=DATA)
+        loss_plane([THREE[0], PlanePlan(THREE[1], saved("other")], data=DATA))

@@ -18,6 +18,7 @@ from isthmus.checkpoint.errors import IsthmusError
 from isthmus.checkpoint.token_ids import token_ids, with_token_ids, within
 from isthmus.merge.ensembles import ensemble, load_ensemble
 from isthmus.merge.mergekit import read_recipe
+from isthmus.merge.plans import EnsemblePlan
 from isthmus.merge.recipe import recipe
 
 TEXT = "It isn't far: the ferry leaves at 7, and \u00e9t\u00e9 ends. \u6e21\u8239 \U0001f6a2"
@@ -145,7 +146,7 @@ def test_a_moved_model_keeps_its_own(tmp_path: Path, isthmus) -> None:
 
 def test_an_ensemble(tmp_path: Path) -> None:
     first, second = model(tmp_path, "first", without_tokenizer), model(tmp_path, "second", altered.all_ids, "code")
-    found = ensemble([first, second], data=["stdlib:docs:heldout"], align="none", tokens=256)
+    found = ensemble([first, second], EnsemblePlan(data=["stdlib:docs:heldout"], align="none", tokens=256))
     found.save(tmp_path / "out")
     for whole in (found.model(), load_ensemble(tmp_path / "out")):
         assert whole.generation_config.eos_token_id == [5, 6]

@@ -40,7 +40,7 @@ def barrier(path: WeightPath) -> float:
 def train(
     training: PathTraining, start: WeightPath = START, kept: TrainingState | None = None, **more: object
 ) -> Trained:
-    return train_path(start, CONFIG, FIT, barrier, training, kept=kept, **more)  # type: ignore[arg-type]
+    return train_path(start, CONFIG, FIT, barrier, training, run=kept, **more)  # type: ignore[arg-type]
 
 
 def same(a: Trained, b: Trained) -> bool:
