@@ -7,8 +7,8 @@ import pytest
 from conftest import EMBEDDED
 
 from isthmus.checkpoint.errors import BadInput, IncompatibleModels
-from isthmus.merge.plans import PlanePlan
 from isthmus.merge.plane import loss_plane
+from isthmus.merge.plans import PlanePlan
 
 THREE = [EMBEDDED / name for name in ("adamw-1", "docs", "code")]
 DATA = ("stdlib:docs:heldout",)
@@ -29,7 +29,8 @@ def test_the_plane_through_three_models(isthmus, tmp_path: Path) -> None:
 def test_models_are_aligned_first() -> None:
     """A permuted copy lies on the original once it is aligned, and the two span no plane with a third."""
     three = [EMBEDDED / name for name in ("adamw-1", "muon-1", "muon-2")]
-    apart, close = (loss_plane(three, PlanePlan(data=DATA, tokens=256, resolution=3, align=a)) for a in ("none", "orthogonal"))
+    plans = [PlanePlan(data=DATA, tokens=256, resolution=3, align=align) for align in ("none", "orthogonal")]
+    apart, close = (loss_plane(three, plan) for plan in plans)
     assert min(close.plane.loss[1]) < min(apart.plane.loss[1])
 
 
@@ -41,6 +42,6 @@ def test_what_spans_no_plane(saved) -> None:
     with pytest.raises(BadInput, match="--resolution is at least 2"):
         loss_plane(THREE, PlanePlan(data=DATA, resolution=1))
     with pytest.raises(BadInput, match="the first two models are the same"):
-        loss_plane([THREE[0], PlanePlan(THREE[0], THREE[1]], data=DATA, tokens=256, align="none", resolution=2))
+        loss_plane([THREE[0], THREE[0], THREE[1]], PlanePlan(data=DATA, tokens=256, align="none", resolution=2))
     with pytest.raises(IncompatibleModels):
-        loss_plane([THREE[0], PlanePlan(THREE[1], saved("other")], data=DATA))
+        loss_plane([THREE[0], THREE[1], saved("other")], PlanePlan(data=DATA))
