@@ -31,7 +31,7 @@ _HOMES = {
     "canonical": "align.canonical",
     "family": "align.families",
     "push": "checkpoint.push",
-    "corpus": "eval.text",
+    "corpus": "eval.corpora",
     "Gates": "merge.gates",
     "Merge": "merge.result",
     "spectrum": "merge.spectra",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     )
     from .checkpoint.loading import Checkpoint, load
     from .checkpoint.push import push
-    from .eval.text import corpus
+    from .eval.corpora import corpus
     from .merge import merge
     from .merge.curve import CurvePlan
     from .merge.ensembles import ensemble, load_ensemble

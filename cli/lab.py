@@ -49,7 +49,7 @@ def fingerprints(
     from dataclasses import asdict
 
     require_places(json_file, [("the directory", output)], existing=True)
-    from ..lab.fingerprint import fingerprint_study
+    from ..lab.fingerprint_study import fingerprint_study
 
     with screen(quiet) as progress:
         found = fingerprint_study(output, progress=progress)

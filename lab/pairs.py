@@ -22,8 +22,8 @@ from torch import Tensor
 from ..align.pipeline import Aligned, align_states
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import atomic_directory
-from ..eval.seen import Seen
 from ..eval.text import Blocks, labelled_blocks
+from ..eval.text_hashes import TextHashes as Seen
 from ..merge.candidate import ACTIVATION_TOKENS
 from ..merge.curve import CurvePlan, train_curve, training_record
 from ..merge.learn import LearnPlan

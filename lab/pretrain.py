@@ -21,7 +21,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.loading import load
 from ..checkpoint.saving import atomic_directory, save_small_files, write_json
 from ..checkpoint.shards import save_weights
-from ..eval.text import corpus
+from ..eval.corpora import corpus
 from ..merge.optimizers import OptimizerName, Schedule, make_optimizers
 from ..merge.progress import Progress
 

@@ -16,14 +16,15 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.saving import replace_file, replace_json
 from ..eval.figures import png
 from ..merge.progress import Progress
-from . import figures
 from .generalization import ELSEWHERE, generalization_study
 from .pairs import HELD_OUT, QUICK, SEEDS, Effort
 from .planes import planes_study
 from .practice import practice_study
+from .relu.relu_figure import relu_figure
 from .relu.study import QUICK as QUICK_NETWORKS
 from .relu.study import Plan, relu_study
-from .spectra import spectra_study
+from .spectra_study import spectra_study
+from .study_figures import generalization_figure, planes_figure, practice_figure, spectra_figure, table_figure
 from .table import rows, table_study
 
 if TYPE_CHECKING:
@@ -113,30 +114,30 @@ STUDIES = {
     "relu": Study(
         "Which zero-loss two-layer networks of one optimizer are connected inside its constraint set?",
         _relu,
-        figures.relu_figure,
+        relu_figure,
     ),
     "table": Study(
-        "How high are the barriers between small GPT-2s of one optimizer, and of two?", _table, figures.table_figure
+        "How high are the barriers between small GPT-2s of one optimizer, and of two?", _table, table_figure
     ),
     "spectra": Study(
         "Do paths keep the spectrum, and do the thresholds of the verdict tell kinds apart?",
         _spectra,
-        figures.spectra_figure,
+        spectra_figure,
     ),
     "planes": Study(
         "Does alignment bring three models into one basin, of one optimizer and of three?",
         _planes,
-        figures.planes_figure,
+        planes_figure,
     ),
     "generalization": Study(
         "Are points on paths good on other text, and does an ensemble gain by them?",
         _generalization,
-        figures.generalization_figure,
+        generalization_figure,
     ),
     "practice": Study(
         "Does the optimizer of fine-tuning change how well models merge, and is a merge a good start?",
         _practice,
-        figures.practice_figure,
+        practice_figure,
     ),
 }
 

@@ -17,8 +17,8 @@ from ..align.pipeline import Aligned, align_states
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import Checkpoint
 from ..eval.loss import LossMeter
-from ..eval.seen import Seen
 from ..eval.text import Blocks
+from ..eval.text_hashes import TextHashes as Seen
 from .curve import CurvePlan, train_curve, training_record
 from .learn import LearnPlan, learn, learning_record, movable
 from .path import WeightPath

@@ -17,7 +17,7 @@ from ..checkpoint.foreign import plain
 from ..checkpoint.group import Group
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.reference import parse_reference
-from ..eval.text import corpus
+from ..eval.corpora import corpus
 from .curve import CurvePlan
 from .learn import LearnPlan
 from .recipe import Recipe, Settings

@@ -19,23 +19,24 @@ from ..checkpoint.finite import require_number, require_writable
 from ..checkpoint.group import Group, open_group
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.provenance import Evidence
+from ..eval.corpora import text_places
 from ..eval.fingerprint import Fingerprint
-from ..eval.placed import bytes_of
+from ..eval.offloaded_loss import bytes_of
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import MAX_EXCESS, SAME_KIND, Spectrum, SpectrumReport, among
-from ..eval.text import Blocks, labelled_blocks, text_places
+from ..eval.text import Blocks, labelled_blocks
 from .combined import Combined
 from .command import combine_command
 from .cook import Cook, GroupAlign, fit_tokens
-from .effect import require_effect
 from .gates import Gates
 from .measure import Among, rounded
+from .optimizer_evidence import fingerprint_of, optimizer_of
 from .pipeline import pick_device
 from .placed import Scratch, measured_from_disk
 from .plane import simplex_plane
 from .progress import Progress
-from .provenance import fingerprint_of, optimizer_of
 from .recipe import Recipe, recipe_places
+from .recipe_effect import require_effect
 from .record import GroupSettings, group_record
 from .result import Merge
 from .shown import Shown

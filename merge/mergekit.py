@@ -7,20 +7,20 @@ filter is a part of a tensor's name; a list of numbers is a gradient over the la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, SequenceNode
 
 from ..checkpoint.checks.finding import Finding
-from ..checkpoint.errors import BadInput, one_line
+from ..checkpoint.errors import BadInput
 from ..checkpoint.reference import require_path
 from .operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
-from .recipe_bounds import recipe_text, require_small
+from .recipe_bounds import recipe_text
+from .yaml_reader import YamlReader
 
 SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
@@ -48,12 +48,12 @@ def read_recipe(path: str | Path) -> Recipe:
         raise BadInput(f"'{file.name}' is not UTF-8 text: a recipe is YAML") from None
     except OSError as error:
         raise BadInput(f"cannot read the recipe '{file.name}': {error.strerror}") from None
-    return _Recipe(file.name, text).read()
+    return _RecipeReader(file.name, text).read()
 
 
 @dataclass(frozen=True)
 class _Input:
-    """A model where it stands: in `models`, or as a source of a slice."""
+    """A model of a recipe: an item of `models`, or a source of a slice."""
 
     model: str
     node: Node
@@ -63,29 +63,19 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A run of layers: who goes into it, its own settings, and where it stands."""
+    """A run of layers: the models that go into it, its own settings, and its node."""
 
     inputs: list[_Input]
     settings: Settings
     node: Node
 
 
-class _Recipe:
-    """One file being read."""
+class _RecipeReader(YamlReader):
+    """One recipe while it is read."""
 
     def __init__(self, name: str, text: str):
-        self.name = name
+        super().__init__(name, text, NOT_TAKEN)
         self.notes: list[Finding] = []
-        try:
-            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
-            require_small(self.root, name)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
-        except RecursionError:
-            raise BadInput(f"'{name}' is not a recipe: it has too many lists in one another") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise BadInput(f"'{name}' is not YAML: {one_line(error)}") from None
 
     def read(self) -> Recipe:
         """The recipe."""
@@ -114,14 +104,6 @@ class _Recipe:
             self.place(top["tokenizer_source"]) if "tokenizer_source" in top else "",
             tuple(self.notes),
         )
-
-    def refuse(self, node: Node, why: str) -> NoReturn:
-        """Raise BadInput with the line of a node."""
-        raise BadInput(f"{self.place(node)}: {why}") from None
-
-    def place(self, node: Node) -> str:
-        """The file and the line of a node."""
-        return f"'{self.name}', line {node.start_mark.line + 1}"
 
     def method(self, node: Node) -> Operator:
         """The operator."""
@@ -337,50 +319,3 @@ class _Recipe:
         if name not in (*found.ingredients, base):
             self.refuse(node, f"tokenizer_source is base, union, or a model of the recipe; got '{name}'")
         return name
-
-    def entries(self, node: Node, known: tuple[str, ...], what: str) -> dict[str, Node]:
-        """The values of a mapping by key, all of which must be known."""
-        found = {}
-        for key, (there, value) in self.pairs(node, what).items():
-            if key in NOT_TAKEN:
-                self.refuse(there, f"isthmus does not take '{key}': {NOT_TAKEN[key]}")
-            if key not in known:
-                self.refuse(there, f"'{key}' is not known in {what}: it has {', '.join(known)}")
-            found[key] = value
-        return found
-
-    def pairs(self, node: Node, what: str) -> dict[str, tuple[Node, Node]]:
-        """A mapping: key → (its node, its value's)."""
-        if not isinstance(node, MappingNode):
-            self.refuse(node, f"{what} is written as 'key: value'")
-        found: dict[str, tuple[Node, Node]] = {}
-        for there, value in node.value:
-            key = self.text(there, "a key")
-            if key in found:
-                self.refuse(there, f"'{key}' comes twice")
-            found[key] = (there, value)
-        return found
-
-    def items(self, node: Node, what: str) -> Iterator[Node]:
-        """The items of a list that is not empty."""
-        if not isinstance(node, SequenceNode) or not node.value:
-            self.refuse(node, f"{what} is a list of one or more")
-        return iter(node.value)
-
-    def text(self, node: Node, what: str) -> str:
-        """A scalar that is text."""
-        value = self.scalar(node, what)
-        if not isinstance(value, str) or not value:
-            self.refuse(node, f"{what} is text; got {value!r}")
-        return value
-
-    def scalar(self, node: Node, what: str) -> Any:
-        """The value of a scalar."""
-        if not isinstance(node, ScalarNode):
-            self.refuse(node, f"{what} is a single value")
-        try:
-            return yaml.SafeLoader("").construct_object(node)
-        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
-            kind = node.tag.removeprefix("tag:yaml.org,2002:")
-            shown = f"{node.value[:40]}{'...' * (len(node.value) > 40)}"
-            self.refuse(node, f"{what} cannot be read: {shown!a} is not a value of YAML's type {ascii(kind)[1:-1]}")

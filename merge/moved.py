@@ -24,7 +24,8 @@ from ..checkpoint.saving import (
     write_json,
 )
 from ..checkpoint.shards import save_weights
-from ..eval.text import Blocks, labelled_blocks, text_places
+from ..eval.corpora import text_places
+from ..eval.text import Blocks, labelled_blocks
 from .candidate import ACTIVATION_TOKENS, Chooser
 from .climb import climb
 from .learn import LearnPlan

@@ -24,8 +24,8 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.pair import Pair, open_pair
 from ..checkpoint.places import model_places
 from ..checkpoint.provenance import Evidence
+from ..eval.corpora import text_places
 from ..eval.samples import Sample, samples
-from ..eval.seen import Seen
 from ..eval.spectrum import (
     MAX_EXCESS,
     SAME_KIND,
@@ -35,7 +35,8 @@ from ..eval.spectrum import (
     along_path,
     compare_spectra,
 )
-from ..eval.text import Blocks, labelled_blocks, text_places
+from ..eval.text import Blocks, labelled_blocks
+from ..eval.text_hashes import TextHashes as Seen
 from .candidate import ACTIVATION_TOKENS, Candidate, Chooser
 from .climb import Align, climb, closed_forms
 from .command import merge_command
@@ -43,11 +44,11 @@ from .curve import CurvePlan
 from .gates import Gates
 from .learn import LearnPlan
 from .measure import Measured, measure
+from .optimizer_evidence import fingerprint_of, optimizer_of
 from .path import WeightPath
 from .plane import path_plane
 from .point import Objective, grid
 from .progress import Progress
-from .provenance import fingerprint_of, optimizer_of
 from .record import Settings, merge_record
 from .result import Merge
 from .shown import Shown

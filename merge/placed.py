@@ -17,7 +17,7 @@ from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import save_small_files
 from ..checkpoint.shards import save_weights
 from ..eval.loss import ensemble_losses, per_block
-from ..eval.placed import placed_token_losses
+from ..eval.offloaded_loss import offloaded_token_losses as placed_token_losses
 from ..eval.text import Blocks
 from .measure import Among
 from .path import Blend

@@ -20,10 +20,11 @@ from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.pair import narrowed
 from ..checkpoint.places import Place, model_places
 from ..checkpoint.saving import atomic_directory, write_json
+from ..eval.corpora import text_places
 from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane
 from ..eval.report import render_report
-from ..eval.text import Blocks, labelled_blocks, text_places
+from ..eval.text import Blocks, labelled_blocks
 from .path import WeightPath, coefficients
 from .point import grid
 from .progress import Progress

@@ -16,8 +16,8 @@ from ..checkpoint.config import build_config
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.places import Place
 from ..eval.samples import Sample
-from ..eval.seen import Seen
 from ..eval.spectrum import Spectrum
+from ..eval.text_hashes import TextHashes as Seen
 from .path import WeightPath
 from .training_state import TrainingState
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoint.claims import Claim
 from ..checkpoint.errors import IsthmusError, NotFinite
 from ..eval.loss import Losses
-from ..eval.placed import opened
+from ..eval.offloaded_loss import load_offloaded as opened
 
 BLOCKS = 2  # of every label
 TOLERANCE = 1e-3  # nats per token

@@ -20,8 +20,8 @@ from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
 from ..eval.fingerprint import judge
 from ..eval.spectrum import Spectrum, mean_distance, singular_values, stable_rank
+from .optimizer_evidence import fingerprint_of, optimizer_of
 from .progress import Progress
-from .provenance import fingerprint_of, optimizer_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -25,7 +25,7 @@ from ..checkpoint.finite import require_writable
 from ..checkpoint.places import Place
 from ..checkpoint.saving import write_json
 from ..checkpoint.strict_json import parse_object
-from ..eval.seen import Seen
+from ..eval.text_hashes import TextHashes as Seen
 from .path import WeightPath
 
 if TYPE_CHECKING:

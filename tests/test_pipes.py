@@ -15,7 +15,7 @@ from pathlib import Path
 from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.places import require_places
-from isthmus.eval.seen import Seen
+from isthmus.eval.text_hashes import TextHashes as Seen
 from isthmus.merge.mergekit import read_recipe
 from isthmus.merge.stored import read_bends
 from isthmus.merge.training_state import TrainingState

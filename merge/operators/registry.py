@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.errors import BadInput
-from .informed import fisher, regmean
+from .fisher_regmean import fisher, regmean
 from .linear import linear
+from .model_stock import model_stock
 from .sphere import karcher, slerp
-from .stock import model_stock
 from .task_vectors import dare_linear, dare_ties, task_arithmetic, ties
 
 Value = float | bool

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .bernoulli import BernoulliMasks
 from .blocks import Blocks, Each, Parts, plain_sum, weighted_sum
-from .coins import Coins
 from .magnitude import cuts
 
 NOTHING = 1e-8
@@ -145,7 +145,7 @@ class _Drawn(_Thinned):
         super().__init__(blocks, densities, rescale=rescale)
 
     def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
-        draws = [Coins(density, seed) for density, seed in zip(self._densities, self._seeds, strict=True)]
+        draws = [BernoulliMasks(density, seed) for density, seed in zip(self._densities, self._seeds, strict=True)]
         for base, *models in blocks:
             deltas = [model - base for model in models]
             yield base, deltas, [coins.toss(base.shape) for coins in draws]

@@ -11,9 +11,9 @@ from transformers import GPT2LMHeadModel
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.fingerprint import RANGES, Fingerprint, fingerprint, judge, kurtosis, peak
-from isthmus.lab.fingerprint import CALIBRATION, HELD_OUT, fingerprint_study
+from isthmus.lab.fingerprint_study import CALIBRATION, HELD_OUT, fingerprint_study
 from isthmus.lab.pretrain import small_config
-from isthmus.merge.provenance import fingerprint_of
+from isthmus.merge.optimizer_evidence import fingerprint_of
 from isthmus.merge.spectra import spectrum
 
 

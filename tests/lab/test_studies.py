@@ -15,7 +15,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
 from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, recipe
 from isthmus.lab.planes import triples
-from isthmus.lab.spectra import calibrate, known, verdict
+from isthmus.lab.spectra_study import calibrate, known, verdict
 from isthmus.lab.studies import STUDIES, Asked, run_study
 from isthmus.lab.table import WAYS, rows
 

@@ -5,7 +5,8 @@ import torch
 from conftest import EMBEDDED
 
 from isthmus.checkpoint.loading import load
-from isthmus.eval.text import blocks, corpus
+from isthmus.eval.corpora import corpus
+from isthmus.eval.text import blocks
 from isthmus.merge.curve import CurvePlan, train_curve, training_record
 from isthmus.merge.path import WeightPath
 from isthmus.merge.progress import Progress

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import isthmus as package
 from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.seen import Seen
+from isthmus.eval.text_hashes import TextHashes as Seen
 from isthmus.merge.curve import CurvePlan
 from isthmus.merge.ensembles import ensemble, load_ensemble
 from isthmus.merge.pipeline import merge

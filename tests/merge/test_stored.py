@@ -11,7 +11,7 @@ from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.eval.seen import Seen
+from isthmus.eval.text_hashes import TextHashes as Seen
 from isthmus.merge.path import WeightPath
 from isthmus.merge.stored import endpoint_digests, is_stored_path, read_path, write_path
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from ..checkpoint.loading import load
 from ..eval.fingerprint import Fingerprint, judge
+from ..merge.optimizer_evidence import fingerprint_of
 from ..merge.progress import Progress
-from ..merge.provenance import fingerprint_of
 from ..merge.spectra import spectrum
 from .demo import CHECKPOINTS
 from .pretrain import CODE, DOCS, EMBEDDED, Recipe, make_checkpoint, small_config

@@ -29,7 +29,7 @@ def bytes_of(size: str) -> int:
 
 
 @torch.no_grad()
-def placed_token_losses(
+def offloaded_token_losses(
     directory: Path,
     blocks: Mapping[str, Tensor],
     memory: int,
@@ -42,7 +42,7 @@ def placed_token_losses(
     stays on disk, from where a layer is read whenever it is its turn. In float32.
     """
     with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        model = opened(directory, memory, folder)
+        model = load_offloaded(directory, memory, folder)
         found = {}
         for label, rows in blocks.items():
             parts = []
@@ -53,7 +53,7 @@ def placed_token_losses(
     return found
 
 
-def opened(directory: Path, memory: int | None, offload: Path) -> Any:
+def load_offloaded(directory: Path, memory: int | None, offload: Path) -> Any:
     """The model in a directory, in float32, with at most `memory` bytes of weights in main memory (None: all of them).
 
     What is more goes to GPUs where there are any, and else to the folder `offload`.

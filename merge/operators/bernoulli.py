@@ -13,7 +13,7 @@ from torch import Tensor
 AT_ONCE = 2**16  # random words of 16 bits
 
 
-class Coins:
+class BernoulliMasks:
     """Tosses that come up True with a probability: by 16 random bits, and by 53 more where these do not tell."""
 
     def __init__(self, probability: float, seed: int):
