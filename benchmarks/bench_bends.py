@@ -75,7 +75,7 @@ def main() -> None:
         ("adamw", "polychain", 3),
         ("adamw", "bezier", 3),
     )
-    found = {
+    timings = {
         f"{optimizer}, {kind}, bends: {bends}": compare(optimizer, kind, bends) for optimizer, kind, bends in cases
     }
     record(
@@ -83,7 +83,7 @@ def main() -> None:
         {
             "what": "seconds of a training step, 4-layer width-128 GPT-2, 32 blocks of 128 tokens, median of 15",
             "baseline": "a plain training step of the same GPT-2 with the same optimizer",
-            "cases": found,
+            "cases": timings,
         },
     )
 

@@ -49,13 +49,13 @@ def rows(models: list[Path], texts: list[str]) -> dict[str, dict[str, object]]:
         "fisher": recipe("fisher", names),
         "regmean": recipe("regmean", names),
     }
-    found: dict[str, dict[str, object]] = {}
+    table: dict[str, dict[str, object]] = {}
     for method, plan in plans.items():
         weighted = "weight" in plan.operator.parameters
         for soup in ("uniform", "search") if weighted else ("uniform",):
             report = combine(plan, data=texts, soup=soup, tokens=TOKENS, measure_spectrum=True).report
             point = report["merge_point"]
-            found[f"{method}, searched" if soup == "search" else method] = {
+            table[f"{method}, searched" if soup == "search" else method] = {
                 "loss": round(point["loss"], 4),
                 "losses": {label: round(loss, 4) for label, loss in point["losses"].items()},
                 "gain_over_best_model": round(point["gain"], 4),
@@ -65,8 +65,8 @@ def rows(models: list[Path], texts: list[str]) -> dict[str, dict[str, object]]:
                 "spectrum": report["spectrum"]["verdict"],
                 "weights": [round(w, 3) for w in report["soup"]["weights"]] if report["soup"] else None,
             }
-            print(len(models), method, soup, found[f"{method}, searched" if soup == "search" else method], flush=True)
-    return found
+            print(len(models), method, soup, table[f"{method}, searched" if soup == "search" else method], flush=True)
+    return table
 
 
 def main() -> None:

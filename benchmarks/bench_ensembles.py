@@ -43,11 +43,11 @@ def _with_path_point(pair: tuple[str, str], work: Path) -> dict[str, object]:
     path.save_path(work / "path", overwrite=True)
     t = path.report["merge_point"]["t"]
     t = min(0.7, max(0.3, t))  # a point near an end says what that end says
-    found = ensemble(models, data=TEXTS, path=work / "path", at=[t], align="none", tokens=TOKENS)
-    tokens = found.token_losses
+    measured = ensemble(models, data=TEXTS, path=work / "path", at=[t], align="none", tokens=TOKENS)
+    tokens = measured.token_losses
     two, three = ensemble_losses(tokens[:2]), ensemble_losses(tokens[:3])
     gain = two - three
-    members = {row["name"]: round(row["loss"], 4) for row in found.report["models"] if row["kind"] == "member"}
+    members = {row["name"]: round(row["loss"], 4) for row in measured.report["models"] if row["kind"] == "member"}
     return {
         "tokens_of_each_text": TOKENS,
         "t": t,
@@ -62,8 +62,8 @@ def _with_path_point(pair: tuple[str, str], work: Path) -> dict[str, object]:
 def main() -> None:
     """Two at a time, each with one thread."""
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        found = dict(zip(PAIRS, pool.map(with_path_point, PAIRS.values()), strict=True))
-    record("ensembles", {"what": __doc__.split("\n")[0], "pairs": found})
+        pairs = dict(zip(PAIRS, pool.map(with_path_point, PAIRS.values()), strict=True))
+    record("ensembles", {"what": __doc__.split("\n")[0], "pairs": pairs})
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ PAIRS = (("adamw-1", "adamw-2"), ("muon-1", "muon-2"), ("adamw-1", "muon-1"))
 
 def learned(a: str, b: str, path: Any) -> dict[str, Any]:
     report = isthmus.merge(EMBEDDED / a, EMBEDDED / b, data=DATA, align="learned", path=path).report
-    naive, line, found = (report[key] for key in ("barrier_before_alignment", "line_barrier", "barrier"))
+    naive, line, lowest = (report[key] for key in ("barrier_before_alignment", "line_barrier", "barrier"))
     return {
         "started_from": report["alignment"]["learning"]["start"],
         "naive": round(naive, 3),
         "line": round(line, 3),
-        "path": round(found, 3),
-        "share_of_naive": round(found / naive, 4),
+        "path": round(lowest, 3),
+        "share_of_naive": round(lowest / naive, 4),
         "max_log_prob_error": report["alignment"]["max_log_prob_error"],
         "spectrum": report["spectrum"]["verdict"],
         "along_path": report["path_spectrum"]["verdict"],

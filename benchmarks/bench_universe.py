@@ -46,8 +46,8 @@ def universe(align: str) -> dict[str, object]:
 def main() -> None:
     """Two at a time, each with one thread."""
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        found = dict(zip(ALIGNMENTS, pool.map(universe, ALIGNMENTS), strict=True))
-    record("universe", {"what": __doc__.split("\n")[0], "models": THREE, "alignments": found})
+        alignments = dict(zip(ALIGNMENTS, pool.map(universe, ALIGNMENTS), strict=True))
+    record("universe", {"what": __doc__.split("\n")[0], "models": THREE, "alignments": alignments})
 
 
 if __name__ == "__main__":

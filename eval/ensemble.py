@@ -108,11 +108,11 @@ class Ensemble(PreTrainedModel, GenerationMixin):
             num_hidden_layers=first.num_hidden_layers,
             **tokens,
         )
-        found = cls(config, members, weights)
+        ensemble = cls(config, members, weights)
         if generation is not None:
-            found.generation_config = generation
-        found.train(False)
-        return found
+            ensemble.generation_config = generation
+        ensemble.train(False)
+        return ensemble
 
     @property
     def device(self) -> torch.device:
@@ -124,11 +124,11 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         name = _cache_name(type(self.members[0]).forward)
         cache = others.get(name)
         given = {key: value for key, value in others.items() if key in ("position_ids",) and value is not None}
-        found = []
+        logits = []
         for index, member in enumerate(self.members):
             own = {name: cache.caches[index], "use_cache": True} if cache is not None else {"use_cache": False}
-            found.append(member(input_ids, attention_mask=attention_mask, **given, **own).logits.float())
-        output = CausalLMOutput(logits=averaged(found, self.weights, self.config.average))
+            logits.append(member(input_ids, attention_mask=attention_mask, **given, **own).logits.float())
+        output = CausalLMOutput(logits=averaged(logits, self.weights, self.config.average))
         if cache is not None:
             output[name] = cache
         return output
@@ -145,8 +145,8 @@ def averaged(logits: Sequence[Tensor], weights: Sequence[float], average: Averag
     if average == "logits":
         mixed = sum((weight * one for weight, one in zip(weights, logits, strict=True)), torch.zeros(()))
         return torch.as_tensor(mixed).log_softmax(-1)
-    known = [(weight, one) for weight, one in zip(weights, logits, strict=True) if weight > 0]
-    return torch.stack([one.log_softmax(-1) + math.log(weight) for weight, one in known]).logsumexp(0)
+    weighted = [(weight, one) for weight, one in zip(weights, logits, strict=True) if weight > 0]
+    return torch.stack([one.log_softmax(-1) + math.log(weight) for weight, one in weighted]).logsumexp(0)
 
 
 def _cache_name(forward: Callable[..., Any]) -> str:

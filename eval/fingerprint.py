@@ -109,10 +109,12 @@ def kurtosis(matrix: Tensor) -> float:
     return (centred.pow(4).mean() / centred.square().mean().square()).item()
 
 
-def judge(found: Fingerprint) -> Evidence:
+def judge(fingerprint: Fingerprint) -> Evidence:
     """The one optimizer whose ranges hold all numbers of a fingerprint; else unknown, and why."""
-    fitting = [name for name, ranges in RANGES.items() if all(r.holds(getattr(found, k)) for k, r in ranges.items())]
-    measured = f"peakedness {found.peakedness:.2f}, kurtosis {found.kurtosis:.2f}"
+    fitting = [
+        name for name, ranges in RANGES.items() if all(r.holds(getattr(fingerprint, k)) for k, r in ranges.items())
+    ]
+    measured = f"peakedness {fingerprint.peakedness:.2f}, kurtosis {fingerprint.kurtosis:.2f}"
     if len(fitting) == 1:
         return Evidence(fitting[0], "likely", f"{WHYS[fitting[0]]} ({measured})")
     return Evidence(None, "unknown", f"its weights are like those of no optimizer that is known ({measured})")

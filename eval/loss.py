@@ -62,11 +62,11 @@ class Losses:
 
     def _paired(self, other: Losses, combine: Callable[[Tensor, Tensor], Tensor]) -> Losses:
         """On the blocks that both have seen, which are the first ones."""
-        found = {}
+        combined = {}
         for label, values in self.per_block.items():
             count = min(values.numel(), other.per_block[label].numel())
-            found[label] = combine(values[:count], other.per_block[label][:count])
-        return Losses(found)
+            combined[label] = combine(values[:count], other.per_block[label][:count])
+        return Losses(combined)
 
 
 class LossMeter:

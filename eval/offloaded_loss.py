@@ -43,14 +43,14 @@ def offloaded_token_losses(
     """
     with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         model = load_offloaded(directory, memory, folder)
-        found = {}
+        losses = {}
         for label, rows in blocks.items():
             parts = []
             for part in torch.split(rows, max(1, LOGITS_AT_ONCE // (rows.shape[1] * int(model.config.vocab_size)))):
                 parts.append(shared(part, lambda ids: _token_losses(model, ids)))
                 on_blocks(part.shape[0])
-            found[label] = torch.cat(parts)
-    return found
+            losses[label] = torch.cat(parts)
+    return losses
 
 
 def load_offloaded(directory: Path, memory: int | None, offload: Path) -> Any:

@@ -29,8 +29,8 @@ def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
 
     processes = PartialState()
     with processes.split_between_processes(rows, apply_padding=True) as mine:
-        found: Tensor = gather(compute(mine).to(processes.device))
-    return found[: rows.shape[0]].to("cpu")
+        gathered: Tensor = gather(compute(mine).to(processes.device))
+    return gathered[: rows.shape[0]].to("cpu")
 
 
 def finish() -> None:

@@ -38,7 +38,7 @@ def samples(
     context = min(int(config.max_position_embeddings) for _, config in models.values())
     prompt_tokens = min(prompt_tokens, context // 2)
     chosen = [(label, ids[:prompt_tokens]) for label, table in blocks.items() for ids in table[:per_label]]
-    told: list[dict[str, str]] = [{} for _ in chosen]
+    continuations: list[dict[str, str]] = [{} for _ in chosen]
     for name, (state, config) in models.items():
         model: Any = empty_model(config)
         model.load_state_dict(with_tied(state, model), assign=True)
@@ -54,10 +54,10 @@ def samples(
                 top_k=40,
                 pad_token_id=_end(config),
             )
-            told[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
+            continuations[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
     return tuple(
         Sample(label, str(tokenizer.decode(ids, skip_special_tokens=True)), texts)
-        for (label, ids), texts in zip(chosen, told, strict=True)
+        for (label, ids), texts in zip(chosen, continuations, strict=True)
     )
 
 

@@ -183,8 +183,8 @@ def along_path(
     """
     ts = sorted(spectra)
     a, b = spectra[ts[0]], spectra[ts[-1]]
-    found = [compare_spectra(a, spectra[t], b) for t in ts]
-    points = [(t, point.excess, point.position or 0.0) for t, point in zip(ts, found, strict=True)]
+    comparisons = [compare_spectra(a, spectra[t], b) for t in ts]
+    points = [(t, point.excess, point.position or 0.0) for t, point in zip(ts, comparisons, strict=True)]
     limits = {"max_excess": max_excess, "same_kind": same_kind, "position_noise": position_noise}
     return judged_path(points, mean_distance(a, b), **limits)
 

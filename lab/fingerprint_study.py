@@ -160,11 +160,11 @@ def fingerprint_study(
         places[recipe.name] = (CHECKPOINTS / recipe.name, recipe.optimizer)
     held_out = {subject.recipe.name for subject in HELD_OUT}
     progress.stage("measuring fingerprints", len(places))
-    found = []
+    verdicts = []
     for name, (place, optimizer) in places.items():
         model = load(place)
         state = dict(model.state)
         numbers = fingerprint_of(state, model.config, spectrum(state, model.config))
-        found.append(Verdict(name, optimizer, name in held_out, numbers, judge(numbers).optimizer))
+        verdicts.append(Verdict(name, optimizer, name in held_out, numbers, judge(numbers).optimizer))
         progress.advance()
-    return found
+    return verdicts

@@ -56,7 +56,7 @@ def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], e
     ts = grid()
     searched = profile(path, LossMeter(config, {HELD_OUT: blocks[0].select}), ts)
     best = min((t for t in ts if inside(t, INTERIOR)), key=lambda t: searched.at(t).mean)
-    found: dict[str, Any] = {"t": best}
+    record: dict[str, Any] = {"t": best}
     for part in blocks:
         meter = LossMeter(config, {part.label: part.report})
         tokens = {t: meter.token_losses(path(t)) for t in ts}
@@ -64,7 +64,7 @@ def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], e
         ends = [losses[0.0], losses[1.0]]
         excesses = {t: losses[t] - ends[0].mixed(ends[1], t) for t in ts}
         two, three = (ensemble_losses([tokens[t] for t in members]) for members in ((0.0, 1.0), (0.0, 1.0, best)))
-        found[part.label] = {
+        record[part.label] = {
             "ends": [end.mean for end in ends],
             "excess": [excess.mean for excess in excesses.values()],
             "point": losses[best].mean,
@@ -76,7 +76,7 @@ def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], e
             "point_over_better_end": _gain(min(ends, key=lambda end: end.mean), losses[best]),
             "third_over_two": _gain(two, three),
         }
-    return found
+    return record
 
 
 def _gain(before: Losses, after: Losses) -> tuple[float, float]:

@@ -120,8 +120,8 @@ def pairs(kind: tuple[OptimizerName, OptimizerName], seeds: int = SEEDS) -> list
     """The pairs of one kind, as many as seeds, or one of two; no two of one kind share both models."""
     one, other = kind
     shift = int(one == other)
-    found = [(f"{one}-{number + 1}", f"{other}-{(number + shift) % seeds + 1}") for number in range(seeds)]
-    return found[:1] if seeds == 2 else found
+    couples = [(f"{one}-{number + 1}", f"{other}-{(number + shift) % seeds + 1}") for number in range(seeds)]
+    return couples[:1] if seeds == 2 else couples
 
 
 def train_models(
@@ -131,10 +131,10 @@ def train_models(
     parts = {}
     for name in dict.fromkeys(names):
         optimizer, number = name.split("-")
-        known = next(one for one in OPTIMIZERS if one == optimizer)
-        parts[name] = partial(_train, directory / "models", recipe(known, int(number), effort), effort)
-    found = compute(directory / "models", parts, stage="training models", workers=workers, progress=progress)
-    return {name: record["loss"] for name, record in found.items()}
+        optimizer_name = next(one for one in OPTIMIZERS if one == optimizer)
+        parts[name] = partial(_train, directory / "models", recipe(optimizer_name, int(number), effort), effort)
+    records = compute(directory / "models", parts, stage="training models", workers=workers, progress=progress)
+    return {name: record["loss"] for name, record in records.items()}
 
 
 def _train(directory: Path, plan: Recipe, effort: Effort) -> Mapping[str, Any]:
@@ -150,8 +150,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def model(directory: Path, name: str) -> Checkpoint:
     """One of the models, its state read."""
-    found = load(directory / "models" / name)
-    return replace(found, state=dict(found.state))
+    checkpoint = load(directory / "models" / name)
+    return replace(checkpoint, state=dict(checkpoint.state))
 
 
 @cache

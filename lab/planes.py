@@ -51,13 +51,13 @@ def triples(seeds: int = SEEDS) -> list[tuple[str, str, str]]:
 def through(directory: Path, names: tuple[str, str, str], effort: Effort, *, drawn: bool) -> Mapping[str, Any]:
     """Three models before and after alignment: losses in nats per token, with the plane when it is to be `drawn`."""
     first, *others = (model(directory, name) for name in names)
-    found = {
+    alignments = {
         "before": [align_states(first.state, other.state, first.config, "none") for other in others],
         "after": [aligned(first, other, effort) for other in others],
     }
     return {
         way: _measured(dict(zip(names, [one.a, one.b, two.b], strict=True)), one.config, effort, drawn=drawn)
-        for way, (one, two) in found.items()
+        for way, (one, two) in alignments.items()
     }
 
 

@@ -54,13 +54,13 @@ def practice_study(
         for one, other, number in product(OPTIMIZERS, OPTIMIZERS, range(1, seeds + 1))
     }
     merges = {name: partial(merged, directory, *couple, effort) for name, couple in couples.items()}
-    found = compute(directory / "merges", merges, stage="merging", workers=workers, progress=progress)
+    barriers = compute(directory / "merges", merges, stage="merging", workers=workers, progress=progress)
     further = {
         f"{optimizer}-{number}": partial(trained_on, directory, optimizer, number, effort)
         for optimizer, number in product(TRAINED_ON, range(1, seeds + 1))
     }
     starts = compute(directory / "further", further, stage="training on", workers=workers, progress=progress)
-    return {"merges": found, "further": starts}
+    return {"merges": barriers, "further": starts}
 
 
 def _fine_tune(
@@ -81,8 +81,8 @@ def _fine_tune(
 
 
 def _load(directory: Path, name: str) -> Checkpoint:
-    found = load(directory / "fine-tunes" / name)
-    return replace(found, state=dict(found.state))
+    checkpoint = load(directory / "fine-tunes" / name)
+    return replace(checkpoint, state=dict(checkpoint.state))
 
 
 def merged(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
@@ -122,8 +122,8 @@ def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: E
         RECIPES[optimizer], name="further", seed=3000 + number, steps=effort.further, data=(effort.docs, effort.code)
     )
     meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
-    found = {}
+    losses = {}
     for name, state in starts.items():
         after = meter(pretrain(plan, small_config(), tokenizer(), state))
-        found[name] = {"before": meter(state).mean, "after": after.mean, "stderr": after.stderr}
-    return found
+        losses[name] = {"before": meter(state).mean, "after": after.mean, "stderr": after.stderr}
+    return losses

@@ -189,15 +189,15 @@ def make_checkpoints(
     Raises BadInput for an unknown name, or a fine-tuned variant whose base is missing.
     """
     progress = progress or Progress()
-    known = {recipe.name: recipe for recipe in EMBEDDED}
-    unknown = sorted(set(names or ()) - known.keys())
+    recipes = {recipe.name: recipe for recipe in EMBEDDED}
+    unknown = sorted(set(names or ()) - recipes.keys())
     if unknown:
-        raise BadInput(f"there is no recipe '{unknown[0]}'; there are: {', '.join(known)}")
+        raise BadInput(f"there is no recipe '{unknown[0]}'; there are: {', '.join(recipes)}")
     losses = {}
-    for name in names or known:
+    for name in names or recipes:
         if (directory / name).exists():
             continue
-        recipe = known[name] if steps is None else replace(known[name], steps=steps)
+        recipe = recipes[name] if steps is None else replace(recipes[name], steps=steps)
         losses[name] = _make_embedded(recipe, directory, progress)
     return losses
 

@@ -34,7 +34,7 @@ SETTINGS, LOCK = "settings.json", ".isthmus-lock"
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudyOptions:
     """What a study is run with: quick or full, how many parts at a time, and, for those that measure it, more text."""
 
     quick: bool = False
@@ -76,38 +76,40 @@ class Study:
     """A study: the question it asks, what it computes in a directory, and the figure of what it found."""
 
     question: str
-    run: Callable[[Path, Asked, Progress], dict[str, Any]]
+    run: Callable[[Path, StudyOptions, Progress], dict[str, Any]]
     figure: Callable[[Mapping[str, Any]], Figure]
 
 
-def _relu(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return relu_study(directory, asked.plan, workers=asked.workers, progress=progress)
+def _relu(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    return relu_study(directory, options.plan, workers=options.workers, progress=progress)
 
 
-def _table(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    found = table_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
-    return {"table": [asdict(row) for row in rows(found)], **found}
+def _table(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    barriers = table_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
+    return {"table": [asdict(row) for row in rows(barriers)], **barriers}
 
 
-def _spectra(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return spectra_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
+def _spectra(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    return spectra_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
 
 
-def _planes(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    found = planes_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
-    return {"planes": found}
+def _planes(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    planes = planes_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
+    return {"planes": planes}
 
 
-def _generalization(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    texts = (*ELSEWHERE, *asked.elsewhere)
-    found = generalization_study(
-        directory, asked.effort, elsewhere=texts, seeds=asked.seeds, workers=asked.workers, progress=progress
+def _generalization(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    texts = (*ELSEWHERE, *options.elsewhere)
+    losses = generalization_study(
+        directory, options.effort, elsewhere=texts, seeds=options.seeds, workers=options.workers, progress=progress
     )
-    return {"texts": [HELD_OUT, *texts], "pairs": found}
+    return {"texts": [HELD_OUT, *texts], "pairs": losses}
 
 
-def _practice(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return practice_study(directory, asked.effort, seeds=asked.fine_tunes, workers=asked.workers, progress=progress)
+def _practice(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    return practice_study(
+        directory, options.effort, seeds=options.fine_tunes, workers=options.workers, progress=progress
+    )
 
 
 STUDIES = {
@@ -142,7 +144,7 @@ STUDIES = {
 }
 
 
-def run_study(name: str, directory: Path, asked: Asked, progress: Progress | None = None) -> dict[str, Any]:
+def run_study(name: str, directory: Path, options: StudyOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Run a study of `STUDIES` in a directory and write NAME.json and NAME.png there; finished parts are not repeated.
 
     The record has the question, the settings with all seeds, versions, the machine, and what was found.
@@ -150,23 +152,23 @@ def run_study(name: str, directory: Path, asked: Asked, progress: Progress | Non
     Raises BadInput when the directory has parts of other settings.
     """
     study = STUDIES[name]
-    _require_same(directory / SETTINGS, asked)
+    _require_same(directory / SETTINGS, options)
     with Lock(directory, f"another process works in '{directory.name}': wait for it, or take another directory", LOCK):
-        replace_json(directory / SETTINGS, asked.settings())
+        replace_json(directory / SETTINGS, options.settings())
         record = {
             "study": name,
             "question": study.question,
-            "settings": asked.settings(),
+            "settings": options.settings(),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "versions": {package: version(package) for package in ("isthmus", "torch", "transformers")},
-            **study.run(directory, asked, progress or Progress()),
+            **study.run(directory, options, progress or Progress()),
         }
         replace_json(directory / f"{name}.json", record)
         replace_file(directory / f"{name}.png", png(study.figure(record)))
     return record
 
 
-def _require_same(file: Path, asked: Asked) -> None:
+def _require_same(file: Path, options: StudyOptions) -> None:
     """That a directory is new, or holds parts of a study, which were computed with these settings."""
     directory = file.parent
     if directory.exists() and not directory.is_dir():
@@ -180,5 +182,5 @@ def _require_same(file: Path, asked: Asked) -> None:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         settings = None
-    if settings != json.loads(json.dumps(asked.settings())):
+    if settings != json.loads(json.dumps(options.settings())):
         raise BadInput(f"'{directory.name}' holds parts of a study with other settings: take another directory")

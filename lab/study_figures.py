@@ -25,10 +25,10 @@ def table_figure(record: Mapping[str, Any]) -> Figure:
     ways = list(dict.fromkeys(row["way"] for row in record["table"]))
     kinds = list(dict.fromkeys(row["kind"] for row in record["table"]))
     for index, way in enumerate(ways):
-        found = [row for kind in kinds for row in record["table"] if row["kind"] == kind and row["way"] == way]
+        bars = [row for kind in kinds for row in record["table"] if row["kind"] == kind and row["way"] == way]
         places = [place + (index - (len(ways) - 1) / 2) * 0.13 for place in range(len(kinds))]
         shade = str(0.8 - 0.7 * index / len(ways)) if index < len(ways) - 1 else ORANGE
-        heights, errors = ([row[key] for row in found] for key in ("mean", "std"))
+        heights, errors = ([row[key] for row in bars] for key in ("mean", "std"))
         axis.bar(places, heights, 0.12, yerr=errors, color=shade, label=way, error_kw={"linewidth": 0.8})
     axis.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds])
     axis.set_ylabel("barrier, nats per token")
@@ -69,9 +69,9 @@ def spectra_figure(record: Mapping[str, Any]) -> Figure:
 
 def planes_figure(record: Mapping[str, Any]) -> Figure:
     """The loss on the first plane of every kind, before and after alignment, on one scale."""
-    first = {_triple(name): found for name, found in record["planes"].items() if found["before"]["plane"]}
+    first = {_triple(name): ways for name, ways in record["planes"].items() if ways["before"]["plane"]}
     kinds = [kind for kind in (*COLOURS, EACH) if kind in first]
-    lowest = min(min(found["ends"]) for kind in kinds for found in first[kind].values())
+    lowest = min(min(measured["ends"]) for kind in kinds for measured in first[kind].values())
     levels = [lowest - 0.1 + DEPTH * (step / 14) ** 1.5 for step in range(15)]
     figure = blank(3.0 * len(kinds), 6.0)
     axes = figure.subplots(2, len(kinds), squeeze=False)
@@ -97,8 +97,8 @@ def generalization_figure(record: Mapping[str, Any]) -> Figure:
     kinds = list(dict.fromkeys(map(_kind_of, record["pairs"])))
     for axis, label in zip(along, labels, strict=True):
         for kind in kinds:
-            found = [pair[label]["excess"] for name, pair in record["pairs"].items() if _kind_of(name) == kind]
-            means = [mean(column) for column in zip(*found, strict=True)]
+            excesses = [pair[label]["excess"] for name, pair in record["pairs"].items() if _kind_of(name) == kind]
+            means = [mean(column) for column in zip(*excesses, strict=True)]
             ts = [index / (len(means) - 1) for index in range(len(means))]
             axis.plot(ts, means, label=_kind(kind), color=_colour(kind), linestyle=_style(kind))
         axis.axhline(0, color=GREY, linewidth=0.8)
@@ -108,13 +108,13 @@ def generalization_figure(record: Mapping[str, Any]) -> Figure:
     figure.legend(*along[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(kinds), frameon=False)
     for index, label in enumerate(labels):
         for place, kind in enumerate(kinds):
-            found = [
+            added = [
                 pair[label]["third_over_two"][0] for name, pair in record["pairs"].items() if _kind_of(name) == kind
             ]
             gains.errorbar(
                 [place + 0.15 * index],
-                [mean(found)],
-                [_spread(found)],
+                [mean(added)],
+                [_spread(added)],
                 fmt=MARKERS[index % len(MARKERS)],
                 color=_colour(kind),
                 markersize=5,
@@ -145,12 +145,12 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
     trained_on = list(dict.fromkeys(map(optimizer_of, record["further"])))
     for place, optimizer in enumerate(trained_on):
         for shift, (start, marker) in enumerate((("docs", "o"), ("code", "s"), ("average", "*"))):
-            found = [run[start]["after"] for name, run in record["further"].items() if optimizer_of(name) == optimizer]
+            losses = [run[start]["after"] for name, run in record["further"].items() if optimizer_of(name) == optimizer]
             label = {"docs": "from docstrings", "code": "from code", "average": "from their average"}[start]
             axes[2].errorbar(
                 [place + 0.2 * (shift - 1)],
-                [mean(found)],
-                [_spread(found)],
+                [mean(losses)],
+                [_spread(losses)],
                 fmt=marker,
                 color=COLOURS[optimizer],
                 label=label if place == 0 else None,
@@ -192,7 +192,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _mean_of(merges: Mapping[str, Any], key: str, one: str, other: str) -> float:
-    found: Iterable[Any] = (
+    values: Iterable[Any] = (
         merge[key] for name, merge in merges.items() if name.startswith(f"{one}-docs") and f", {other}-code" in name
     )
-    return float(mean(value[0] if isinstance(value, list) else value for value in found))
+    return float(mean(value[0] if isinstance(value, list) else value for value in values))

@@ -61,12 +61,12 @@ def recipes() -> list[Recipe]:
 
 def pairs() -> list[tuple[str, str, str]]:
     """(kind, A, B): five pairs of every kind."""
-    found = []
+    triples = []
     for number in range(1, SEEDS + 1):
         after = number % SEEDS + 1
-        found += [(f"{name}-{name}", f"{name}-{number}", f"{name}-{after}") for name in FIRST]
-        found.append(("adamw-muon", f"adamw-{number}", f"muon-{number}"))
-    return found
+        triples += [(f"{name}-{name}", f"{name}-{number}", f"{name}-{after}") for name in FIRST]
+        triples.append(("adamw-muon", f"adamw-{number}", f"muon-{number}"))
+    return triples
 
 
 def symmetry_study(
@@ -92,7 +92,7 @@ def symmetry_study(
             make_checkpoint(recipe, small_config(), tokenizer, None, directory, progress)
     context = int(small_config().n_positions)
     text: tuple[Blocks, ...] = ()
-    found = []
+    ablations = []
     for kind, a, b in wanted:
         file = directory / f"{a}, {b}.json"
         if not file.exists():
@@ -104,8 +104,8 @@ def symmetry_study(
                 fit_tokens=max(plan.training.tokens(len(DATA), context), ACTIVATION_TOKENS),
             )
             replace_json(file, ablate(load(places[a]), load(places[b]), text, plan, progress))
-        found.append(Ablation(kind, a, b, json.loads(file.read_text())))
-    return found
+        ablations.append(Ablation(kind, a, b, json.loads(file.read_text())))
+    return ablations
 
 
 def ablate(
@@ -119,23 +119,23 @@ def ablate(
     steps["residual rotation"] = _stream_rotated(a, b, first)
     steps["head maps"] = align_states(a, b, config, "orthogonal")
     steps["activations"] = align_states(a, b, config, "combined", ids=looked_at(fit))
-    found = {}
+    barriers = {}
     for name, aligned in steps.items():
-        found[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
+        barriers[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
         progress.advance()
     trained = learn(steps["activations"], a, b, fit, select, plan, device="cpu", progress=progress)
     assert trained.alignment is not None
     trained.alignment.verify(b, trained.alignment.apply(b, table), config)
-    found["learned"] = _barrier(trained.path, steps["activations"], report)
-    return found
+    barriers["learned"] = _barrier(trained.path, steps["activations"], report)
+    return barriers
 
 
 def _stream_rotated(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], first: Checkpoint) -> Aligned:
     """A rotated residual stream, and permutations everywhere else."""
     table = family(first.config)
     untied, forms = table.untied(), [canonical(state, table) for state in (a, b)]
-    found = match(untied.split(forms[0]), untied.split(forms[1]), untied, inside=False)
-    alignment = Alignment("orthogonal", found.elements, found.score)
+    matching = match(untied.split(forms[0]), untied.split(forms[1]), untied, inside=False)
+    alignment = Alignment("orthogonal", matching.elements, matching.score)
     moved = alignment.apply(b, table)
     error = alignment.verify(b, moved, first.config)
     return Aligned(forms[0], moved, alignment.config(first.config), alignment, error)
@@ -145,11 +145,11 @@ def _barrier(path: WeightPath, aligned: Aligned, blocks: Mapping[str, torch.Tens
     return profile(path, LossMeter(aligned.config, blocks), grid()).barrier
 
 
-def table_rows(found: Sequence[Ablation]) -> list[tuple[str, str, float, float, float]]:
+def table_rows(ablations: Sequence[Ablation]) -> list[tuple[str, str, float, float, float]]:
     """(kind, step, mean barrier, its standard deviation over pairs, mean share of the barrier without alignment)."""
     rows = []
-    for kind in dict.fromkeys(pair.kind for pair in found):
-        same = [pair.barriers for pair in found if pair.kind == kind]
+    for kind in dict.fromkeys(pair.kind for pair in ablations):
+        same = [pair.barriers for pair in ablations if pair.kind == kind]
         for step in STEPS:
             values = [barriers[step] for barriers in same]
             spread = stdev(values) if len(values) > 1 else 0.0

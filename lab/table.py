@@ -59,8 +59,8 @@ def table_study(
     parts = {
         f"{a}, {b}": partial(measure_pair, directory, a, b, effort) for kind in kinds() for a, b in pairs(kind, seeds)
     }
-    found = compute(directory / "barriers", parts, stage="measuring pairs", workers=workers, progress=progress)
-    return {"models": losses, "pairs": found}
+    barriers = compute(directory / "barriers", parts, stage="measuring pairs", workers=workers, progress=progress)
+    return {"models": losses, "pairs": barriers}
 
 
 def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
@@ -71,8 +71,8 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     ways: dict[str, tuple[Aligned, WeightPath]] = {}
     methods: dict[str, Method] = {"naive": "none", "permutation": "permutation", "orthogonal": "orthogonal"}
     for way, method in methods.items():
-        found = align_states(first.state, second.state, first.config, method)
-        ways[way] = found, WeightPath("linear", found.a, found.b)
+        alignment = align_states(first.state, second.state, first.config, method)
+        ways[way] = alignment, WeightPath("linear", alignment.a, alignment.b)
     ways["combined"] = closed, WeightPath("linear", closed.a, closed.b)
     plan = LearnPlan(steps=effort.learning)
     learned = learn(closed, first.state, second.state, to_fit(effort), select, plan, device="cpu", progress=Progress())
@@ -86,10 +86,10 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     }
 
 
-def rows(found: Mapping[str, Any]) -> list[Row]:
+def rows(study: Mapping[str, Any]) -> list[Row]:
     """The table: for every kind and way, over what `table_study` measured."""
     by_kind: dict[str, list[Mapping[str, float]]] = {}
-    for name, record in found["pairs"].items():
+    for name, record in study["pairs"].items():
         kind = "-".join(optimizer_of(end) for end in name.split(", "))
         by_kind.setdefault(kind, []).append(record["barriers"])
     return [

@@ -24,7 +24,8 @@ from .path import Blend
 from .progress import Progress
 from .recipe import Recipe, Segment, Setting
 from .search import SURE
-from .soup import Kitchen, Soup
+from .soup import Soup
+from .soup import WeightSearch as Kitchen
 from .statistics import fisher_diagonal, input_moments
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Cook:
         return found, {
             "kind": soup,
             "weights": list(weights),
-            "evaluations": len(kitchen.found),
+            "evaluations": len(kitchen.losses),
             "select_loss": kitchen.loss(weights),
             "select_loss_uniform": kitchen.loss(kitchen.uniform()),
         }

@@ -51,10 +51,10 @@ class Gates:
                 f"{point['gain_stderr']:.3f} nats (--require-gain); nothing was saved"
             )
 
-    def pass_spectrum(self, found: SpectrumReport) -> None:
+    def pass_spectrum(self, spectrum: SpectrumReport) -> None:
         """Judge a spectrum. Raises GateRefused when it is contracted or inflated."""
-        if self.require_spectrum and found.verdict in ("contracted", "inflated"):
+        if self.require_spectrum and spectrum.verdict in ("contracted", "inflated"):
             raise GateRefused(
-                f"refused: the spectrum is {found.verdict} (excess {found.excess:.3f} nats, at most {found.limit:g}; "
-                "--require-spectrum); nothing was saved"
+                f"refused: the spectrum is {spectrum.verdict} (excess {spectrum.excess:.3f} nats, at most "
+                f"{spectrum.limit:g}; --require-spectrum); nothing was saved"
             )

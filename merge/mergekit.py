@@ -122,7 +122,7 @@ class _RecipeReader(YamlReader):
 
     def slices(self, node: Node, operator: Operator) -> list[_Slice]:
         """`slices`, one by one."""
-        found = []
+        slices = []
         for item in self.items(node, "slices"):
             entries = self.entries(item, ("sources", "parameters"), "a slice")
             if "sources" not in entries:
@@ -136,8 +136,8 @@ class _RecipeReader(YamlReader):
             if len({entry.layers for entry in inputs}) > 1:
                 self.refuse(entries["sources"], "the sources of a slice have different layers: isthmus moves none")
             settings = self.settings(entries.get("parameters"), operator, of_model=False)
-            found.append(_Slice(inputs, settings, item))
-        return found
+            slices.append(_Slice(inputs, settings, item))
+        return slices
 
     def input(
         self, node: Node, entries: Mapping[str, Node], operator: Operator, layers: tuple[int, int] | None = None
@@ -158,11 +158,11 @@ class _RecipeReader(YamlReader):
         """The models in the operator's order, and the segments, whose settings are in that order."""
         names = [entry.model for entry in slices[0].inputs]
         for one in slices:
-            found = [entry.model for entry in one.inputs]
+            models = [entry.model for entry in one.inputs]
             for place, entry in enumerate(one.inputs):
-                if entry.model in found[:place]:
+                if entry.model in models[:place]:
                     self.refuse(entry.node, f"'{entry.model}' comes twice")
-            if set(found) != set(names):
+            if set(models) != set(names):
                 self.refuse(
                     one.node, "this slice has other models than the first, and isthmus merges the same all along"
                 )
@@ -205,39 +205,39 @@ class _RecipeReader(YamlReader):
         """Whether the tokenizer is that of the base."""
         return "tokenizer_source" in top and self.scalar(top["tokenizer_source"], "tokenizer_source") == "base"
 
-    def require_given(self, found: Recipe, node: Node) -> None:
+    def require_given(self, recipe: Recipe, node: Node) -> None:
         """Refuse a recipe that gives a parameter nowhere that has no default."""
-        for key, parameter in found.operator.parameters.items():
-            if parameter.default is not None or key in found.shared:
+        for key, parameter in recipe.operator.parameters.items():
+            if parameter.default is not None or key in recipe.shared:
                 continue
-            for segment in found.segments:
+            for segment in recipe.segments:
                 lacking = [
                     model
-                    for model, own in zip(found.models, segment.each, strict=True)
+                    for model, own in zip(recipe.models, segment.each, strict=True)
                     if key not in segment.shared and not (parameter.each and key in own)
                 ]
                 if lacking:
                     whose = f" for '{lacking[0]}'" if parameter.each else ""
-                    self.refuse(node, f"{found.operator.name} needs the parameter '{key}'{whose}")
+                    self.refuse(node, f"{recipe.operator.name} needs the parameter '{key}'{whose}")
 
     def settings(self, node: Node | None, operator: Operator, *, of_model: bool) -> dict[str, Setting]:
         """`parameters` of a model, a slice or the recipe."""
         if node is None:
             return {}
-        found = {}
+        settings = {}
         for key, (there, value) in self.pairs(node, "parameters").items():
             if key == IGNORED:
                 what = f"{self.place(there)}: {IGNORED} changes nothing"
                 self.notes.append(Finding("notes", what, "every merge is computed in float32", self.name))
                 continue
             if key not in operator.parameters:
-                known = ", ".join(operator.parameters)
-                self.refuse(there, f"{operator.name} has no parameter '{key}': it has {known}")
+                parameters = ", ".join(operator.parameters)
+                self.refuse(there, f"{operator.name} has no parameter '{key}': it has {parameters}")
             parameter = operator.parameters[key]
             if of_model and not parameter.each:
                 self.refuse(there, f"'{key}' is no parameter of a single model: write it under the recipe's parameters")
-            found[key] = self.setting(key, value, parameter)
-        return found
+            settings[key] = self.setting(key, value, parameter)
+        return settings
 
     def setting(self, key: str, node: Node, parameter: Parameter) -> Setting:
         """A value, a gradient, or cases of them by filter."""
@@ -265,15 +265,15 @@ class _RecipeReader(YamlReader):
         items = node.value if isinstance(node, SequenceNode) else [node]
         if not items:
             self.refuse(node, f"'{key}' is an empty list")
-        found = []
+        values = []
         for item in items:
             try:
-                found.append(parameter.require(f"'{key}'", self.scalar(item, key)))
+                values.append(parameter.require(f"'{key}'", self.scalar(item, key)))
             except BadInput as error:
                 if str(error).startswith(f"'{self.name}'"):
                     raise
                 self.refuse(item, str(error))
-        return tuple(found)
+        return tuple(values)
 
     def layers(self, node: Node) -> tuple[int, int]:
         """A range of layers."""
@@ -291,21 +291,21 @@ class _RecipeReader(YamlReader):
 
     def dtype(self, top: Mapping[str, Node]) -> str | None:
         """What to save in: `out_dtype`, else `dtype`."""
-        found: dict[str, str] = {}
+        dtypes: dict[str, str] = {}
         for key in ("dtype", "out_dtype"):
             if key in top and self.scalar(top[key], key) is not None:
-                found[key] = self.text(top[key], key)
-                if found[key] not in DTYPES:
-                    self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{found[key]}'")
-        saved = found.get("out_dtype", found.get("dtype"))
-        if found.get("dtype") not in (None, saved, "float32"):
+                dtypes[key] = self.text(top[key], key)
+                if dtypes[key] not in DTYPES:
+                    self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{dtypes[key]}'")
+        saved = dtypes.get("out_dtype", dtypes.get("dtype"))
+        if dtypes.get("dtype") not in (None, saved, "float32"):
             self.refuse(
                 top["dtype"],
                 f"isthmus computes in float32 and saves in out_dtype, {saved}: leave dtype out, or the other",
             )
         return saved
 
-    def tokenizer(self, node: Node | None, found: Recipe, base: str | None) -> str | None:
+    def tokenizer(self, node: Node | None, recipe: Recipe, base: str | None) -> str | None:
         """The model whose tokenizer is kept; None for the first that has one, which all share."""
         if node is None:
             return None
@@ -316,6 +316,6 @@ class _RecipeReader(YamlReader):
             if base is None:
                 self.refuse(node, "tokenizer_source is base, and there is no base_model")
             return base
-        if name not in (*found.ingredients, base):
+        if name not in (*recipe.ingredients, base):
             self.refuse(node, f"tokenizer_source is base, union, or a model of the recipe; got '{name}'")
         return name

@@ -26,12 +26,12 @@ def fingerprint_of(state: Mapping[str, Tensor], config: PretrainedConfig, spectr
     return fingerprint(spectrum, hidden, singular_values(table.piece(state, table.embedding)))
 
 
-def optimizer_of(said: Sequence[Evidence], found: Fingerprint | None, asked: str | None = None) -> Evidence:
-    """The optimizer of a model: as the user `asked` to have it, else what its files and its weights agree on.
+def optimizer_of(documented: Sequence[Evidence], measured: Fingerprint | None, stated: str | None = None) -> Evidence:
+    """The optimizer of a model: as the user `stated` to have it, else what its files and its weights agree on.
 
     The weights of a model that is itself a merge tell of none.
     """
-    if asked is not None:
-        return Evidence(canonical_name(asked) or asked.lower(), "stated", "the user says so")
-    merged = any(evidence.confidence == "unknown" for evidence in said)
-    return conclude(said, judge(found) if found is not None and not merged else None)
+    if stated is not None:
+        return Evidence(canonical_name(stated) or stated.lower(), "stated", "the user says so")
+    merged = any(evidence.confidence == "unknown" for evidence in documented)
+    return conclude(documented, judge(measured) if measured is not None and not merged else None)

@@ -28,17 +28,17 @@ def require_small(root: Node | None, name: str) -> None:
         if id(node) not in sizes:
             sizes[id(node)] = None
             sizes[id(node)] = 1 + sum(map(size, _children(node)))
-        known = sizes[id(node)]
-        if known is None:
+        entries = sizes[id(node)]
+        if entries is None:
             raise BadInput(f"'{name}', line {node.start_mark.line + 1}: an alias stands for what it is a part of")
-        if known > ENTRIES:
+        if entries > ENTRIES:
             raise BadInput(
                 f"'{name}', line {node.start_mark.line + 1}: this comes to more than {ENTRIES:,} entries once its "
                 "aliases are written out: no merge needs them"
             )
         if isinstance(node, ScalarNode) and len(node.value) > SCALAR:
             raise BadInput(f"'{name}', line {node.start_mark.line + 1}: a value has more than {SCALAR:,} characters")
-        return known
+        return entries
 
     if root is not None:
         size(root)

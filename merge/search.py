@@ -29,13 +29,13 @@ class Search:
     def __init__(self, path: Callable[[float], Mapping[str, Tensor]], meter: LossMeter):
         self.path, self.meter = path, meter
         self.ts = grid()
-        self._found: dict[float, Losses] = {}
+        self._losses: dict[float, Losses] = {}
         self._depth: dict[float, int] = {}
 
     @property
     def profile(self) -> Profile:
         """What has been measured; points may have seen different numbers of blocks."""
-        return Profile(tuple(sorted(self._found.items())))
+        return Profile(tuple(sorted(self._losses.items())))
 
     @property
     def barrier(self) -> float:
@@ -49,9 +49,9 @@ class Search:
             ends = (self._lowest(objective, interior), self._highest())
             places = [self.ts.index(t) for t in ends if t in self.ts]
             new = {self.ts[i] for place in places for i in (place - 1, place + 1) if 0 <= i < len(self.ts)}
-            if new <= self._found.keys():
+            if new <= self._losses.keys():
                 return
-            self._measure(sorted(new - self._found.keys()), 1)
+            self._measure(sorted(new - self._losses.keys()), 1)
 
     def lower_than(self, other: Search) -> bool:
         """Whether this path's barrier is lower than the other's by more than the noise; on all blocks if need be."""
@@ -72,12 +72,12 @@ class Search:
 
     def no_higher_than(self, other: Search) -> bool:
         """Whether this path's barrier is at most the other's, both on all blocks."""
-        self._measure(list(self._found), QUARTERS)
+        self._measure(list(self._losses), QUARTERS)
         highest = other._highest()
         other._measure((0.0, highest, 1.0), QUARTERS)
         if self.barrier <= other.profile.excess(highest).mean:  # whatever the other's other points come to
             return True
-        other._measure(list(other._found), QUARTERS)
+        other._measure(list(other._losses), QUARTERS)
         return self.barrier <= other.barrier
 
     def settle(self, objective: Objective, interior: float) -> float:
@@ -101,23 +101,23 @@ class Search:
             seen = self._depth.get(t, 0)
             if depth > seen:
                 new = self.meter(self.path(t), self._blocks(seen, depth))
-                self._found[t] = self._found[t].joined(new) if seen else new
+                self._losses[t] = self._losses[t].joined(new) if seen else new
                 self._depth[t] = depth
 
     def _blocks(self, seen: int, depth: int) -> dict[str, Tensor]:
         """The blocks of every label that come next when `seen` quarters are done and `depth` are wanted."""
-        found = {}
+        chosen = {}
         for label, blocks in self.meter.blocks.items():
             first, last = (_share(blocks.shape[0], quarters) for quarters in (seen, depth))
             if first < last:
-                found[label] = blocks[first:last]
-        return found
+                chosen[label] = blocks[first:last]
+        return chosen
 
     def _ends(self, objective: Objective) -> tuple[float, ...]:
         return (0.0, 1.0) if objective == "worst" else ()
 
     def _inside(self, interior: float) -> list[float]:
-        return [t for t in self._found if inside(t, interior)]
+        return [t for t in self._losses if inside(t, interior)]
 
     def _lowest(self, objective: Objective, interior: float) -> float:
         return self._best(self._inside(interior), objective)
@@ -136,7 +136,7 @@ class Search:
         return [t for t in ts if not _sure(gap(self.profile, t, best, objective))]
 
     def _highest(self) -> float:
-        return max(self._found, key=lambda t: self.profile.excess(t).mean)
+        return max(self._losses, key=lambda t: self.profile.excess(t).mean)
 
 
 def _sure(difference: tuple[float, float]) -> bool:

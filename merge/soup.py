@@ -26,20 +26,20 @@ LARGEST = 2.0  # of a task vector's weight
 
 
 @dataclass
-class Kitchen:
+class WeightSearch:
     """Measures soups on the select text, each once: weights → their losses. `simplex` says that weights sum to 1."""
 
     measure: Callable[[Weights], Losses]
     count: int
     simplex: bool
-    found: dict[Weights, Losses] = field(default_factory=dict)
+    losses: dict[Weights, Losses] = field(default_factory=dict)
 
     def loss(self, weights: Sequence[float]) -> float:
         """The mean loss of the soup with these weights."""
         key = tuple(round(weight, 6) for weight in weights)
-        if key not in self.found:
-            self.found[key] = self.measure(key)
-        return self.found[key].mean
+        if key not in self.losses:
+            self.losses[key] = self.measure(key)
+        return self.losses[key].mean
 
     def uniform(self) -> Weights:
         """Equal weights; of task vectors, each as much as makes their mean."""
@@ -66,26 +66,26 @@ class Kitchen:
         starts = [self.uniform(), self.greedy()]
         best = min(starts, key=self.loss)
         step = FIRST_STEP
-        while step >= LAST_STEP and len(self.found) < EVALUATIONS:
+        while step >= LAST_STEP and len(self.losses) < EVALUATIONS:
             before = self.loss(best)
             for index in range(self.count):
                 best = self._along(best, index, step)
             if before - self.loss(best) < WORTH:
                 step /= 2
-        return min(self.found, key=lambda weights: self.found[weights].mean) if self.found else best
+        return min(self.losses, key=lambda weights: self.losses[weights].mean) if self.losses else best
 
     def _along(self, best: Weights, index: int, step: float) -> Weights:
         """The lowest of a step up, a step down, and the lowest point of the parabola, in the direction of one model."""
         places = {0.0: best}
         for along in (step, -step):
             moved = self._moved(best, index, along)
-            if moved is not None and len(self.found) < EVALUATIONS:
+            if moved is not None and len(self.losses) < EVALUATIONS:
                 places[along] = moved
                 self.loss(moved)
         if len(places) == 3:
             lowest = _vertex([self.loss(places[along]) for along in (-step, 0.0, step)], step)
             moved = self._moved(best, index, lowest) if lowest is not None else None
-            if moved is not None and len(self.found) < EVALUATIONS:
+            if moved is not None and len(self.losses) < EVALUATIONS:
                 places[float(lowest or 0.0)] = moved
         return min(places.values(), key=self.loss)
 

@@ -42,8 +42,8 @@ def fisher_diagonal(
         ).logits
         logits = logits[0].float()
         drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).to(device)
-        said = logits.log_softmax(-1).gather(1, drawn).sum()
-        for name, gradient in zip(weights, torch.autograd.grad(said, list(weights.values())), strict=True):
+        log_likelihood = logits.log_softmax(-1).gather(1, drawn).sum()
+        for name, gradient in zip(weights, torch.autograd.grad(log_likelihood, list(weights.values())), strict=True):
             total[name].addcmul_(gradient, gradient)
         on_block()
     return {name: (squares / ids.numel()).cpu() for name, squares in total.items()}
@@ -85,11 +85,11 @@ def input_moments(
 
 def _input_axes(table: Family) -> dict[str, int]:
     """Along which axis of its weight the inputs of a linear map lie, by the weight's name."""
-    found = {}
+    axes = {}
     for place in table.activations:
         if place.side == "input":
             for piece in table.pieces.values():
                 acting = [position for position, axis in enumerate(piece.axes) if place.space in axis.spaces]
                 if piece.parameter == f"{place.module}.weight" and acting:
-                    found[piece.parameter] = acting[0]
-    return found
+                    axes[piece.parameter] = acting[0]
+    return axes

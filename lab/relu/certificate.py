@@ -41,11 +41,11 @@ class Problem:
 
     def rays(self) -> list[tuple[int, int]]:
         """The rays between cones, counter-clockwise: both perpendiculars of every input, each direction once."""
-        found = set()
+        rays = set()
         for x, y in self.inputs:
             common = gcd(x, y)
-            found |= {(-y // common, x // common), (y // common, -x // common)}
-        return sorted(found, key=cmp_to_key(_turn))
+            rays |= {(-y // common, x // common), (y // common, -x // common)}
+        return sorted(rays, key=cmp_to_key(_turn))
 
     def feature(self, ray: tuple[int, int]) -> Vector:
         """φ(e) = max(0, X e)."""
@@ -97,10 +97,10 @@ def columns(problem: Problem, choice: Choice) -> list[Vector]:
     """The signed features that a choice may combine with weights ≥ 0."""
     (sign, ray), *others = choice
     features = [problem.feature(edge) for edge in problem.rays()]
-    found = [_times(sign, features[ray])]
+    chosen = [_times(sign, features[ray])]
     for sign, cone in others:
-        found += [_times(sign, features[cone]), _times(sign, features[(cone + 1) % len(features)])]
-    return found
+        chosen += [_times(sign, features[cone]), _times(sign, features[(cone + 1) % len(features)])]
+    return chosen
 
 
 def _times(sign: int, feature: Vector) -> Vector:

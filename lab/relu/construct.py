@@ -174,12 +174,12 @@ def _few(equal: Tensor, at_most: Tensor | None, room: Tensor | None) -> Tensor:
     matrix, upper = equal.numpy() * scale, np.inf if room is None else 1.0
     limits = {} if at_most is None else {"A_ub": at_most.numpy() * scale, "b_ub": at_most.numpy().sum(1)}
     tolerance = {"primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
-    found = linprog(
+    solution = linprog(
         np.ones(count), A_eq=matrix, b_eq=goal, bounds=(0, upper), method="highs-ds", options=tolerance, **limits
     )
-    if found.x is None:
-        raise ArithmeticError(f"the linear programme was not solved: {found.message}")
-    share = np.where(found.x < NOTHING, 0.0, np.minimum(found.x, upper))
+    if solution.x is None:
+        raise ArithmeticError(f"the linear programme was not solved: {solution.message}")
+    share = np.where(solution.x < NOTHING, 0.0, np.minimum(solution.x, upper))
     free = (share > 0) & (share < upper)
     # What the solver's tolerance leaves is spread over the neurons that may move.
     share[free] += np.linalg.lstsq(matrix[:, free], goal - matrix @ share, rcond=None)[0]

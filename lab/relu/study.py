@@ -66,22 +66,22 @@ def relu_study(directory: Path, plan: Plan, *, workers: int = 1, progress: Progr
     }
     parts["regions"] = partial(regions_part)
     parts["barrier"] = partial(barrier_part, plan)
-    found = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
+    records = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
     return {
         "data": {"points": POINTS, "seed": DATA_SEED, "width_that_suffices": width_that_suffices(POINTS, 2)},
         "decay": dict(DECAY),
-        **found,
+        **records,
     }
 
 
 def constraint_part(optimizer: Optimizer, decay: float, plan: Plan) -> Mapping[str, Any]:
     """How large trained networks are, in both geometries, times λ; 1 is the bound that the optimizer induces."""
     data = in_the_plane(POINTS, DATA_SEED)
-    found = train(optimizer, data, width=plan.wide, decay=decay, seeds=plan.seeds, steps=plan.steps)
+    networks = train(optimizer, data, width=plan.wide, decay=decay, seeds=plan.seeds, steps=plan.steps)
     return {
-        "loss": loss(found, data).tolist(),
-        "entrywise": size(found, "entrywise").tolist(),
-        "spectral": size(found, "spectral").tolist(),
+        "loss": loss(networks, data).tolist(),
+        "entrywise": size(networks, "entrywise").tolist(),
+        "spectral": size(networks, "spectral").tolist(),
     }
 
 
@@ -146,7 +146,7 @@ def barrier_part(plan: Plan) -> Mapping[str, Any]:
     certificates = {neuron: certify(EXAMPLE, cone_of(EXAMPLE, neuron)) for neuron in (*FIRST, *SECOND)}
     best = max(certificates.values(), key=lambda one: one.bound)
     ends: dict[str, Any] = {}
-    found: dict[str, Networks] = {}
+    solutions: dict[str, Networks] = {}
     for name in OPTIMIZERS:
         trained = train(
             name, data, width=2, decay=EXAMPLE_DECAY[name], seeds=plan.example_seeds, steps=plan.steps, lr=0.01
@@ -162,11 +162,11 @@ def barrier_part(plan: Plan) -> Mapping[str, Any]:
             "other": kinds.count("other"),
         }
         if solved:
-            found[name] = trained[solved[0]]
+            solutions[name] = trained[solved[0]]
     lowest = None
-    if "adamw" in found and "muon" in found:
+    if "adamw" in solutions and "muon" in solutions:
         lowest = attack(
-            found["adamw"], found["muon"], data, bends=15, chains=plan.attackers, steps=plan.attack_steps
+            solutions["adamw"], solutions["muon"], data, bends=15, chains=plan.attackers, steps=plan.attack_steps
         ).tolist()
     return {
         "solutions": {"first": _text(FIRST), "second": _text(SECOND)},

@@ -29,10 +29,10 @@ class BernoulliMasks:
         words = self._words(math.prod(shape))
         place = self._probability * 2**16
         whole = int(place)
-        found = words < whole
+        heads = words < whole
         undecided = np.flatnonzero(words == whole)
-        found[undecided] = self._more.random(len(undecided)) < place - whole
-        return torch.from_numpy(found).view(*shape)
+        heads[undecided] = self._more.random(len(undecided)) < place - whole
+        return torch.from_numpy(heads).view(*shape)
 
     def _words(self, count: int) -> npt.NDArray[np.uint16]:
         """The next random words."""

@@ -14,7 +14,7 @@ Parts = Sequence[Tensor]  # the same rows of N tensors, float32
 Blocks = Iterable[Parts]  # can be gone through again
 
 
-class Each:
+class MappedBlocks:
     """Blocks under a function, computed anew whenever they are gone through."""
 
     def __init__(self, blocks: Blocks, change: Callable[[Parts], Parts]):
@@ -24,9 +24,9 @@ class Each:
         return map(self._change, self._blocks)
 
 
-def task_vectors(blocks: Blocks) -> Each:
+def task_vectors(blocks: Blocks) -> MappedBlocks:
     """θ_i − θ_base of blocks whose first part is the base."""
-    return Each(blocks, lambda parts: [part - parts[0] for part in parts[1:]])
+    return MappedBlocks(blocks, lambda parts: [part - parts[0] for part in parts[1:]])
 
 
 def weighted_sum(parts: Parts, weights: Sequence[float]) -> Tensor:
@@ -53,11 +53,11 @@ def gram(blocks: Blocks) -> Tensor:
     for parts in blocks:
         # In float32 over short stretches, in float64 over all of them.
         stretches = [part.flatten().split(STRETCH) for part in parts]
-        found = torch.zeros(len(parts), len(parts), dtype=torch.float64)
+        products = torch.zeros(len(parts), len(parts), dtype=torch.float64)
         for i, one in enumerate(stretches):
             for j, other in enumerate(stretches[: i + 1]):
-                found[i, j] = found[j, i] = sum(torch.dot(x, y).item() for x, y in zip(one, other, strict=True))
-        total = found if total is None else total + found
+                products[i, j] = products[j, i] = sum(torch.dot(x, y).item() for x, y in zip(one, other, strict=True))
+        total = products if total is None else total + products
     assert total is not None, "there is at least one block"
     if not bool(torch.isfinite(total).all()):
         raise OverflowError("products of its numbers are beyond float32")

@@ -37,10 +37,10 @@ def regmean(
         yield from linear(blocks, weights=weights)
         return
     whole = [torch.cat(list(parts)) for parts in zip(*blocks, strict=True)]
-    found = [w * _shrunk(gram, shrink) for w, gram in zip(weights, grams, strict=True)]
+    weighted = [w * _shrunk(gram, shrink) for w, gram in zip(weights, grams, strict=True)]
     maps = [weight.movedim(axis, 0).double() for weight in whole]
-    answers = plain_sum([gram @ weight for gram, weight in zip(found, maps, strict=True)])
-    solved = torch.linalg.solve(plain_sum(found), answers)
+    answers = plain_sum([gram @ weight for gram, weight in zip(weighted, maps, strict=True)])
+    solved = torch.linalg.solve(plain_sum(weighted), answers)
     yield solved.movedim(0, axis).to(whole[0].dtype)
 
 

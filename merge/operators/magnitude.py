@@ -30,12 +30,12 @@ class Cut:
     def mask(self, block: Tensor, tied: int) -> tuple[Tensor, int]:
         """Which entries of the next block are kept, bool, and `tied`, of those at the cut that came before, anew."""
         bits = _bits(block)
-        kept = bits > self.bits
+        largest = bits > self.bits
         equal = bits == self.bits
         here = int(equal.sum())
         if here:
-            kept |= equal & (equal.flatten().cumsum(0).view_as(equal) <= self.ties - tied)
-        return kept, tied + here
+            largest |= equal & (equal.flatten().cumsum(0).view_as(equal) <= self.ties - tied)
+        return largest, tied + here
 
 
 def cuts(blocks: Blocks, shares: Sequence[float]) -> list[Cut]:
@@ -49,11 +49,11 @@ def cuts(blocks: Blocks, shares: Sequence[float]) -> list[Cut]:
         *(_from_above(histogram, count) for histogram, count in zip(upper, counts, strict=True)), strict=True
     )
     lower = _histograms(blocks, lambda bits, part: bits[bits >> HALF == bins[part]] & (2**HALF - 1))
-    found = []
+    thresholds = []
     for place, histogram, count in zip(bins, lower, left, strict=True):
         within, ties = _from_above(histogram, count)
-        found.append(Cut((place << HALF) | within, ties))
-    return found
+        thresholds.append(Cut((place << HALF) | within, ties))
+    return thresholds
 
 
 def _from_above(histogram: Array, count: int) -> tuple[int, int]:
@@ -69,8 +69,8 @@ def _histograms(blocks: Blocks, digits: Callable[[Array, int], Array]) -> list[A
     totals: list[Array] = []
     for parts in blocks:
         bits = (_bits(part).flatten().numpy() for part in parts)
-        found: list[Array] = [np.bincount(digits(part, i), minlength=2**HALF) for i, part in enumerate(bits)]
-        totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+        counts: list[Array] = [np.bincount(digits(part, i), minlength=2**HALF) for i, part in enumerate(bits)]
+        totals = [a + b for a, b in zip(totals, counts, strict=True)] if totals else counts
     return totals
 
 

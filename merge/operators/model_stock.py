@@ -41,5 +41,5 @@ def _ratio(products: Tensor) -> Tensor:
 
 def _by_row(parts: Parts) -> Tensor:
     rows = torch.stack([part - parts[0] for part in parts[1:]], dim=1).flatten(2).double()  # (rows, N, items)
-    found = _ratio(rows @ rows.mT)
-    return found.reshape(-1, *[1] * (parts[0].ndim - 1))
+    ratios = _ratio(rows @ rows.mT)
+    return ratios.reshape(-1, *[1] * (parts[0].ndim - 1))

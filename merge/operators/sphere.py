@@ -48,9 +48,9 @@ def karcher(blocks: Blocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iter
 def _mean_direction(products: Tensor, lengths: Tensor, steps: int, tolerance: float) -> Tensor:
     """The Karcher mean of the directions as coefficients of the tensors."""
     long = lengths > tolerance
-    found = torch.zeros_like(lengths)
+    coefficients = torch.zeros_like(lengths)
     if not long.any():
-        return found
+        return coefficients
     units = products[long][:, long] / torch.outer(lengths[long], lengths[long])
     count = units.shape[0]
 
@@ -69,5 +69,5 @@ def _mean_direction(products: Tensor, lengths: Tensor, steps: int, tolerance: fl
             break
         mean = math.cos(step) * mean + math.sin(step) * tangent / step
         mean = mean / length(mean)
-    found[long] = mean / lengths[long]
-    return found
+    coefficients[long] = mean / lengths[long]
+    return coefficients

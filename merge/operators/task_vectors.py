@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .bernoulli import BernoulliMasks
-from .blocks import Blocks, Each, Parts, plain_sum, weighted_sum
+from .blocks import Blocks, MappedBlocks, Parts, plain_sum, weighted_sum
 from .magnitude import cuts
 
 NOTHING = 1e-8
@@ -27,7 +27,7 @@ def task_arithmetic(
     blocks: Blocks, *, weights: Sequence[float], scale: float = 1.0, normalize: bool = False
 ) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i (Ilharco et al. 2023, arXiv 2212.04089)."""
-    deltas = Each(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])])
+    deltas = MappedBlocks(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])])
     return _summed(deltas, weights, scale, normalize)
 
 
@@ -45,7 +45,7 @@ def ties(
     Of every δ_i the `densities[i]` largest entries are kept; each coordinate elects the sign of Σ w_i δ_i; the entries
     of that sign are averaged with their weights (summed, without `normalize`).
     """
-    return _elected(_Largest(blocks, densities, rescale=rescale), weights, scale, normalize)
+    return _elected(_LargestEntries(blocks, densities, rescale=rescale), weights, scale, normalize)
 
 
 def dare_linear(
@@ -62,7 +62,7 @@ def dare_linear(
 
     Every entry of δ_i is kept with probability `densities[i]`; `key` seeds the choice.
     """
-    return _summed(_Drawn(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+    return _summed(_RandomEntries(blocks, densities, key, rescale=rescale), weights, scale, normalize)
 
 
 def dare_ties(
@@ -76,10 +76,10 @@ def dare_ties(
     rescale: bool = True,
 ) -> Iterator[Tensor]:
     """Drop and rescale as in `dare_linear`, then elect signs and merge as in `ties`."""
-    return _elected(_Drawn(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+    return _elected(_RandomEntries(blocks, densities, key, rescale=rescale), weights, scale, normalize)
 
 
-class _Thinned(ABC):
+class _Sparsified(ABC):
     """The base and the task vectors (δ_1, …, δ_N), of whose entries some are kept and the others are zero.
 
     The same whenever gone through. With `rescale` what is kept of a tensor is multiplied so that Σ |δ_i| stays.
@@ -115,14 +115,14 @@ class _Thinned(ABC):
         ]
 
 
-class _Largest(_Thinned):
+class _LargestEntries(_Sparsified):
     """The entries of largest magnitude are kept, of every tensor its density of them."""
 
     def __init__(self, blocks: Blocks, densities: Sequence[float], *, rescale: bool):
         self._thin = [i for i, density in enumerate(densities) if 0 < density < 1]
-        chosen = Each(blocks, lambda parts: [parts[i + 1] - parts[0] for i in self._thin])
-        found = cuts(chosen, [densities[i] for i in self._thin]) if self._thin else []
-        self._cuts = dict(zip(self._thin, found, strict=True))
+        chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in self._thin])
+        thresholds = cuts(chosen, [densities[i] for i in self._thin]) if self._thin else []
+        self._cuts = dict(zip(self._thin, thresholds, strict=True))
         super().__init__(blocks, densities, rescale=rescale)
 
     def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
@@ -137,7 +137,7 @@ class _Largest(_Thinned):
             yield base, deltas, masks
 
 
-class _Drawn(_Thinned):
+class _RandomEntries(_Sparsified):
     """Every entry is kept with a probability, its density."""
 
     def __init__(self, blocks: Blocks, densities: Sequence[float], key: str, *, rescale: bool):

@@ -24,9 +24,9 @@ def of(state: dict, config: object) -> Fingerprint:
 @pytest.mark.parametrize("name", ["adamw-1", "adamw-2", "docs", "code", "muon-1", "muon-2"])
 def test_the_embedded_models_are_told_apart(name: str) -> None:
     model = load(EMBEDDED / name)
-    found = judge(of(dict(model.state), model.config))
-    assert found.optimizer == ("muon" if "muon" in name else "adamw")
-    assert found.confidence == "likely"
+    evidence = judge(of(dict(model.state), model.config))
+    assert evidence.optimizer == ("muon" if "muon" in name else "adamw")
+    assert evidence.confidence == "likely"
 
 
 def test_a_model_that_was_never_trained_is_unknown() -> None:
@@ -69,9 +69,11 @@ def test_numbers() -> None:
         "h.0.k": torch.tensor([math.e, 1.0, 0.5]),
         "h.0.o": torch.tensor([1.0, 1.0, 0.5]),
     }
-    found = fingerprint(spectra, [torch.tensor([[1.0, -1.0]])], torch.tensor([math.e**2, 1.0, 1.0]))
-    assert (found.peakedness, found.attention, found.kurtosis, found.embedding) == pytest.approx((2 / 3, 1, 1, 2))
-    assert found.share == pytest.approx(1 / 3)
+    numbers = fingerprint(spectra, [torch.tensor([[1.0, -1.0]])], torch.tensor([math.e**2, 1.0, 1.0]))
+    assert (numbers.peakedness, numbers.attention, numbers.kurtosis, numbers.embedding) == pytest.approx(
+        (2 / 3, 1, 1, 2)
+    )
+    assert numbers.share == pytest.approx(1 / 3)
 
 
 def test_no_two_ranges_overlap() -> None:

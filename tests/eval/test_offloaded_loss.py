@@ -22,9 +22,9 @@ def test_losses_do_not_depend_on_where_layers_lie(saved, memory: int) -> None:
     """All in memory, some of them, and none but the one whose turn it is."""
     checkpoint = load(saved("model"))
     seen = []
-    found = offloaded_token_losses(checkpoint.directory, BLOCKS, memory, on_blocks=seen.append)
+    losses = offloaded_token_losses(checkpoint.directory, BLOCKS, memory, on_blocks=seen.append)
     expected = LossMeter(checkpoint.config, BLOCKS).token_losses(checkpoint.state)
-    assert all(torch.allclose(found[label], expected[label], atol=1e-5) for label in BLOCKS)
+    assert all(torch.allclose(losses[label], expected[label], atol=1e-5) for label in BLOCKS)
     assert sum(seen) == 6
 
 

@@ -58,17 +58,17 @@ def numbered(tmp_path: Path, count: int) -> str:
 
 
 def test_parts_are_disjoint_and_of_the_size_asked(tmp_path: Path) -> None:
-    found = blocks(
+    text = blocks(
         corpus(numbered(tmp_path, 1000)), Bytes(), context=16, fit_tokens=160, select_tokens=320, report_tokens=90
     )
-    assert [part.shape for part in (found.fit, found.select, found.report)] == [(10, 16), (20, 16), (6, 16)]
-    rows = [tuple(row) for part in (found.fit, found.select, found.report) for row in part.tolist()]
+    assert [part.shape for part in (text.fit, text.select, text.report)] == [(10, 16), (20, 16), (6, 16)]
+    rows = [tuple(row) for part in (text.fit, text.select, text.report) for row in part.tolist()]
     assert len(set(rows)) == len(rows)
 
 
 def test_short_text_is_shared_out(tmp_path: Path) -> None:
-    found = blocks(corpus(numbered(tmp_path, 24)), Bytes(), context=16, select_tokens=8192, report_tokens=8192)
-    assert (len(found.select), len(found.report), len(found.fit)) == (5, 5, 0)
+    text = blocks(corpus(numbered(tmp_path, 24)), Bytes(), context=16, select_tokens=8192, report_tokens=8192)
+    assert (len(text.select), len(text.report), len(text.fit)) == (5, 5, 0)
     least = blocks(corpus(write(tmp_path / "x.txt", "x" * 33)), Bytes(), context=16)
     assert (len(least.select), len(least.report)) == (1, 1)
 
@@ -98,20 +98,20 @@ AMOUNTS = {"fit_tokens": 5000, "select_tokens": 1000, "report_tokens": 1000}
 
 def test_nothing_is_trained_on_that_repeats_what_is_measured_on(tmp_path: Path) -> None:
     """Two texts say the same seventy times, 66 characters each, in the middle of other words."""
-    said = [f"<{i:02d}>" + f"{i:07d}" * 8 + "......" for i in range(70)]
+    sentences = [f"<{i:02d}>" + f"{i:07d}" * 8 + "......" for i in range(70)]
     specs = [
-        write(tmp_path / f"{name}.txt", "".join(f"{name}{i:02d}{before}{said[i]}{after}" for i in order))
+        write(tmp_path / f"{name}.txt", "".join(f"{name}{i:02d}{before}{sentences[i]}{after}" for i in order))
         for name, before, after, order in (
             ("a", "-" * 9, "+" * 22, range(70)),
             ("b", "*" * 21, "=" * 10, range(69, -1, -1)),
         )
     ]
-    found = labelled_blocks(specs, Bytes(), context=100, vocabulary=256, seed=3, **AMOUNTS)
-    assert [(len(part.select), len(part.report)) for part in found] == [(10, 10)] * 2
-    measured = "".join(spelt(row) for part in found for row in [*part.select.tolist(), *part.report.tolist()])
-    for part in found:
+    texts = labelled_blocks(specs, Bytes(), context=100, vocabulary=256, seed=3, **AMOUNTS)
+    assert [(len(part.select), len(part.report)) for part in texts] == [(10, 10)] * 2
+    measured = "".join(spelt(row) for part in texts for row in [*part.select.tolist(), *part.report.tolist()])
+    for part in texts:
         assert 10 < len(part.fit) < 50
-        assert not any(said[int(spelt(row)[1:3])] in measured for row in part.fit.tolist())
+        assert not any(sentences[int(spelt(row)[1:3])] in measured for row in part.fit.tolist())
 
 
 def test_text_that_only_repeats_itself_leaves_nothing_to_train_on(tmp_path: Path) -> None:
