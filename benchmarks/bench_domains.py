@@ -15,7 +15,7 @@ from pathlib import Path
 from measured import record
 
 from isthmus.checkpoint.loading import load
-from isthmus.lab.pretrain import Recipe, make_checkpoint, small_config
+from isthmus.lab.pretrain import TrainingRecipe, make_checkpoint, small_config
 from isthmus.merge.many import combine
 from isthmus.merge.progress import Progress
 from isthmus.merge.recipe import recipe
@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         train, heldout = headers(work / "text")
-        third = Recipe("headers", "adamw", 7, 300, base="adamw-1", data=(str(train),), adamw_lr=1e-3)
+        third = TrainingRecipe("headers", "adamw", 7, 300, base="adamw-1", data=(str(train),), adamw_lr=1e-3)
         base = load(CHECKPOINTS / "adamw-1")
         make_checkpoint(third, small_config(), base.tokenizer(), dict(base.state), work, Progress())
         models = [CHECKPOINTS / "docs", CHECKPOINTS / "code", work / "headers"]

@@ -1,4 +1,4 @@
-"""The figure of a merge as a picture: the loss along the path."""
+"""The figures of a merge: the loss along the path, and on the plane of a curve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLES = {"naive": (GREY, "--"), "line": ("#2563a8", "-"), "bent": ("#1a7f5a", "
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a picture on white."""
+    """The figure as PNG on white."""
     figure.patch.set(alpha=1.0, facecolor="white")
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=160, metadata={"Software": None})

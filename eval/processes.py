@@ -1,4 +1,4 @@
-"""Several processes, as `accelerate launch` starts them: who writes, and who measures what."""
+"""Several processes, as `accelerate launch` starts them: which one writes, and how they share the measuring."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def several() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes files and to the terminal."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """compute(rows), every process computing its share of the rows; all of them get the whole."""
+    """compute(rows): every process computes its share of the rows, and all of them get all results."""
     if not several():
         return compute(rows)
     from accelerate import PartialState
@@ -34,7 +34,7 @@ def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def finish() -> None:
-    """Wait for the other processes and take leave of them."""
+    """Wait for the other processes and leave the process group."""
     if several():
         from accelerate import PartialState
 

@@ -181,7 +181,7 @@ function planeChart() {
         });
         cell.style.fill = `color-mix(in oklab, var(--high) ${(100 * shade(loss)).toFixed(0)}%, var(--low))`;
         cell.addEventListener("pointerenter", () => {
-          out.textContent = `loss ${loss === null ? "is no number" : nats(loss)} at (${fine.x[j].toFixed(2)}, ${fine.y[i].toFixed(2)})`;
+          out.textContent = `loss ${loss === null ? "is NaN" : nats(loss)} at (${fine.x[j].toFixed(2)}, ${fine.y[i].toFixed(2)})`;
         });
       })
     );

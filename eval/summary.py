@@ -1,4 +1,4 @@
-"""What a merge report comes to: the loss table and plain sentences, for the terminal, the page and the card alike."""
+"""A merge report in short: the loss table and sentences, for the terminal, the page and the card alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERDICTS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class LossRow:
     """One model of the loss table: its losses by label, then their mean where there are several, in nats per token."""
 
     model: str
@@ -31,7 +31,7 @@ class Row:
     is_merge: bool = False
 
 
-def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRow, ...]]:
     """Column names, and the endpoints, the naive average, the merge and the ensemble; no rows without text."""
     labels = tuple(part["label"] for part in report["data"])
     if not labels:
@@ -55,7 +55,7 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, .
         values = [losses[label] for label in labels]
         if several:
             values.append(sum(values) / len(values))
-        rows.append(Row(model, tuple(values), is_merge=model == merged))
+        rows.append(LossRow(model, tuple(values), is_merge=model == merged))
     return (*labels, "mean") if several else labels, tuple(rows)
 
 
@@ -76,7 +76,7 @@ def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, A
 
 
 def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """The barrier and whether alignment helped; whether the merge is worth having; the spectrum; without full stops."""
+    """The barrier, whether alignment helped, the gain of the merge, the spectrum: sentences without full stops."""
     lines = []
     if "method" in report:
         lines += _operator(report)
@@ -84,13 +84,13 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
         lines += [_barrier(report), _gain(report["merge_point"])]
         if report["path"].get("diverged_at"):
             lines.append(
-                f"training diverged at step {report['path']['diverged_at']} (the loss was no number): the bends of "
+                f"training diverged at step {report['path']['diverged_at']} (the loss was NaN or Inf): the bends of "
                 f"step {report['path']['best_step']} were kept; take a lower --bend-lr"
             )
         learning = report["alignment"].get("learning") or {}
         if learning.get("diverged_at"):
             lines.append(
-                f"learning the alignment diverged at step {learning['diverged_at']} (the loss was no number): that of "
+                f"learning the alignment diverged at step {learning['diverged_at']} (the loss was NaN or Inf): that of "
                 f"step {learning['best_step']} was kept"
             )
     spectrum = report["spectrum"]
@@ -118,7 +118,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _operator(report: Mapping[str, Any]) -> list[str]:
-    """What an operator made of the models: its excess, its weights, and whether it is worth having."""
+    """The merge by an operator: its excess, its weights and its gain."""
     name, count, soup = report["method"]["name"], len(report["endpoints"]), report["soup"]
     models = f"{count} model{'s' * (count > 1)}"
     base = f", on top of {report['base']['ref']}" if report["base"] else ""
@@ -162,7 +162,7 @@ def _barrier(report: Mapping[str, Any]) -> str:
 
 
 def _vocabulary(report: Mapping[str, Any]) -> list[str]:
-    """Which rows of a grown vocabulary which losses are of."""
+    """For a grown vocabulary: which losses are measured on which of its rows."""
     grown = report.get("vocabulary")
     if not grown or not grown["kept_from"] or grown["loss"] is None:
         return []
@@ -179,7 +179,7 @@ def _vocabulary(report: Mapping[str, Any]) -> list[str]:
 
 
 def _optimizers(report: Mapping[str, Any]) -> list[str]:
-    """Which optimizers trained the endpoints, where that is known."""
+    """The optimizers that trained the endpoints, where they are known."""
     ends, kind = report["endpoints"], report["optimizers"]["relation"]
     if kind == "unknown":
         return []
@@ -197,7 +197,7 @@ def _along(spectrum: Mapping[str, Any]) -> str:
 
 
 def _share(after: float, before: float) -> str:
-    """What is left of a barrier, in brackets; nothing where there was none."""
+    """The part of a barrier that is left, in brackets; empty where there was none."""
     if before <= 0:
         return ""
     return f" ({after / before:.0%} of it)" if after > 0.1 * before else f" ({after / before:.1%} of it)"

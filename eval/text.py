@@ -71,7 +71,7 @@ class Text:
         report_tokens: int = 8192,
         seen: TextHashes | None = None,
     ) -> tuple[Blocks, ...]:
-        """The blocks of every corpus, with so many tokens in each part (`blocks`).
+        """The blocks of every corpus, with these numbers of tokens in each part (`blocks`).
 
         Many corpora repeat themselves: a fit block that repeats text of a select or report block, of any label, is
         dropped (`TextHashes`).
@@ -135,7 +135,7 @@ def blocks(
 
 
 def _counts(context: int, fit_tokens: int, select_tokens: int, report_tokens: int) -> dict[str, int]:
-    """The blocks of every part that hold so many tokens."""
+    """The number of blocks of every part that hold these numbers of tokens."""
     tokens = {"report": report_tokens, "select": select_tokens, "fit": fit_tokens}
     return {part: -(-count // context) for part, count in tokens.items()}
 

@@ -1,8 +1,8 @@
-"""Hashes of text that a model was trained or measured on: they find it in other text, and nobody can read it from them.
+"""Hashes of text that was trained or measured on: they find it in other text, and do not reveal it.
 
 Many corpora repeat themselves: blocks that hold text of the select or report part are not trained on. And a path that
-one command has trained is measured by another, where the text may be cut elsewhere: blocks that hold a window of what
-was trained on are left out there, so that nothing is chosen or reported on it.
+one command trains may be measured by another, which may cut the text at other places: there, blocks that hold a window
+of what was trained on are left out, so that nothing is chosen or reported on it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TextHashes:
 
     @classmethod
     def of(cls, parts: Iterable[Tensor], *, every: int = WINDOW) -> TextHashes:
-        """The hashes of some parts, token ids (blocks, context) each, of a window `every` so many tokens.
+        """The hashes of some parts, token ids (blocks, context) each, one window every `every` tokens.
 
         With 1, every run of `WINDOW` tokens is found again. With `WINDOW` the windows tile the blocks, and other blocks
         are found that share at least `WINDOW` tokens with the beginning or the end of one of them.

@@ -1,4 +1,4 @@
-"""How the figures of the studies look: colours and names of optimizers, and axes without a frame."""
+"""The style of the figures of the studies: colours and names of optimizers, axes without a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The studies by name: what each computes, at full and at quick size, its figure, and the record that is kept of it."""
+"""The studies by name: what each computes, at full and at quick size, its figure, and its record."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.saving import replace_file, replace_json
 from ..eval.figures import png
 from ..merge.progress import Progress
-from .generalization import ELSEWHERE, generalization_study
+from .generalization import OTHER_TEXTS, generalization_study
 from .pairs import HELD_OUT, QUICK, SEEDS, Effort
 from .planes import planes_study
 from .practice import practice_study
 from .relu.relu_figure import relu_figure
 from .relu.study import QUICK as QUICK_NETWORKS
-from .relu.study import Plan, relu_study
+from .relu.study import NetworkPlan, relu_study
 from .spectra_study import spectra_study
 from .study_figures import generalization_figure, planes_figure, practice_figure, spectra_figure, table_figure
 from .table import rows, table_study
@@ -35,25 +35,25 @@ SETTINGS, LOCK = "settings.json", ".isthmus-lock"
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What a study is run with: quick or full, how many parts at a time, and, for those that measure it, more text."""
+    """Options of a study: quick or full, how many parts at a time, and further text for the studies that measure it."""
 
     quick: bool = False
     workers: int = 1
-    elsewhere: tuple[str, ...] = ()
+    other_texts: tuple[str, ...] = ()
 
     @property
     def effort(self) -> Effort:
-        """How much is spent on small GPT-2s."""
+        """How much is computed with small GPT-2s."""
         return QUICK if self.quick else Effort()
 
     @property
-    def plan(self) -> Plan:
-        """How much is spent on two-layer networks."""
-        return QUICK_NETWORKS if self.quick else Plan()
+    def plan(self) -> NetworkPlan:
+        """How much is computed with two-layer networks."""
+        return QUICK_NETWORKS if self.quick else NetworkPlan()
 
     @property
     def seeds(self) -> int:
-        """Models an optimizer."""
+        """Models per optimizer."""
         return 2 if self.quick else SEEDS
 
     @property
@@ -73,7 +73,7 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class Study:
-    """A study: the question it asks, what it computes in a directory, and the figure of what it found."""
+    """A study: its question, what it computes in a directory, and its figure."""
 
     question: str
     run: Callable[[Path, StudyOptions, Progress], dict[str, Any]]
@@ -99,9 +99,9 @@ def _planes(directory: Path, options: StudyOptions, progress: Progress) -> dict[
 
 
 def _generalization(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
-    texts = (*ELSEWHERE, *options.elsewhere)
+    texts = (*OTHER_TEXTS, *options.other_texts)
     losses = generalization_study(
-        directory, options.effort, elsewhere=texts, seeds=options.seeds, workers=options.workers, progress=progress
+        directory, options.effort, other_texts=texts, seeds=options.seeds, workers=options.workers, progress=progress
     )
     return {"texts": [HELD_OUT, *texts], "pairs": losses}
 
@@ -147,7 +147,7 @@ STUDIES = {
 def run_study(name: str, directory: Path, options: StudyOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Run a study of `STUDIES` in a directory and write NAME.json and NAME.png there; finished parts are not repeated.
 
-    The record has the question, the settings with all seeds, versions, the machine, and what was found.
+    The record has the question, the settings with all seeds, versions, the machine, and the results.
 
     Raises BadInput when the directory has parts of other settings.
     """
@@ -169,7 +169,7 @@ def run_study(name: str, directory: Path, options: StudyOptions, progress: Progr
 
 
 def _require_same(file: Path, options: StudyOptions) -> None:
-    """That a directory is new, or holds parts of a study, which were computed with these settings."""
+    """Refuse a directory unless it is new, or holds parts of a study with the same settings."""
     directory = file.parent
     if directory.exists() and not directory.is_dir():
         raise BadInput(f"'{directory.name}' is not a directory: take another for the study")

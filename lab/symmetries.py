@@ -1,9 +1,9 @@
-"""Which symmetry buys what: linear barriers as the group grows, on pairs of models that differ in seed or optimizer.
+"""The study of symmetries: linear barriers as the group grows, on pairs of models that differ in seed or optimizer.
 
-Five AdamW and five Muon models, trained alike but for their seeds (the embedded ones are two of each), make five pairs
-of either kind and five that cross. On each of them, the barrier of the straight line on text that was not fitted on:
-without alignment; with permutations; with a rotation of the residual stream beside them; with rotations inside heads;
-with activations beside the weights; and learned, with invertible maps inside heads and the gauge of norms.
+Five AdamW and five Muon models, of which only seeds differ (the embedded ones are two of each), make five pairs of
+either kind and five mixed ones. For each of them, the barrier of the straight line on text that was not fitted on:
+without alignment; with permutations; also with a rotation of the residual stream; also with rotations inside heads;
+with activations as well as weights; and learned, with invertible maps inside heads and the gauge of norms.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..merge.path import WeightPath
 from ..merge.point import grid
 from ..merge.progress import Progress
 from .demo import CHECKPOINTS
-from .pretrain import EMBEDDED, Recipe, make_checkpoint, small_config
+from .pretrain import EMBEDDED, TrainingRecipe, make_checkpoint, small_config
 
 DATA = ("stdlib:docs", "stdlib:code")
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
@@ -42,7 +42,7 @@ SEEDS = 5
 
 @dataclass(frozen=True)
 class Ablation:
-    """One pair: its kind, and the barrier in nats with every step of `STEPS`, each beside all that came before."""
+    """One pair: its kind, and the barrier in nats after every step of `STEPS`, each of which adds to those before."""
 
     kind: str
     a: str
@@ -50,8 +50,8 @@ class Ablation:
     barriers: Mapping[str, float]
 
 
-def recipes() -> list[Recipe]:
-    """What is trained beside the embedded models."""
+def recipes() -> list[TrainingRecipe]:
+    """The models that are trained in addition to the embedded ones."""
     return [
         replace(first, name=f"{name}-{number}", seed=10 * number + first.seed)
         for number in range(3, SEEDS + 1)
@@ -76,7 +76,7 @@ def symmetry_study(
     plan: LearnPlan | None = None,
     progress: Progress | None = None,
 ) -> list[Ablation]:
-    """Train the models into `directory`, except for those that are there, and ablate all pairs, or those `wanted`.
+    """Train the models into `directory`, unless they exist, and ablate all pairs, or those `wanted`.
 
     Pairs that were done before are read back.
     """

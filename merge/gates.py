@@ -1,4 +1,4 @@
-"""Gates: what a merge must satisfy to be saved."""
+"""Gates: conditions that a merge must meet to be saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..eval.spectrum import SpectrumReport
 
 @dataclass(frozen=True)
 class Gates:
-    """What a merge must satisfy to be saved. `None` and False ask for nothing."""
+    """Conditions that a merge must meet to be saved; None and False set none."""
 
     max_barrier: float | None = None
     require_spectrum: bool = False
@@ -24,11 +24,11 @@ class Gates:
 
     @property
     def need_loss(self) -> bool:
-        """Whether any of them can only be judged on text."""
+        """Whether any of them needs a loss, and so text."""
         return self.max_barrier is not None or self.require_gain
 
     def pass_loss(self, numbers: Mapping[str, Any]) -> None:
-        """Judge `barrier` and `merge_point` of a report: neither the path nor the merge itself may lie higher.
+        """Judge `barrier` and `merge_point` of a report: neither the path nor the merge may be above the limit.
 
         Raises NotFinite, whatever the gates, where a loss is NaN or Inf; GateRefused.
         """

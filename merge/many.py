@@ -30,7 +30,7 @@ from .command import combine_command
 from .cook import Cook, GroupAlign, fit_tokens
 from .gates import Gates
 from .measure import Among, rounded
-from .optimizer_evidence import fingerprint_of, optimizer_of
+from .optimizer_inference import fingerprint_of, optimizer_of
 from .pipeline import pick_device
 from .placed import Scratch, measured_from_disk
 from .plane import simplex_plane

@@ -1,8 +1,8 @@
-"""mergekit's recipes: its YAML, read into a `Recipe`. What is wrong, or not taken, is named with its line.
+"""mergekit's recipes: its YAML, read into a `Recipe`. An error names the line.
 
-Nothing is opened but the recipe: no model is looked for, on disk or on the Hub. Precedence, filters and gradients are
-mergekit's (https://github.com/arcee-ai/mergekit, 0.1): a model's parameters before its slice's before the recipe's; a
-filter is a part of a tensor's name; a list of numbers is a gradient over the layers.
+Only the recipe is opened: no model is looked for, on disk or on the Hub. Precedence, filters and gradients are those of
+mergekit (https://github.com/arcee-ai/mergekit, 0.1): a model's parameters take precedence over its slice's, and those
+over the recipe's; a filter is a part of a tensor's name; a list of numbers is a gradient over the layers.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ IGNORED = "int8_mask"  # mergekit takes it and does not use it, and many recipes
 
 
 def is_recipe(text: str) -> bool:
-    """Whether a name is that of a recipe rather than of a model."""
+    """Whether a name is that of a recipe, not of a model."""
     return Path(text).suffix.lower() in SUFFIXES
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file. Raises BadInput, in a sentence with the line, for all that it cannot follow."""
+    """The recipe in a YAML file. Raises BadInput, with the line, for whatever it cannot follow."""
     file = require_path(path, "the recipe")
     try:
         text = recipe_text(file)
@@ -194,7 +194,7 @@ class _RecipeReader(YamlReader):
         return tuple(names), tuple(segments)
 
     def require_no_part(self, slices: list[_Slice], base: str) -> None:
-        """Refuse parameters of the base of task vectors, of which nothing is taken."""
+        """Refuse parameters of the base of task vectors: they would have no effect."""
         for entry in (entry for one in slices for entry in one.inputs if entry.model == base):
             for key, setting in entry.settings.items():
                 raise BadInput(
@@ -206,7 +206,7 @@ class _RecipeReader(YamlReader):
         return "tokenizer_source" in top and self.scalar(top["tokenizer_source"], "tokenizer_source") == "base"
 
     def require_given(self, recipe: Recipe, node: Node) -> None:
-        """Refuse a recipe that gives a parameter nowhere that has no default."""
+        """Refuse a recipe that lacks a parameter without a default."""
         for key, parameter in recipe.operator.parameters.items():
             if parameter.default is not None or key in recipe.shared:
                 continue
@@ -290,7 +290,7 @@ class _RecipeReader(YamlReader):
         return name
 
     def dtype(self, top: Mapping[str, Node]) -> str | None:
-        """What to save in: `out_dtype`, else `dtype`."""
+        """The dtype to save in: `out_dtype`, else `dtype`."""
         dtypes: dict[str, str] = {}
         for key in ("dtype", "out_dtype"):
             if key in top and self.scalar(top[key], key) is not None:
@@ -306,7 +306,7 @@ class _RecipeReader(YamlReader):
         return saved
 
     def tokenizer(self, node: Node | None, recipe: Recipe, base: str | None) -> str | None:
-        """The model whose tokenizer is kept; None for the first that has one, which all share."""
+        """The model whose tokenizer is saved; None for that of the first model that has one, which all share."""
         if node is None:
             return None
         name = self.text(node, "tokenizer_source")

@@ -44,7 +44,7 @@ from .curve import CurvePlan
 from .gates import Gates
 from .learn import LearnPlan
 from .measure import Measured, measure
-from .optimizer_evidence import fingerprint_of, optimizer_of
+from .optimizer_inference import fingerprint_of, optimizer_of
 from .path import WeightPath
 from .plane import path_plane
 from .point import Objective, grid

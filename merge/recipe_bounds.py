@@ -1,4 +1,4 @@
-"""Bounds on a recipe, which may be a stranger's: bytes, and what it comes to once its aliases are written out."""
+"""Limits on a recipe, which may come from a stranger: its bytes, and its size with all aliases written out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipe_text(path: Path) -> str:
 
 def require_small(root: Node | None, name: str) -> None:
     """Raise BadInput for a recipe of more than `ENTRIES` entries with its aliases written out, or a very long value."""
-    sizes: dict[int, int | None] = {}  # None while a node's children are looked at
+    sizes: dict[int, int | None] = {}  # None while the children of a node are counted
 
     def size(node: Node) -> int:
         if id(node) not in sizes:

@@ -1,4 +1,4 @@
-"""Singular values put back: averaging shrinks them where two models' singular vectors point different ways."""
+"""Restored singular values: averaging shrinks them where the singular vectors of two models differ."""
 
 from __future__ import annotations
 

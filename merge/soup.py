@@ -1,11 +1,11 @@
-"""Which weights: uniform, greedy, or searched; all of it decided on the select text.
+"""The choice of weights on the select text: uniform, greedy, or searched.
 
-- **greedy** (Wortsman et al. 2022, arXiv 2203.05482): models from the best to the worst; one is taken into the average
-  if the average is not worse with it.
-- **search**: from the best of uniform, greedy and single models, along one direction at a time: towards a model and
-  away from it, with all others in proportion (weights on the simplex), or one weight alone (weights of task vectors). A
-  step that helps is followed by the lowest point of the parabola through three; steps are halved when a round of all
-  directions brings little.
+- **greedy** (Wortsman et al. 2022, arXiv 2203.05482): models from the best to the worst; one enters the average if that
+  does not make it worse.
+- **search**: coordinate descent from the better of uniform and greedy weights: towards a model and away from it,
+  with all others in proportion (weights on the simplex), or one weight alone (weights of task vectors). After a step up
+  and a step down, the lowest point of the parabola through the three losses is tried; steps are halved when a round of
+  all directions gains little.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ LARGEST = 2.0  # of a task vector's weight
 
 @dataclass
 class WeightSearch:
-    """Measures soups on the select text, each once: weights → their losses. `simplex` says that weights sum to 1."""
+    """Search for the weights of `count` models; every soup is measured once: weights → losses on the select text.
+
+    With `simplex`, weights sum to 1.
+    """
 
     measure: Callable[[Weights], Losses]
     count: int
@@ -42,7 +45,7 @@ class WeightSearch:
         return self.losses[key].mean
 
     def uniform(self) -> Weights:
-        """Equal weights; of task vectors, each as much as makes their mean."""
+        """Equal weights that sum to 1: the mean of models, or of task vectors."""
         return (1.0 / self.count,) * self.count
 
     def single(self, index: int) -> Weights:
@@ -62,7 +65,7 @@ class WeightSearch:
         return tuple((i in taken) / len(taken) for i in range(self.count))
 
     def search(self) -> Weights:
-        """The lowest that at most `EVALUATIONS` soups find."""
+        """The weights of the lowest loss among at most `EVALUATIONS` soups."""
         starts = [self.uniform(), self.greedy()]
         best = min(starts, key=self.loss)
         step = FIRST_STEP
@@ -75,7 +78,7 @@ class WeightSearch:
         return min(self.losses, key=lambda weights: self.losses[weights].mean) if self.losses else best
 
     def _along(self, best: Weights, index: int, step: float) -> Weights:
-        """The lowest of a step up, a step down, and the lowest point of the parabola, in the direction of one model."""
+        """The best of no step, one up, one down, and one to the parabola's vertex, in the direction of one model."""
         places = {0.0: best}
         for along in (step, -step):
             moved = self._moved(best, index, along)
@@ -90,7 +93,7 @@ class WeightSearch:
         return min(places.values(), key=self.loss)
 
     def _moved(self, weights: Weights, index: int, along: float) -> Weights | None:
-        """Weights moved towards one model, rounded; None outside of what is allowed."""
+        """Weights moved towards one model, rounded; None where they leave the simplex, or the range of one weight."""
         if self.simplex:
             moved = [weight * (1 - along) + along * (i == index) for i, weight in enumerate(weights)]
             allowed = min(moved) >= -1e-9

@@ -20,7 +20,7 @@ from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
 from ..eval.fingerprint import judge
 from ..eval.spectrum import Spectrum, mean_distance, singular_values, stable_rank
-from .optimizer_evidence import fingerprint_of, optimizer_of
+from .optimizer_inference import fingerprint_of, optimizer_of
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
 
 
 def compare_models(references: Sequence[str | Path], progress: Progress) -> dict[str, Any]:
-    """Spectra of models, the optimizers that left them, and the spectral distances of all pairs, as JSON-ready data."""
+    """Spectra of models, the optimizers that trained them, and the spectral distances of all pairs; JSON-ready."""
     checkpoints = [load(reference) for reference in references]
     progress.stage("measuring spectra", len(checkpoints))
     spectra, prints = [], []

@@ -85,11 +85,11 @@ def input_moments(
 
 def _input_axes(table: Family) -> dict[str, int]:
     """Along which axis of its weight the inputs of a linear map lie, by the weight's name."""
-    axes = {}
+    found = {}
     for place in table.activations:
         if place.side == "input":
             for piece in table.pieces.values():
                 acting = [position for position, axis in enumerate(piece.axes) if place.space in axis.spaces]
                 if piece.parameter == f"{place.module}.weight" and acting:
-                    axes[piece.parameter] = acting[0]
-    return axes
+                    found[piece.parameter] = acting[0]
+    return found

@@ -1,4 +1,4 @@
-"""An exact lower bound on the barrier between two networks of which a neuron has to change its activation pattern.
+"""An exact lower bound on the barrier between two networks where a neuron has to change its activation pattern.
 
 In two dimensions, the lines x_i · w = 0 cut the plane of a neuron's inner weights w into cones, one for each activation
 pattern, each between two neighbouring rays perpendicular to inputs. Let the first neuron of A lie in a cone C in which
@@ -108,7 +108,7 @@ def _times(sign: int, feature: Vector) -> Vector:
 
 
 def certify(problem: Problem, cone: int, neurons: int = 2) -> Certificate:
-    """The lowest loss of `neurons` neurons of which the first is on a ray of the cone, with its proof."""
+    """The lowest loss of `neurons` neurons, the first of them on a ray of the cone, with its proof."""
     residuals = {
         choice: _residual(columns(problem, choice), problem.targets) for choice in choices(problem, cone, neurons)
     }
@@ -153,7 +153,7 @@ def _solve(matrix: list[list[Fraction]], right: list[Fraction]) -> list[Fraction
 
 
 def to_json(certificate: Certificate) -> dict[str, object]:
-    """Everything that a reader needs to check it by hand; fractions as text."""
+    """The certificate with all that is needed to check it by hand; fractions as text."""
     problem = certificate.problem
     return {
         "inputs": problem.inputs,

@@ -6,12 +6,12 @@ all neurons. So the ρ that keep the outputs on the data, and the network in the
 - spectral, ‖W‖_2 and ‖a‖_2 at most c: Σ ρ_j a_j φ_j = f, Σ ρ_j w_j w_jᵀ = WᵀW, Σ ρ_j a_j² ≤ ‖a‖², ρ ≥ 0;
 - entrywise: Σ ρ_j a_j φ_j = f, 0 ≤ ρ_j ≤ c² / (|a_j| ‖w_j‖_∞), once every neuron is balanced, |a_j| = ‖w_j‖_∞.
 
-A vertex of it leaves few neurons: at most K = n + d (d + 1) / 2 + 1 in the spectral set, and n besides those at their
-upper bound in the box. Where A and B, so compressed, have room beside each other in one network, the path is: compress
-A; let A fade by √(1 − s) while B grows by √s in the free neurons (outputs are the average of the two, the loss is
-convex in them, and both sets hold averages of WᵀW, of Σ a² and of scaled entries); move B's neurons to their places,
-each leaving its old place as it grows in the new; decompress B. So any two zero-loss networks in the spectral set of
-width 2 K are connected in it.
+A vertex of it leaves few neurons: at most K = n + d (d + 1) / 2 + 1 in the spectral set; in the box, n and those at
+their upper bound. Where A and B, so compressed, fit into one network together, the path is: compress A; let A fade by
+√(1 − s) while B grows by √s in the free neurons (outputs are the average of the two, the loss is convex in them, and
+both sets hold averages of WᵀW, of Σ a² and of scaled entries); move B's neurons to their places, each leaving its old
+place as it grows in the new; decompress B. So any two zero-loss networks in the spectral set of width 2 K are connected
+in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from .constraint import Geometry
 from .network import Data, Networks
 
-NOTHING = 1e-9  # a share of a neuron that counts as none
+NOTHING = 1e-9  # a share of a neuron that counts as 0
 TOLERANCE = 1e-10  # of the linear programmes
 
 
@@ -59,7 +59,7 @@ class Balanced:
 
 @dataclass(frozen=True)
 class Reversed:
-    """A piece of a path, walked from its end."""
+    """A piece of a path in the opposite direction."""
 
     piece: Scaled | Balanced
 
@@ -155,7 +155,7 @@ def _lodged(hosts: Networks, second: Compressed, lodging: Tensor) -> tuple[Netwo
 
 
 def _balancing(network: Networks) -> Tensor:
-    """The factor r for which |a| / r = r ‖w‖_∞; 1 for a neuron of which either is 0."""
+    """The factor r for which |a| / r = r ‖w‖_∞; 1 for a neuron where either is 0."""
     ratio = network.outer.abs() / network.inner.abs().amax(-1)
     return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).sqrt()
 
@@ -181,6 +181,6 @@ def _few(equal: Tensor, at_most: Tensor | None, room: Tensor | None) -> Tensor:
         raise ArithmeticError(f"the linear programme was not solved: {solution.message}")
     share = np.where(solution.x < NOTHING, 0.0, np.minimum(solution.x, upper))
     free = (share > 0) & (share < upper)
-    # What the solver's tolerance leaves is spread over the neurons that may move.
+    # The residual within the solver's tolerance is spread over the neurons that may move.
     share[free] += np.linalg.lstsq(matrix[:, free], goal - matrix @ share, rcond=None)[0]
     return torch.from_numpy(share.clip(0, upper) * scale)

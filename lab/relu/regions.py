@@ -1,4 +1,4 @@
-"""Where the zero-loss regions of two optimizers meet at large width, exactly but for a grid of directions.
+"""Where the zero-loss regions of two optimizers meet at large width: exact up to a grid of directions.
 
 Write a wide network as a measure μ over neurons: f = ∫ a max(0, w · x) dμ. In it, all constraints are linear:
 

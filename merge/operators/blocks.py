@@ -1,4 +1,4 @@
-"""What operators see: the same rows of N tensors, block by block."""
+"""The input of operators: the same rows of N tensors, block by block."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ STRETCH = 2**16  # items whose products are summed in float32
 LARGEST = torch.finfo(torch.float32).max
 
 Parts = Sequence[Tensor]  # the same rows of N tensors, float32
-Blocks = Iterable[Parts]  # can be gone through again
+RowBlocks = Iterable[Parts]  # can be iterated again
 
 
 class MappedBlocks:
-    """Blocks under a function, computed anew whenever they are gone through."""
+    """Blocks under a function, computed anew in every iteration."""
 
-    def __init__(self, blocks: Blocks, change: Callable[[Parts], Parts]):
+    def __init__(self, blocks: RowBlocks, change: Callable[[Parts], Parts]):
         self._blocks, self._change = blocks, change
 
     def __iter__(self) -> Iterator[Parts]:
         return map(self._change, self._blocks)
 
 
-def task_vectors(blocks: Blocks) -> MappedBlocks:
+def task_vectors(blocks: RowBlocks) -> MappedBlocks:
     """θ_i − θ_base of blocks whose first part is the base."""
     return MappedBlocks(blocks, lambda parts: [part - parts[0] for part in parts[1:]])
 
@@ -44,7 +44,7 @@ def plain_sum(parts: Parts) -> Tensor:
     return weighted_sum(parts, [1.0] * len(parts))
 
 
-def gram(blocks: Blocks) -> Tensor:
+def gram(blocks: RowBlocks) -> Tensor:
     """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks.
 
     Raises OverflowError where numbers are so large that their products are not finite.

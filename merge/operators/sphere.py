@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .blocks import Blocks, gram, weighted_sum
+from .blocks import RowBlocks, gram, weighted_sum
 
 PARALLEL = 0.9995
 SHORTEST = 1e-8
 
 
-def slerp(blocks: Blocks, *, t: float) -> Iterator[Tensor]:
+def slerp(blocks: RowBlocks, *, t: float) -> Iterator[Tensor]:
     """[sin((1 − t) Ω) θ_A + sin(t Ω) θ_B] / sin Ω, Ω the angle between the two (Shoemake 1985).
 
     Of two whole tensors, `blocks` in float32. Where |cos Ω| > 0.9995, (1 − t) θ_A + t θ_B.
@@ -30,7 +30,7 @@ def slerp(blocks: Blocks, *, t: float) -> Iterator[Tensor]:
         yield weighted_sum(parts, weights)
 
 
-def karcher(blocks: Blocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iterator[Tensor]:
+def karcher(blocks: RowBlocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iterator[Tensor]:
     """The Karcher mean of N tensors: the direction x that minimises Σ Ω(x, θ_i)², times their mean length.
 
     By the fixed-point iteration x ← exp_x(mean_i log_x θ_i), at most `steps` times, until it moves by less than

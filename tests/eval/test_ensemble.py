@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import state_of, tiny_model
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from isthmus.checkpoint.model import log_probs
 from isthmus.eval.ensemble import Ensemble, averaged
@@ -73,3 +74,22 @@ def test_greedy_text_is_the_most_probable_of_the_average() -> None:
         ids = torch.cat([ids, torch.as_tensor(probabilities).argmax().view(1, 1)], 1)
     text = model.generate(IDS[:1], attention_mask=torch.ones(1, 20), max_new_tokens=4, do_sample=False, eos_token_id=-1)
     assert torch.equal(text, ids)
+
+
+OTHERS = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_members_of_architectures_without_positions(kind: str) -> None:
+    """They do not say how long their context is, and some have caches of another kind."""
+    config = CONFIG_MAPPING[kind](vocab_size=128, bos_token_id=0, eos_token_id=0, **OTHERS[kind])
+    torch.manual_seed(0)
+    members = [AutoModelForCausalLM.from_config(config).eval() for _ in range(2)]
+    ensemble = Ensemble.of([(dict(member.named_parameters()), config) for member in members])
+    expected = torch.stack([member(IDS).logits.softmax(-1) for member in members]).mean(0)
+    assert torch.allclose(ensemble(IDS).logits.exp(), expected, atol=1e-6)
+    options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(IDS)}
+    assert torch.equal(*(ensemble.generate(IDS, use_cache=cached, **options) for cached in (True, False)))

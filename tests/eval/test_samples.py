@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from conftest import EMBEDDED
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.samples import samples
@@ -38,3 +39,10 @@ def test_a_context_shorter_than_a_prompt_and_a_sample() -> None:
         {"m": (state_of(tiny_model(vocab_size=1024, n_positions=16)), short)}, tokenizer, {"x": ids[:, :16]}
     )
     assert sample.continuations["m"]
+
+
+def test_a_model_that_does_not_say_how_long_its_context_is() -> None:
+    config = BloomConfig(vocab_size=1024, hidden_size=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    state = dict(AutoModelForCausalLM.from_config(config).named_parameters())
+    tokenizer, ids = load(EMBEDDED / "docs").tokenizer(), torch.randint(1024, (2, 32))
+    assert len(samples({"m": (state, config)}, tokenizer, {"x": ids}, new_tokens=3)) == 2

@@ -52,7 +52,7 @@ def test_the_table_has_all_models_and_the_mean() -> None:
         ),
         (
             {"alignment": {"method": "learned", "asked": "auto", "learning": {"diverged_at": 7, "best_step": 3}}},
-            "learning the alignment diverged at step 7 (the loss was no number): that of step 3 was kept",
+            "learning the alignment diverged at step 7 (the loss was NaN or Inf): that of step 3 was kept",
         ),
         ({"alignment": {"method": "none", "asked": "none"}}, "barrier 0.500 nats (no alignment)"),
         ({"barrier": 0.0, "barrier_before_alignment": 0.0}, "did not help, it was 0.000 before"),

@@ -13,7 +13,7 @@ import pytest
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
-from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, recipe
+from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, training_recipe
 from isthmus.lab.planes import triples
 from isthmus.lab.spectra_study import calibrate, expected_verdict, verdict
 from isthmus.lab.studies import STUDIES, StudyOptions, run_study
@@ -131,7 +131,7 @@ def test_five_pairs_of_every_kind_of_fifteen_models() -> None:
     models = {name for couples in by_kind.values() for couple in couples for name in couple}
     assert len(models) == 15
     assert all(a != b for couples in by_kind.values() for a, b in couples)
-    seeds = {recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
+    seeds = {training_recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
     assert len(seeds) == 15
 
 

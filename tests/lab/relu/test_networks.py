@@ -12,7 +12,7 @@ from isthmus.lab.relu.construct import compress, connect, width_that_suffices
 from isthmus.lab.relu.network import Networks, drawn, in_the_plane, loss, outputs
 from isthmus.lab.relu.polychain import along, barrier, bend, permuted, straight
 from isthmus.lab.relu.regions import frontier
-from isthmus.lab.relu.study import walked
+from isthmus.lab.relu.study import measure_constructed
 from isthmus.lab.relu.train import OPTIMIZERS, train
 
 DATA = in_the_plane(6, 11)
@@ -81,7 +81,7 @@ def test_any_two_wide_networks_are_connected_in_the_spectral_set_and_most_in_the
     width = width_that_suffices(6, 2) if geometry == "spectral" else 64
     a, b = (drawn(2, width, 2, seed)[index] for index in (0, 1))
     radius = max(float(size(a, geometry)), float(size(b, geometry)))
-    path = walked(a, b, DATA, geometry, radius)
+    path = measure_constructed(a, b, DATA, geometry, radius)
     assert path is not None
     assert path["over_ends"] < 1e-9
     assert path["violation"] < 1e-12
@@ -111,7 +111,7 @@ def test_tiny_neurons_are_used_like_others() -> None:
     shrink = torch.logspace(0, -10, 64, dtype=torch.float64)
     a = Networks(a.inner * shrink[:, None], a.outer)
     radius = max(float(size(one, "entrywise")) for one in (a, b))
-    path = walked(a, b, DATA, "entrywise", radius)
+    path = measure_constructed(a, b, DATA, "entrywise", radius)
     assert path is not None
     assert path["over_ends"] < 1e-9
     assert path["violation"] < 1e-12

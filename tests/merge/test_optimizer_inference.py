@@ -11,7 +11,7 @@ from conftest import EMBEDDED
 import isthmus
 from isthmus.checkpoint.provenance import Evidence
 from isthmus.eval.fingerprint import Fingerprint
-from isthmus.merge.optimizer_evidence import optimizer_of
+from isthmus.merge.optimizer_inference import optimizer_of
 
 DATA = ["stdlib:docs:heldout"]
 FLAT = Fingerprint(peakedness=0.9, attention=0.2, kurtosis=3.2, embedding=2.5)
