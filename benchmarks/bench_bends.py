@@ -1,6 +1,6 @@
-"""A training step of a bend beside a plain training step of the same GPT-2 (the baseline): same batch, same optimizer.
+"""A training step of a bend against a plain step of the same GPT-2 (the baseline): same batch, same optimizer.
 
-The two are timed in turns, so that whatever else the machine does slows both. 4 layers, width 128, 32 blocks of 128.
+The two are timed in turns, so that other load on the machine slows both. 4 layers, width 128, 32 blocks of 128.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from measured import record
+from measurement import record
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 

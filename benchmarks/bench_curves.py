@@ -1,7 +1,7 @@
-"""Barriers of trained curves beside the straight line (the baseline): the embedded pairs, closed-form alignment.
+"""Barriers of trained curves against the straight line (the baseline): the embedded pairs, closed-form alignment.
 
-One bend, 300 steps of 32 x 128 tokens, everything as `isthmus path` has it by default; then with four times the steps;
-and trained on docstrings alone, measured on code.
+One bend, 300 steps of 32 x 128 tokens, with the defaults of `isthmus path`; then with four times the steps; and trained
+on docstrings alone, measured on code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measured import record
+from measurement import record
 
 import isthmus
 from isthmus.merge.curve import CurvePlan

@@ -1,4 +1,4 @@
-"""Fine-tunes of one base on other domains, two and three: what each operator makes of them, on held-out text of all.
+"""Fine-tunes of one base on other domains, two and three: the loss of every operator on held-out text of all.
 
 The base is the embedded adamw-1; `docs` and `code` are embedded, and a third is trained here on the C headers that come
 with Python, with the same recipe. Nothing is timed: losses in nats per token, means over domains.
@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from measured import record
+from measurement import record
 
 from isthmus.checkpoint.loading import load
 from isthmus.lab.pretrain import TrainingRecipe, make_checkpoint, small_config
@@ -36,7 +36,7 @@ def headers(directory: Path) -> tuple[Path, Path]:
 
 
 def rows(models: list[Path], texts: list[str]) -> dict[str, dict[str, object]]:
-    """Every operator, as it is and with weights searched for: its loss on all domains, and what it is held against."""
+    """Every operator, as it is and with weights searched for: its loss on all domains, and its baselines."""
     base, names = str(CHECKPOINTS / "adamw-1"), [str(model) for model in models]
     plans = {
         "linear": recipe("linear", names),

@@ -1,7 +1,7 @@
 """Ensembles of A and B with a point of the path between them: losses, not timings.
 
-For each kind of pair a curve of one bend is trained (300 steps, `isthmus path`), its merge point, kept between 0.3 and
-0.7, is taken, and A and B are held against A, B and that point as an ensemble, on the same blocks, of modules on which
+For each kind of pair a curve of one bend is trained (300 steps, `isthmus path`). The ensemble of A and B is compared
+with that of A, B and the merge point of the curve, between t = 0.3 and 0.7, on the same blocks, of modules on which
 neither the models nor the curve were trained.
 """
 
@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from measured import record
+from measurement import record
 
 from isthmus.eval.loss import ensemble_losses
 from isthmus.merge.curve import CurvePlan

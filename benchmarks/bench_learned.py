@@ -1,7 +1,7 @@
-"""Barriers of learned alignments beside the best closed form and no alignment (the baseline): the embedded pairs.
+"""Barriers of learned alignments against the best closed form and no alignment (the baselines): the embedded pairs.
 
-The straight line, learned as `isthmus merge --align learned` does by default; and one bend trained with the alignment,
-300 steps of 32 x 128 tokens.
+The straight line with the defaults of `isthmus merge --align learned`; and one bend trained with the alignment, 300
+steps of 32 x 128 tokens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measured import record
+from measurement import record
 
 import isthmus
 

@@ -1,9 +1,9 @@
-"""Every method that mergekit has, too, from the same recipe, on two and three GPT-2 small, whole process, both in turn.
+"""Every method that mergekit also has, from the same recipe, on two and three GPT-2 small, whole process, in turns.
 
-Methods that are named (`model_stock`) are measured again, and the other rows stay.
+Only methods that are named as arguments (`model_stock`) are measured again; the other rows stay.
 
-What the two write is compared. Where entries are drawn at random (DARE) nobody draws the same, so that those are
-compared twice: with all entries kept, and with half of them kept by what must hold of any draw.
+The outputs of both tools are compared. Where entries are drawn at random (DARE), the two draw different ones, so these
+methods are compared twice: with all entries kept, and with half of them kept, by properties that hold for any draw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench_merge import MERGEKIT, install
-from measured import RESULTS, Cost, measure, record
+from measurement import RESULTS, Cost, measure, record
 
 WEIGHTS = (0.5, 0.3, 0.7)
 RUNS = 3

@@ -1,10 +1,10 @@
-"""The search for t beside an 11-point grid on all blocks (the baseline): forward passes of blocks, and the t chosen."""
+"""The search for t against an 11-point grid on all blocks (the baseline): forward passes, and the t that is chosen."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from measured import record
+from measurement import record
 
 from isthmus.align.pipeline import align_checkpoints
 from isthmus.checkpoint.loading import load

@@ -1,7 +1,7 @@
 """Three independent models in one universe: losses, not timings.
 
-They are aligned to each other, and the excess of their plain average is held against the highest barrier of a pair of
-them, each aligned as a pair, on text on which none of them was trained.
+They are aligned to each other. The excess of their plain average is compared with the highest barrier of their pairs,
+each aligned as a pair, on text that none of them was trained on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from measured import record
+from measurement import record
 
 from isthmus.merge.many import combine
 from isthmus.merge.pipeline import merge
