@@ -241,6 +241,6 @@ def _without_repeats(part: Blocks, measured: TextHashes) -> Blocks:
     if len(part.fit) and not len(fit):
         raise TooLittleText(
             f"the text '{part.label}' repeats itself: nothing is left to train on that is not measured on, too; "
-            "give text that says more"
+            "give more varied text"
         )
     return replace(part, fit=fit)

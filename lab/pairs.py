@@ -23,7 +23,7 @@ from ..align.pipeline import Aligned, align_states
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import atomic_directory
 from ..eval.text import Blocks, labelled_blocks
-from ..eval.text_hashes import TextHashes as Seen
+from ..eval.text_hashes import TextHashes
 from ..merge.candidate import ACTIVATION_TOKENS
 from ..merge.curve import CurvePlan, train_curve, training_record
 from ..merge.learn import LearnPlan
@@ -140,9 +140,8 @@ def train_models(
 
 
 def _train(directory: Path, plan: TrainingRecipe, effort: Effort) -> Mapping[str, Any]:
-    shutil.rmtree(
-        directory / plan.name, ignore_errors=True
-    )  # left by a run that was interrupted before it recorded the loss
+    # A run that was interrupted before it recorded the loss has left it.
+    shutil.rmtree(directory / plan.name, ignore_errors=True)
     return {"loss": make_checkpoint(plan, effort.config(), tokenizer(), None, directory, Progress())}
 
 
@@ -213,7 +212,7 @@ def trained_path(
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
         with atomic_directory(place) as folder:
             digests = endpoint_digests(first, second)
-            seen = Seen.of(fit.values())
+            seen = TextHashes.of(fit.values())
             write_path(
                 folder, trained.path, start.alignment, (first, second), digests, training_record(plan, trained), seen
             )

@@ -88,7 +88,7 @@ class _RecipeReader(YamlReader):
         shared = self.settings(top.get("parameters"), operator, of_model=False)
         base = self.model(top["base_model"]) if "base_model" in top else None
         if ("models" in top) == ("slices" in top):
-            self.refuse(self.root, "give either models or slices, not both and not neither")
+            self.refuse(self.root, "give either models or slices")
         slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
         models, segments = self.ordered(slices, operator, base, top)
         found = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
@@ -161,10 +161,11 @@ class _RecipeReader(YamlReader):
             models = [entry.model for entry in one.inputs]
             for place, entry in enumerate(one.inputs):
                 if entry.model in models[:place]:
-                    self.refuse(entry.node, f"'{entry.model}' comes twice")
+                    self.refuse(entry.node, f"'{entry.model}' appears twice")
             if set(models) != set(names):
                 self.refuse(
-                    one.node, "this slice has other models than the first, and isthmus merges the same all along"
+                    one.node,
+                    "this slice has other models than the first, and isthmus merges the same models in all layers",
                 )
         if operator.needs_base:
             if base is None:
@@ -235,7 +236,9 @@ class _RecipeReader(YamlReader):
                 self.refuse(there, f"{operator.name} has no parameter '{key}': it has {parameters}")
             parameter = operator.parameters[key]
             if of_model and not parameter.each:
-                self.refuse(there, f"'{key}' is no parameter of a single model: write it under the recipe's parameters")
+                self.refuse(
+                    there, f"'{key}' is not a parameter of a single model: write it under the recipe's parameters"
+                )
             settings[key] = self.setting(key, value, parameter)
         return settings
 

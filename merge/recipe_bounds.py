@@ -30,10 +30,12 @@ def require_small(root: Node | None, name: str) -> None:
             sizes[id(node)] = 1 + sum(map(size, _children(node)))
         entries = sizes[id(node)]
         if entries is None:
-            raise BadInput(f"'{name}', line {node.start_mark.line + 1}: an alias stands for what it is a part of")
+            raise BadInput(
+                f"'{name}', line {node.start_mark.line + 1}: an alias stands for a list or mapping that it is a part of"
+            )
         if entries > ENTRIES:
             raise BadInput(
-                f"'{name}', line {node.start_mark.line + 1}: this comes to more than {ENTRIES:,} entries once its "
+                f"'{name}', line {node.start_mark.line + 1}: this has more than {ENTRIES:,} entries once its "
                 "aliases are written out: no merge needs them"
             )
         if isinstance(node, ScalarNode) and len(node.value) > SCALAR:

@@ -72,9 +72,9 @@ def _without_effect(
     if part is not None and not any(part in name for name in scope):
         parts = dict.fromkeys(part for name in scope for part in name.split(".") if not part.isdigit())
         listed = ", ".join(part for part in parts if part not in UNLISTED)
-        return f"the filter '{part}' is part of no tensor's name here: names are made of {listed}"
+        return f"no tensor's name here contains the filter '{part}': names are made of {listed}"
     if counting is None:
-        return f"'{key}' has no effect here: what stands before it, or closer to a model, takes all of its tensors"
+        return f"'{key}' has no effect here: cases before it, or settings closer to a model, cover all of its tensors"
     if len(values) == 1:
         return None
     layers = {layer_of(name) for name in scope} - {None}

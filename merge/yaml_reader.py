@@ -28,7 +28,7 @@ class YamlReader:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
         except RecursionError:
-            raise BadInput(f"'{name}' is not a recipe: it has too many lists in one another") from None
+            raise BadInput(f"'{name}' is not a recipe: its lists are nested too deeply") from None
         except (yaml.YAMLError, ValueError) as error:
             raise BadInput(f"'{name}' is not YAML: {one_line(error)}") from None
 
@@ -59,7 +59,7 @@ class YamlReader:
         for there, value in node.value:
             key = self.text(there, "a key")
             if key in pairs:
-                self.refuse(there, f"'{key}' comes twice")
+                self.refuse(there, f"'{key}' appears twice")
             pairs[key] = (there, value)
         return pairs
 

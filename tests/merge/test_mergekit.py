@@ -132,14 +132,14 @@ BAD = {
     "an empty list of models": ("merge_method: linear\nmodels: []\n", 2, "a list of one or more"),
     "a model without a name": ("merge_method: linear\nmodels:\n  - parameters: {weight: 1}\n", 3, "no model here"),
     "a name that is a number": ("merge_method: linear\nmodels:\n  - model: 7\n", 3, "is text"),
-    "the same model twice": ("merge_method: linear\nmodels:\n  - model: a\n  - model: a\n", 4, "comes twice"),
+    "the same model twice": ("merge_method: linear\nmodels:\n  - model: a\n  - model: a\n", 4, "appears twice"),
     "an adapter": ("merge_method: linear\nmodels:\n  - model: a+b\n", 3, "adds an adapter"),
     "no base": (f"merge_method: ties\n{MODELS}", 1, "needs base_model"),
     "too few models": ("merge_method: model_stock\nbase_model: c\nmodels: [{model: a}]\n", 1, "at least 2 models"),
     "too many models": (f"merge_method: slerp\nbase_model: c\nparameters: {{t: 0.5}}\n{MODELS}", 1, "2 models; got 3"),
     "an unknown parameter": (f"{LINEAR}  - model: c\n    parameters:\n      wieght: 1\n", 9, "no parameter 'wieght'"),
     "a parameter of the whole under a model": (
-        f"merge_method: ties\nbase_model: c\n{MODELS}    parameters:\n      lambda: 1\n", 7, "no parameter of a single"
+        f"merge_method: ties\nbase_model: c\n{MODELS}    parameters:\n      lambda: 1\n", 7, "not a parameter of"
     ),
     "a parameter that lacks": (f"merge_method: linear\n{MODELS}", 1, "needs the parameter 'weight' for 'a'"),
     "t that lacks": (f"merge_method: slerp\nbase_model: a\n{MODELS}", 1, "needs the parameter 't'"),
@@ -154,7 +154,7 @@ BAD = {
     "a filter that is no text": (
         f"{LINEAR}    parameters:\n      weight:\n        - {{filter: [attn], value: 1}}\n", 9, "single value"
     ),
-    "a key twice": (f"{LINEAR}merge_method: slerp\n", 7, "comes twice"),
+    "a key twice": (f"{LINEAR}merge_method: slerp\n", 7, "appears twice"),
     "a dtype that is none": (f"{LINEAR}dtype: float7\n", 7, "dtype is one of float32"),
     "the tokenizer of a stranger": (f"{LINEAR}tokenizer_source: z\n", 7, "a model of the recipe; got 'z'"),
     "the tokenizer of no base": (f"{LINEAR}tokenizer_source: base\n", 7, "there is no base_model"),
