@@ -88,7 +88,7 @@ class _RecipeReader(YamlReader):
         shared = self.settings(top.get("parameters"), operator, of_model=False)
         base = self.model(top["base_model"]) if "base_model" in top else None
         if ("models" in top) == ("slices" in top):
-            self.refuse(self.root, "give either models or slices")
+            self.refuse(self.root, "give either models or slices, not both")
         slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
         models, segments = self.ordered(slices, operator, base, top)
         found = Recipe(operator, models, base if operator.needs_base else None, shared, segments)

@@ -208,12 +208,12 @@ class Recipe:
 
 
 def layer_of(name: str) -> int | None:
-    """The layer of a tensor, by its name: the first part of it that is a number, as all of transformers names them."""
+    """The layer of a tensor, by its name: the first part that is a number, in all of transformers."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def recipe_places(plan: Recipe) -> list[Place]:
-    """Where the models of a recipe are, with its base and the model of its tokenizer."""
+    """The places of the models of a recipe, with its base and the model of its tokenizer."""
     others = [model for model in (plan.base, plan.tokenizer) if model is not None]
     return model_places((*plan.ingredients, *others))
 
@@ -228,7 +228,7 @@ def recipe(
     scale: float | None = None,
     t: float | None = None,
 ) -> Recipe:
-    """A recipe from options: weights and densities one for all models or one for each, each a number or a gradient.
+    """A recipe from options. Weights and densities are one for all models or one for each, a number or a gradient.
 
     Without weights all are equal: 1 / N, or 1 where they are summed over task vectors (a soup of N, or all of every
     task vector).

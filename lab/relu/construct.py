@@ -81,7 +81,7 @@ class Compressed:
 
     @property
     def used(self) -> int:
-        """How many neurons are left."""
+        """The number of neurons that are left."""
         return int((self.share > 0).sum())
 
 
@@ -114,43 +114,42 @@ def connect(a: Networks, b: Networks, data: Data, geometry: Geometry, radius: fl
     first, second = (compress(one, data, geometry, radius) for one in (a, b))
     if first.used + second.used > a.width:
         return None
-    lodging = _lodging(first.share > 0, second.share > 0)
+    slots = _free_slots(first.share > 0, second.share > 0)
     return [
         *first.pieces,
-        _mix(first, second, lodging),
-        _move(second, lodging),
+        _mix(first, second, slots),
+        _move(second, slots),
         *(Reversed(piece) for piece in reversed(second.pieces)),
     ]
 
 
-def _lodging(first: Tensor, second: Tensor) -> Tensor:
-    """(m,): the slot in which each of B's neurons waits, off A's: its own where that is free, else a spare one."""
+def _free_slots(first: Tensor, second: Tensor) -> Tensor:
+    """(m,): for each of B's neurons a slot that A does not use: its own where that is free, else another."""
     slots = torch.arange(len(first))
-    crowded = slots[second & first]
-    spare = slots[~second & ~first]
-    slots[crowded] = spare[: len(crowded)]
+    shared = slots[second & first]
+    free = slots[~second & ~first]
+    slots[shared] = free[: len(shared)]
     return slots
 
 
-def _mix(first: Compressed, second: Compressed, lodging: Tensor) -> Scaled:
-    """A fades while B grows in its lodging."""
-    neurons, share = _lodged(first.neurons, second, lodging)
+def _mix(first: Compressed, second: Compressed, slots: Tensor) -> Scaled:
+    """A fades while B grows in free slots."""
+    neurons, share = _inserted(first.neurons, second, slots)
     return Scaled(neurons, first.share, share)
 
 
-def _move(second: Compressed, lodging: Tensor) -> Scaled:
-    """B's neurons leave their lodging and grow in their own slots."""
-    neurons, share = _lodged(second.neurons, second, lodging)
+def _move(second: Compressed, slots: Tensor) -> Scaled:
+    """B's neurons fade in these slots and grow in their own."""
+    neurons, share = _inserted(second.neurons, second, slots)
     return Scaled(neurons, share, second.share)
 
 
-def _lodged(hosts: Networks, second: Compressed, lodging: Tensor) -> tuple[Networks, Tensor]:
-    """`hosts` with B's neurons in their lodging, and the shares of B's there, (m,)."""
-    inner, outer, share = hosts.inner.clone(), hosts.outer.clone(), torch.zeros_like(second.share)
+def _inserted(network: Networks, second: Compressed, slots: Tensor) -> tuple[Networks, Tensor]:
+    """A network with B's neurons in these slots, and the shares of B's there, (m,)."""
+    inner, outer, share = network.inner.clone(), network.outer.clone(), torch.zeros_like(second.share)
     used = second.share > 0
-    slots = lodging[used]
-    inner[slots], outer[slots] = second.neurons.inner[used], second.neurons.outer[used]
-    share[slots] = second.share[used]
+    inner[slots[used]], outer[slots[used]] = second.neurons.inner[used], second.neurons.outer[used]
+    share[slots[used]] = second.share[used]
     return Networks(inner, outer), share
 
 
