@@ -47,7 +47,7 @@ IDLE: dict[str, tuple[str, int, str]] = {
     "a filter inside an earlier filter": (
         f"{SLERP}    - {{filter: attn, value: 0}}\n    - {{filter: c_attn, value: 1}}\n    - {{value: 0.5}}\n",
         9,
-        "'t' has no effect here: what stands before it",
+        "'t' has no effect here: cases before it",
     ),
     "the same filter twice": (
         f"{SLERP}    - {{filter: mlp, value: 0}}\n    - {{filter: mlp, value: 1}}\n    - {{value: 0.5}}\n",
