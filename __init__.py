@@ -31,7 +31,7 @@ _HOMES = {
     "canonical": "align.canonical",
     "family": "align.families",
     "push": "checkpoint.push",
-    "corpus": "eval.text",
+    "corpus": "eval.corpora",
     "Gates": "merge.plans",
     "Merge": "merge.result",
     "spectrum": "merge.spectra",
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     )
     from .checkpoint.loading import Checkpoint, load
     from .checkpoint.push import push
-    from .eval.text import corpus
+    from .eval.corpora import corpus
     from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble
     from .merge.mergekit import read_recipe

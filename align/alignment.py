@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..checkpoint.bounds import require_plain
-from ..checkpoint.config import untied_facts
+from ..checkpoint.config import DEFAULT_CONTEXT, context_length, untied_facts
 from ..checkpoint.errors import AlignmentError, BadInput
 from ..checkpoint.model import log_probs
 from ..checkpoint.strict_json import parse_object
@@ -156,7 +156,7 @@ class Alignment:
         Raises AlignmentError when it exceeds `tolerance` (or is NaN), naming the space, hence the layer, that changes
         the function.
         """
-        length = min(64, int(config.max_position_embeddings))
+        length = min(64, context_length(config) or DEFAULT_CONTEXT)
         ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
         expected = measure(state, config, ids)
         error = (measure(aligned, self.config(config), ids) - expected).abs().max().item()

@@ -1,4 +1,4 @@
-"""Aligning two independent GPT-2 small in all spaces, and a moved copy back to its original, whole process.
+"""Orthogonal alignment of two independent GPT-2 small in all spaces, whole process, in memory and streamed.
 
 The baseline is measuring the loss of one GPT-2 small on 8,192 tokens, in the same run.
 """
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measured import measure, record
+from measurement import measure, record
 
 SCRIPT = "import sys, isthmus; isthmus.align(sys.argv[1], sys.argv[2])"
 LOSS = """

@@ -1,6 +1,6 @@
-"""A training step of a bend beside a plain training step of the same GPT-2 (the baseline): same batch, same optimizer.
+"""A training step of a bend against a plain step of the same GPT-2 (the baseline): same batch, same optimizer.
 
-The two are timed in turns, so that whatever else the machine does slows both. 4 layers, width 128, 32 blocks of 128.
+The two are timed in turns, so that other load on the machine slows both. 4 layers, width 128, 32 blocks of 128.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from measured import record
+from measurement import record
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -76,7 +76,7 @@ def main() -> None:
         ("adamw", "polychain", 3),
         ("adamw", "bezier", 3),
     )
-    found = {
+    timings = {
         f"{optimizer}, {kind}, bends: {bends}": compare(optimizer, kind, bends) for optimizer, kind, bends in cases
     }
     record(
@@ -84,7 +84,7 @@ def main() -> None:
         {
             "what": "seconds of a training step, 4-layer width-128 GPT-2, 32 blocks of 128 tokens, median of 15",
             "baseline": "a plain training step of the same GPT-2 with the same optimizer",
-            "cases": found,
+            "cases": timings,
         },
     )
 

@@ -1,6 +1,6 @@
-"""`isthmus check` of two GPT-2 small on a Hub on loopback, whole process, beside downloading them, the baseline.
+"""`isthmus check` of two GPT-2 small on a Hub on loopback, whole process; the baseline is downloading them.
 
-The tokenizers are as large as GPT-2's; once they are the same file on the Hub, once they were saved differently.
+The tokenizers are as large as GPT-2's: once the same file on the Hub, once files that were saved differently.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from measured import Cost, best, record
+from measurement import Cost, best, record
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -1,7 +1,7 @@
-"""Barriers of trained curves beside the straight line (the baseline): the embedded pairs, closed-form alignment.
+"""Barriers of trained curves against the straight line (the baseline): the embedded pairs, closed-form alignment.
 
-One bend, 300 steps of 32 x 128 tokens, everything as `isthmus path` has it by default; then with four times the steps;
-and trained on docstrings alone, measured on code.
+One bend, 300 steps of 32 x 128 tokens, with the defaults of `isthmus path`; then with four times the steps; and trained
+on docstrings alone, measured on code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measured import record
+from measurement import record
 
 import isthmus
 from isthmus.merge.plans import CurvePlan, PathTraining
@@ -30,7 +30,7 @@ def curve(a: str, b: str, steps: int, fit_on: tuple[str, ...] = ()) -> dict[str,
     def excess(row: dict[str, Any], label: str) -> float:
         return row["losses"][label] - (1 - row["t"]) * ends_loss[0][label] - row["t"] * ends_loss[1][label]
 
-    found = {
+    numbers = {
         "optimizer": report["path"]["optimizer"],
         "naive": round(naive, 3),
         "line": round(line, 3),
@@ -42,10 +42,10 @@ def curve(a: str, b: str, steps: int, fit_on: tuple[str, ...] = ()) -> dict[str,
     }
     for label in ("docs", "code"):
         values = [excess(row, label) for row in report["profile"]]
-        found[f"{label}: highest and lowest excess"] = [round(max(values), 3), round(min(values), 3)]
-        found[f"{label}: excess at the merge point"] = round(report["merge_point"]["excesses"][label], 3)
-    found["merge_t"], found["gain"] = report["merge_point"]["t"], round(report["merge_point"]["gain"], 3)
-    return found
+        numbers[f"{label}: highest and lowest excess"] = [round(max(values), 3), round(min(values), 3)]
+        numbers[f"{label}: excess at the merge point"] = round(report["merge_point"]["excesses"][label], 3)
+    numbers["merge_t"], numbers["gain"] = report["merge_point"]["t"], round(report["merge_point"]["gain"], 3)
+    return numbers
 
 
 def main() -> None:

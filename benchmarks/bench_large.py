@@ -1,7 +1,7 @@
-"""A linear merge of two checkpoints of 4 GB, whole process, beside copying as much with cp, which is the baseline.
+"""A linear merge of two checkpoints of 4 GB, whole process; the baseline is copying one of them with cp.
 
-Both begin with their inputs not in memory and end with their output on the disk. Speeds are bytes read and written over
-seconds: the merge reads two checkpoints and writes one, the copy reads one and writes one.
+Both start with their inputs out of the page cache and end with their output on the disk. Speeds are bytes read and
+written over seconds: the merge reads two checkpoints and writes one, the copy reads one and writes one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from measured import measure, record
+from measurement import measure, record
 
 CONFIG = {"n_embd": 2048, "n_layer": 18, "n_head": 16}
 RUNS = 3

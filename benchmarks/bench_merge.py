@@ -1,4 +1,4 @@
-"""A plain average of two GPT-2 small, whole process: isthmus beside mergekit's linear merge, which is the baseline.
+"""A plain average of two GPT-2 small, whole process; the baseline is mergekit's linear merge.
 
 mergekit is installed into a virtual environment of its own, with the same torch and transformers.
 """
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measured import best, record
+from measurement import best, record
 
 MERGEKIT = "mergekit==0.1.5"
 ROOT = Path(__file__).parents[1]

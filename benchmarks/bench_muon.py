@@ -6,7 +6,7 @@ import statistics
 import time
 
 import torch
-from measured import record
+from measurement import record
 
 from isthmus.align.families import family
 from isthmus.align.muon import Muon

@@ -1,9 +1,9 @@
-"""Every method that mergekit has, too, from the same recipe, on two and three GPT-2 small, whole process, both in turn.
+"""Every method that mergekit also has, from the same recipe, on two and three GPT-2 small, whole process, in turns.
 
-Methods that are named (`model_stock`) are measured again, and the other rows stay.
+Only methods that are named as arguments (`model_stock`) are measured again; the other rows stay.
 
-What the two write is compared. Where entries are drawn at random (DARE) nobody draws the same, so that those are
-compared twice: with all entries kept, and with half of them kept by what must hold of any draw.
+The outputs of both tools are compared. Where entries are drawn at random (DARE), the two draw different ones, so these
+methods are compared twice: with all entries kept, and with half of them kept, by properties that hold for any draw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench_merge import MERGEKIT, install
-from measured import RESULTS, Cost, measure, record
+from measurement import RESULTS, Cost, measure, record
 
 WEIGHTS = (0.5, 0.3, 0.7)
 RUNS = 3
@@ -54,8 +54,8 @@ def run(work: Path, program: Path) -> tuple[Cost, Cost]:
 
 def compared(what: str, work: Path) -> object:
     """What a function of this script finds, in a process of its own: a child's peak counts what its parent holds."""
-    found = subprocess.run([sys.executable, __file__, what, work], check=True, capture_output=True, text=True)
-    return json.loads(found.stdout)
+    process = subprocess.run([sys.executable, __file__, what, work], check=True, capture_output=True, text=True)
+    return json.loads(process.stdout)
 
 
 def difference(work: Path) -> dict[str, float]:
@@ -81,18 +81,18 @@ def drawn(work: Path) -> dict[str, float]:
     import torch
     from safetensors.torch import load_file
 
-    found = {}
+    shares = {}
     base, model = (load_file(work / name / "model.safetensors") for name in ("base", "a"))
     for tool in ("ours", "theirs"):
         merged = load_file(work / tool / "model.safetensors")
-        kept = [(merged[name] != base[name]).double().mean().item() * base[name].numel() for name in base]
+        counts = [(merged[name] != base[name]).double().mean().item() * base[name].numel() for name in base]
         moved, before = (
             torch.stack([(state[name] - base[name]).abs().sum(dtype=torch.float64) for name in base]).sum()
             for state in (merged, model)
         )
-        found[f"{tool} kept"] = round(sum(kept) / sum(tensor.numel() for tensor in base.values()), 4)
-        found[f"{tool} magnitude"] = round((moved / before).item() / WEIGHTS[0], 4)
-    return found
+        shares[f"{tool} kept"] = round(sum(counts) / sum(tensor.numel() for tensor in base.values()), 4)
+        shares[f"{tool} magnitude"] = round((moved / before).item() / WEIGHTS[0], 4)
+    return shares
 
 
 def main(wanted: list[str]) -> None:

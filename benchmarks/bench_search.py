@@ -1,10 +1,10 @@
-"""The search for t beside an 11-point grid on all blocks (the baseline): forward passes of blocks, and the t chosen."""
+"""The search for t against an 11-point grid on all blocks (the baseline): forward passes, and the t that is chosen."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from measured import record
+from measurement import record
 
 from isthmus.align.pipeline import align_checkpoints
 from isthmus.checkpoint.loading import load
@@ -52,19 +52,19 @@ def compare(a: str, b: str, method: str, seed: int) -> dict[str, object]:
 
 
 def main() -> None:
-    found = {
+    cases = {
         f"{a}, {b}, {method}, seed {seed}": compare(a, b, method, seed) for a, b, method in PAIRS for seed in SEEDS
     }
-    shares = [row["share_of_passes"] for row in found.values()]
+    shares = [row["share_of_passes"] for row in cases.values()]
     record(
         "search",
         {
             "what": "the search for t, 64 blocks of each of two texts",
             "baseline": "11 points on all blocks",
-            "same_t": f"{sum(row['grid_t'] == row['search_t'] for row in found.values())} of {len(found)}",
+            "same_t": f"{sum(row['grid_t'] == row['search_t'] for row in cases.values())} of {len(cases)}",
             "largest_share_of_passes": max(shares),  # type: ignore[type-var]
             "mean_share_of_passes": round(sum(shares) / len(shares), 3),  # type: ignore[arg-type]
-            "cases": found,
+            "cases": cases,
         },
     )
 

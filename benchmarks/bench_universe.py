@@ -1,7 +1,7 @@
 """Three independent models in one universe: losses, not timings.
 
-They are aligned to each other, and the excess of their plain average is held against the highest barrier of a pair of
-them, each aligned as a pair, on text on which none of them was trained.
+They are aligned to each other. The excess of their plain average is compared with the highest barrier of their pairs,
+each aligned as a pair, on text that none of them was trained on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from measured import record
+from measurement import record
 
 from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import MergePlan, SpectrumPlan
@@ -47,8 +47,8 @@ def universe(align: str) -> dict[str, object]:
 def main() -> None:
     """Two at a time, each with one thread."""
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        found = dict(zip(ALIGNMENTS, pool.map(universe, ALIGNMENTS), strict=True))
-    record("universe", {"what": __doc__.split("\n")[0], "models": THREE, "alignments": found})
+        alignments = dict(zip(ALIGNMENTS, pool.map(universe, ALIGNMENTS), strict=True))
+    record("universe", {"what": __doc__.split("\n")[0], "models": THREE, "alignments": alignments})
 
 
 if __name__ == "__main__":

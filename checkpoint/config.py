@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # What two models that can be merged may have of their own, and what changes a loss.
 RUN_BY = frozenset({"vocab_size", "layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "tie_word_embeddings"})
 
+# What configurations call the longest text that a model is made for, in tokens.
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "context_length")
+DEFAULT_CONTEXT = 2048  # for models that take any length, as those without positions do
+
 
 class HasFacts(Protocol):
     """What has the content of a config.json: a checkpoint."""
@@ -108,6 +112,15 @@ def working_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
     with named(model):
         empty_model(config)
     return config
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """The longest text that a model is made for, in tokens; None where its configuration does not say."""
+    for key in CONTEXT_KEYS:
+        length = getattr(config, key, None)
+        if type(length) is int and length > 0:
+            return length
+    return None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .check import check, two_vocabularies
 from .checks.finding import Finding
-from .config import schema_of
+from .config import DEFAULT_CONTEXT, context_length, schema_of
 from .errors import IncompatibleModels
 from .loading import Checkpoint, load
 from .model import Families
@@ -46,6 +46,11 @@ class Inputs:
     def first(self) -> Checkpoint:
         """The first model, whose form all others have."""
         return self.members[0]
+
+    @property
+    def context(self) -> int:
+        """The tokens of a block of text: the longest that the models are made for, where they say."""
+        return context_length(self.first.config) or DEFAULT_CONTEXT
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the shared rows. Raises BadInput when no model has one."""

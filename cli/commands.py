@@ -11,7 +11,6 @@ import typer
 from ..checkpoint.errors import BadInput
 from ..eval.processes import is_main
 from .asked import drop_training, path_asked, point_asked, recipe_asked
-from .effect import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from .findings import print_findings
 from .options import (
     CURVES,
@@ -65,6 +64,7 @@ from .options import (
     Weight,
 )
 from .places import require_places
+from .recipe_effect import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from .tables import print_ensemble, print_merge, print_plan, print_spectra
 from .terminal import emit, say, screen
 

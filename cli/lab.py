@@ -49,7 +49,7 @@ def fingerprints(
     from dataclasses import asdict
 
     require_places(json_file, [("the directory", output)], existing=True)
-    from ..lab.fingerprint import fingerprint_study
+    from ..lab.fingerprint_study import fingerprint_study
 
     with screen(quiet) as progress:
         found = fingerprint_study(output, progress=progress)
@@ -147,7 +147,8 @@ def _study(
 ) -> None:
     require_places(json_file, [("the directory", directory)], data=elsewhere, existing=True)
     from ..lab.parts import cores
-    from ..lab.studies import Asked, run_study
+    from ..lab.studies import StudyOptions as Asked
+    from ..lab.studies import run_study
 
     with screen(quiet) as progress:
         record = run_study(name, directory, Asked(quick, workers or cores(), elsewhere), progress)

@@ -31,7 +31,7 @@ def require_places(
     inputs = [place for model in models if model is not None for place in _of_model(model)]
     inputs += [Place.of("the directory", path) for path in directories if path is not None]
     if data:
-        from ..eval.text import text_places
+        from ..eval.corpora import text_places
 
         inputs += text_places(data)
     targets = []

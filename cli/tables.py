@@ -11,7 +11,7 @@ from .terminal import cell, say
 
 if TYPE_CHECKING:
     from ..checkpoint.push import Plan
-    from ..lab.fingerprint import Verdict
+    from ..lab.fingerprint_study import FingerprintVerdict as Verdict
 
 
 def print_merge(report: dict[str, Any]) -> None:

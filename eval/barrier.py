@@ -33,7 +33,7 @@ class Profile:
         return self.points[-1][1]
 
     def at(self, t: float) -> Losses:
-        """Losses measured at t. Raises KeyError where none were."""
+        """The losses at t. Raises KeyError for a t that was not measured."""
         return dict(self.points)[t]
 
     def excess(self, t: float) -> Losses:
@@ -42,11 +42,11 @@ class Profile:
 
     @property
     def barrier(self) -> float:
-        """The highest excess, in nats per token; no number where a loss is none."""
+        """The highest excess, in nats per token; NaN where a loss is NaN."""
         return self.highest(t for t, _ in self.points)
 
     def highest(self, ts: Iterable[float]) -> float:
-        """The highest excess at `ts`, below 0 where all of them are; no number where a loss is none."""
+        """The highest excess at `ts`, which may be below 0; NaN where a loss is NaN."""
         excesses = [self.excess(t).mean for t in ts]
         return math.nan if any(map(math.isnan, excesses)) else max(excesses)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, Pr
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
+from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.model import empty_model, with_tied
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class EnsembleConfig(PretrainedConfig):
-    """The configuration of an ensemble: what generation asks for, and how members are averaged."""
+    """The configuration of an ensemble: what generation needs, and how members are averaged."""
 
     model_type = "isthmus-ensemble"
 
@@ -35,21 +36,21 @@ class EnsembleConfig(PretrainedConfig):
 class EnsembleCache(Cache):
     """The keys and values of all members, each in a cache of its own."""
 
-    def __init__(self, members: int):
+    def __init__(self, configs: Iterable[PretrainedConfig]):
         super().__init__(layers=[])
-        self.caches = [DynamicCache() for _ in range(members)]
+        self.caches = [DynamicCache(config=config) for config in configs]
 
     def get_seq_length(self, *args: Any) -> int:
-        """How many tokens are in it."""
+        """The number of tokens in it."""
         return int(self.caches[0].get_seq_length(*args))
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Follow the beams of a beam search."""
+        """Reorder sequences as a beam search reorders its beams."""
         for cache in self.caches:
             cache.reorder_cache(beam_idx)
 
     def crop(self, max_length: int) -> None:
-        """Forget all but the first tokens."""
+        """Drop all tokens but the first `max_length`."""
         for cache in self.caches:
             cache.crop(max_length)
 
@@ -68,7 +69,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
     """Members with one vocabulary, averaged token by token.
 
     ``probabilities``: p(y|x) = Σ_m w_m p_m(y|x), the mixture; ``logits``: p(y|x) ∝ exp Σ_m w_m ℓ_m(y|x), the geometric
-    mean. Its logits are log-probabilities. It costs what its members cost together.
+    mean. The logits are log-probabilities. A forward pass costs as much as those of all members together.
     """
 
     config_class = EnsembleConfig
@@ -90,8 +91,8 @@ class Ensemble(PreTrainedModel, GenerationMixin):
     ) -> Ensemble:
         """The ensemble of states with their configurations.
 
-        It generates as `generation` says, which is that of the model whose tokenizer goes with it; None stands for the
-        token ids of the first configuration.
+        `generation` is the generation configuration of the model whose tokenizer goes with the ensemble. Without it,
+        the ensemble takes the token ids of the first configuration.
         """
         members = []
         for state, config in states:
@@ -104,19 +105,19 @@ class Ensemble(PreTrainedModel, GenerationMixin):
             average,
             len(members),
             vocab_size=first.vocab_size,
-            max_position_embeddings=first.max_position_embeddings,
+            max_position_embeddings=context_length(first) or DEFAULT_CONTEXT,
             num_hidden_layers=first.num_hidden_layers,
             **tokens,
         )
-        found = cls(config, members, weights)
+        ensemble = cls(config, members, weights)
         if generation is not None:
-            found.generation_config = generation
-        found.train(False)
-        return found
+            ensemble.generation_config = generation
+        ensemble.train(False)
+        return ensemble
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device that its members are on."""
         return next(self.members[0].parameters()).device
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any) -> CausalLMOutput:
@@ -124,11 +125,11 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         name = _cache_name(type(self.members[0]).forward)
         cache = others.get(name)
         given = {key: value for key, value in others.items() if key in ("position_ids",) and value is not None}
-        found = []
+        logits = []
         for index, member in enumerate(self.members):
             own = {name: cache.caches[index], "use_cache": True} if cache is not None else {"use_cache": False}
-            found.append(member(input_ids, attention_mask=attention_mask, **given, **own).logits.float())
-        output = CausalLMOutput(logits=averaged(found, self.weights, self.config.average))
+            logits.append(member(input_ids, attention_mask=attention_mask, **given, **own).logits.float())
+        output = CausalLMOutput(logits=averaged(logits, self.weights, self.config.average))
         if cache is not None:
             output[name] = cache
         return output
@@ -136,7 +137,9 @@ class Ensemble(PreTrainedModel, GenerationMixin):
     def generate(self, *arguments: Any, **options: Any) -> Any:
         """As `transformers.GenerationMixin.generate`."""
         if options.get("use_cache", True):
-            options.setdefault(_cache_name(type(self.members[0]).forward), EnsembleCache(len(self.members)))
+            members = cast("Iterable[PreTrainedModel]", self.members)
+            cache = EnsembleCache(member.config for member in members)
+            options.setdefault(_cache_name(type(self.members[0]).forward), cache)
         return super().generate(*arguments, **options)
 
 
@@ -145,10 +148,10 @@ def averaged(logits: Sequence[Tensor], weights: Sequence[float], average: Averag
     if average == "logits":
         mixed = sum((weight * one for weight, one in zip(weights, logits, strict=True)), torch.zeros(()))
         return torch.as_tensor(mixed).log_softmax(-1)
-    known = [(weight, one) for weight, one in zip(weights, logits, strict=True) if weight > 0]
-    return torch.stack([one.log_softmax(-1) + math.log(weight) for weight, one in known]).logsumexp(0)
+    weighted = [(weight, one) for weight, one in zip(weights, logits, strict=True) if weight > 0]
+    return torch.stack([one.log_softmax(-1) + math.log(weight) for weight, one in weighted]).logsumexp(0)
 
 
 def _cache_name(forward: Callable[..., Any]) -> str:
-    """What this version of transformers calls the keys and values of the past."""
+    """The argument that takes the keys and values of the past in this version of transformers."""
     return "cache" if "cache" in signature(forward).parameters else "past_key_values"

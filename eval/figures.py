@@ -1,4 +1,4 @@
-"""The figure of a merge as a picture: the loss along the path."""
+"""The figures of a merge: the loss along the path, and on the plane of a curve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLES = {"naive": (GREY, "--"), "line": ("#2563a8", "-"), "bent": ("#1a7f5a", "
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a picture on white."""
+    """The figure as PNG on white."""
     figure.patch.set(alpha=1.0, facecolor="white")
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
@@ -63,9 +63,9 @@ def plane_figure(plane: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axis = figure.subplots()
     losses = [[math.nan if loss is None else loss for loss in row] for row in plane["loss"]]
-    known = [loss for row in plane["loss"] for loss in row if loss is not None]
-    span = min(max(known) - min(known), 4) + 1e-6
-    levels = [min(known) + span * (step / 17) ** 2 for step in range(18)]
+    finite = [loss for row in plane["loss"] for loss in row if loss is not None]
+    span = min(max(finite) - min(finite), 4) + 1e-6
+    levels = [min(finite) + span * (step / 17) ** 2 for step in range(18)]
     shades = axis.contourf(plane["x"], plane["y"], losses, levels, cmap="Purples", extend="max")
     axis.contour(plane["x"], plane["y"], losses, levels[::2], colors=GREY, linewidths=0.5)
     figure.colorbar(shades, ax=axis, label="loss, nats per token", format="%.2f")

@@ -2,13 +2,13 @@
 
 Muon orthogonalises its updates and leaves spectra as flat as those of noise; AdamW's have a long tail (Zhang et al.
 2026, arXiv 2605.09991). Lion's updates are signs, so its weights have lighter tails than a Gaussian; SGD moves few of
-them far. A range is what was seen on models whose optimizer is known (`isthmus lab fingerprint`), with a margin; what
-lies in none is unknown, and so is a model whose embedding has hardly been trained.
+them far. The ranges were measured on models that were trained on purpose (`isthmus lab fingerprint`), with a margin; a
+model outside of all of them is unknown, and so is one whose embedding has hardly been trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -26,12 +26,12 @@ WHYS = {
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Numbers that tell optimizers apart.
+    """Numbers that distinguish optimizers.
 
     `peakedness`: mean over the hidden matrices of log σ₁ / σ_median, in nats, in canonical form. `attention`: how much
     larger that is for queries and keys than for the attention's outputs. `kurtosis`: mean over the hidden matrices of
     E[(w − μ)⁴] / E[(w − μ)²]², 3 for a Gaussian, in the basis that they were trained in. `embedding`: log σ₁ / σ_median
-    of the token embedding, which grows as long as a model is trained, by whatever optimizer.
+    of the token embedding, which grows as long as a model is trained, whatever the optimizer.
     """
 
     peakedness: float
@@ -41,13 +41,13 @@ class Fingerprint:
 
     @property
     def share(self) -> float:
-        """`peakedness` / `embedding`: how far the hidden spectra have come, against the embedding's."""
+        """`peakedness` / `embedding`: the spectra of the hidden matrices relative to that of the embedding."""
         return self.peakedness / self.embedding if self.embedding else 0.0
 
 
 @dataclass(frozen=True)
 class Range:
-    """From the lowest to the highest number that an optimizer leaves."""
+    """The lowest and the highest number that an optimizer leaves."""
 
     low: float
     high: float
@@ -57,7 +57,7 @@ class Range:
         return self.low <= value <= self.high
 
 
-# Calibrated on the models of `isthmus.lab.fingerprint`: what lies between two kinds of them is in no range.
+# Calibrated on the models of `isthmus.lab.fingerprint_study`: what lies between two kinds of them is in no range.
 RANGES: Mapping[str, Mapping[str, Range]] = {
     "muon": {"share": Range(0.15, 0.385), "kurtosis": Range(2.95, 4.0), "embedding": Range(2.2, 4.0)},
     "adamw": {
@@ -76,25 +76,32 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
 }
 
 
-def fingerprint(spectrum: Spectrum, hidden: Iterable[Tensor], embedding: Tensor) -> Fingerprint:
+def fingerprint(
+    spectrum: Spectrum,
+    hidden: Iterable[Tensor],
+    embedding: Tensor,
+    *,
+    queries: Collection[str] = (),
+    outputs: Collection[str] = (),
+) -> Fingerprint:
     """The fingerprint of a model.
 
-    `spectrum` is that of its hidden matrices in canonical form, `hidden` are the same matrices as they are stored,
-    `embedding` are the singular values of its token embedding, descending.
+    `spectrum` is that of its hidden matrices in canonical form; `queries` are the names of those that make queries and
+    keys, `outputs` of those that take the attention's outputs. `hidden` are the same matrices as they are stored,
+    `embedding` are the singular values of the token embedding, descending.
     """
-    by_kind: dict[str, list[float]] = {}
-    for name, values in spectrum.items():
-        if values.numel():
-            by_kind.setdefault(name.rpartition(".")[2], []).append(peak(values))
-    queries = _mean(by_kind.get("q", []) + by_kind.get("k", []))
-    every = [value for values in by_kind.values() for value in values]
+    peaks = {name: peak(values) for name, values in spectrum.items() if values.numel()}
+    attention = _mean([peaks[name] for name in peaks if name in queries]) - _mean(
+        [peaks[name] for name in peaks if name in outputs]
+    )
     tails = [kurtosis(matrix) for matrix in hidden if (matrix != matrix.flatten()[0]).any()]
-    attention = queries - _mean(by_kind.get("o", []))
-    return Fingerprint(_mean(every), attention, _mean(tails), peak(embedding) if embedding.numel() else 0.0)
+    return Fingerprint(
+        _mean(list(peaks.values())), attention, _mean(tails), peak(embedding) if embedding.numel() else 0.0
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean, 0 of nothing: a model whose matrices are zero has no fingerprint."""
+    """The mean; 0 of an empty list, as a model has whose matrices are all zero."""
     return mean(values) if values else 0.0
 
 
@@ -109,10 +116,12 @@ def kurtosis(matrix: Tensor) -> float:
     return (centred.pow(4).mean() / centred.square().mean().square()).item()
 
 
-def judge(found: Fingerprint) -> Evidence:
-    """The one optimizer whose ranges hold all numbers of a fingerprint; else unknown, and why."""
-    fitting = [name for name, ranges in RANGES.items() if all(r.holds(getattr(found, k)) for k, r in ranges.items())]
-    measured = f"peakedness {found.peakedness:.2f}, kurtosis {found.kurtosis:.2f}"
+def judge(fingerprint: Fingerprint) -> Evidence:
+    """The only optimizer whose ranges hold all numbers of a fingerprint; unknown where there is none, or several."""
+    fitting = [
+        name for name, ranges in RANGES.items() if all(r.holds(getattr(fingerprint, k)) for k, r in ranges.items())
+    ]
+    measured = f"peakedness {fingerprint.peakedness:.2f}, kurtosis {fingerprint.kurtosis:.2f}"
     if len(fitting) == 1:
         return Evidence(fitting[0], "likely", f"{WHYS[fitting[0]]} ({measured})")
     return Evidence(None, "unknown", f"its weights are like those of no optimizer that is known ({measured})")

@@ -27,7 +27,7 @@ class Losses:
     """Mean loss per token of every block of every label, in nats: label → float64 (blocks,).
 
     All blocks predict the same number of tokens. Differences and weighted sums are taken block by block, so that
-    their standard errors are those of paired comparisons; over the first blocks, where one has seen more.
+    their standard errors are those of paired comparisons; where one has more blocks, over the first ones of both.
     """
 
     per_block: dict[str, Tensor]
@@ -55,26 +55,26 @@ class Losses:
         return self._paired(other, lambda mine, theirs: (1 - t) * mine + t * theirs)
 
     def joined(self, other: Losses) -> Losses:
-        """These blocks, and then those."""
+        """The losses of these blocks, followed by those of the other's."""
         labels = {**self.per_block, **other.per_block}
         parts = {label: [x.per_block[label] for x in (self, other) if label in x.per_block] for label in labels}
         return Losses({label: torch.cat(values) for label, values in parts.items()})
 
     def _paired(self, other: Losses, combine: Callable[[Tensor, Tensor], Tensor]) -> Losses:
-        """On the blocks that both have seen, which are the first ones."""
-        found = {}
+        """Combine on the blocks that both have, which are the first ones."""
+        combined = {}
         for label, values in self.per_block.items():
             count = min(values.numel(), other.per_block[label].numel())
-            found[label] = combine(values[:count], other.per_block[label][:count])
-        return Losses(found)
+            combined[label] = combine(values[:count], other.per_block[label][:count])
+        return Losses(combined)
 
 
 class LossMeter:
     """Measures states of one configuration on labelled token blocks (label → int64 (blocks, context)).
 
-    `device` is where the forward pass runs, in float32. `on_blocks` is told how many blocks were done.
+    The forward pass runs on `device`, in float32. `on_blocks` is called with the number of blocks that were done.
 
-    Raises BadInput for a model of masked text.
+    Raises BadInput for a masked language model.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class LossMeter:
     def token_losses(
         self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """−log p of every predicted token, float32, label → (blocks, context − 1); of `blocks` in place of the own."""
+        """−log p of every predicted token, float32, label → (blocks, context − 1); on `blocks`, by default its own."""
         full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
         result = {}
         for label, rows in (self.blocks if blocks is None else blocks).items():

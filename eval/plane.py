@@ -1,7 +1,7 @@
 """The loss on the plane through three models (Garipov et al. 2018, arXiv 1802.10026).
 
-The plane's origin is the first model, its x axis points to the second, and its y axis is what is left of the third's
-direction when that is taken out. Both are in units of ‖θ_2 − θ_1‖, so that the models lie at (0, 0), (1, 0) and (x, y).
+The origin is the first model, the x axis points to the second, and the y axis is the part of the third's direction that
+is orthogonal to x. Both are in units of ‖θ_2 − θ_1‖, so that the models lie at (0, 0), (1, 0) and (x, y).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Plane:
     models: dict[str, tuple[float, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; a loss that is no number (far outside, say) is None."""
+        """JSON-ready; a loss that is NaN, as it may be far outside, becomes None."""
         rows = [[value if value == value else None for value in row] for row in self.loss]
         models = [{"name": name, "x": x, "y": y} for name, (x, y) in self.models.items()]
         return {"x": list(self.xs), "y": list(self.ys), "loss": rows, "models": models}
 
 
-class Affine(Mapping[str, Tensor]):
+class AffineCombination(Mapping[str, Tensor]):
     """Σ w_i θ_i over three states with weights that sum to 1 and may be negative, tensor by tensor."""
 
     def __init__(self, states: Sequence[State], weights: Sequence[float]):
@@ -98,7 +98,7 @@ def measure_plane(
         row = []
         for along in xs:
             second = along - third * x
-            row.append(meter(Affine(ends, (1 - second - third, second, third))).mean)
+            row.append(meter(AffineCombination(ends, (1 - second - third, second, third))).mean)
         rows.append(tuple(row))
     return Plane(xs, ys, tuple(rows), models)
 

@@ -1,4 +1,4 @@
-"""Several processes, as `accelerate launch` starts them: who writes, and who measures what."""
+"""Several processes, as `accelerate launch` starts them: which one writes, and how they share the measuring."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def several() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes files and to the terminal."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """compute(rows), every process computing its share of the rows; all of them get the whole."""
+    """compute(rows): every process computes its share of the rows, and all of them get all results."""
     if not several():
         return compute(rows)
     from accelerate import PartialState
@@ -29,12 +29,12 @@ def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
 
     processes = PartialState()
     with processes.split_between_processes(rows, apply_padding=True) as mine:
-        found: Tensor = gather(compute(mine).to(processes.device))
-    return found[: rows.shape[0]].to("cpu")
+        gathered: Tensor = gather(compute(mine).to(processes.device))
+    return gathered[: rows.shape[0]].to("cpu")
 
 
 def finish() -> None:
-    """Wait for the other processes and take leave of them."""
+    """Wait for the other processes and leave the process group."""
     if several():
         from accelerate import PartialState
 

@@ -31,9 +31,9 @@ const scale = (from, to, start, end) => (value) => start + ((value - from) / (to
 function ticks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-6; value += step) found.push(value);
-  return { found, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
+  const marks = [];
+  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-6; value += step) marks.push(value);
+  return { marks, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
 }
 
 /* Axes with labels; returns the scales. */
@@ -41,11 +41,11 @@ function axes(svg, width, height, xs, ys, names) {
   const box = { left: 52, right: width - 14, top: 14, bottom: height - 42 };
   const x = scale(xs[0], xs[1], box.left, box.right), y = scale(ys[0], ys[1], box.bottom, box.top);
   const down = ticks(ys[0], ys[1], 5), across = ticks(xs[0], xs[1], width < 420 ? 4 : 8);
-  for (const value of down.found) {
+  for (const value of down.marks) {
     make(svg, "line", { class: "grid", x1: box.left, x2: box.right, y1: y(value), y2: y(value) });
     make(svg, "text", { x: box.left - 7, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(down.digits));
   }
-  for (const value of across.found)
+  for (const value of across.marks)
     make(svg, "text", { x: x(value), y: box.bottom + 18, "text-anchor": "middle" }, value.toFixed(across.digits));
   make(svg, "text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, names[0]);
   const middle = (box.top + box.bottom) / 2;
@@ -105,23 +105,23 @@ function spectrumChart() {
   slider.max = data.spectra.t.length - 1;
   slider.value = data.spectra.t.indexOf(data.merge.t);
   const redraw = drawing(place, 280, (svg, width, height) => {
-    const found = data.spectra.matrices[matrix.value], last = data.spectra.t.length - 1;
-    const highest = Math.max(...found.shares.flat());
-    const ends = [found.edges[0], found.edges[found.edges.length - 1]];
+    const shown = data.spectra.matrices[matrix.value], last = data.spectra.t.length - 1;
+    const highest = Math.max(...shown.shares.flat());
+    const ends = [shown.edges[0], shown.edges[shown.edges.length - 1]];
     const { x, y } = axes(svg, width, height, ends, [0, highest * 1.05], ["log₁₀ σ", "share"]);
     const steps = (shares) =>
-      shares.flatMap((share, i) => [[found.edges[i], share], [found.edges[i + 1], share]]);
-    const now = found.shares[slider.value];
+      shares.flatMap((share, i) => [[shown.edges[i], share], [shown.edges[i + 1], share]]);
+    const now = shown.shares[slider.value];
     const floor = [[ends[1], 0], [ends[0], 0]];
     make(svg, "path", { class: "now", d: line(steps(now).concat(floor), x, y) + "Z" });
-    make(svg, "path", { class: "curve end-a", d: line(steps(found.shares[0]), x, y) });
-    make(svg, "path", { class: "curve end-b", d: line(steps(found.shares[last]), x, y) });
+    make(svg, "path", { class: "curve end-a", d: line(steps(shown.shares[0]), x, y) });
+    make(svg, "path", { class: "curve end-b", d: line(steps(shown.shares[last]), x, y) });
   });
   const update = () => {
     redraw();
-    const t = data.spectra.t[slider.value], found = data.spectra.matrices[matrix.value];
+    const t = data.spectra.t[slider.value], shown = data.spectra.matrices[matrix.value];
     const along = data.spectra.along[slider.value];
-    const text = `t = ${t.toFixed(2)}: stable rank ${found.stable_rank[slider.value].toFixed(1)} (A ${found.stable_rank[0].toFixed(1)}, B ${found.stable_rank.at(-1).toFixed(1)}); over all matrices, excess ${nats(along.excess)} nats, position ${along.position.toFixed(2)}`;
+    const text = `t = ${t.toFixed(2)}: stable rank ${shown.stable_rank[slider.value].toFixed(1)} (A ${shown.stable_rank[0].toFixed(1)}, B ${shown.stable_rank.at(-1).toFixed(1)}); over all matrices, excess ${nats(along.excess)} nats, position ${along.position.toFixed(2)}`;
     out.textContent = text;
     slider.setAttribute("aria-valuetext", text);
   };
@@ -154,11 +154,11 @@ function upsampled({ x, y, loss }, times) {
       const i = Math.min(Math.floor(k / times), list.length - 2), part = k / times - i;
       return list[i] + (list[i + 1] - list[i]) * part;
     });
-  const known = (row) => row.map((value) => (value === null ? NaN : value));
-  const rows = loss.map((row) => between(known(row)));
+  const asNaN = (row) => row.map((value) => (value === null ? NaN : value));
+  const rows = loss.map((row) => between(asNaN(row)));
   const columns = rows[0].map((_, j) => between(rows.map((row) => row[j])));
-  const found = columns[0].map((_, i) => columns.map((column) => (Number.isNaN(column[i]) ? null : column[i])));
-  return { x: between(x), y: between(y), loss: found };
+  const cells = columns[0].map((_, i) => columns.map((column) => (Number.isNaN(column[i]) ? null : column[i])));
+  return { x: between(x), y: between(y), loss: cells };
 }
 
 /* The loss on the plane through three models. */
@@ -181,7 +181,7 @@ function planeChart() {
         });
         cell.style.fill = `color-mix(in oklab, var(--high) ${(100 * shade(loss)).toFixed(0)}%, var(--low))`;
         cell.addEventListener("pointerenter", () => {
-          out.textContent = `loss ${loss === null ? "is no number" : nats(loss)} at (${fine.x[j].toFixed(2)}, ${fine.y[i].toFixed(2)})`;
+          out.textContent = `loss ${loss === null ? "is undefined" : nats(loss)} at (${fine.x[j].toFixed(2)}, ${fine.y[i].toFixed(2)})`;
         });
       })
     );

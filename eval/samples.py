@@ -1,4 +1,4 @@
-"""What models write: the same prompts, the same seed, for all of them."""
+"""Text that models generate: the same prompts and the same seed for all of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.model import empty_model, with_tied
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt from the text `label`, and how each model goes on: model → text."""
+    """A prompt from the text `label`, and the continuation by each model: model → text."""
 
     label: str
     prompt: str
@@ -35,10 +36,10 @@ def samples(
     seed: int = 0,
 ) -> tuple[Sample, ...]:
     """Continue the beginnings of report blocks with every model, sampled at temperature 0.7 from the top 40 tokens."""
-    context = min(int(config.max_position_embeddings) for _, config in models.values())
+    context = min(context_length(config) or DEFAULT_CONTEXT for _, config in models.values())
     prompt_tokens = min(prompt_tokens, context // 2)
     chosen = [(label, ids[:prompt_tokens]) for label, table in blocks.items() for ids in table[:per_label]]
-    told: list[dict[str, str]] = [{} for _ in chosen]
+    continuations: list[dict[str, str]] = [{} for _ in chosen]
     for name, (state, config) in models.items():
         model: Any = empty_model(config)
         model.load_state_dict(with_tied(state, model), assign=True)
@@ -54,10 +55,10 @@ def samples(
                 top_k=40,
                 pad_token_id=_end(config),
             )
-            told[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
+            continuations[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
     return tuple(
         Sample(label, str(tokenizer.decode(ids, skip_special_tokens=True)), texts)
-        for (label, ids), texts in zip(chosen, told, strict=True)
+        for (label, ids), texts in zip(chosen, continuations, strict=True)
     )
 
 

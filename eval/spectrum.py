@@ -1,8 +1,8 @@
 """The spectrum: singular values of every matrix, how far two models' lie apart, and whether a merge keeps them.
 
-Spectra are measured in canonical form (`isthmus.align.canonical`), in which permutations and rotations leave them
-alone, so that they tell of the optimizer and not of the gauge. The canonical form projects the all-ones direction
-out; singular values that are zero to rounding for that reason are left out.
+Spectra are measured in canonical form (`isthmus.align.canonical`), in which permutations and rotations do not change
+them, so that they depend on the optimizer and not on the gauge. Where norms centre, the canonical form projects the
+all-ones direction out; singular values that are zero to rounding for that reason are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def singular_values(matrix: Tensor) -> Tensor:
     """Singular values, descending, float64, those that are zero to rounding left out.
 
     From the eigenvalues of the smaller Gram matrix, in float64, at a third of the time of an SVD. The relative error
-    of σ is about 1e-16 (σ₁/σ)², so at most 1e-6 for what is kept, σ > 1e-5 σ₁.
+    of σ is about 1e-16 (σ₁/σ)², so at most 1e-6 for those that stay, σ > 1e-5 σ₁.
     """
     wide = matrix.double()
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
@@ -54,8 +54,8 @@ def spectral_distance(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class MatrixSpectrum:
-    """One matrix at A, at M, at B and at what more there is: stable ranks, distance of the endpoints in nats, excess,
-    position (None for other than two endpoints), mean log-ratio."""
+    """One matrix: stable ranks at A, at M, at B and at further endpoints, distance of the endpoints in nats, excess,
+    position (None unless there are two endpoints), mean log-ratio."""
 
     name: str
     stable_rank: tuple[float, ...]
@@ -67,12 +67,12 @@ class MatrixSpectrum:
 
 @dataclass(frozen=True)
 class SpectrumReport:
-    """The spectrum of M between A and B, or among more: a verdict, and the means over all matrices that lead to it.
+    """The spectrum of M among two endpoints or more: a verdict, and the means over all matrices that lead to it.
 
     `excess` is the mean distance of log σ_i(M) from the interval of the endpoints' log σ_i, which for two of them is
     [d(A,M) + d(M,B) − d(A,B)] / 2 ≥ 0, and `limit` the highest that is allowed; `position` = d(A,M) / (d(A,M) + d(M,B))
     for two, else None; `distance` = d(A,B), the largest of all pairs; `log_ratio` the mean of log σ(M) − the endpoints'
-    mean log σ. `zero` are the matrices that are zero in one of the models: they have no log σ, and are in no mean.
+    mean log σ. `zero` are the matrices that are zero in one of the models: without a log σ, they are in no mean.
     """
 
     verdict: Verdict
@@ -145,8 +145,8 @@ def judged(
 def highest_excess(distance: float, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND) -> float:
     """The highest excess that is allowed between endpoints of a distance: less when they are of two kinds.
 
-    An average of matrices that are not aligned cancels, and its spectrum falls below both endpoints' when they are
-    alike. When they are apart it falls from the higher towards the lower one, and little of that is an excess.
+    Matrices that are not aligned cancel in an average. Where the endpoints' spectra are alike, that of the average is
+    below both. Where they are apart, it falls from the higher towards the lower one, and little of that is an excess.
     """
     return max_excess if distance < same_kind else APART * max_excess
 
@@ -178,13 +178,13 @@ def along_path(
 ) -> PathSpectrum:
     """The verdict on a whole path from its spectra at t in [0, 1], both ends among them.
 
-    A position may fall back by `position_noise` behind the furthest before it; between endpoints closer than
-    `same_kind` it is noise, and not looked at.
+    A position may fall back by `position_noise` behind the furthest before it. Between endpoints closer than
+    `same_kind` positions are noise and do not count.
     """
     ts = sorted(spectra)
     a, b = spectra[ts[0]], spectra[ts[-1]]
-    found = [compare_spectra(a, spectra[t], b) for t in ts]
-    points = [(t, point.excess, point.position or 0.0) for t, point in zip(ts, found, strict=True)]
+    comparisons = [compare_spectra(a, spectra[t], b) for t in ts]
+    points = [(t, point.excess, point.position or 0.0) for t, point in zip(ts, comparisons, strict=True)]
     limits = {"max_excess": max_excess, "same_kind": same_kind, "position_noise": position_noise}
     return judged_path(points, mean_distance(a, b), **limits)
 

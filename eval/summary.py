@@ -1,4 +1,4 @@
-"""What a merge report comes to: the loss table and plain sentences, for the terminal, the page and the card alike."""
+"""A merge report in short: the loss table and sentences, for the terminal, the page and the card alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERDICTS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class LossRow:
     """One model of the loss table: its losses by label, then their mean where there are several, in nats per token."""
 
     model: str
@@ -31,31 +31,31 @@ class Row:
     is_merge: bool = False
 
 
-def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRow, ...]]:
     """Column names, and the endpoints, the naive average, the merge and the ensemble; no rows without text."""
     labels = tuple(part["label"] for part in report["data"])
     if not labels:
         return (), ()
     ends, point, baselines = report["endpoints"], report["merge_point"], report["baselines"]
-    found = [(f"{letter(place)}: {end['ref']}", end["loss"]) for place, end in enumerate(ends)]
+    models = [(f"{letter(place)}: {end['ref']}", end["loss"]) for place, end in enumerate(ends)]
     if report.get("base"):
-        found.append((f"base: {report['base']['ref']}", baselines["base"]["losses"]))
-    found.append(("naive average", baselines["naive_average"]["losses"]))
+        models.append((f"base: {report['base']['ref']}", baselines["base"]["losses"]))
+    models.append(("naive average", baselines["naive_average"]["losses"]))
     if "method" in report:
         if report["alignment"]["method"] != "none":
-            found.append(("average, aligned", baselines["average"]["losses"]))
+            models.append(("average, aligned", baselines["average"]["losses"]))
         merged = f"merge by {report['method']['name']}"
     else:
         merged = f"merge at t = {point['t']:g}"
-    found.append((merged, point["losses"]))
+    models.append((merged, point["losses"]))
     whose = "of A and B" if len(ends) == 2 else f"of all {len(ends)}"
-    found.append((f"ensemble {whose}", baselines["ensemble"]["losses"]))
+    models.append((f"ensemble {whose}", baselines["ensemble"]["losses"]))
     several, rows = len(labels) > 1, []
-    for model, losses in found:
+    for model, losses in models:
         values = [losses[label] for label in labels]
         if several:
             values.append(sum(values) / len(values))
-        rows.append(Row(model, tuple(values), is_merge=model == merged))
+        rows.append(LossRow(model, tuple(values), is_merge=model == merged))
     return (*labels, "mean") if several else labels, tuple(rows)
 
 
@@ -64,61 +64,61 @@ def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, A
     if not report["profile"]:
         return []
     if report["alignment"]["method"] == "none":
-        found = [("line", "straight line", report["line_profile"])]
+        differing = [("line", "straight line", report["line_profile"])]
     else:
-        found = [
+        differing = [
             ("naive", "without alignment", report["naive_profile"]),
             ("line", "straight line, aligned", report["line_profile"]),
         ]
     if report["path"]["bends"]:
-        found.append(("bent", report["path"]["kind"], report["profile"]))
-    return found
+        differing.append(("bent", report["path"]["kind"], report["profile"]))
+    return differing
 
 
 def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """The barrier and whether alignment helped; whether the merge is worth having; the spectrum; without full stops."""
-    told = []
+    """The barrier, whether alignment helped, the gain of the merge, the spectrum: sentences without full stops."""
+    lines = []
     if "method" in report:
-        told += _operator(report)
+        lines += _operator(report)
     elif report["data"]:
-        told += [_barrier(report), _gain(report["merge_point"])]
+        lines += [_barrier(report), _gain(report["merge_point"])]
         if report["path"].get("diverged_at"):
-            told.append(
-                f"training diverged at step {report['path']['diverged_at']} (the loss was no number): the bends of "
+            lines.append(
+                f"training diverged at step {report['path']['diverged_at']} (the loss was NaN or Inf): the bends of "
                 f"step {report['path']['best_step']} were kept; take a lower --bend-lr"
             )
         learning = report["alignment"].get("learning") or {}
         if learning.get("diverged_at"):
-            told.append(
-                f"learning the alignment diverged at step {learning['diverged_at']} (the loss was no number): that of "
+            lines.append(
+                f"learning the alignment diverged at step {learning['diverged_at']} (the loss was NaN or Inf): that of "
                 f"step {learning['best_step']} was kept"
             )
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum and "method" not in report:
-        told.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
-    told += _vocabulary(report)
-    told += _optimizers(report)
+        lines.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
+    lines += _vocabulary(report)
+    lines += _optimizers(report)
     if spectrum:
         place = "" if spectrum["position"] is None else f"position {spectrum['position']:.2f}, "
-        told.append(
+        lines.append(
             f"spectrum {spectrum['verdict']}: {VERDICTS[spectrum['verdict']]} (excess {spectrum['excess']:.3f} nats, "
             f"{place}endpoints {'at most ' * (len(report['endpoints']) > 2)}{spectrum['distance']:.3f} nats apart)"
         )
         if spectrum.get("zero"):
             count = len(spectrum["zero"])
             what = f"{count} matrices are" if count > 1 else f"the matrix {spectrum['zero'][0]} is"
-            told.append(f"{what} zero in one of the models, and left out of the spectrum's verdict")
+            lines.append(f"{what} zero in one of the models, and left out of the spectrum's verdict")
     if report.get("path_spectrum"):
-        told.append(_along(report["path_spectrum"]))
+        lines.append(_along(report["path_spectrum"]))
     if report.get("restored_spectrum"):
         restored = report["restored_spectrum"]
         losses = f"select loss {restored['select_loss_without']:.3f} without, {restored['select_loss']:.3f} with it"
-        told.append(f"spectrum {'restored' if restored['kept'] else 'not restored, the loss would rise'}: {losses}")
-    return tuple(told)
+        lines.append(f"spectrum {'restored' if restored['kept'] else 'not restored, the loss would rise'}: {losses}")
+    return tuple(lines)
 
 
 def _operator(report: Mapping[str, Any]) -> list[str]:
-    """What an operator made of the models: its excess, its weights, and whether it is worth having."""
+    """The merge by an operator: its excess, its weights and its gain."""
     name, count, soup = report["method"]["name"], len(report["endpoints"]), report["soup"]
     models = f"{count} model{'s' * (count > 1)}"
     base = f", on top of {report['base']['ref']}" if report["base"] else ""
@@ -128,31 +128,31 @@ def _operator(report: Mapping[str, Any]) -> list[str]:
     averages = f"{baselines['naive_average']['excess']:+.3f} for the plain average"
     if method != "none":
         averages += f", {baselines['average']['excess']:+.3f} for that after {method} alignment"
-    told = [f"{models} merged by {name}{base}: {point['excess']:+.3f} nats against their mean loss ({averages})"]
+    lines = [f"{models} merged by {name}{base}: {point['excess']:+.3f} nats against their mean loss ({averages})"]
     if soup:
         listed = ", ".join(f"{letter(place)} {weight:.3g}" for place, weight in enumerate(soup["weights"]))
-        told.append(
+        lines.append(
             f"weights of the {soup['kind']} soup: {listed} (select loss {soup['select_loss']:.3f}, "
             f"{soup['select_loss_uniform']:.3f} with equal ones; {soup['evaluations']} tried)"
         )
-    return [*told, _gain(point, "best model" if count > 2 else "better endpoint")]
+    return [*lines, _gain(point, "best model" if count > 2 else "better endpoint")]
 
 
 def _barrier(report: Mapping[str, Any]) -> str:
-    method, asked = report["alignment"]["method"], report["alignment"]["asked"]
+    method, requested = report["alignment"]["method"], report["alignment"]["asked"]
     before, after = report["barrier_before_alignment"], report["barrier"]
     path = report["path"]
     if path["bends"]:
         bends = f"{path['bends']} bend{'s' * (path['bends'] > 1)}"
         aligned = f"after {method} alignment" if method != "none" else "without alignment"
-        told = (
+        sentence = (
             f"barrier {after:.3f} nats on a {path['kind']} of {bends} ({path['optimizer']}, {path['steps']} steps) "
             f"{aligned}; {report['line_barrier']:.3f} on the straight line"
         )
-        return told if method == "none" else f"{told}, {before:.3f} before alignment{_share(after, before)}"
+        return sentence if method == "none" else f"{sentence}, {before:.3f} before alignment{_share(after, before)}"
     if method == "none":
         reason = "no alignment"
-        if asked != "none":
+        if requested != "none":
             tried = len(report["alignment"].get("tried", ())) > 1
             reason = "alignment did not lower it, so none was used" if tried else "within the noise without alignment"
         return f"barrier {after:.3f} nats ({reason})"
@@ -162,24 +162,24 @@ def _barrier(report: Mapping[str, Any]) -> str:
 
 
 def _vocabulary(report: Mapping[str, Any]) -> list[str]:
-    """Which rows of a grown vocabulary which losses are of."""
+    """For a grown vocabulary: which losses are measured on which of its rows."""
     grown = report.get("vocabulary")
     if not grown or not grown["kept_from"] or grown["loss"] is None:
         return []
-    told = [
+    lines = [
         f"losses are those of whole models, the merge with all {grown['rows']} rows of its vocabulary; on the "
         f"{grown['shared_rows']} rows that both models have, which paths and barriers are measured on, the merge has "
         f"{grown['shared_loss']:.3f}"
     ]
     if grown["same_text"] is False:
-        told.append(
+        lines.append(
             f"the text holds tokens that only {grown['kept_from']} has: losses are of the text cut without them"
         )
-    return told
+    return lines
 
 
 def _optimizers(report: Mapping[str, Any]) -> list[str]:
-    """Which optimizers trained the endpoints, where that is known."""
+    """The optimizers that trained the endpoints, where they are known."""
     ends, kind = report["endpoints"], report["optimizers"]["relation"]
     if kind == "unknown":
         return []
@@ -187,17 +187,17 @@ def _optimizers(report: Mapping[str, Any]) -> list[str]:
     return [f"a {kind} merge: {', '.join(whys)}"]
 
 
-def _along(found: Mapping[str, Any]) -> str:
-    highest = max(point["excess"] for point in found["points"])
-    if found["verdict"] == "broken":
-        places = ", ".join(f"{t:g}" for t in found["broken_at"])
+def _along(spectrum: Mapping[str, Any]) -> str:
+    highest = max(point["excess"] for point in spectrum["points"])
+    if spectrum["verdict"] == "broken":
+        places = ", ".join(f"{t:g}" for t in spectrum["broken_at"])
         return f"along the path the spectrum is broken at t = {places} (highest excess {highest:.3f} nats)"
-    how = "preserved all along" if found["verdict"] == "preserved" else "a smooth transition"
+    how = "preserved all along" if spectrum["verdict"] == "preserved" else "a smooth transition"
     return f"along the path the spectrum is {how} (highest excess {highest:.3f} nats)"
 
 
 def _share(after: float, before: float) -> str:
-    """What is left of a barrier, in brackets; nothing where there was none."""
+    """The part of a barrier that is left, in brackets; empty where there was none."""
     if before <= 0:
         return ""
     return f" ({after / before:.0%} of it)" if after > 0.1 * before else f" ({after / before:.1%} of it)"

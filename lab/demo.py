@@ -15,7 +15,7 @@ from ..merge.progress import Progress
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
-LEARN = LearnPlan(steps=100)  # some seconds; the default learns longer
+LEARN = LearnPlan(steps=100)  # takes seconds; the default learns longer
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ EXAMPLES = (
 
 
 def require_room(output: Path, *, overwrite: bool) -> None:
-    """Refuse a directory that the examples cannot be written into, before any work is done for it."""
+    """Refuse a directory that the examples cannot be written into, before any work is done."""
     inputs = model_places(CHECKPOINTS / model for example in EXAMPLES for model in (example.a, example.b))
     for example in EXAMPLES:
         require_free(output / example.name, overwrite=overwrite, inputs=inputs)

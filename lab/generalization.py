@@ -1,8 +1,8 @@
-"""Points on paths out of distribution, and ensembles of two models and a point between them.
+"""The study of path points out of distribution, and of ensembles of two models and a point between them.
 
-The models were trained on docstrings. Their paths are measured on other docstrings, on source code, and on what text a
-user names; on each, the loss of both ends, of the path, of its best point (chosen on docstrings kept for that), of the
-ensemble of both ends, and of the ensemble of both and that point.
+The models were trained on docstrings. Their paths are measured on other docstrings, on source code, and on any text
+that a user names: the loss of both ends, of the path, of its best point (chosen on docstrings held out for that), of
+the ensemble of both ends, and of the ensemble of both and that point.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ..eval.barrier import profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..merge.progress import Progress
 from ..merge.search import grid, inside
-from .pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, bent, kinds, model, pairs, text, train_models
+from .pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, kinds, model, pairs, text, train_models, trained_path
 from .parts import compute
 
-ELSEWHERE = ("code=stdlib:code:heldout",)
+OTHER_TEXTS = ("code=stdlib:code:heldout",)
 INTERIOR = 0.1
 
 
@@ -28,7 +28,7 @@ def generalization_study(
     directory: Path,
     effort: Effort,
     *,
-    elsewhere: Sequence[str] = ELSEWHERE,
+    other_texts: Sequence[str] = OTHER_TEXTS,
     seeds: int = SEEDS,
     workers: int = 1,
     progress: Progress | None = None,
@@ -37,26 +37,26 @@ def generalization_study(
 
     Raises BadInput for a text that cannot be read, before any model is trained.
     """
-    text(effort, (HELD_OUT, *elsewhere))
+    text(effort, (HELD_OUT, *other_texts))
     names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
     train_models(directory, names, effort, workers=workers, progress=progress)
     parts = {
-        f"{a}, {b}": partial(elsewhere_too, directory, a, b, tuple(elsewhere), effort)
+        f"{a}, {b}": partial(losses_on_texts, directory, a, b, tuple(other_texts), effort)
         for kind in kinds()
         for a, b in pairs(kind, seeds)
     }
     return compute(directory / "elsewhere", parts, stage="measuring on other text", workers=workers, progress=progress)
 
 
-def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:
+def losses_on_texts(directory: Path, a: str, b: str, other_texts: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:
     """One pair: text → losses in nats per token, differences with their standard errors over blocks."""
-    path = bent(directory, a, b, effort)
+    path = trained_path(directory, a, b, effort)
     config = Alignment("combined", {}, 0.0).config(model(directory, a).config)
-    blocks = text(effort, (HELD_OUT, *elsewhere))
+    blocks = text(effort, (HELD_OUT, *other_texts))
     ts = grid()
     searched = profile(path, LossMeter(config, {HELD_OUT: blocks[0].select}), ts)
     best = min((t for t in ts if inside(t, INTERIOR)), key=lambda t: searched.at(t).mean)
-    found: dict[str, Any] = {"t": best}
+    record: dict[str, Any] = {"t": best}
     for part in blocks:
         meter = LossMeter(config, {part.label: part.report})
         tokens = {t: meter.token_losses(path(t)) for t in ts}
@@ -64,7 +64,7 @@ def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], e
         ends = [losses[0.0], losses[1.0]]
         excesses = {t: losses[t] - ends[0].mixed(ends[1], t) for t in ts}
         two, three = (ensemble_losses([tokens[t] for t in members]) for members in ((0.0, 1.0), (0.0, 1.0, best)))
-        found[part.label] = {
+        record[part.label] = {
             "ends": [end.mean for end in ends],
             "excess": [excess.mean for excess in excesses.values()],
             "point": losses[best].mean,
@@ -76,7 +76,7 @@ def elsewhere_too(directory: Path, a: str, b: str, elsewhere: tuple[str, ...], e
             "point_over_better_end": _gain(min(ends, key=lambda end: end.mean), losses[best]),
             "third_over_two": _gain(two, three),
         }
-    return found
+    return record
 
 
 def _gain(before: Losses, after: Losses) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""The models of the studies of pretraining, five an optimizer, and what lies between two of them.
+"""The models of the studies of pretraining, five per optimizer, and the paths between two of them.
 
-Small GPT-2s, four layers of width 128, trained on the docstrings of the standard library but for the modules that are
-held out, alike but for their seeds and optimizers. Every pair gets a path: the closed-form alignment by weights and
+Small GPT-2s, four layers of width 128, trained on the docstrings of the standard library without the modules
+that are held out; only seeds and optimizers differ. Every pair gets a path: the closed-form alignment by weights and
 activations, and one bend, trained on the text that the models were trained on. Everything is kept in one directory, so
 that the studies share it.
 """
@@ -22,8 +22,8 @@ from torch import Tensor
 from ..align.pipeline import Aligned, align_states
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import atomic_directory
-from ..eval.seen import Seen
 from ..eval.text import Blocks, labelled_blocks
+from ..eval.text_hashes import TextHashes
 from ..merge.choosing import ACTIVATION_TOKENS
 from ..merge.fitting import train_curve, training_record
 from ..merge.path import WeightPath
@@ -32,7 +32,7 @@ from ..merge.progress import Progress
 from ..merge.saved_path import endpoint_digests, read_path, write_path
 from .demo import CHECKPOINTS
 from .parts import compute
-from .pretrain import CODE, DOCS, Recipe, make_checkpoint, small_config
+from .pretrain import CODE, DOCS, TrainingRecipe, make_checkpoint, small_config
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, PreTrainedTokenizerBase
@@ -41,16 +41,16 @@ OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "muon", "lion")
 SEEDS = 5
 HELD_OUT = "docs=stdlib:docs:heldout"
 MEASURED = 8192  # tokens, to select and to report on
-RECIPES: dict[OptimizerName, Recipe] = {
-    "adamw": Recipe("", "adamw", 0, 0, adamw_lr=2e-3, weight_decay=0.5),
-    "muon": Recipe("", "muon", 0, 0, muon_lr=1e-2, adamw_lr=4e-3, weight_decay=0.3),
-    "lion": Recipe("", "lion", 0, 0, adamw_lr=5e-4, weight_decay=1.5),
+RECIPES: dict[OptimizerName, TrainingRecipe] = {
+    "adamw": TrainingRecipe("", "adamw", 0, 0, adamw_lr=2e-3, weight_decay=0.5),
+    "muon": TrainingRecipe("", "muon", 0, 0, muon_lr=1e-2, adamw_lr=4e-3, weight_decay=0.3),
+    "lion": TrainingRecipe("", "lion", 0, 0, adamw_lr=5e-4, weight_decay=1.5),
 }
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent: steps of everything that is trained, blocks in a step of a bend, tokens that are measured.
+    """How much is computed: steps of everything that is trained, blocks in a step of a bend, tokens that are measured.
 
     `plane` is the resolution of planes, `looked_at` the tokens whose activations align models.
     """
@@ -91,7 +91,7 @@ QUICK = Effort(
 )
 
 
-def recipe(optimizer: OptimizerName, number: int, effort: Effort) -> Recipe:
+def training_recipe(optimizer: OptimizerName, number: int, effort: Effort) -> TrainingRecipe:
     """How a model is trained."""
     seed = 1000 + 10 * number + OPTIMIZERS.index(optimizer)
     return replace(
@@ -110,46 +110,49 @@ def optimizer_of(name: str) -> str:
 
 
 def kinds() -> list[tuple[OptimizerName, OptimizerName]]:
-    """The kinds of pairs: of one optimizer, and of two."""
+    """The kinds of pairs: two models of one optimizer, or one of each of two."""
     return list(combinations_with_replacement(OPTIMIZERS, 2))
 
 
 def pairs(kind: tuple[OptimizerName, OptimizerName], seeds: int = SEEDS) -> list[tuple[str, str]]:
-    """The pairs of one kind, as many as seeds, or one of two; no two of one kind share both models."""
+    """The pairs of one kind: as many as seeds, or one for two seeds; no two of one kind share both models."""
     one, other = kind
     shift = int(one == other)
-    found = [(f"{one}-{number + 1}", f"{other}-{(number + shift) % seeds + 1}") for number in range(seeds)]
-    return found[:1] if seeds == 2 else found
+    couples = [(f"{one}-{number + 1}", f"{other}-{(number + shift) % seeds + 1}") for number in range(seeds)]
+    return couples[:1] if seeds == 2 else couples
 
 
 def train_models(
     directory: Path, names: Sequence[str], effort: Effort, *, workers: int = 1, progress: Progress | None = None
 ) -> dict[str, float]:
-    """Train the models named, `OPTIMIZER-NUMBER`, except for those that are there; the last training loss of each."""
+    """Train the models named, `OPTIMIZER-NUMBER`, unless they exist; returns the last training loss of each."""
     parts = {}
     for name in dict.fromkeys(names):
         optimizer, number = name.split("-")
-        known = next(one for one in OPTIMIZERS if one == optimizer)
-        parts[name] = partial(_train, directory / "models", recipe(known, int(number), effort), effort)
-    found = compute(directory / "models", parts, stage="training models", workers=workers, progress=progress)
-    return {name: record["loss"] for name, record in found.items()}
+        optimizer_name = next(one for one in OPTIMIZERS if one == optimizer)
+        parts[name] = partial(
+            _train, directory / "models", training_recipe(optimizer_name, int(number), effort), effort
+        )
+    records = compute(directory / "models", parts, stage="training models", workers=workers, progress=progress)
+    return {name: record["loss"] for name, record in records.items()}
 
 
-def _train(directory: Path, plan: Recipe, effort: Effort) -> Mapping[str, Any]:
-    shutil.rmtree(directory / plan.name, ignore_errors=True)  # trained, and interrupted before that was noted
+def _train(directory: Path, plan: TrainingRecipe, effort: Effort) -> Mapping[str, Any]:
+    # A run that was interrupted before it recorded the loss has left it.
+    shutil.rmtree(directory / plan.name, ignore_errors=True)
     return {"loss": make_checkpoint(plan, effort.config(), tokenizer(), None, directory, Progress())}
 
 
 @cache
 def tokenizer() -> PreTrainedTokenizerBase:
-    """That of the embedded checkpoints, which all models share."""
+    """The tokenizer of the embedded checkpoints, which all models share."""
     return load(CHECKPOINTS / "docs").tokenizer()
 
 
 def model(directory: Path, name: str) -> Checkpoint:
-    """One of the models, its state read."""
-    found = load(directory / "models" / name)
-    return replace(found, state=dict(found.state))
+    """One of the models, its state in memory."""
+    checkpoint = load(directory / "models" / name)
+    return replace(checkpoint, state=dict(checkpoint.state))
 
 
 @cache
@@ -183,7 +186,7 @@ def aligned(first: Checkpoint, second: Checkpoint, effort: Effort) -> Aligned:
     return align_states(first.state, second.state, first.config, "combined", ids=ids)
 
 
-def bent(
+def trained_path(
     directory: Path,
     a: str,
     b: str,
@@ -191,9 +194,9 @@ def bent(
     by: OptimizerName | None = None,
     start: Aligned | None = None,
 ) -> WeightPath:
-    """The path between two models with one bend, trained `by` an optimizer, and kept.
+    """The path between two models with one bend, trained `by` an optimizer and saved, or read back.
 
-    By default that is the one that trained both, else AdamW. `start` is their alignment, where it is known.
+    By default that is the optimizer that trained both, else AdamW. `start` is their alignment, if there is one already.
     """
     optimizers = [optimizer_of(name) for name in (a, b)]
     plan = CurvePlan(training=PathTraining(steps=effort.bend, batch=effort.batch)).for_endpoints(optimizers)
@@ -207,7 +210,7 @@ def bent(
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
         with atomic_directory(place) as folder:
             digests = endpoint_digests((first, second))
-            seen = Seen.of(fit.values())
+            seen = TextHashes.of(fit.values())
             write_path(
                 folder, trained.path, start.alignment, (first, second), digests, training_record(plan, trained), seen
             )

@@ -1,4 +1,4 @@
-"""A study in parts: each is computed once, several at a time on one core each, and kept as JSON; done ones are read."""
+"""A study in parts: each is computed once and saved as JSON, several at a time, on one core each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Part = Callable[[], Mapping[str, Any]]
 def compute(
     directory: Path, parts: Mapping[str, Part], *, stage: str, workers: int = 1, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """What every part gives, by name, from `directory`/NAME.json where it is there already.
+    """The results of all parts by name, read from `directory`/NAME.json where that exists.
 
-    With several `workers`, parts are computed in processes of their own, and are functions that can be pickled. What
-    was finished survives an interruption.
+    With several `workers`, parts are computed in processes of their own, and must be functions that can be pickled.
+    Finished parts survive an interruption.
     """
     progress = progress or Progress()
     directory.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def compute(
                     done.result()
                     progress.advance()
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # what is running is finished and kept
+                pool.shutdown(cancel_futures=True)  # running parts are finished and saved
                 raise
     else:
         for name in missing:
@@ -49,7 +49,7 @@ def compute(
 
 
 def cores() -> int:
-    """How many parts may be computed at a time."""
+    """The number of parts that may be computed at a time."""
     return os.cpu_count() or 1
 
 

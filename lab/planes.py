@@ -1,8 +1,8 @@
-"""The loss on planes through three models, before and after alignment, of one optimizer and of three.
+"""The study of planes through three models, of one optimizer and of three, before and after alignment.
 
 The second and the third model are aligned to the first by weights and activations. All averages of the three lie in the
-plane, which is measured for the first three of every kind, on few blocks; the plain average is measured for all, on the
-whole report text.
+plane, which is measured for the first three of every kind, on few blocks; the plain average is measured for all
+triples, on the whole report text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..align.pipeline import align_states
 from ..eval.loss import LossMeter
-from ..eval.plane import Affine, measure_plane
+from ..eval.plane import AffineCombination, measure_plane
 from ..merge.progress import Progress
 from .pairs import OPTIMIZERS, SEEDS, Effort, aligned, model, text, train_models
 from .parts import compute
@@ -34,30 +34,32 @@ def planes_study(
     names = sorted({name for names in triples(seeds) for name in names})
     train_models(directory, names, effort, workers=workers, progress=progress)
     parts = {
-        ", ".join(names): partial(through, directory, names, effort, drawn=names[0].endswith("-1"))  # first of its kind
+        ", ".join(names): partial(
+            measure_triple, directory, names, effort, drawn=names[0].endswith("-1")
+        )  # first of its kind
         for names in triples(seeds)
     }
     return compute(directory / "planes", parts, stage="measuring planes", workers=workers, progress=progress)
 
 
 def triples(seeds: int = SEEDS) -> list[tuple[str, str, str]]:
-    """Three models of one optimizer, and one of each: as many of every kind as seeds; with two, one of each."""
+    """Three models of one optimizer, and one of each optimizer: as many as seeds; with two seeds, only one of each."""
     numbers = [[(start + shift) % seeds + 1 for shift in range(3)] for start in range(seeds)] if seeds > 2 else []
     same = [[f"{one}-{number}" for number in three] for one in OPTIMIZERS for three in numbers]
     each = [[f"{one}-{number}" for one in OPTIMIZERS] for number in range(1, 1 + max(1, len(numbers)))]
     return [(a, b, c) for a, b, c in (*same, *each)]
 
 
-def through(directory: Path, names: tuple[str, str, str], effort: Effort, *, drawn: bool) -> Mapping[str, Any]:
+def measure_triple(directory: Path, names: tuple[str, str, str], effort: Effort, *, drawn: bool) -> Mapping[str, Any]:
     """Three models before and after alignment: losses in nats per token, with the plane when it is to be `drawn`."""
     first, *others = (model(directory, name) for name in names)
-    found = {
+    alignments = {
         "before": [align_states(first.state, other.state, first.config, "none") for other in others],
         "after": [aligned(first, other, effort) for other in others],
     }
     return {
         way: _measured(dict(zip(names, [one.a, one.b, two.b], strict=True)), one.config, effort, drawn=drawn)
-        for way, (one, two) in found.items()
+        for way, (one, two) in alignments.items()
     }
 
 
@@ -67,7 +69,7 @@ def _measured(
     (part,) = text(effort)
     meter = LossMeter(config, {part.label: part.report})
     a, b, c = (meter(state) for state in states.values())
-    average = meter(Affine(list(states.values()), (1 / 3,) * 3))
+    average = meter(AffineCombination(list(states.values()), (1 / 3,) * 3))
     excess = average - a.mixed(b, 0.5).mixed(c, 1 / 3)
     few = LossMeter(config, {part.label: part.report[:BLOCKS]})
     return {

@@ -1,9 +1,9 @@
-"""What helps practitioners: does the optimizer of fine-tuning change how well models merge; is a merge a good start?
+"""The study for practice: does the optimizer of fine-tuning change how models merge; is a merge a good start?
 
 One base, the embedded adamw-1, is fine-tuned on docstrings and on source code, by AdamW, Muon and Lion, from several
 seeds. Every fine-tune on docstrings is merged with every one on code: the barrier, and the gain of their average over
-the better of the two, on the mean of both texts. Then the average and both ends are trained on, on both texts, by AdamW
-or Muon for as many steps: which of the three ends lowest?
+the better of the two, on the mean of both texts. Then the average and both ends are trained further, on both texts, by
+AdamW or Muon for the same number of steps: which of the three has the lowest loss?
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from ..merge.search import grid
 from .demo import CHECKPOINTS
 from .pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer
 from .parts import compute
-from .pretrain import Recipe, make_checkpoint, pretrain, small_config
+from .pretrain import TrainingRecipe, make_checkpoint, pretrain, small_config
 
 BASE = "adamw-1"
 BOTH = ("docs=stdlib:docs:heldout", "code=stdlib:code:heldout")
 Domain = Literal["docs", "code"]
 TRAINED_ON: tuple[OptimizerName, ...] = ("adamw", "muon")
 DOMAINS: tuple[Domain, ...] = ("docs", "code")
-RECIPES: dict[OptimizerName, Recipe] = {
-    "adamw": Recipe("", "adamw", 0, 0, base=BASE, batch=16, adamw_lr=1e-3, weight_decay=0.1),
-    "muon": Recipe("", "muon", 0, 0, base=BASE, batch=16, muon_lr=5e-3, adamw_lr=1e-3, weight_decay=0.1),
-    "lion": Recipe("", "lion", 0, 0, base=BASE, batch=16, adamw_lr=2e-4, weight_decay=0.1),
+RECIPES: dict[OptimizerName, TrainingRecipe] = {
+    "adamw": TrainingRecipe("", "adamw", 0, 0, base=BASE, batch=16, adamw_lr=1e-3, weight_decay=0.1),
+    "muon": TrainingRecipe("", "muon", 0, 0, base=BASE, batch=16, muon_lr=5e-3, adamw_lr=1e-3, weight_decay=0.1),
+    "lion": TrainingRecipe("", "lion", 0, 0, base=BASE, batch=16, adamw_lr=2e-4, weight_decay=0.1),
 }
 
 
 def practice_study(
     directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Fine-tune, merge and train on, JSON-ready; what is in `directory` is used."""
+    """Fine-tune, merge and train further, JSON-ready; finished parts in `directory` are used."""
     models = {
         f"{optimizer}-{domain}-{number}": partial(_fine_tune, directory, optimizer, domain, number, effort)
         for optimizer, domain, number in product(OPTIMIZERS, DOMAINS, range(1, seeds + 1))
@@ -53,14 +53,14 @@ def practice_study(
         f"{one}-docs-{number}, {other}-code-{number}": (f"{one}-docs-{number}", f"{other}-code-{number}")
         for one, other, number in product(OPTIMIZERS, OPTIMIZERS, range(1, seeds + 1))
     }
-    merges = {name: partial(merged, directory, *couple, effort) for name, couple in couples.items()}
-    found = compute(directory / "merges", merges, stage="merging", workers=workers, progress=progress)
+    merges = {name: partial(measure_merge, directory, *couple, effort) for name, couple in couples.items()}
+    barriers = compute(directory / "merges", merges, stage="merging", workers=workers, progress=progress)
     further = {
-        f"{optimizer}-{number}": partial(trained_on, directory, optimizer, number, effort)
+        f"{optimizer}-{number}": partial(train_further, directory, optimizer, number, effort)
         for optimizer, number in product(TRAINED_ON, range(1, seeds + 1))
     }
     starts = compute(directory / "further", further, stage="training on", workers=workers, progress=progress)
-    return {"merges": found, "further": starts}
+    return {"merges": barriers, "further": starts}
 
 
 def _fine_tune(
@@ -81,12 +81,12 @@ def _fine_tune(
 
 
 def _load(directory: Path, name: str) -> Checkpoint:
-    found = load(directory / "fine-tunes" / name)
-    return replace(found, state=dict(found.state))
+    checkpoint = load(directory / "fine-tunes" / name)
+    return replace(checkpoint, state=dict(checkpoint.state))
 
 
-def merged(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
-    """The straight line between two fine-tunes: its barrier, and what their average gains, in nats per token."""
+def measure_merge(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
+    """The straight line between two fine-tunes: its barrier, and the gain of their average, in nats per token."""
     first, second = _load(directory, a), _load(directory, b)
     meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
     measured = profile(WeightPath("linear", first.state, second.state), meter, grid())
@@ -110,7 +110,7 @@ def _named(base: Losses, measured: Profile) -> dict[str, Losses]:
     return {"base": base, "docs": measured.start, "code": measured.end, "average": measured.at(0.5)}
 
 
-def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: Effort) -> Mapping[str, Any]:
+def train_further(directory: Path, optimizer: OptimizerName, number: int, effort: Effort) -> Mapping[str, Any]:
     """Losses after more training on both texts, from either fine-tune and from their average, and before."""
     first, second = (_load(directory, f"{optimizer}-{domain}-{number}") for domain in DOMAINS)
     starts = {
@@ -122,8 +122,8 @@ def trained_on(directory: Path, optimizer: OptimizerName, number: int, effort: E
         RECIPES[optimizer], name="further", seed=3000 + number, steps=effort.further, data=(effort.docs, effort.code)
     )
     meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
-    found = {}
+    losses = {}
     for name, state in starts.items():
         after = meter(pretrain(plan, small_config(), tokenizer(), state))
-        found[name] = {"before": meter(state).mean, "after": after.mean, "stderr": after.stderr}
-    return found
+        losses[name] = {"before": meter(state).mean, "after": after.mean, "stderr": after.stderr}
+    return losses

@@ -21,7 +21,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.loading import load
 from ..checkpoint.saving import atomic_directory, save_small_files, write_json
 from ..checkpoint.shards import save_weights
-from ..eval.text import corpus
+from ..eval.corpora import corpus
 from ..merge.optimizers import Schedule, make_optimizers
 from ..merge.plans import OptimizerName
 from ..merge.progress import Progress
@@ -37,7 +37,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How one model is trained. Learning rates are peaks; the schedule is linear warm-up, then cosine to a tenth.
 
     `optimizer` trains the matrices; embeddings, norms and biases always get AdamW at `adamw_lr`.
@@ -57,12 +57,12 @@ class Recipe:
 
 
 EMBEDDED = (
-    Recipe("adamw-1", "adamw", seed=1, steps=1500),
-    Recipe("muon-1", "muon", seed=2, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
-    Recipe("adamw-2", "adamw", seed=3, steps=1500),
-    Recipe("muon-2", "muon", seed=4, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
-    Recipe("docs", "adamw", 5, 300, base="adamw-1", data=(DOCS,), adamw_lr=1e-3),
-    Recipe("code", "adamw", 6, 300, base="adamw-1", data=(CODE,), adamw_lr=1e-3),
+    TrainingRecipe("adamw-1", "adamw", seed=1, steps=1500),
+    TrainingRecipe("muon-1", "muon", seed=2, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
+    TrainingRecipe("adamw-2", "adamw", seed=3, steps=1500),
+    TrainingRecipe("muon-2", "muon", seed=4, steps=1200, adamw_lr=4e-3, weight_decay=0.3),
+    TrainingRecipe("docs", "adamw", 5, 300, base="adamw-1", data=(DOCS,), adamw_lr=1e-3),
+    TrainingRecipe("code", "adamw", 6, 300, base="adamw-1", data=(CODE,), adamw_lr=1e-3),
 )
 
 
@@ -85,7 +85,7 @@ def small_config(*, layers: int = 4, width: int = 128, heads: int = 4) -> GPT2Co
 
 
 def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer of 1,024 tokens, trained on the text named."""
+    """A byte-level BPE tokenizer of 1,024 tokens, trained on the corpora that `specs` name."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -109,7 +109,7 @@ def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedToke
     )
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:
+def batches(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:
     """Endless batches (batch, context), int64: equal shares of every text, windows drawn from the recipe's seed."""
     generator = torch.Generator().manual_seed(recipe.seed)
     streams = [_stream(spec, tokenizer) for spec in recipe.data]
@@ -133,7 +133,7 @@ def _stream(spec: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def pretrain(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     config: GPT2Config,
     tokenizer: PreTrainedTokenizerBase,
     start: State | None = None,
@@ -165,7 +165,9 @@ def pretrain(
     return {name: value.detach() for name, value in table.join(leaves).items()}
 
 
-def _optimizers(recipe: Recipe, leaves: Mapping[str, Tensor], matrices: Sequence[str]) -> list[torch.optim.Optimizer]:
+def _optimizers(
+    recipe: TrainingRecipe, leaves: Mapping[str, Tensor], matrices: Sequence[str]
+) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "sgd":
         decay = recipe.weight_decay
         return [torch.optim.SGD(list(leaves.values()), lr=recipe.adamw_lr, momentum=0.9, weight_decay=decay)]
@@ -184,26 +186,26 @@ def make_checkpoints(
 ) -> dict[str, float]:
     """Train the embedded checkpoints into `directory` and return the last training losses of those that were trained.
 
-    `names` are the ones to train, by default all of `EMBEDDED`; those that are there already are kept, so that an
-    interrupted run goes on where it was. `steps` replaces the number of steps of every recipe.
+    `names` are the ones to train, by default all of `EMBEDDED`; those that exist are not trained again, so that an
+    interrupted run continues. `steps` replaces the number of steps of every recipe.
 
     Raises BadInput for an unknown name, or a fine-tuned variant whose base is missing.
     """
     progress = progress or Progress()
-    known = {recipe.name: recipe for recipe in EMBEDDED}
-    unknown = sorted(set(names or ()) - known.keys())
+    recipes = {recipe.name: recipe for recipe in EMBEDDED}
+    unknown = sorted(set(names or ()) - recipes.keys())
     if unknown:
-        raise BadInput(f"there is no recipe '{unknown[0]}'; there are: {', '.join(known)}")
+        raise BadInput(f"there is no recipe '{unknown[0]}'; there are: {', '.join(recipes)}")
     losses = {}
-    for name in names or known:
+    for name in names or recipes:
         if (directory / name).exists():
             continue
-        recipe = known[name] if steps is None else replace(known[name], steps=steps)
+        recipe = recipes[name] if steps is None else replace(recipes[name], steps=steps)
         losses[name] = _make_embedded(recipe, directory, progress)
     return losses
 
 
-def _make_embedded(recipe: Recipe, directory: Path, progress: Progress) -> float:
+def _make_embedded(recipe: TrainingRecipe, directory: Path, progress: Progress) -> float:
     """Train one of the embedded models, from its base where it has one."""
     progress.stage("preparing the text")
     config, start = small_config(), None
@@ -218,7 +220,7 @@ def _make_embedded(recipe: Recipe, directory: Path, progress: Progress) -> float
 
 
 def make_checkpoint(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     config: GPT2Config,
     tokenizer: PreTrainedTokenizerBase,
     start: State | None,

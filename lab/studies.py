@@ -1,4 +1,4 @@
-"""The studies by name: what each computes, at full and at quick size, its figure, and the record that is kept of it."""
+"""The studies by name: what each computes, at full and at quick size, its figure, and its record."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.saving import replace_file, replace_json
 from ..eval.figures import png
 from ..merge.progress import Progress
-from . import figures
-from .generalization import ELSEWHERE, generalization_study
+from .generalization import OTHER_TEXTS, generalization_study
 from .pairs import HELD_OUT, QUICK, SEEDS, Effort
 from .planes import planes_study
 from .practice import practice_study
+from .relu.relu_figure import relu_figure
 from .relu.study import QUICK as QUICK_NETWORKS
-from .relu.study import Plan, relu_study
-from .spectra import spectra_study
+from .relu.study import NetworkPlan, relu_study
+from .spectra_study import spectra_study
+from .study_figures import generalization_figure, planes_figure, practice_figure, spectra_figure, table_figure
 from .table import rows, table_study
 
 if TYPE_CHECKING:
@@ -33,26 +34,26 @@ SETTINGS, LOCK = "settings.json", ".isthmus-lock"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a study is run with: quick or full, how many parts at a time, and, for those that measure it, more text."""
+class StudyOptions:
+    """Options of a study: quick or full, how many parts at a time, and further text for the studies that measure it."""
 
     quick: bool = False
     workers: int = 1
-    elsewhere: tuple[str, ...] = ()
+    other_texts: tuple[str, ...] = ()
 
     @property
     def effort(self) -> Effort:
-        """How much is spent on small GPT-2s."""
+        """How much is computed with small GPT-2s."""
         return QUICK if self.quick else Effort()
 
     @property
-    def plan(self) -> Plan:
-        """How much is spent on two-layer networks."""
-        return QUICK_NETWORKS if self.quick else Plan()
+    def plan(self) -> NetworkPlan:
+        """How much is computed with two-layer networks."""
+        return QUICK_NETWORKS if self.quick else NetworkPlan()
 
     @property
     def seeds(self) -> int:
-        """Models an optimizer."""
+        """Models per optimizer."""
         return 2 if self.quick else SEEDS
 
     @property
@@ -72,101 +73,103 @@ class Asked:
 
 @dataclass(frozen=True)
 class Study:
-    """A study: the question it asks, what it computes in a directory, and the figure of what it found."""
+    """A study: its question, what it computes in a directory, and its figure."""
 
     question: str
-    run: Callable[[Path, Asked, Progress], dict[str, Any]]
+    run: Callable[[Path, StudyOptions, Progress], dict[str, Any]]
     figure: Callable[[Mapping[str, Any]], Figure]
 
 
-def _relu(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return relu_study(directory, asked.plan, workers=asked.workers, progress=progress)
+def _relu(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    return relu_study(directory, options.plan, workers=options.workers, progress=progress)
 
 
-def _table(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    found = table_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
-    return {"table": [asdict(row) for row in rows(found)], **found}
+def _table(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    barriers = table_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
+    return {"table": [asdict(row) for row in rows(barriers)], **barriers}
 
 
-def _spectra(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return spectra_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
+def _spectra(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    return spectra_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
 
 
-def _planes(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    found = planes_study(directory, asked.effort, seeds=asked.seeds, workers=asked.workers, progress=progress)
-    return {"planes": found}
+def _planes(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    planes = planes_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
+    return {"planes": planes}
 
 
-def _generalization(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    texts = (*ELSEWHERE, *asked.elsewhere)
-    found = generalization_study(
-        directory, asked.effort, elsewhere=texts, seeds=asked.seeds, workers=asked.workers, progress=progress
+def _generalization(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    texts = (*OTHER_TEXTS, *options.other_texts)
+    losses = generalization_study(
+        directory, options.effort, other_texts=texts, seeds=options.seeds, workers=options.workers, progress=progress
     )
-    return {"texts": [HELD_OUT, *texts], "pairs": found}
+    return {"texts": [HELD_OUT, *texts], "pairs": losses}
 
 
-def _practice(directory: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
-    return practice_study(directory, asked.effort, seeds=asked.fine_tunes, workers=asked.workers, progress=progress)
+def _practice(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    return practice_study(
+        directory, options.effort, seeds=options.fine_tunes, workers=options.workers, progress=progress
+    )
 
 
 STUDIES = {
     "relu": Study(
         "Which zero-loss two-layer networks of one optimizer are connected inside its constraint set?",
         _relu,
-        figures.relu_figure,
+        relu_figure,
     ),
     "table": Study(
-        "How high are the barriers between small GPT-2s of one optimizer, and of two?", _table, figures.table_figure
+        "How high are the barriers between small GPT-2s of one optimizer, and of two?", _table, table_figure
     ),
     "spectra": Study(
         "Do paths keep the spectrum, and do the thresholds of the verdict tell kinds apart?",
         _spectra,
-        figures.spectra_figure,
+        spectra_figure,
     ),
     "planes": Study(
         "Does alignment bring three models into one basin, of one optimizer and of three?",
         _planes,
-        figures.planes_figure,
+        planes_figure,
     ),
     "generalization": Study(
         "Are points on paths good on other text, and does an ensemble gain by them?",
         _generalization,
-        figures.generalization_figure,
+        generalization_figure,
     ),
     "practice": Study(
         "Does the optimizer of fine-tuning change how well models merge, and is a merge a good start?",
         _practice,
-        figures.practice_figure,
+        practice_figure,
     ),
 }
 
 
-def run_study(name: str, directory: Path, asked: Asked, progress: Progress | None = None) -> dict[str, Any]:
+def run_study(name: str, directory: Path, options: StudyOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Run a study of `STUDIES` in a directory and write NAME.json and NAME.png there; finished parts are not repeated.
 
-    The record has the question, the settings with all seeds, versions, the machine, and what was found.
+    The record has the question, the settings with all seeds, versions, the machine, and the results.
 
     Raises BadInput when the directory has parts of other settings.
     """
     study = STUDIES[name]
-    _require_same(directory / SETTINGS, asked)
+    _require_same(directory / SETTINGS, options)
     with Lock(directory, f"another process works in '{directory.name}': wait for it, or take another directory", LOCK):
-        replace_json(directory / SETTINGS, asked.settings())
+        replace_json(directory / SETTINGS, options.settings())
         record = {
             "study": name,
             "question": study.question,
-            "settings": asked.settings(),
+            "settings": options.settings(),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "versions": {package: version(package) for package in ("isthmus", "torch", "transformers")},
-            **study.run(directory, asked, progress or Progress()),
+            **study.run(directory, options, progress or Progress()),
         }
         replace_json(directory / f"{name}.json", record)
         replace_file(directory / f"{name}.png", png(study.figure(record)))
     return record
 
 
-def _require_same(file: Path, asked: Asked) -> None:
-    """That a directory is new, or holds parts of a study, which were computed with these settings."""
+def _require_same(file: Path, options: StudyOptions) -> None:
+    """Refuse a directory unless it is new, or holds parts of a study with the same settings."""
     directory = file.parent
     if directory.exists() and not directory.is_dir():
         raise BadInput(f"'{directory.name}' is not a directory: take another for the study")
@@ -179,5 +182,5 @@ def _require_same(file: Path, asked: Asked) -> None:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         settings = None
-    if settings != json.loads(json.dumps(asked.settings())):
+    if settings != json.loads(json.dumps(options.settings())):
         raise BadInput(f"'{directory.name}' holds parts of a study with other settings: take another directory")

@@ -1,9 +1,9 @@
-"""Which symmetry buys what: linear barriers as the group grows, on pairs of models that differ in seed or optimizer.
+"""The study of symmetries: linear barriers as the group grows, on pairs of models that differ in seed or optimizer.
 
-Five AdamW and five Muon models, trained alike but for their seeds (the embedded ones are two of each), make five pairs
-of either kind and five that cross. On each of them, the barrier of the straight line on text that was not fitted on:
-without alignment; with permutations; with a rotation of the residual stream beside them; with rotations inside heads;
-with activations beside the weights; and learned, with invertible maps inside heads and the gauge of norms.
+Five AdamW and five Muon models, of which only seeds differ (the embedded ones are two of each), make five pairs of
+either kind and five mixed ones. For each of them, the barrier of the straight line on text that was not fitted on:
+without alignment; with permutations; also with a rotation of the residual stream; also with rotations inside heads;
+with activations as well as weights; and learned, with invertible maps inside heads and the gauge of norms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..merge.plans import LearnPlan
 from ..merge.progress import Progress
 from ..merge.search import grid
 from .demo import CHECKPOINTS
-from .pretrain import EMBEDDED, Recipe, make_checkpoint, small_config
+from .pretrain import EMBEDDED, TrainingRecipe, make_checkpoint, small_config
 
 DATA = ("stdlib:docs", "stdlib:code")
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
@@ -44,7 +44,7 @@ SEEDS = 5
 
 @dataclass(frozen=True)
 class Ablation:
-    """One pair: its kind, and the barrier in nats with every step of `STEPS`, each beside all that came before."""
+    """One pair: its kind, and the barrier in nats after every step of `STEPS`, each of which adds to those before."""
 
     kind: str
     a: str
@@ -52,8 +52,8 @@ class Ablation:
     barriers: Mapping[str, float]
 
 
-def recipes() -> list[Recipe]:
-    """What is trained beside the embedded models."""
+def recipes() -> list[TrainingRecipe]:
+    """The models that are trained in addition to the embedded ones."""
     return [
         replace(first, name=f"{name}-{number}", seed=10 * number + first.seed)
         for number in range(3, SEEDS + 1)
@@ -63,12 +63,12 @@ def recipes() -> list[Recipe]:
 
 def pairs() -> list[tuple[str, str, str]]:
     """(kind, A, B): five pairs of every kind."""
-    found = []
+    triples = []
     for number in range(1, SEEDS + 1):
         after = number % SEEDS + 1
-        found += [(f"{name}-{name}", f"{name}-{number}", f"{name}-{after}") for name in FIRST]
-        found.append(("adamw-muon", f"adamw-{number}", f"muon-{number}"))
-    return found
+        triples += [(f"{name}-{name}", f"{name}-{number}", f"{name}-{after}") for name in FIRST]
+        triples.append(("adamw-muon", f"adamw-{number}", f"muon-{number}"))
+    return triples
 
 
 def symmetry_study(
@@ -78,7 +78,7 @@ def symmetry_study(
     plan: LearnPlan | None = None,
     progress: Progress | None = None,
 ) -> list[Ablation]:
-    """Train the models into `directory`, except for those that are there, and ablate all pairs, or those `wanted`.
+    """Train the models into `directory`, unless they exist, and ablate all pairs, or those `wanted`.
 
     Pairs that were done before are read back.
     """
@@ -94,7 +94,7 @@ def symmetry_study(
             make_checkpoint(recipe, small_config(), tokenizer, None, directory, progress)
     context = int(small_config().n_positions)
     text: tuple[Blocks, ...] = ()
-    found = []
+    ablations = []
     for kind, a, b in wanted:
         file = directory / f"{a}, {b}.json"
         if not file.exists():
@@ -106,8 +106,8 @@ def symmetry_study(
                 fit_tokens=max(plan.training.tokens(len(DATA), context), ACTIVATION_TOKENS),
             )
             replace_json(file, ablate(load(places[a]), load(places[b]), text, plan, progress))
-        found.append(Ablation(kind, a, b, json.loads(file.read_text())))
-    return found
+        ablations.append(Ablation(kind, a, b, json.loads(file.read_text())))
+    return ablations
 
 
 def ablate(
@@ -121,23 +121,23 @@ def ablate(
     steps["residual rotation"] = _stream_rotated(a, b, first)
     steps["head maps"] = align_states(a, b, config, "orthogonal")
     steps["activations"] = align_states(a, b, config, "combined", ids=activation_ids(fit))
-    found = {}
+    barriers = {}
     for name, aligned in steps.items():
-        found[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
+        barriers[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
         progress.advance()
     trained = learn(Universe.of_pair(steps["activations"]), (a, b), fit, select, plan, device="cpu", progress=progress)
     assert trained.alignment is not None
     trained.alignment.verify(b, trained.alignment.apply(b, table), config)
-    found["learned"] = _barrier(trained.path, steps["activations"], report)
-    return found
+    barriers["learned"] = _barrier(trained.path, steps["activations"], report)
+    return barriers
 
 
 def _stream_rotated(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], first: Checkpoint) -> Aligned:
     """A rotated residual stream, and permutations everywhere else."""
     table = family(first.config)
     untied, forms = table.untied(), [canonical(state, table) for state in (a, b)]
-    found = match(untied.split(forms[0]), untied.split(forms[1]), untied, inside=False)
-    alignment = Alignment("orthogonal", found.elements, found.score)
+    matching = match(untied.split(forms[0]), untied.split(forms[1]), untied, inside=False)
+    alignment = Alignment("orthogonal", matching.elements, matching.score)
     moved = alignment.apply(b, table)
     error = alignment.verify(b, moved, first.config)
     return Aligned(forms[0], moved, alignment.config(first.config), alignment, error)
@@ -147,11 +147,11 @@ def _barrier(path: WeightPath, aligned: Aligned, blocks: Mapping[str, torch.Tens
     return profile(path, LossMeter(aligned.config, blocks), grid()).barrier
 
 
-def table_rows(found: Sequence[Ablation]) -> list[tuple[str, str, float, float, float]]:
+def table_rows(ablations: Sequence[Ablation]) -> list[tuple[str, str, float, float, float]]:
     """(kind, step, mean barrier, its standard deviation over pairs, mean share of the barrier without alignment)."""
     rows = []
-    for kind in dict.fromkeys(pair.kind for pair in found):
-        same = [pair.barriers for pair in found if pair.kind == kind]
+    for kind in dict.fromkeys(pair.kind for pair in ablations):
+        same = [pair.barriers for pair in ablations if pair.kind == kind]
         for step in STEPS:
             values = [barriers[step] for barriers in same]
             spread = stdev(values) if len(values) > 1 else 0.0

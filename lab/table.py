@@ -1,4 +1,4 @@
-"""The table of barriers: pairs of one optimizer and of two, by alignment, on straight lines and with one bend."""
+"""The study of barriers: pairs of one optimizer and of two, by alignment, on straight lines and with one bend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from .pairs import (
     SEEDS,
     Effort,
     aligned,
-    bent,
     kinds,
     model,
     optimizer_of,
@@ -32,6 +31,7 @@ from .pairs import (
     text,
     to_fit,
     train_models,
+    trained_path,
 )
 from .parts import compute
 
@@ -39,7 +39,7 @@ WAYS = ("naive", "permutation", "orthogonal", "combined", "learned", "one bend")
 
 
 @dataclass(frozen=True)
-class Row:
+class BarrierRow:
     """One kind of pairs, one way: the mean barrier in nats, its standard deviation over pairs, and each of them."""
 
     kind: str
@@ -52,29 +52,29 @@ class Row:
 def table_study(
     directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Train `seeds` models an optimizer into `directory`, and measure every pair; what is done is read back.
+    """Train `seeds` models per optimizer into `directory`, and measure every pair; finished parts are read back.
 
-    Returns the losses of all pairs, JSON-ready, pair → what `measure_pair` says, under ``pairs``, and ``models``.
+    Returns the losses of all pairs, JSON-ready, pair → the record of `measure_pair`, under ``pairs``, and ``models``.
     """
     names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
     losses = train_models(directory, names, effort, workers=workers, progress=progress)
     parts = {
         f"{a}, {b}": partial(measure_pair, directory, a, b, effort) for kind in kinds() for a, b in pairs(kind, seeds)
     }
-    found = compute(directory / "barriers", parts, stage="measuring pairs", workers=workers, progress=progress)
-    return {"models": losses, "pairs": found}
+    barriers = compute(directory / "barriers", parts, stage="measuring pairs", workers=workers, progress=progress)
+    return {"models": losses, "pairs": barriers}
 
 
 def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
-    """The losses along every way between two models, on the report text, and their barriers; in nats per token."""
+    """Losses and barriers of every path of `WAYS` between two models, on the report text, in nats per token."""
     first, second = model(directory, a), model(directory, b)
     select, report = ({part.label: getattr(part, name) for part in text(effort)} for name in ("select", "report"))
     closed = aligned(first, second, effort)
     ways: dict[str, tuple[Aligned, WeightPath]] = {}
     methods: dict[str, Method] = {"naive": "none", "permutation": "permutation", "orthogonal": "orthogonal"}
     for way, method in methods.items():
-        found = align_states(first.state, second.state, first.config, method)
-        ways[way] = found, WeightPath("linear", found.a, found.b)
+        alignment = align_states(first.state, second.state, first.config, method)
+        ways[way] = alignment, WeightPath("linear", alignment.a, alignment.b)
     ways["combined"] = closed, WeightPath("linear", closed.a, closed.b)
     plan = LearnPlan(steps=effort.learning)
     learned = learn(
@@ -87,7 +87,7 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
         progress=Progress(),
     )
     ways["learned"] = closed, learned.path
-    ways["one bend"] = closed, bent(directory, a, b, effort, start=closed)
+    ways["one bend"] = closed, trained_path(directory, a, b, effort, start=closed)
     profiles = {way: profile(path, LossMeter(start.config, report), grid()) for way, (start, path) in ways.items()}
     return {
         "barriers": {way: one.barrier for way, one in profiles.items()},
@@ -96,14 +96,14 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     }
 
 
-def rows(found: Mapping[str, Any]) -> list[Row]:
+def rows(study: Mapping[str, Any]) -> list[BarrierRow]:
     """The table: for every kind and way, over what `table_study` measured."""
     by_kind: dict[str, list[Mapping[str, float]]] = {}
-    for name, record in found["pairs"].items():
+    for name, record in study["pairs"].items():
         kind = "-".join(optimizer_of(end) for end in name.split(", "))
         by_kind.setdefault(kind, []).append(record["barriers"])
     return [
-        Row(kind, way, mean(values), stdev(values) if len(values) > 1 else 0.0, tuple(values))
+        BarrierRow(kind, way, mean(values), stdev(values) if len(values) > 1 else 0.0, tuple(values))
         for kind, records in by_kind.items()
         for way in WAYS
         for values in [[record[way] for record in records]]

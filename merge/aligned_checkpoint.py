@@ -23,7 +23,8 @@ from ..checkpoint.opening import require_opens, transformers_at_hand
 from ..checkpoint.places import Place, model_places, require_apart
 from ..checkpoint.saving import atomic_directory, require_free, save_small_files, write_json
 from ..checkpoint.shards import save_weights
-from ..eval.text import labelled_blocks, text_places
+from ..eval.corpora import text_places
+from ..eval.text import labelled_blocks
 from .along_path import Candidate, PathChooser
 from .choosing import ACTIVATION_TOKENS
 from .job import pick_device
@@ -115,13 +116,14 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
     text, config = MergeText(), inputs.first.config
     if plan.needs_text:
         progress.stage("reading text")
-        context = int(config.max_position_embeddings)
         parts = labelled_blocks(
             plan.data,
             inputs.tokenizer(),
-            context=context,
+            context=inputs.context,
             vocabulary=int(config.vocab_size),
-            fit_tokens=max(ACTIVATION_TOKENS, plan.learn.training.tokens(len(plan.data), context) if learns else 0),
+            fit_tokens=max(
+                ACTIVATION_TOKENS, plan.learn.training.tokens(len(plan.data), inputs.context) if learns else 0
+            ),
             select_tokens=SELECT_TOKENS if learns else 0,
             report_tokens=0,
             seed=plan.seed,

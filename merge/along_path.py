@@ -18,7 +18,7 @@ from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.provenance import Evidence
 from ..eval.loss import LossMeter
-from ..eval.seen import Seen
+from ..eval.text_hashes import TextHashes
 from .choosing import Aligner, Choice, climb, closed_forms
 from .fitting import learn, learning_record, movable, train_curve, training_record
 from .path import WeightPath
@@ -46,7 +46,7 @@ class Candidate:
     search: Search | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     learning: Mapping[str, Any] | None = None
-    seen: Seen = field(default_factory=Seen)
+    seen: TextHashes = field(default_factory=TextHashes)
     run: TrainingState | None = None
 
     @property
@@ -116,7 +116,7 @@ class PathChooser:
     def _learned_if_it_pays(self, chosen: Candidate) -> Candidate:
         """What ``auto`` does after the cheap closed forms: nothing of too little text, nothing that takes too long."""
         plan, labels = self.plan, self.text.training_labels(self.plan.fit_on)
-        context = int(self.config.max_position_embeddings)
+        context = self.inputs.context
         try:
             other = self._closed_form("combined")
             chosen = other if other.is_lower_than(chosen) else chosen
@@ -145,7 +145,7 @@ class PathChooser:
         )
         aligned = self._moved(trained.alignment)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
-        seconds, seen = start.seconds + time.monotonic() - began, Seen.of(fit.values())
+        seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit.values())
         line = WeightPath.line(aligned.states)
         candidate = Candidate(aligned, seconds, line, learning=record, seen=seen, run=run)
         candidate = self._searched(candidate, "learned alignment")
@@ -228,7 +228,7 @@ class PathChooser:
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began
             chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
-        bent = replace(chosen, path=path, training=record, seen=Seen.of(fit.values()), run=run)
+        bent = replace(chosen, path=path, training=record, seen=TextHashes.of(fit.values()), run=run)
         return self._searched(bent, curve.kind)
 
     def _on_saved_path(self, saved: SavedPath) -> Candidate:

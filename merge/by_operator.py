@@ -22,7 +22,7 @@ from .progress import Progress
 from .reading import MergeText
 from .recipe import Recipe, Segment, Setting
 from .search import SURE
-from .soup import Kitchen
+from .soup import WeightSearch
 from .statistics import fisher_diagonal, input_moments
 
 
@@ -111,12 +111,12 @@ class OperatorChooser:
             return meter(Combined(operator, aligned.states, given, seed=self.plan.seed, known=statistics))
 
         self.progress.stage(f"choosing weights ({soup})")
-        search = Kitchen(measure, count, simplex=not self.base)
+        search = WeightSearch(measure, count, simplex=not self.base)
         weights = search.greedy() if soup == "greedy" else search.search()
         return _reweighted(self.recipe, weights), {
             "kind": soup,
             "weights": list(weights),
-            "evaluations": len(search.found),
+            "evaluations": len(search.losses),
             "select_loss": search.loss(weights),
             "select_loss_uniform": search.loss(search.uniform()),
         }

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..align.alignment import LOOKING, Method
 from ..align.universe import Universe, align_all
 from ..checkpoint.finite import finite_algebra
-from ..eval.seen import Seen
+from ..eval.text_hashes import TextHashes
 from .path import WeightPath
 from .plans import Align
 from .progress import Progress
@@ -76,7 +76,7 @@ class Choice:
     point: Callable[[float], Mapping[str, Tensor]] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     restored: Mapping[str, float | bool] | None = None
-    seen: Seen = field(default_factory=Seen)
+    seen: TextHashes = field(default_factory=TextHashes)
     run: TrainingState | None = None
     recipe: Recipe | None = None
     soup: Mapping[str, Any] | None = None

@@ -25,8 +25,9 @@ from ..checkpoint.reference import parse_reference
 from ..checkpoint.saving import atomic_directory, carry_over, write_json
 from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object
+from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from ..eval.text import Blocks, text_places
+from ..eval.text import Blocks
 from .by_operator import OperatorChooser, operator_fit_tokens
 from .job import pick_device
 from .measure import losses_json

@@ -16,11 +16,11 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.places import Place, model_places
-from ..eval.text import text_places
-from .effect import require_effect
+from ..eval.corpora import text_places
 from .plans import Align, MergePlan
 from .progress import Progress
 from .recipe import Recipe, recipe, recipe_places
+from .recipe_effect import require_effect
 from .reproduce import merge_command
 from .saved_path import path_places
 

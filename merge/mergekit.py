@@ -1,26 +1,26 @@
-"""mergekit's recipes: its YAML, read into a `Recipe`. What is wrong, or not taken, is named with its line.
+"""mergekit's recipes: its YAML, read into a `Recipe`. An error names the line.
 
-Nothing is opened but the recipe: no model is looked for, on disk or on the Hub. Precedence, filters and gradients are
-mergekit's (https://github.com/arcee-ai/mergekit, 0.1): a model's parameters before its slice's before the recipe's; a
-filter is a part of a tensor's name; a list of numbers is a gradient over the layers.
+Only the recipe is opened: no model is looked for, on disk or on the Hub. Precedence, filters and gradients are those of
+mergekit (https://github.com/arcee-ai/mergekit, 0.1): a model's parameters take precedence over its slice's, and those
+over the recipe's; a filter is a part of a tensor's name; a list of numbers is a gradient over the layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, SequenceNode
 
 from ..checkpoint.checks.finding import Finding
-from ..checkpoint.errors import BadInput, one_line
+from ..checkpoint.errors import BadInput
 from ..checkpoint.reference import require_path
 from .operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
-from .recipe_bounds import recipe_text, require_small
+from .recipe_bounds import recipe_text
+from .yaml_reader import YamlReader
 
 SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
@@ -35,12 +35,12 @@ IGNORED = "int8_mask"  # mergekit takes it and does not use it, and many recipes
 
 
 def is_recipe(text: str) -> bool:
-    """Whether a name is that of a recipe rather than of a model."""
+    """Whether a name is that of a recipe, not of a model."""
     return Path(text).suffix.lower() in SUFFIXES
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file. Raises BadInput, in a sentence with the line, for all that it cannot follow."""
+    """The recipe in a YAML file. Raises BadInput, with the line, for whatever it cannot follow."""
     file = require_path(path, "the recipe")
     try:
         text = recipe_text(file)
@@ -48,12 +48,12 @@ def read_recipe(path: str | Path) -> Recipe:
         raise BadInput(f"'{file.name}' is not UTF-8 text: a recipe is YAML") from None
     except OSError as error:
         raise BadInput(f"cannot read the recipe '{file.name}': {error.strerror}") from None
-    return _Recipe(file.name, text).read()
+    return _RecipeReader(file.name, text).read()
 
 
 @dataclass(frozen=True)
 class _Input:
-    """A model where it stands: in `models`, or as a source of a slice."""
+    """A model of a recipe: an item of `models`, or a source of a slice."""
 
     model: str
     node: Node
@@ -63,29 +63,19 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A run of layers: who goes into it, its own settings, and where it stands."""
+    """A run of layers: the models that go into it, its own settings, and its node."""
 
     inputs: list[_Input]
     settings: Settings
     node: Node
 
 
-class _Recipe:
-    """One file being read."""
+class _RecipeReader(YamlReader):
+    """One recipe while it is read."""
 
     def __init__(self, name: str, text: str):
-        self.name = name
+        super().__init__(name, text, NOT_TAKEN)
         self.notes: list[Finding] = []
-        try:
-            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
-            require_small(self.root, name)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
-        except RecursionError:
-            raise BadInput(f"'{name}' is not a recipe: it has too many lists in one another") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise BadInput(f"'{name}' is not YAML: {one_line(error)}") from None
 
     def read(self) -> Recipe:
         """The recipe."""
@@ -98,7 +88,7 @@ class _Recipe:
         shared = self.settings(top.get("parameters"), operator, of_model=False)
         base = self.model(top["base_model"]) if "base_model" in top else None
         if ("models" in top) == ("slices" in top):
-            self.refuse(self.root, "give either models or slices, not both and not neither")
+            self.refuse(self.root, "give either models or slices, not both")
         slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
         models, segments = self.ordered(slices, operator, base, top)
         found = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
@@ -114,14 +104,6 @@ class _Recipe:
             self.place(top["tokenizer_source"]) if "tokenizer_source" in top else "",
             tuple(self.notes),
         )
-
-    def refuse(self, node: Node, why: str) -> NoReturn:
-        """Raise BadInput with the line of a node."""
-        raise BadInput(f"{self.place(node)}: {why}") from None
-
-    def place(self, node: Node) -> str:
-        """The file and the line of a node."""
-        return f"'{self.name}', line {node.start_mark.line + 1}"
 
     def method(self, node: Node) -> Operator:
         """The operator."""
@@ -140,7 +122,7 @@ class _Recipe:
 
     def slices(self, node: Node, operator: Operator) -> list[_Slice]:
         """`slices`, one by one."""
-        found = []
+        slices = []
         for item in self.items(node, "slices"):
             entries = self.entries(item, ("sources", "parameters"), "a slice")
             if "sources" not in entries:
@@ -154,8 +136,8 @@ class _Recipe:
             if len({entry.layers for entry in inputs}) > 1:
                 self.refuse(entries["sources"], "the sources of a slice have different layers: isthmus moves none")
             settings = self.settings(entries.get("parameters"), operator, of_model=False)
-            found.append(_Slice(inputs, settings, item))
-        return found
+            slices.append(_Slice(inputs, settings, item))
+        return slices
 
     def input(
         self, node: Node, entries: Mapping[str, Node], operator: Operator, layers: tuple[int, int] | None = None
@@ -176,13 +158,14 @@ class _Recipe:
         """The models in the operator's order, and the segments, whose settings are in that order."""
         names = [entry.model for entry in slices[0].inputs]
         for one in slices:
-            found = [entry.model for entry in one.inputs]
+            models = [entry.model for entry in one.inputs]
             for place, entry in enumerate(one.inputs):
-                if entry.model in found[:place]:
-                    self.refuse(entry.node, f"'{entry.model}' comes twice")
-            if set(found) != set(names):
+                if entry.model in models[:place]:
+                    self.refuse(entry.node, f"'{entry.model}' appears twice")
+            if set(models) != set(names):
                 self.refuse(
-                    one.node, "this slice has other models than the first, and isthmus merges the same all along"
+                    one.node,
+                    "this slice has other models than the first, and isthmus merges the same models in all layers",
                 )
         if operator.needs_base:
             if base is None:
@@ -212,7 +195,7 @@ class _Recipe:
         return tuple(names), tuple(segments)
 
     def require_no_part(self, slices: list[_Slice], base: str) -> None:
-        """Refuse parameters of the base of task vectors, of which nothing is taken."""
+        """Refuse parameters of the base of task vectors: they would have no effect."""
         for entry in (entry for one in slices for entry in one.inputs if entry.model == base):
             for key, setting in entry.settings.items():
                 raise BadInput(
@@ -223,39 +206,41 @@ class _Recipe:
         """Whether the tokenizer is that of the base."""
         return "tokenizer_source" in top and self.scalar(top["tokenizer_source"], "tokenizer_source") == "base"
 
-    def require_given(self, found: Recipe, node: Node) -> None:
-        """Refuse a recipe that gives a parameter nowhere that has no default."""
-        for key, parameter in found.operator.parameters.items():
-            if parameter.default is not None or key in found.shared:
+    def require_given(self, recipe: Recipe, node: Node) -> None:
+        """Refuse a recipe that lacks a parameter without a default."""
+        for key, parameter in recipe.operator.parameters.items():
+            if parameter.default is not None or key in recipe.shared:
                 continue
-            for segment in found.segments:
+            for segment in recipe.segments:
                 lacking = [
                     model
-                    for model, own in zip(found.models, segment.each, strict=True)
+                    for model, own in zip(recipe.models, segment.each, strict=True)
                     if key not in segment.shared and not (parameter.each and key in own)
                 ]
                 if lacking:
                     whose = f" for '{lacking[0]}'" if parameter.each else ""
-                    self.refuse(node, f"{found.operator.name} needs the parameter '{key}'{whose}")
+                    self.refuse(node, f"{recipe.operator.name} needs the parameter '{key}'{whose}")
 
     def settings(self, node: Node | None, operator: Operator, *, of_model: bool) -> dict[str, Setting]:
         """`parameters` of a model, a slice or the recipe."""
         if node is None:
             return {}
-        found = {}
+        settings = {}
         for key, (there, value) in self.pairs(node, "parameters").items():
             if key == IGNORED:
                 what = f"{self.place(there)}: {IGNORED} changes nothing"
                 self.notes.append(Finding("notes", what, "every merge is computed in float32", self.name))
                 continue
             if key not in operator.parameters:
-                known = ", ".join(operator.parameters)
-                self.refuse(there, f"{operator.name} has no parameter '{key}': it has {known}")
+                parameters = ", ".join(operator.parameters)
+                self.refuse(there, f"{operator.name} has no parameter '{key}': it has {parameters}")
             parameter = operator.parameters[key]
             if of_model and not parameter.each:
-                self.refuse(there, f"'{key}' is no parameter of a single model: write it under the recipe's parameters")
-            found[key] = self.setting(key, value, parameter)
-        return found
+                self.refuse(
+                    there, f"'{key}' is not a parameter of a single model: write it under the recipe's parameters"
+                )
+            settings[key] = self.setting(key, value, parameter)
+        return settings
 
     def setting(self, key: str, node: Node, parameter: Parameter) -> Setting:
         """A value, a gradient, or cases of them by filter."""
@@ -283,15 +268,15 @@ class _Recipe:
         items = node.value if isinstance(node, SequenceNode) else [node]
         if not items:
             self.refuse(node, f"'{key}' is an empty list")
-        found = []
+        values = []
         for item in items:
             try:
-                found.append(parameter.require(f"'{key}'", self.scalar(item, key)))
+                values.append(parameter.require(f"'{key}'", self.scalar(item, key)))
             except BadInput as error:
                 if str(error).startswith(f"'{self.name}'"):
                     raise
                 self.refuse(item, str(error))
-        return tuple(found)
+        return tuple(values)
 
     def layers(self, node: Node) -> tuple[int, int]:
         """A range of layers."""
@@ -308,23 +293,23 @@ class _Recipe:
         return name
 
     def dtype(self, top: Mapping[str, Node]) -> str | None:
-        """What to save in: `out_dtype`, else `dtype`."""
-        found: dict[str, str] = {}
+        """The dtype to save in: `out_dtype`, else `dtype`."""
+        dtypes: dict[str, str] = {}
         for key in ("dtype", "out_dtype"):
             if key in top and self.scalar(top[key], key) is not None:
-                found[key] = self.text(top[key], key)
-                if found[key] not in DTYPES:
-                    self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{found[key]}'")
-        saved = found.get("out_dtype", found.get("dtype"))
-        if found.get("dtype") not in (None, saved, "float32"):
+                dtypes[key] = self.text(top[key], key)
+                if dtypes[key] not in DTYPES:
+                    self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{dtypes[key]}'")
+        saved = dtypes.get("out_dtype", dtypes.get("dtype"))
+        if dtypes.get("dtype") not in (None, saved, "float32"):
             self.refuse(
                 top["dtype"],
                 f"isthmus computes in float32 and saves in out_dtype, {saved}: leave dtype out, or the other",
             )
         return saved
 
-    def tokenizer(self, node: Node | None, found: Recipe, base: str | None) -> str | None:
-        """The model whose tokenizer is kept; None for the first that has one, which all share."""
+    def tokenizer(self, node: Node | None, recipe: Recipe, base: str | None) -> str | None:
+        """The model whose tokenizer is saved; None for that of the first model that has one, which all share."""
         if node is None:
             return None
         name = self.text(node, "tokenizer_source")
@@ -334,53 +319,6 @@ class _Recipe:
             if base is None:
                 self.refuse(node, "tokenizer_source is base, and there is no base_model")
             return base
-        if name not in (*found.ingredients, base):
+        if name not in (*recipe.ingredients, base):
             self.refuse(node, f"tokenizer_source is base, union, or a model of the recipe; got '{name}'")
         return name
-
-    def entries(self, node: Node, known: tuple[str, ...], what: str) -> dict[str, Node]:
-        """The values of a mapping by key, all of which must be known."""
-        found = {}
-        for key, (there, value) in self.pairs(node, what).items():
-            if key in NOT_TAKEN:
-                self.refuse(there, f"isthmus does not take '{key}': {NOT_TAKEN[key]}")
-            if key not in known:
-                self.refuse(there, f"'{key}' is not known in {what}: it has {', '.join(known)}")
-            found[key] = value
-        return found
-
-    def pairs(self, node: Node, what: str) -> dict[str, tuple[Node, Node]]:
-        """A mapping: key → (its node, its value's)."""
-        if not isinstance(node, MappingNode):
-            self.refuse(node, f"{what} is written as 'key: value'")
-        found: dict[str, tuple[Node, Node]] = {}
-        for there, value in node.value:
-            key = self.text(there, "a key")
-            if key in found:
-                self.refuse(there, f"'{key}' comes twice")
-            found[key] = (there, value)
-        return found
-
-    def items(self, node: Node, what: str) -> Iterator[Node]:
-        """The items of a list that is not empty."""
-        if not isinstance(node, SequenceNode) or not node.value:
-            self.refuse(node, f"{what} is a list of one or more")
-        return iter(node.value)
-
-    def text(self, node: Node, what: str) -> str:
-        """A scalar that is text."""
-        value = self.scalar(node, what)
-        if not isinstance(value, str) or not value:
-            self.refuse(node, f"{what} is text; got {value!r}")
-        return value
-
-    def scalar(self, node: Node, what: str) -> Any:
-        """The value of a scalar."""
-        if not isinstance(node, ScalarNode):
-            self.refuse(node, f"{what} is a single value")
-        try:
-            return yaml.SafeLoader("").construct_object(node)
-        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
-            kind = node.tag.removeprefix("tag:yaml.org,2002:")
-            shown = f"{node.value[:40]}{'...' * (len(node.value) > 40)}"
-            self.refuse(node, f"{what} cannot be read: {shown!a} is not a value of YAML's type {ascii(kind)[1:-1]}")

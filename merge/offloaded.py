@@ -17,7 +17,7 @@ from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import save_small_files
 from ..checkpoint.shards import save_weights
 from ..eval.loss import ensemble_losses, per_block
-from ..eval.placed import placed_token_losses
+from ..eval.offloaded_loss import offloaded_token_losses
 from .measure import Measured
 from .path import Blend
 from .progress import Progress
@@ -63,7 +63,7 @@ def measured_from_disk(
     def losses(name: str, place: Path) -> dict[str, Tensor]:
         progress.stage(f"measuring {name}", count)
         advance: Callable[[int], None] = progress.advance
-        return placed_token_losses(place, parts, memory, on_blocks=advance)
+        return offloaded_token_losses(place, parts, memory, on_blocks=advance)
 
     def model_losses(model: Checkpoint, name: str | None = None) -> dict[str, Tensor]:
         found = losses(name or model.name, model.directory)

@@ -1,8 +1,8 @@
 """The optimizers that train bends and small models: AdamW, Muon or Lion for the matrices, and their schedule.
 
-Muon (Jordan et al. 2024) orthogonalises the update of each matrix; the pieces that are trained have Q, K and V apart,
-though GPT-2 fuses them (Zhang et al. 2026, arXiv 2605.09991). Embeddings, norms and biases get AdamW beside it. Lion
-(Chen et al. 2023, arXiv 2302.06675) takes the sign of an interpolated momentum.
+Muon (Jordan et al. 2024) orthogonalises the update of each matrix. The pieces of the symmetry table are trained, in
+which Q, K and V are separate even where a model fuses them (Zhang et al. 2026, arXiv 2605.09991). Embeddings, norms and
+biases are trained by AdamW. Lion (Chen et al. 2023, arXiv 2302.06675) takes the sign of an interpolated momentum.
 """
 
 from __future__ import annotations

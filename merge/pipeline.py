@@ -23,7 +23,7 @@ from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.provenance import Evidence
 from ..eval.fingerprint import Fingerprint
-from ..eval.placed import bytes_of
+from ..eval.offloaded_loss import bytes_of
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, along_path, among
 from .along_path import PathChooser, saved_path
@@ -33,6 +33,7 @@ from .combined import Combined
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
+from .optimizer_inference import fingerprint_of, optimizer_of
 from .path import WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
@@ -43,7 +44,7 @@ from .record import Record
 from .result import Merge
 from .saved_path import SavedPath
 from .search import grid
-from .spectra import fingerprint_of, optimizer_of, spectrum
+from .spectra import spectrum
 from .training_state import TrainingState
 from .verify import Shown
 from .vocabulary import Whole, vocabulary_record
@@ -101,7 +102,7 @@ def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
     """The text, whether the saved tokenizer reads it alike, and the path that was saved, whose text is left out."""
     saved = saved_path(job.plan, job.inputs, job.progress) if job.recipe is None else None
     if job.recipe is None:
-        fit = path_fit_tokens(job.plan, int(job.inputs.first.config.max_position_embeddings))
+        fit = path_fit_tokens(job.plan, job.inputs.context)
     else:
         fit = operator_fit_tokens(job.recipe, job.plan)
     text, same_text = read_text(job.plan, job.inputs, fit, job.progress, seen=saved.seen if saved else None)

@@ -19,10 +19,11 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.places import Place, model_places
 from ..checkpoint.saving import atomic_directory, write_json
+from ..eval.corpora import text_places
 from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane
 from ..eval.report import render_report
-from ..eval.text import Blocks, labelled_blocks, text_places
+from ..eval.text import Blocks, labelled_blocks
 from .job import pick_device
 from .path import WeightPath, coefficients
 from .plans import PlanePlan
@@ -84,7 +85,7 @@ def loss_plane(
     text = labelled_blocks(
         plan.data,
         smallest.tokenizer(),
-        context=int(first.config.max_position_embeddings),
+        context=inputs.context,
         vocabulary=int(first.config.vocab_size),
         select_tokens=0,
         report_tokens=plan.tokens,

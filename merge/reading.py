@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,8 +11,9 @@ from torch import Tensor
 from ..align.alignment import LOOKING
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs
-from ..eval.seen import Seen
-from ..eval.text import Blocks, Tokenizer, labelled_blocks
+from ..checkpoint.loading import Checkpoint
+from ..eval.text import Blocks, Text, Tokenizer
+from ..eval.text_hashes import TextHashes
 from .choosing import tokens_per_label
 from .plans import CurvePlan, MergePlan
 from .progress import Progress
@@ -62,7 +62,7 @@ class MergeText:
 
 
 def read_text(
-    plan: MergePlan, inputs: Inputs, fit_tokens: int, progress: Progress, *, seen: Seen | None = None
+    plan: MergePlan, inputs: Inputs, fit_tokens: int, progress: Progress, *, seen: TextHashes | None = None
 ) -> tuple[MergeText, bool | None]:
     """The text of a merge, and whether the tokenizer that is saved reads it as the one that read it (None: it is that).
 
@@ -71,43 +71,30 @@ def read_text(
     if not plan.data:
         return MergeText(), None
     progress.stage("reading text")
-    config = inputs.first.config
-    read = partial(
-        labelled_blocks,
-        plan.data,
-        context=int(config.max_position_embeddings),
-        seed=plan.seed,
-    )
-    tokenizer, vocabulary = inputs.tokenizer(), int(config.vocab_size)
-    first = partial(read, fit_tokens=fit_tokens, select_tokens=plan.tokens, report_tokens=plan.tokens, seen=seen)
-    parts = first(tokenizer=tokenizer, vocabulary=vocabulary)
+    amounts = {"fit_tokens": fit_tokens, "select_tokens": plan.tokens, "report_tokens": plan.tokens}
+    text = _text(plan, inputs, inputs.first, inputs.tokenizer())
+    parts = text.blocks(**amounts, seen=seen)
 
     def read_more(count: int) -> Sequence[Blocks]:
         progress.stage("reading more text")
-        measured = Seen.of((rows for part in parts for rows in (part.select, part.report)), every=1)
-        return read(
-            tokenizer=tokenizer,
-            vocabulary=vocabulary,
-            fit_tokens=count,
-            select_tokens=0,
-            report_tokens=0,
-            seen=measured,
-        )
+        measured = TextHashes.of((rows for part in parts for rows in (part.select, part.report)), every=1)
+        return text.blocks(fit_tokens=count, select_tokens=0, report_tokens=0, seen=measured)
 
-    return MergeText(parts, None if fit_tokens else read_more), _read_alike(inputs, first, parts)
-
-
-def _read_alike(inputs: Inputs, read: Callable[..., tuple[Blocks, ...]], text: Sequence[Blocks]) -> bool | None:
-    """Whether the tokenizer that is saved reads the report text as that of the shared rows did; None if it is that."""
+    merge_text = MergeText(parts, None if fit_tokens else read_more)
     if inputs.growth is None:
-        return None
+        return merge_text, None
     owner = inputs.whole[inputs.growth.owner]
-    tokenizer: Tokenizer = owner.tokenizer()
     try:
-        again = read(tokenizer=tokenizer, vocabulary=int(owner.config.vocab_size))
-    except BadInput:  # it needs so much fewer tokens that there are too few
-        return False
-    return all(torch.equal(one.report, other.report) for one, other in zip(text, again, strict=True))
+        again = _text(plan, inputs, owner, owner.tokenizer()).blocks(**amounts, seen=seen)
+    except BadInput:  # the other tokenizer needs so much fewer tokens that there are too few
+        return merge_text, False
+    return merge_text, all(torch.equal(one.report, other.report) for one, other in zip(parts, again, strict=True))
+
+
+def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokenizer) -> Text:
+    """The text as a model's tokenizer cuts it."""
+    vocabulary = int(model.config.vocab_size)
+    return Text(plan.data, tokenizer, context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
 
 
 def path_fit_tokens(plan: MergePlan, context: int) -> int:

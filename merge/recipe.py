@@ -1,4 +1,4 @@
-"""What to merge, and how: an operator, models, and parameters that may differ by model, by tensor and by layer."""
+"""A recipe: an operator, models, and parameters that may differ by model, by tensor and by layer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .operators.registry import Operator, Value, operator
 
 @dataclass(frozen=True)
 class Setting:
-    """Values of one parameter: the first case whose filter is part of a tensor's name counts; None is part of all.
+    """Values of one parameter: the first case counts whose filter is a part of a tensor's name; None fits all names.
 
-    Several values are a gradient: evenly spaced over the layers, and interpolated between them. `places` say for every
-    case where it was given: a line of a file, or an option.
+    Several values are a gradient: evenly spaced over the layers, and interpolated between them. `places` says where
+    every case was given: a line of a file, or an option.
     """
 
     cases: tuple[tuple[str | None, tuple[Value, ...]], ...]
@@ -29,7 +29,7 @@ class Setting:
         return cls(((None, values),), () if place is None else (place,))
 
     def case(self, name: str) -> int | None:
-        """Which case counts for a tensor; None where none does."""
+        """The case that counts for a tensor; None where none does."""
         return next((i for i, (part, _) in enumerate(self.cases) if part is None or part in name), None)
 
     def at(self, name: str, depth: float) -> Value | None:
@@ -38,7 +38,7 @@ class Setting:
         return None if case is None else _between(self.cases[case][1], depth)
 
     def written(self) -> Any:
-        """As it stands in a recipe, JSON-ready."""
+        """As it is written in a recipe, JSON-ready."""
         plain = [values[0] if len(values) == 1 else list(values) for _, values in self.cases]
         if len(plain) == 1 and self.cases[0][0] is None:
             return plain[0]
@@ -64,9 +64,9 @@ Settings = Mapping[str, Setting]
 
 @dataclass(frozen=True)
 class Segment:
-    """Layers from `start` up to `stop` (None: all) with settings of their own: of all models, and `each` model's.
+    """Layers from `start` up to `stop` (None: all) with their own settings: those of all models, and of `each` model.
 
-    `place` is where it was given, a line of a file.
+    `place` is where it was given: a line of a file.
     """
 
     start: int = 0
@@ -81,8 +81,8 @@ class Recipe:
     """A merge of `models` by an operator, with a `base` where that needs one.
 
     A parameter comes from the model's settings in the segment of the tensor's layer, else from the segment's, else from
-    `shared`, else it is the operator's default. `dtype` is what to save in, by its name in torch; `tokenizer` the model
-    whose tokenizer is kept, named in the place `tokenizer_place`. `notes` are what is worth saying about its words.
+    `shared`, else it is the operator's default. `dtype` is the dtype to save in, by its name in torch; `tokenizer` the
+    model whose tokenizer is saved, named at `tokenizer_place`. `notes` are remarks on the recipe for the user.
     """
 
     operator: Operator
@@ -105,10 +105,10 @@ class Recipe:
 
         Raises BadInput for one that has to be given and is not, and for segments that are not the model's layers.
         """
-        return {name: self._values(name, depth, segment) for name, segment, depth in self.placed(names)}
+        return {name: self._values(name, depth, segment) for name, segment, depth in self.located(names)}
 
-    def placed(self, names: Sequence[str]) -> Iterator[tuple[str, Segment, float]]:
-        """Every tensor with its segment and its depth there, from 0 to 1.
+    def located(self, names: Sequence[str]) -> Iterator[tuple[str, Segment, float]]:
+        """Every tensor with its segment and its depth in that, from 0 to 1.
 
         Raises BadInput for segments that are not the model's layers.
         """
@@ -188,13 +188,13 @@ class Recipe:
 
     @property
     def weighs_alike(self) -> bool:
-        """Whether no model weighs more than another, anywhere."""
+        """Whether all models have the same weight in all tensors."""
         settings = [self.shared, *(one for segment in self.segments for one in (segment.shared, *segment.each))]
         given = [case for one in settings if "weight" in one for case in one["weight"].cases]
         return len({value for _, values in given for value in values}) <= 1
 
     def plain_weights(self) -> list[float] | None:
-        """One weight per model where these are plain, positive numbers and nothing else, as shares of 1; else None."""
+        """One weight per model, as shares of 1, where all are single non-negative numbers; else None."""
         if "weight" not in self.operator.parameters or len(self.segments) != 1:
             return None
         own = self.segments[0].each or ({},) * len(self.models)
@@ -208,12 +208,12 @@ class Recipe:
 
 
 def layer_of(name: str) -> int | None:
-    """The layer of a tensor, by its name: the first part of it that is a number, as all of transformers names them."""
+    """The layer of a tensor, by its name: the first part that is a number, in all of transformers."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def recipe_places(plan: Recipe) -> list[Place]:
-    """Where the models of a recipe are, with its base and the model of its tokenizer."""
+    """The places of the models of a recipe, with its base and the model of its tokenizer."""
     others = [model for model in (plan.base, plan.tokenizer) if model is not None]
     return model_places((*plan.ingredients, *others))
 
@@ -228,7 +228,7 @@ def recipe(
     scale: float | None = None,
     t: float | None = None,
 ) -> Recipe:
-    """A recipe from options: weights and densities one for all models or one for each, each a number or a gradient.
+    """A recipe from options. Weights and densities are one for all models or one for each, a number or a gradient.
 
     Without weights all are equal: 1 / N, or 1 where they are summed over task vectors (a soup of N, or all of every
     task vector).

@@ -1,4 +1,4 @@
-"""Bounds on a recipe, which may be a stranger's: bytes, and what it comes to once its aliases are written out."""
+"""Limits on a recipe, which may come from a stranger: its bytes, and its size with all aliases written out."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ def recipe_text(path: Path) -> str:
 
 def require_small(root: Node | None, name: str) -> None:
     """Raise BadInput for a recipe of more than `ENTRIES` entries with its aliases written out, or a very long value."""
-    sizes: dict[int, int | None] = {}  # None while a node's children are looked at
+    sizes: dict[int, int | None] = {}  # None while the children of a node are counted
 
     def size(node: Node) -> int:
         if id(node) not in sizes:
             sizes[id(node)] = None
             sizes[id(node)] = 1 + sum(map(size, _children(node)))
-        known = sizes[id(node)]
-        if known is None:
-            raise BadInput(f"'{name}', line {node.start_mark.line + 1}: an alias stands for what it is a part of")
-        if known > ENTRIES:
+        entries = sizes[id(node)]
+        if entries is None:
             raise BadInput(
-                f"'{name}', line {node.start_mark.line + 1}: this comes to more than {ENTRIES:,} entries once its "
+                f"'{name}', line {node.start_mark.line + 1}: an alias stands for a list or mapping that it is a part of"
+            )
+        if entries > ENTRIES:
+            raise BadInput(
+                f"'{name}', line {node.start_mark.line + 1}: this has more than {ENTRIES:,} entries once its "
                 "aliases are written out: no merge needs them"
             )
         if isinstance(node, ScalarNode) and len(node.value) > SCALAR:
             raise BadInput(f"'{name}', line {node.start_mark.line + 1}: a value has more than {SCALAR:,} characters")
-        return known
+        return entries
 
     if root is not None:
         size(root)

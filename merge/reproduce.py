@@ -17,7 +17,7 @@ from ..checkpoint.foreign import plain
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.reference import parse_reference
-from ..eval.text import corpus
+from ..eval.corpora import corpus
 from .plans import Align, CurvePlan, MergePlan, unusual
 from .recipe import Recipe, Settings
 

@@ -27,9 +27,9 @@ from ..checkpoint.source import CARD
 from ..eval.figures import loss_figure, png
 from ..eval.report import render_report
 from ..eval.samples import Sample
-from ..eval.seen import Seen
 from ..eval.spectrum import Spectrum
 from ..eval.summary import loss_table, sentences
+from ..eval.text_hashes import TextHashes
 from .path import WeightPath
 from .saved_path import endpoint_digests, write_path
 from .training_state import TrainingState
@@ -67,7 +67,7 @@ class Merge:
     report: dict[str, Any]
     spectra: dict[float, Spectrum]
     samples: tuple[Sample, ...]
-    seen: Seen = field(default_factory=Seen)
+    seen: TextHashes = field(default_factory=TextHashes)
     training_state: TrainingState | None = None
     scratch: Scratch | None = None
     inputs: tuple[Place, ...] = ()

@@ -25,7 +25,7 @@ from ..checkpoint.finite import require_writable
 from ..checkpoint.places import Place
 from ..checkpoint.saving import write_json
 from ..checkpoint.strict_json import parse_object
-from ..eval.seen import Seen
+from ..eval.text_hashes import TextHashes
 from .path import WeightPath
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SavedPath:
     path: WeightPath
     alignment: Alignment
     training: dict[str, Any]
-    seen: Seen
+    seen: TextHashes
 
     def record(self) -> dict[str, Any]:
         """The record of the training, whole where the file left something out."""
@@ -94,7 +94,7 @@ def write_path(
     endpoints: Sequence[Checkpoint],
     digests: Sequence[str],
     training: dict[str, Any],
-    seen: Seen,
+    seen: TextHashes,
 ) -> None:
     """Write a path into a directory that is there."""
     for number, bend in enumerate(path.bends, start=1):
@@ -122,7 +122,7 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> SavedPa
             raise ValueError("no kind of path, or no record of its training")
         bends = read_bends(directory / "bends.safetensors")
         alignment = Alignment.load(directory / "alignment.safetensors")
-        seen = Seen.load(directory / "seen.safetensors")
+        seen = TextHashes.load(directory / "seen.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, CorruptCheckpoint):
         raise BadInput(f"'{directory.name}' holds no path saved by isthmus, or a damaged one") from None
     given = endpoint_digests((first, second))

@@ -1,9 +1,9 @@
-"""The merge point: where a path is lowest, and where it is highest, from few forward passes.
+"""The search for the lowest and the highest point of a path, with few forward passes.
 
 A coarse grid on a quarter of the blocks first; then the neighbours of the lowest and of the highest point, until both
 are inside; then a race: the points that the paired standard error cannot tell from the lowest are measured on twice as
 many blocks, until one is left or all blocks are used. All points see the same blocks in the same order, so that every
-comparison is paired, on the blocks that both have seen.
+comparison is paired, on the blocks that both points were measured on.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Search:
     def __init__(self, path: Callable[[float], Mapping[str, Tensor]], meter: LossMeter):
         self.path, self.meter = path, meter
         self.ts = grid()
-        self._found: dict[float, Losses] = {}
+        self._losses: dict[float, Losses] = {}
         self._depth: dict[float, int] = {}
 
     @property
     def profile(self) -> Profile:
-        """What has been measured; points may have seen different numbers of blocks."""
-        return Profile(tuple(sorted(self._found.items())))
+        """The points measured so far, possibly on different numbers of blocks."""
+        return Profile(tuple(sorted(self._losses.items())))
 
     @property
     def barrier(self) -> float:
@@ -49,12 +49,12 @@ class Search:
             ends = (self._lowest(objective, interior), self._highest())
             places = [self.ts.index(t) for t in ends if t in self.ts]
             new = {self.ts[i] for place in places for i in (place - 1, place + 1) if 0 <= i < len(self.ts)}
-            if new <= self._found.keys():
+            if new <= self._losses.keys():
                 return
-            self._measure(sorted(new - self._found.keys()), 1)
+            self._measure(sorted(new - self._losses.keys()), 1)
 
     def lower_than(self, other: Search) -> bool:
-        """Whether this path's barrier is lower than the other's by more than the noise; on all blocks if need be."""
+        """Whether this path's barrier is lower than the other's by more than the noise, if needed on all blocks."""
         for depth in (1, QUARTERS):
             highest = [search._highest() for search in (self, other)]
             for search, t in zip((self, other), highest, strict=True):
@@ -72,16 +72,16 @@ class Search:
 
     def no_higher_than(self, other: Search) -> bool:
         """Whether this path's barrier is at most the other's, both on all blocks."""
-        self._measure(list(self._found), QUARTERS)
+        self._measure(list(self._losses), QUARTERS)
         highest = other._highest()
         other._measure((0.0, highest, 1.0), QUARTERS)
-        if self.barrier <= other.profile.excess(highest).mean:  # whatever the other's other points come to
+        if self.barrier <= other.profile.excess(highest).mean:  # the other barrier cannot be lower than at this point
             return True
-        other._measure(list(other._found), QUARTERS)
+        other._measure(list(other._losses), QUARTERS)
         return self.barrier <= other.barrier
 
     def settle(self, objective: Objective, interior: float) -> float:
-        """The t of the grid with the lowest objective, and then a point half-way beside it that is surely lower."""
+        """The t of the grid with the lowest objective, or a point half-way to a neighbour that is surely lower."""
         self.explore(objective, interior)
         depth, rivals = 1, self._rivals(objective, self._inside(interior))
         while len(rivals) > 1 and depth < QUARTERS:
@@ -101,23 +101,23 @@ class Search:
             seen = self._depth.get(t, 0)
             if depth > seen:
                 new = self.meter(self.path(t), self._blocks(seen, depth))
-                self._found[t] = self._found[t].joined(new) if seen else new
+                self._losses[t] = self._losses[t].joined(new) if seen else new
                 self._depth[t] = depth
 
     def _blocks(self, seen: int, depth: int) -> dict[str, Tensor]:
-        """The blocks of every label that come next when `seen` quarters are done and `depth` are wanted."""
-        found = {}
+        """The blocks of every label from quarter `seen` up to quarter `depth`."""
+        chosen = {}
         for label, blocks in self.meter.blocks.items():
             first, last = (_share(blocks.shape[0], quarters) for quarters in (seen, depth))
             if first < last:
-                found[label] = blocks[first:last]
-        return found
+                chosen[label] = blocks[first:last]
+        return chosen
 
     def _ends(self, objective: Objective) -> tuple[float, ...]:
         return (0.0, 1.0) if objective == "worst" else ()
 
     def _inside(self, interior: float) -> list[float]:
-        return [t for t in self._found if inside(t, interior)]
+        return [t for t in self._losses if inside(t, interior)]
 
     def _lowest(self, objective: Objective, interior: float) -> float:
         return self._best(self._inside(interior), objective)
@@ -131,12 +131,12 @@ class Search:
         return best
 
     def _rivals(self, objective: Objective, ts: Sequence[float]) -> list[float]:
-        """The points that are not surely higher than the lowest of `ts`."""
+        """The points that are not higher than the lowest of `ts` by more than the noise."""
         best = self._best(ts, objective)
         return [t for t in ts if not _sure(gap(self.profile, t, best, objective))]
 
     def _highest(self) -> float:
-        return max(self._found, key=lambda t: self.profile.excess(t).mean)
+        return max(self._losses, key=lambda t: self.profile.excess(t).mean)
 
 
 def grid(points: int = 11) -> list[float]:
@@ -173,5 +173,5 @@ def _sure(difference: tuple[float, float]) -> bool:
 
 
 def _share(blocks: int, quarters: int) -> int:
-    """How many of a label's blocks so many quarters are."""
+    """The number of a label's blocks in so many quarters of them."""
     return min(blocks, max(FEWEST_BLOCKS, math.ceil(blocks * quarters / QUARTERS))) if quarters else 0

@@ -1,11 +1,11 @@
-"""Which weights: uniform, greedy, or searched; all of it decided on the select text.
+"""The choice of weights on the select text: uniform, greedy, or searched.
 
-- **greedy** (Wortsman et al. 2022, arXiv 2203.05482): models from the best to the worst; one is taken into the average
-  if the average is not worse with it.
-- **search**: from the best of uniform, greedy and single models, along one direction at a time: towards a model and
-  away from it, with all others in proportion (weights on the simplex), or one weight alone (weights of task vectors). A
-  step that helps is followed by the lowest point of the parabola through three; steps are halved when a round of all
-  directions brings little.
+- **greedy** (Wortsman et al. 2022, arXiv 2203.05482): models from the best to the worst; one enters the average if that
+  does not make it worse.
+- **search**: coordinate descent from the better of uniform and greedy weights: towards a model and away from it,
+  with all others in proportion (weights on the simplex), or one weight alone (weights of task vectors). After a step up
+  and a step down, the lowest point of the parabola through the three losses is tried; steps are halved when a round of
+  all directions gains little.
 """
 
 from __future__ import annotations
@@ -26,23 +26,26 @@ LARGEST = 2.0  # of a task vector's weight
 
 
 @dataclass
-class Kitchen:
-    """Measures soups on the select text, each once: weights → their losses. `simplex` says that weights sum to 1."""
+class WeightSearch:
+    """Search for the weights of `count` models; every soup is measured once: weights → losses on the select text.
+
+    With `simplex`, weights sum to 1.
+    """
 
     measure: Callable[[Weights], Losses]
     count: int
     simplex: bool
-    found: dict[Weights, Losses] = field(default_factory=dict)
+    losses: dict[Weights, Losses] = field(default_factory=dict)
 
     def loss(self, weights: Sequence[float]) -> float:
         """The mean loss of the soup with these weights."""
         key = tuple(round(weight, 6) for weight in weights)
-        if key not in self.found:
-            self.found[key] = self.measure(key)
-        return self.found[key].mean
+        if key not in self.losses:
+            self.losses[key] = self.measure(key)
+        return self.losses[key].mean
 
     def uniform(self) -> Weights:
-        """Equal weights; of task vectors, each as much as makes their mean."""
+        """Equal weights that sum to 1: the mean of models, or of task vectors."""
         return (1.0 / self.count,) * self.count
 
     def single(self, index: int) -> Weights:
@@ -62,35 +65,35 @@ class Kitchen:
         return tuple((i in taken) / len(taken) for i in range(self.count))
 
     def search(self) -> Weights:
-        """The lowest that at most `EVALUATIONS` soups find."""
+        """The weights of the lowest loss among at most `EVALUATIONS` soups."""
         starts = [self.uniform(), self.greedy()]
         best = min(starts, key=self.loss)
         step = FIRST_STEP
-        while step >= LAST_STEP and len(self.found) < EVALUATIONS:
+        while step >= LAST_STEP and len(self.losses) < EVALUATIONS:
             before = self.loss(best)
             for index in range(self.count):
                 best = self._along(best, index, step)
             if before - self.loss(best) < WORTH:
                 step /= 2
-        return min(self.found, key=lambda weights: self.found[weights].mean) if self.found else best
+        return min(self.losses, key=lambda weights: self.losses[weights].mean) if self.losses else best
 
     def _along(self, best: Weights, index: int, step: float) -> Weights:
-        """The lowest of a step up, a step down, and the lowest point of the parabola, in the direction of one model."""
+        """The best of no step, one up, one down, and one to the parabola's vertex, in the direction of one model."""
         places = {0.0: best}
         for along in (step, -step):
             moved = self._moved(best, index, along)
-            if moved is not None and len(self.found) < EVALUATIONS:
+            if moved is not None and len(self.losses) < EVALUATIONS:
                 places[along] = moved
                 self.loss(moved)
         if len(places) == 3:
             lowest = _vertex([self.loss(places[along]) for along in (-step, 0.0, step)], step)
             moved = self._moved(best, index, lowest) if lowest is not None else None
-            if moved is not None and len(self.found) < EVALUATIONS:
+            if moved is not None and len(self.losses) < EVALUATIONS:
                 places[float(lowest or 0.0)] = moved
         return min(places.values(), key=self.loss)
 
     def _moved(self, weights: Weights, index: int, along: float) -> Weights | None:
-        """Weights moved towards one model, rounded; None outside of what is allowed."""
+        """Weights moved towards one model, rounded; None where they leave the simplex, or the range of one weight."""
         if self.simplex:
             moved = [weight * (1 - along) + along * (i == index) for i, weight in enumerate(weights)]
             allowed = min(moved) >= -1e-9

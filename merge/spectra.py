@@ -1,4 +1,4 @@
-"""Spectra of states: measured in canonical form, put back after averaging, and what they tell of optimizers."""
+"""Spectra of states: measured in canonical form, restored after averaging, and compared between models."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ..align.symmetry import Family, State
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import load
-from ..checkpoint.provenance import Evidence, canonical_name, conclude, documents
+from ..checkpoint.provenance import documents
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
-from ..eval.fingerprint import Fingerprint, fingerprint, judge
+from ..eval.fingerprint import judge
 from ..eval.spectrum import NULL, Spectrum, mean_distance, singular_values, stable_rank
+from .optimizer_inference import fingerprint_of, optimizer_of
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -57,27 +58,6 @@ def restore_spectrum(
         values = torch.where(real, torch.lerp(logs[0], logs[1], t).exp(), values)
         pieces[name] = ((left * values) @ right).to(pieces[name].dtype)
     return table.join(pieces)
-
-
-def fingerprint_of(state: Mapping[str, Tensor], config: PretrainedConfig, spectrum: Spectrum) -> Fingerprint:
-    """The fingerprint of a state as it is stored, of which `spectrum` is measured in canonical form.
-
-    Raises UnsupportedFamily.
-    """
-    table = family(config)
-    hidden = (table.piece(state, name) for name in table.matrices)
-    return fingerprint(spectrum, hidden, singular_values(table.piece(state, table.embedding)))
-
-
-def optimizer_of(said: Sequence[Evidence], found: Fingerprint | None, asked: str | None = None) -> Evidence:
-    """The optimizer of a model: as the user `asked` to have it, else what its files and its weights agree on.
-
-    The weights of a model that is itself a merge tell of none.
-    """
-    if asked is not None:
-        return Evidence(canonical_name(asked) or asked.lower(), "stated", "the user says so")
-    merged = any(evidence.confidence == "unknown" for evidence in said)
-    return conclude(said, judge(found) if found is not None and not merged else None)
 
 
 def compare_models(references: Sequence[str | Path], progress: Progress) -> dict[str, Any]:

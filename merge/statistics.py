@@ -42,8 +42,8 @@ def fisher_diagonal(
         ).logits
         logits = logits[0].float()
         drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).to(device)
-        said = logits.log_softmax(-1).gather(1, drawn).sum()
-        for name, gradient in zip(weights, torch.autograd.grad(said, list(weights.values())), strict=True):
+        log_likelihood = logits.log_softmax(-1).gather(1, drawn).sum()
+        for name, gradient in zip(weights, torch.autograd.grad(log_likelihood, list(weights.values())), strict=True):
             total[name].addcmul_(gradient, gradient)
         on_block()
     return {name: (squares / ids.numel()).cpu() for name, squares in total.items()}

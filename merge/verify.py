@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..align.alignment import TOLERANCE as LOG_PROBS
 from ..checkpoint.claims import Claim
+from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
 from ..checkpoint.model import log_probs
 from ..eval.loss import Losses
-from ..eval.placed import opened
+from ..eval.offloaded_loss import load_offloaded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -32,7 +33,7 @@ def require_same_function(
 
     Raises AlignmentError above the tolerance of alignments; `what` was done to the first to make the other.
     """
-    length = min(64, int(config.max_position_embeddings))
+    length = min(64, context_length(config) or DEFAULT_CONTEXT)
     ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
     error = (log_probs(other, config, ids) - log_probs(state, config, ids)).abs().max().item()
     if not error <= LOG_PROBS:
@@ -62,7 +63,7 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
     Raises IsthmusError where its loss is not the one that was shown, within `TOLERANCE`.
     """
     with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        found: Any = opened(directory, shown.memory, folder)
+        found: Any = load_offloaded(directory, shown.memory, folder)
         for label, rows in shown.blocks.items():
             for ids, loss in zip(rows[:BLOCKS], shown.losses.per_block[label], strict=False):
                 logits = found(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
@@ -78,7 +79,7 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 def require_finite_output(directory: Path, model: str, length: int = 16) -> None:
     """Run the model in a directory once, on a few token ids. Raises NotFinite where its logits are not finite."""
     with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        found: Any = opened(directory, None, folder)
+        found: Any = load_offloaded(directory, None, folder)
         rows = int(found.config.vocab_size)
         ids = torch.randint(rows, (1, length), generator=torch.Generator().manual_seed(0))
         if not bool(torch.isfinite(found(input_ids=ids, use_cache=False).logits).all()):

@@ -23,12 +23,12 @@ TEXTS: list[Tensor] = []  # the report blocks of every text that was read
 CHECKED: list[Path] = []  # the directories that were held against their reports
 
 
-def recorded(labelled_blocks: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that reads text, remembering the report blocks that it gave."""
+def recorded(blocks: Callable[..., Any]) -> Callable[..., Any]:
+    """`Text.blocks`, remembering the report blocks that it gave."""
 
-    @functools.wraps(labelled_blocks)
+    @functools.wraps(blocks)
     def reading(*arguments: Any, **options: Any) -> Any:
-        texts = labelled_blocks(*arguments, **options)
+        texts = blocks(*arguments, **options)
         TEXTS.extend(part.report for part in texts)
         return texts
 

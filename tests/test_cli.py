@@ -387,7 +387,7 @@ def test_a_killed_training_goes_on_to_the_same_path(tmp_path: Path) -> None:
 def test_a_training_that_diverges_says_so_and_keeps_what_was_good(isthmus, tmp_path: Path) -> None:
     found = isthmus("path", ADAMW, MUON, "-o", tmp_path / "path", *BRIEF, "--bend-lr", 1e30)
     assert found.code == 1
-    assert "training diverged at step 2 (the loss was no number): the bends of step 0 were kept" in found.err
+    assert "training diverged at step 2 (the loss was NaN or Inf): the bends of step 0 were kept" in found.err
     assert (tmp_path / "path" / "bends.safetensors").exists()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.places import require_places
-from isthmus.eval.seen import Seen
+from isthmus.eval.text_hashes import TextHashes
 from isthmus.merge.mergekit import read_recipe
 from isthmus.merge.saved_path import read_bends
 from isthmus.merge.training_state import TrainingState
@@ -24,7 +24,7 @@ folder = Path(sys.argv[1])
 run = TrainingState(folder, {})
 readers = {
     "alignment.safetensors": Alignment.load,
-    "seen.safetensors": Seen.load,
+    "seen.safetensors": TextHashes.load,
     "bends.safetensors": read_bends,
     "latest.json": lambda path: run.exists(),
     "recipe.yml": read_recipe,

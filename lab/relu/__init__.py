@@ -1,1 +1,1 @@
-"""Two-layer ReLU networks: the sets that optimizers keep them in, and which solutions are connected inside them."""
+"""Two-layer ReLU networks: the sets that optimizers keep them in, and the solutions that are connected inside them."""

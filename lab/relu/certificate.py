@@ -1,4 +1,4 @@
-"""An exact lower bound on the barrier between two networks of which a neuron has to change its activation pattern.
+"""An exact lower bound on the barrier between two networks where a neuron has to change its activation pattern.
 
 In two dimensions, the lines x_i · w = 0 cut the plane of a neuron's inner weights w into cones, one for each activation
 pattern, each between two neighbouring rays perpendicular to inputs. Let the first neuron of A lie in a cone C in which
@@ -41,11 +41,11 @@ class Problem:
 
     def rays(self) -> list[tuple[int, int]]:
         """The rays between cones, counter-clockwise: both perpendiculars of every input, each direction once."""
-        found = set()
+        rays = set()
         for x, y in self.inputs:
             common = gcd(x, y)
-            found |= {(-y // common, x // common), (y // common, -x // common)}
-        return sorted(found, key=cmp_to_key(_turn))
+            rays |= {(-y // common, x // common), (y // common, -x // common)}
+        return sorted(rays, key=cmp_to_key(_turn))
 
     def feature(self, ray: tuple[int, int]) -> Vector:
         """φ(e) = max(0, X e)."""
@@ -97,10 +97,10 @@ def columns(problem: Problem, choice: Choice) -> list[Vector]:
     """The signed features that a choice may combine with weights ≥ 0."""
     (sign, ray), *others = choice
     features = [problem.feature(edge) for edge in problem.rays()]
-    found = [_times(sign, features[ray])]
+    chosen = [_times(sign, features[ray])]
     for sign, cone in others:
-        found += [_times(sign, features[cone]), _times(sign, features[(cone + 1) % len(features)])]
-    return found
+        chosen += [_times(sign, features[cone]), _times(sign, features[(cone + 1) % len(features)])]
+    return chosen
 
 
 def _times(sign: int, feature: Vector) -> Vector:
@@ -108,7 +108,7 @@ def _times(sign: int, feature: Vector) -> Vector:
 
 
 def certify(problem: Problem, cone: int, neurons: int = 2) -> Certificate:
-    """The lowest loss of `neurons` neurons of which the first is on a ray of the cone, with its proof."""
+    """The lowest loss of `neurons` neurons, the first of them on a ray of the cone, with its proof."""
     residuals = {
         choice: _residual(columns(problem, choice), problem.targets) for choice in choices(problem, cone, neurons)
     }
@@ -153,7 +153,7 @@ def _solve(matrix: list[list[Fraction]], right: list[Fraction]) -> list[Fraction
 
 
 def to_json(certificate: Certificate) -> dict[str, object]:
-    """Everything that a reader needs to check it by hand; fractions as text."""
+    """The certificate with all that is needed to check it by hand; fractions as text."""
     problem = certificate.problem
     return {
         "inputs": problem.inputs,

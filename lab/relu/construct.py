@@ -6,12 +6,12 @@ all neurons. So the ρ that keep the outputs on the data, and the network in the
 - spectral, ‖W‖_2 and ‖a‖_2 at most c: Σ ρ_j a_j φ_j = f, Σ ρ_j w_j w_jᵀ = WᵀW, Σ ρ_j a_j² ≤ ‖a‖², ρ ≥ 0;
 - entrywise: Σ ρ_j a_j φ_j = f, 0 ≤ ρ_j ≤ c² / (|a_j| ‖w_j‖_∞), once every neuron is balanced, |a_j| = ‖w_j‖_∞.
 
-A vertex of it leaves few neurons: at most K = n + d (d + 1) / 2 + 1 in the spectral set, and n besides those at their
-upper bound in the box. Where A and B, so compressed, have room beside each other in one network, the path is: compress
-A; let A fade by √(1 − s) while B grows by √s in the free neurons (outputs are the average of the two, the loss is
-convex in them, and both sets hold averages of WᵀW, of Σ a² and of scaled entries); move B's neurons to their places,
-each leaving its old place as it grows in the new; decompress B. So any two zero-loss networks in the spectral set of
-width 2 K are connected in it.
+A vertex of it leaves few neurons: at most K = n + d (d + 1) / 2 + 1 in the spectral set; in the box, n and those at
+their upper bound. Where A and B, so compressed, fit into one network together, the path is: compress A; let A fade by
+√(1 − s) while B grows by √s in the free neurons (outputs are the average of the two, the loss is convex in them, and
+both sets hold averages of WᵀW, of Σ a² and of scaled entries); move B's neurons to their places, each leaving its old
+place as it grows in the new; decompress B. So any two zero-loss networks in the spectral set of width 2 K are connected
+in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from .constraint import Geometry
 from .network import Data, Networks
 
-NOTHING = 1e-9  # a share of a neuron that counts as none
+NOTHING = 1e-9  # a share of a neuron that counts as 0
 TOLERANCE = 1e-10  # of the linear programmes
 
 
@@ -59,7 +59,7 @@ class Balanced:
 
 @dataclass(frozen=True)
 class Reversed:
-    """A piece of a path, walked from its end."""
+    """A piece of a path in the opposite direction."""
 
     piece: Scaled | Balanced
 
@@ -81,7 +81,7 @@ class Compressed:
 
     @property
     def used(self) -> int:
-        """How many neurons are left."""
+        """The number of neurons that are left."""
         return int((self.share > 0).sum())
 
 
@@ -114,48 +114,47 @@ def connect(a: Networks, b: Networks, data: Data, geometry: Geometry, radius: fl
     first, second = (compress(one, data, geometry, radius) for one in (a, b))
     if first.used + second.used > a.width:
         return None
-    lodging = _lodging(first.share > 0, second.share > 0)
+    slots = _free_slots(first.share > 0, second.share > 0)
     return [
         *first.pieces,
-        _mix(first, second, lodging),
-        _move(second, lodging),
+        _mix(first, second, slots),
+        _move(second, slots),
         *(Reversed(piece) for piece in reversed(second.pieces)),
     ]
 
 
-def _lodging(first: Tensor, second: Tensor) -> Tensor:
-    """(m,): the slot in which each of B's neurons waits, off A's: its own where that is free, else a spare one."""
+def _free_slots(first: Tensor, second: Tensor) -> Tensor:
+    """(m,): for each of B's neurons a slot that A does not use: its own where that is free, else another."""
     slots = torch.arange(len(first))
-    crowded = slots[second & first]
-    spare = slots[~second & ~first]
-    slots[crowded] = spare[: len(crowded)]
+    shared = slots[second & first]
+    free = slots[~second & ~first]
+    slots[shared] = free[: len(shared)]
     return slots
 
 
-def _mix(first: Compressed, second: Compressed, lodging: Tensor) -> Scaled:
-    """A fades while B grows in its lodging."""
-    neurons, share = _lodged(first.neurons, second, lodging)
+def _mix(first: Compressed, second: Compressed, slots: Tensor) -> Scaled:
+    """A fades while B grows in free slots."""
+    neurons, share = _inserted(first.neurons, second, slots)
     return Scaled(neurons, first.share, share)
 
 
-def _move(second: Compressed, lodging: Tensor) -> Scaled:
-    """B's neurons leave their lodging and grow in their own slots."""
-    neurons, share = _lodged(second.neurons, second, lodging)
+def _move(second: Compressed, slots: Tensor) -> Scaled:
+    """B's neurons fade in these slots and grow in their own."""
+    neurons, share = _inserted(second.neurons, second, slots)
     return Scaled(neurons, share, second.share)
 
 
-def _lodged(hosts: Networks, second: Compressed, lodging: Tensor) -> tuple[Networks, Tensor]:
-    """`hosts` with B's neurons in their lodging, and the shares of B's there, (m,)."""
-    inner, outer, share = hosts.inner.clone(), hosts.outer.clone(), torch.zeros_like(second.share)
+def _inserted(network: Networks, second: Compressed, slots: Tensor) -> tuple[Networks, Tensor]:
+    """A network with B's neurons in these slots, and the shares of B's there, (m,)."""
+    inner, outer, share = network.inner.clone(), network.outer.clone(), torch.zeros_like(second.share)
     used = second.share > 0
-    slots = lodging[used]
-    inner[slots], outer[slots] = second.neurons.inner[used], second.neurons.outer[used]
-    share[slots] = second.share[used]
+    inner[slots[used]], outer[slots[used]] = second.neurons.inner[used], second.neurons.outer[used]
+    share[slots[used]] = second.share[used]
     return Networks(inner, outer), share
 
 
 def _balancing(network: Networks) -> Tensor:
-    """The factor r for which |a| / r = r ‖w‖_∞; 1 for a neuron of which either is 0."""
+    """The factor r for which |a| / r = r ‖w‖_∞; 1 for a neuron where either is 0."""
     ratio = network.outer.abs() / network.inner.abs().amax(-1)
     return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).sqrt()
 
@@ -174,13 +173,13 @@ def _few(equal: Tensor, at_most: Tensor | None, room: Tensor | None) -> Tensor:
     matrix, upper = equal.numpy() * scale, np.inf if room is None else 1.0
     limits = {} if at_most is None else {"A_ub": at_most.numpy() * scale, "b_ub": at_most.numpy().sum(1)}
     tolerance = {"primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
-    found = linprog(
+    solution = linprog(
         np.ones(count), A_eq=matrix, b_eq=goal, bounds=(0, upper), method="highs-ds", options=tolerance, **limits
     )
-    if found.x is None:
-        raise ArithmeticError(f"the linear programme was not solved: {found.message}")
-    share = np.where(found.x < NOTHING, 0.0, np.minimum(found.x, upper))
+    if solution.x is None:
+        raise ArithmeticError(f"the linear programme was not solved: {solution.message}")
+    share = np.where(solution.x < NOTHING, 0.0, np.minimum(solution.x, upper))
     free = (share > 0) & (share < upper)
-    # What the solver's tolerance leaves is spread over the neurons that may move.
+    # The residual within the solver's tolerance is spread over the neurons that may move.
     share[free] += np.linalg.lstsq(matrix[:, free], goal - matrix @ share, rcond=None)[0]
     return torch.from_numpy(share.clip(0, upper) * scale)

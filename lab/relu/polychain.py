@@ -1,4 +1,4 @@
-"""Paths between two networks that are found by training their bends, inside a constraint set or anywhere."""
+"""Paths between two networks with trained bends, inside a constraint set or anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the zero-loss regions of two optimizers meet at large width, exactly but for a grid of directions.
+"""Where the zero-loss regions of two optimizers meet at large width: exact up to a grid of directions.
 
 Write a wide network as a measure μ over neurons: f = ∫ a max(0, w · x) dμ. In it, all constraints are linear:
 
@@ -59,8 +59,8 @@ def frontier(
     curve = []
     for multiple in multiples:
         limit = np.append(np.zeros(len(costs)), least_box * multiple * (1 + 1e-9))
-        found = linprog(objective, A_ub=np.vstack([above, mass]), b_ub=limit, **fit, method="highs")
-        curve.append((float(least_box * multiple), float(found.fun)))
+        solution = linprog(objective, A_ub=np.vstack([above, mass]), b_ub=limit, **fit, method="highs")
+        curve.append((float(least_box * multiple), float(solution.fun)))
     free = linprog(objective, A_ub=above, b_ub=np.zeros(len(costs)), **fit, method="highs")
     return Frontier(float(least_box), float(free.fun), tuple(curve))
 

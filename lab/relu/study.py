@@ -34,7 +34,7 @@ EXAMPLE_DECAY: Mapping[Optimizer, float] = {"adamw": 1.6, "lion": 1.6, "muon": 1
 
 
 @dataclass(frozen=True)
-class Plan:
+class NetworkPlan:
     """How much is computed: networks of every setting, steps of training, of bends and of the attack, and widths."""
 
     seeds: int = 5
@@ -49,11 +49,13 @@ class Plan:
     attackers: int = 32
 
 
-QUICK = Plan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4)
+QUICK = NetworkPlan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4)
 
 
-def relu_study(directory: Path, plan: Plan, *, workers: int = 1, progress: Progress | None = None) -> dict[str, Any]:
-    """All parts of the study, JSON-ready; those that are in `directory` already are read back."""
+def relu_study(
+    directory: Path, plan: NetworkPlan, *, workers: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """All parts of the study, JSON-ready; those that exist in `directory` are read back."""
     parts = {
         f"constraint, {name}, {decay}": partial(constraint_part, name, decay, plan)
         for name in OPTIMIZERS
@@ -66,26 +68,26 @@ def relu_study(directory: Path, plan: Plan, *, workers: int = 1, progress: Progr
     }
     parts["regions"] = partial(regions_part)
     parts["barrier"] = partial(barrier_part, plan)
-    found = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
+    records = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
     return {
         "data": {"points": POINTS, "seed": DATA_SEED, "width_that_suffices": width_that_suffices(POINTS, 2)},
         "decay": dict(DECAY),
-        **found,
+        **records,
     }
 
 
-def constraint_part(optimizer: Optimizer, decay: float, plan: Plan) -> Mapping[str, Any]:
+def constraint_part(optimizer: Optimizer, decay: float, plan: NetworkPlan) -> Mapping[str, Any]:
     """How large trained networks are, in both geometries, times λ; 1 is the bound that the optimizer induces."""
     data = in_the_plane(POINTS, DATA_SEED)
-    found = train(optimizer, data, width=plan.wide, decay=decay, seeds=plan.seeds, steps=plan.steps)
+    networks = train(optimizer, data, width=plan.wide, decay=decay, seeds=plan.seeds, steps=plan.steps)
     return {
-        "loss": loss(found, data).tolist(),
-        "entrywise": size(found, "entrywise").tolist(),
-        "spectral": size(found, "spectral").tolist(),
+        "loss": loss(networks, data).tolist(),
+        "entrywise": size(networks, "entrywise").tolist(),
+        "spectral": size(networks, "spectral").tolist(),
     }
 
 
-def connectivity_part(optimizer: Optimizer, width: int, plan: Plan) -> Mapping[str, Any]:
+def connectivity_part(optimizer: Optimizer, width: int, plan: NetworkPlan) -> Mapping[str, Any]:
     """Barriers between networks of one optimizer, by four kinds of paths, and how far these leave its set."""
     data, geometry, decay = in_the_plane(POINTS, DATA_SEED), GEOMETRY[optimizer], DECAY[optimizer]
     a = train(optimizer, data, width=width, decay=decay, seeds=plan.seeds, steps=plan.steps)
@@ -93,7 +95,9 @@ def connectivity_part(optimizer: Optimizer, width: int, plan: Plan) -> Mapping[s
     radius = max(1 / decay, float(size(a, geometry).max()))
     near = permuted(a, b)
     chain = bend(straight(a, near, plan.bends), data, inside=(geometry, radius), steps=plan.bend_steps)
-    built = [walked(one, other, data, geometry, radius) for one, other in zip(_each(a), _each(b), strict=True)]
+    built = [
+        measure_constructed(one, other, data, geometry, radius) for one, other in zip(_each(a), _each(b), strict=True)
+    ]
     return {
         "loss": loss(a, data).tolist(),
         "radius": radius,
@@ -106,8 +110,10 @@ def connectivity_part(optimizer: Optimizer, width: int, plan: Plan) -> Mapping[s
     }
 
 
-def walked(a: Networks, b: Networks, data: Data, geometry: Geometry, radius: float) -> Mapping[str, float] | None:
-    """The constructed path, walked: its highest loss over that of its ends, and its violation of the set; or None."""
+def measure_constructed(
+    a: Networks, b: Networks, data: Data, geometry: Geometry, radius: float
+) -> Mapping[str, float] | None:
+    """The constructed path, if there is one: its highest loss above that of the ends, and its violation of the set."""
     pieces = connect(a, b, data, geometry, radius)
     if pieces is None:
         return None
@@ -139,14 +145,14 @@ def regions_part() -> Mapping[str, Any]:
     return asdict(frontier(in_the_plane(POINTS, DATA_SEED)))
 
 
-def barrier_part(plan: Plan) -> Mapping[str, Any]:
-    """Where each optimizer ends on EXAMPLE, the certificate, and what an attack finds between the two solutions."""
+def barrier_part(plan: NetworkPlan) -> Mapping[str, Any]:
+    """The solution of EXAMPLE that each optimizer reaches, the certificate, and the barrier that an attack reaches."""
     inputs, targets = (torch.tensor(one, dtype=torch.float64) for one in (EXAMPLE.inputs, EXAMPLE.targets))
     data = Data(inputs, targets)
     certificates = {neuron: certify(EXAMPLE, cone_of(EXAMPLE, neuron)) for neuron in (*FIRST, *SECOND)}
     best = max(certificates.values(), key=lambda one: one.bound)
     ends: dict[str, Any] = {}
-    found: dict[str, Networks] = {}
+    solutions: dict[str, Networks] = {}
     for name in OPTIMIZERS:
         trained = train(
             name, data, width=2, decay=EXAMPLE_DECAY[name], seeds=plan.example_seeds, steps=plan.steps, lr=0.01
@@ -162,11 +168,11 @@ def barrier_part(plan: Plan) -> Mapping[str, Any]:
             "other": kinds.count("other"),
         }
         if solved:
-            found[name] = trained[solved[0]]
+            solutions[name] = trained[solved[0]]
     lowest = None
-    if "adamw" in found and "muon" in found:
+    if "adamw" in solutions and "muon" in solutions:
         lowest = attack(
-            found["adamw"], found["muon"], data, bends=15, chains=plan.attackers, steps=plan.attack_steps
+            solutions["adamw"], solutions["muon"], data, bends=15, chains=plan.attackers, steps=plan.attack_steps
         ).tolist()
     return {
         "solutions": {"first": _text(FIRST), "second": _text(SECOND)},

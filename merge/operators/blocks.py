@@ -1,4 +1,4 @@
-"""What operators see: the same rows of N tensors, block by block."""
+"""The input of operators: the same rows of N tensors, block by block."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ STRETCH = 2**16  # items whose products are summed in float32
 LARGEST = torch.finfo(torch.float32).max
 
 Parts = Sequence[Tensor]  # the same rows of N tensors, float32
-Blocks = Iterable[Parts]  # can be gone through again
+RowBlocks = Iterable[Parts]  # can be iterated again
 
 
-class Each:
-    """Blocks under a function, computed anew whenever they are gone through."""
+class MappedBlocks:
+    """Blocks under a function, computed anew in every iteration."""
 
-    def __init__(self, blocks: Blocks, change: Callable[[Parts], Parts]):
+    def __init__(self, blocks: RowBlocks, change: Callable[[Parts], Parts]):
         self._blocks, self._change = blocks, change
 
     def __iter__(self) -> Iterator[Parts]:
         return map(self._change, self._blocks)
 
 
-def task_vectors(blocks: Blocks) -> Each:
+def task_vectors(blocks: RowBlocks) -> MappedBlocks:
     """θ_i − θ_base of blocks whose first part is the base."""
-    return Each(blocks, lambda parts: [part - parts[0] for part in parts[1:]])
+    return MappedBlocks(blocks, lambda parts: [part - parts[0] for part in parts[1:]])
 
 
 def weighted_sum(parts: Parts, weights: Sequence[float]) -> Tensor:
@@ -44,7 +44,7 @@ def plain_sum(parts: Parts) -> Tensor:
     return weighted_sum(parts, [1.0] * len(parts))
 
 
-def gram(blocks: Blocks) -> Tensor:
+def gram(blocks: RowBlocks) -> Tensor:
     """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks.
 
     Raises OverflowError where numbers are so large that their products are not finite.
@@ -53,11 +53,11 @@ def gram(blocks: Blocks) -> Tensor:
     for parts in blocks:
         # In float32 over short stretches, in float64 over all of them.
         stretches = [part.flatten().split(STRETCH) for part in parts]
-        found = torch.zeros(len(parts), len(parts), dtype=torch.float64)
+        products = torch.zeros(len(parts), len(parts), dtype=torch.float64)
         for i, one in enumerate(stretches):
             for j, other in enumerate(stretches[: i + 1]):
-                found[i, j] = found[j, i] = sum(torch.dot(x, y).item() for x, y in zip(one, other, strict=True))
-        total = found if total is None else total + found
+                products[i, j] = products[j, i] = sum(torch.dot(x, y).item() for x, y in zip(one, other, strict=True))
+        total = products if total is None else total + products
     assert total is not None, "there is at least one block"
     if not bool(torch.isfinite(total).all()):
         raise OverflowError("products of its numbers are beyond float32")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from .blocks import Blocks, weighted_sum
+from .blocks import RowBlocks, weighted_sum
 
 
-def linear(blocks: Blocks, *, weights: Sequence[float], normalize: bool = True) -> Iterator[Tensor]:
+def linear(blocks: RowBlocks, *, weights: Sequence[float], normalize: bool = True) -> Iterator[Tensor]:
     """Σ w_i θ_i, over Σ w_i with `normalize`: a model soup (Wortsman et al. 2022, arXiv 2203.05482).
 
     `blocks` are float32, one part a model; the result has their shapes. With `normalize`, weights that sum to 0 give

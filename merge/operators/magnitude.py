@@ -1,4 +1,4 @@
-"""The k entries of largest magnitude of a tensor that is seen in blocks of rows: exactly k, and always the same."""
+"""The k entries of largest magnitude of a tensor, from blocks of rows: exactly k, and always the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .blocks import Blocks
+from .blocks import RowBlocks
 
 HALF = 16
 
@@ -19,26 +19,26 @@ Array = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Cut:
-    """Entries whose magnitude has bits above `bits` are kept, and of those that have just these the first `ties`.
+    """Keeps the entries whose magnitude has bits above `bits`, and the first `ties` of those that have exactly these.
 
-    The bits of a float32 that is not negative order as the number does.
+    The bits of non-negative float32 numbers, read as integers, are in the order of the numbers.
     """
 
     bits: int
     ties: int
 
     def mask(self, block: Tensor, tied: int) -> tuple[Tensor, int]:
-        """Which entries of the next block are kept, bool, and `tied`, of those at the cut that came before, anew."""
+        """Which entries of the next block are kept, bool, and `tied`, the number of entries at the cut so far, anew."""
         bits = _bits(block)
-        kept = bits > self.bits
+        largest = bits > self.bits
         equal = bits == self.bits
         here = int(equal.sum())
         if here:
-            kept |= equal & (equal.flatten().cumsum(0).view_as(equal) <= self.ties - tied)
-        return kept, tied + here
+            largest |= equal & (equal.flatten().cumsum(0).view_as(equal) <= self.ties - tied)
+        return largest, tied + here
 
 
-def cuts(blocks: Blocks, shares: Sequence[float]) -> list[Cut]:
+def cuts(blocks: RowBlocks, shares: Sequence[float]) -> list[Cut]:
     """Where to cut every part so that its share of the entries is kept, rounded down, but at least one.
 
     By radix, in two passes over the blocks.
@@ -49,28 +49,28 @@ def cuts(blocks: Blocks, shares: Sequence[float]) -> list[Cut]:
         *(_from_above(histogram, count) for histogram, count in zip(upper, counts, strict=True)), strict=True
     )
     lower = _histograms(blocks, lambda bits, part: bits[bits >> HALF == bins[part]] & (2**HALF - 1))
-    found = []
+    thresholds = []
     for place, histogram, count in zip(bins, lower, left, strict=True):
         within, ties = _from_above(histogram, count)
-        found.append(Cut((place << HALF) | within, ties))
-    return found
+        thresholds.append(Cut((place << HALF) | within, ties))
+    return thresholds
 
 
 def _from_above(histogram: Array, count: int) -> tuple[int, int]:
-    """The bin in which the `count`-th largest lies, and how many of that bin are among the largest."""
+    """The bin of the `count`-th largest entry, and how many of that bin are among the `count` largest."""
     above = histogram[::-1].cumsum()
     place = int(np.searchsorted(above, count))
     before = int(above[place - 1]) if place else 0
     return len(histogram) - 1 - place, count - before
 
 
-def _histograms(blocks: Blocks, digits: Callable[[Array, int], Array]) -> list[Array]:
-    """How often every 16-bit digit comes, by part. By numpy, whose bincount is ten times as fast as torch's."""
+def _histograms(blocks: RowBlocks, digits: Callable[[Array, int], Array]) -> list[Array]:
+    """The count of every 16-bit digit, by part. By numpy, whose bincount is ten times as fast as torch's."""
     totals: list[Array] = []
     for parts in blocks:
         bits = (_bits(part).flatten().numpy() for part in parts)
-        found: list[Array] = [np.bincount(digits(part, i), minlength=2**HALF) for i, part in enumerate(bits)]
-        totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+        counts: list[Array] = [np.bincount(digits(part, i), minlength=2**HALF) for i, part in enumerate(bits)]
+        totals = [a + b for a, b in zip(totals, counts, strict=True)] if totals else counts
     return totals
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.errors import BadInput
-from .informed import fisher, regmean
+from .fisher_regmean import fisher, regmean
 from .linear import linear
+from .model_stock import model_stock
 from .sphere import karcher, slerp
-from .stock import model_stock
 from .task_vectors import dare_linear, dare_ties, task_arithmetic, ties
 
 Value = float | bool
@@ -24,9 +24,9 @@ Value = float | bool
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an operator: the `argument` that it becomes, a list with one value a model if it is of `each`.
+    """One parameter of an operator, and the `argument` that it becomes: with `each`, a list with one value per model.
 
-    `default` None means that it has to be given. Values lie between `lowest` and `highest`; flags are bool.
+    A parameter whose `default` is None is required. Values lie between `lowest` and `highest`; flags are bool.
     """
 
     argument: str
@@ -37,11 +37,11 @@ class Parameter:
 
     @property
     def kind(self) -> type:
-        """What its values are: bool, int or float."""
+        """The type of its values: bool, int or float."""
         return type(self.default) if isinstance(self.default, (bool, int)) else float
 
     def require(self, name: str, value: object) -> Value:
-        """The value, converted. Raises BadInput for another kind, and for one outside the bounds."""
+        """The value, converted. Raises BadInput for another type, and for one outside the bounds."""
         if self.kind is bool:
             if not isinstance(value, bool):
                 raise BadInput(f"{name} is true or false; got {value!r}")
@@ -66,9 +66,9 @@ def _bounds(lowest: float, highest: float) -> str:
 class Operator:
     """An operator: `run` takes blocks (the base first, if it `needs_base`) and its parameters as keywords.
 
-    It merges `least` to `most` models beside the base. One that is `random` takes a `key`, too; one that `knows` wants
-    statistics of every model on text: their Fisher information, as blocks beside the models', or the moments of the
-    inputs of linear maps, as `grams` and their `axis`.
+    It merges `least` to `most` models, not counting the base. One that is `random` also takes a `key`. `knows` names
+    the statistics of every model on text that it needs: the Fisher information, as blocks after those of the models, or
+    the moments of the inputs of linear maps, as `grams` and their `axis`.
     """
 
     name: str
@@ -81,17 +81,17 @@ class Operator:
     knows: Literal["fisher", "inputs"] | None = None
 
     def require_count(self, models: int) -> None:
-        """Raise BadInput when it does not take so many models beside the base."""
+        """Raise BadInput for a number of models, without the base, that it does not take."""
         if models < self.least or (self.most is not None and models > self.most):
             several = f"{self.least}" if self.most == self.least else f"at least {self.least}"
             beside = " beside the base" if self.needs_base else ""
             raise BadInput(f"{self.name} merges {several} models{beside}; got {models}")
 
     def require_weights(self, values: Mapping[str, Any], tensor: str) -> None:
-        """Raise BadInput for weights of a `tensor` that leave nothing of the models, or only what rounding left.
+        """Raise BadInput for weights of a `tensor` that leave nothing of the models, or only rounding errors.
 
-        That is for weights that cancel where the operator divides by their sum, and for weights that are all 0 where it
-        has no base to add to.
+        These are weights that cancel where the operator divides by their sum, and weights that are all 0 where there is
+        no base to add to.
         """
         weights = values.get("weight")
         if weights is None:
@@ -112,13 +112,13 @@ class Operator:
             )
 
     def arguments(self, values: Mapping[str, Any], key: str) -> dict[str, Any]:
-        """The keywords of `run` from values by parameter name: those of `each` model as lists."""
+        """The keywords of `run` from values by parameter name."""
         named = {parameter.argument: values[name] for name, parameter in self.parameters.items()}
         return named | ({"key": key} if self.random else {})
 
 
 def _cancel(weights: Sequence[float], *, subsets: bool) -> bool:
-    """Whether weights sum to less than `CANCELLED` of their size; with `subsets`, some of them, too, but not to 0."""
+    """Whether weights, or with `subsets` some of them, sum to less than `CANCELLED` of their size; subsets not to 0."""
     if abs(sum(weights)) < CANCELLED * sum(map(abs, weights)):
         return True
     if not subsets or min(weights) >= 0 or len(weights) > MOST_SUBSETS:
@@ -129,10 +129,10 @@ def _cancel(weights: Sequence[float], *, subsets: bool) -> bool:
 
 ELECTING = frozenset({"ties", "dare_ties"})  # divide by the weights of those models that agree in an entry
 CANCELLED = 1e-3  # what is left of weights that cancel: their shares would be above a thousand
-MOST_SUBSETS = 12  # models whose subsets are looked at
+MOST_SUBSETS = 12  # the most models whose subsets are checked
 LARGEST_WEIGHTS = torch.finfo(torch.float32).max
 WEIGHT = Parameter("weights", each=True)
-IMPORTANCE = Parameter("weights", each=True, lowest=0.0)  # of what is weighed by what is no less than 0
+IMPORTANCE = Parameter("weights", each=True, lowest=0.0)  # multiplied by what is not negative
 DENSITY = Parameter("densities", 1.0, each=True, lowest=0.0, highest=1.0)
 SCALE = Parameter("scale", 1.0)
 
@@ -173,7 +173,7 @@ OPERATORS = {
 
 
 def operator(name: str) -> Operator:
-    """The operator of a name. Raises BadInput, with the list of them, where there is none."""
+    """The operator of a name. Raises BadInput, with the list of all, for another name."""
     if name not in OPERATORS:
         raise BadInput(f"there is no method '{name}': take one of {', '.join(OPERATORS)}")
     return OPERATORS[name]

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .blocks import Blocks, gram, weighted_sum
+from .blocks import RowBlocks, gram, weighted_sum
 
 PARALLEL = 0.9995
 SHORTEST = 1e-8
 
 
-def slerp(blocks: Blocks, *, t: float) -> Iterator[Tensor]:
+def slerp(blocks: RowBlocks, *, t: float) -> Iterator[Tensor]:
     """[sin((1 − t) Ω) θ_A + sin(t Ω) θ_B] / sin Ω, Ω the angle between the two (Shoemake 1985).
 
     Of two whole tensors, `blocks` in float32. Where |cos Ω| > 0.9995, (1 − t) θ_A + t θ_B.
@@ -30,7 +30,7 @@ def slerp(blocks: Blocks, *, t: float) -> Iterator[Tensor]:
         yield weighted_sum(parts, weights)
 
 
-def karcher(blocks: Blocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iterator[Tensor]:
+def karcher(blocks: RowBlocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iterator[Tensor]:
     """The Karcher mean of N tensors: the direction x that minimises Σ Ω(x, θ_i)², times their mean length.
 
     By the fixed-point iteration x ← exp_x(mean_i log_x θ_i), at most `steps` times, until it moves by less than
@@ -48,9 +48,9 @@ def karcher(blocks: Blocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iter
 def _mean_direction(products: Tensor, lengths: Tensor, steps: int, tolerance: float) -> Tensor:
     """The Karcher mean of the directions as coefficients of the tensors."""
     long = lengths > tolerance
-    found = torch.zeros_like(lengths)
+    coefficients = torch.zeros_like(lengths)
     if not long.any():
-        return found
+        return coefficients
     units = products[long][:, long] / torch.outer(lengths[long], lengths[long])
     count = units.shape[0]
 
@@ -69,5 +69,5 @@ def _mean_direction(products: Tensor, lengths: Tensor, steps: int, tolerance: fl
             break
         mean = math.cos(step) * mean + math.sin(step) * tangent / step
         mean = mean / length(mean)
-    found[long] = mean / lengths[long]
-    return found
+    coefficients[long] = mean / lengths[long]
+    return coefficients

@@ -1,9 +1,10 @@
-"""Task arithmetic, TIES and DARE: sums of task vectors δ_i = θ_i − θ_base, thinned or not, with a consensus or not.
+"""Task arithmetic, TIES and DARE: sums of (sparsified) task vectors δ_i = θ_i − θ_base, with or without elected signs.
 
 In all of them `blocks` are float32, the base first; every model has a weight w_i and, where entries are dropped, a
-density: the share of its δ_i that is kept. `scale` (λ) multiplies what is added to the base; `normalize` divides it by
-the weights that went into it. `rescale` multiplies what was kept of a tensor so that Σ |δ_i| is as before: DARE's
-1 / density without its sampling noise. A tensor of positive density keeps at least one entry where magnitude decides.
+density: the share of the entries of δ_i that are kept. `scale` (λ) multiplies the sum that is added to the base;
+`normalize` divides it by the weights that went into it. `rescale` multiplies the entries that are kept so that Σ |δ_i|
+is as before: DARE's 1 / density without its sampling noise. Where magnitude decides, a tensor of positive density keeps
+at least one entry.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .blocks import Blocks, Each, Parts, plain_sum, weighted_sum
-from .coins import Coins
+from .bernoulli import BernoulliMasks
+from .blocks import MappedBlocks, Parts, RowBlocks, plain_sum, weighted_sum
 from .magnitude import cuts
 
 NOTHING = 1e-8
@@ -24,15 +25,15 @@ SMALLEST_SUM = 1e-7
 
 
 def task_arithmetic(
-    blocks: Blocks, *, weights: Sequence[float], scale: float = 1.0, normalize: bool = False
+    blocks: RowBlocks, *, weights: Sequence[float], scale: float = 1.0, normalize: bool = False
 ) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i (Ilharco et al. 2023, arXiv 2212.04089)."""
-    deltas = Each(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])])
+    deltas = MappedBlocks(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])])
     return _summed(deltas, weights, scale, normalize)
 
 
 def ties(
-    blocks: Blocks,
+    blocks: RowBlocks,
     *,
     weights: Sequence[float],
     densities: Sequence[float],
@@ -45,11 +46,11 @@ def ties(
     Of every δ_i the `densities[i]` largest entries are kept; each coordinate elects the sign of Σ w_i δ_i; the entries
     of that sign are averaged with their weights (summed, without `normalize`).
     """
-    return _elected(_Largest(blocks, densities, rescale=rescale), weights, scale, normalize)
+    return _elected(_LargestEntries(blocks, densities, rescale=rescale), weights, scale, normalize)
 
 
 def dare_linear(
-    blocks: Blocks,
+    blocks: RowBlocks,
     *,
     weights: Sequence[float],
     densities: Sequence[float],
@@ -62,11 +63,11 @@ def dare_linear(
 
     Every entry of δ_i is kept with probability `densities[i]`; `key` seeds the choice.
     """
-    return _summed(_Drawn(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+    return _summed(_RandomEntries(blocks, densities, key, rescale=rescale), weights, scale, normalize)
 
 
 def dare_ties(
-    blocks: Blocks,
+    blocks: RowBlocks,
     *,
     weights: Sequence[float],
     densities: Sequence[float],
@@ -76,22 +77,22 @@ def dare_ties(
     rescale: bool = True,
 ) -> Iterator[Tensor]:
     """Drop and rescale as in `dare_linear`, then elect signs and merge as in `ties`."""
-    return _elected(_Drawn(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+    return _elected(_RandomEntries(blocks, densities, key, rescale=rescale), weights, scale, normalize)
 
 
-class _Thinned(ABC):
-    """The base and the task vectors (δ_1, …, δ_N), of whose entries some are kept and the others are zero.
+class _Sparsified(ABC):
+    """The base and the task vectors (δ_1, …, δ_N), some of their entries set to zero; the same in every iteration.
 
-    The same whenever gone through. With `rescale` what is kept of a tensor is multiplied so that Σ |δ_i| stays.
+    With `rescale` the entries that are kept are multiplied so that Σ |δ_i| of a tensor does not change.
     """
 
-    def __init__(self, blocks: Blocks, densities: Sequence[float], *, rescale: bool):
+    def __init__(self, blocks: RowBlocks, densities: Sequence[float], *, rescale: bool):
         self._blocks, self._densities = blocks, densities
         self._factors = self._rescaling() if rescale and min(densities) < 1 else [1.0] * len(densities)
 
     @abstractmethod
     def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
-        """Base, task vectors and what is kept of them (None: all), block by block."""
+        """The base, the task vectors and masks of the entries that are kept (None: all), block by block."""
 
     def __iter__(self) -> Iterator[Parts]:
         for base, deltas, masks in self.masks(self._blocks):
@@ -103,7 +104,7 @@ class _Thinned(ABC):
             yield [base, *kept]
 
     def _rescaling(self) -> list[float]:
-        """Σ |δ_i| of all entries over that of those that are kept."""
+        """Σ |δ_i| over all entries, divided by the sum over those that are kept."""
         before, after = [0.0] * len(self._densities), [0.0] * len(self._densities)
         for _, deltas, masks in self.masks(self._blocks):
             for i, (delta, mask) in enumerate(zip(deltas, masks, strict=True)):
@@ -115,14 +116,14 @@ class _Thinned(ABC):
         ]
 
 
-class _Largest(_Thinned):
-    """The entries of largest magnitude are kept, of every tensor its density of them."""
+class _LargestEntries(_Sparsified):
+    """Keeps the entries of largest magnitude: of every tensor the share that is its density."""
 
-    def __init__(self, blocks: Blocks, densities: Sequence[float], *, rescale: bool):
+    def __init__(self, blocks: RowBlocks, densities: Sequence[float], *, rescale: bool):
         self._thin = [i for i, density in enumerate(densities) if 0 < density < 1]
-        chosen = Each(blocks, lambda parts: [parts[i + 1] - parts[0] for i in self._thin])
-        found = cuts(chosen, [densities[i] for i in self._thin]) if self._thin else []
-        self._cuts = dict(zip(self._thin, found, strict=True))
+        chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in self._thin])
+        thresholds = cuts(chosen, [densities[i] for i in self._thin]) if self._thin else []
+        self._cuts = dict(zip(self._thin, thresholds, strict=True))
         super().__init__(blocks, densities, rescale=rescale)
 
     def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
@@ -137,21 +138,21 @@ class _Largest(_Thinned):
             yield base, deltas, masks
 
 
-class _Drawn(_Thinned):
-    """Every entry is kept with a probability, its density."""
+class _RandomEntries(_Sparsified):
+    """Keeps every entry with a probability, the density."""
 
-    def __init__(self, blocks: Blocks, densities: Sequence[float], key: str, *, rescale: bool):
+    def __init__(self, blocks: RowBlocks, densities: Sequence[float], key: str, *, rescale: bool):
         self._seeds = [zlib.crc32(f"{key}/{i}".encode()) for i in range(len(densities))]
         super().__init__(blocks, densities, rescale=rescale)
 
     def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
-        draws = [Coins(density, seed) for density, seed in zip(self._densities, self._seeds, strict=True)]
+        draws = [BernoulliMasks(density, seed) for density, seed in zip(self._densities, self._seeds, strict=True)]
         for base, *models in blocks:
             deltas = [model - base for model in models]
-            yield base, deltas, [coins.toss(base.shape) for coins in draws]
+            yield base, deltas, [masks.draw(base.shape) for masks in draws]
 
 
-def _summed(vectors: Blocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
+def _summed(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i, over Σ w_i with `normalize`."""
     total = sum(weights)
     factor = scale / total if normalize and abs(total) >= NOTHING else scale
@@ -159,7 +160,7 @@ def _summed(vectors: Blocks, weights: Sequence[float], scale: float, normalize: 
         yield weighted_sum(deltas, [factor * weight for weight in weights]).add_(base)
 
 
-def _elected(vectors: Blocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
+def _elected(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i over entries of the sign of Σ w_i δ_i, over the Σ w_i of these with `normalize`."""
     for base, *deltas in vectors:
         weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import state_of, tiny_model
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from isthmus.checkpoint.model import log_probs
 from isthmus.eval.ensemble import Ensemble, averaged
@@ -16,21 +17,21 @@ IDS = torch.randint(128, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
 def test_probabilities_are_averaged() -> None:
-    found = Ensemble.of(STATES)(IDS).logits
+    logits = Ensemble.of(STATES)(IDS).logits
     expected = sum(log_probs(state, config, IDS).double().exp() for state, config in STATES) / 3
-    assert torch.allclose(found.double().exp(), torch.as_tensor(expected), atol=1e-6)
+    assert torch.allclose(logits.double().exp(), torch.as_tensor(expected), atol=1e-6)
 
 
 def test_logits_are_averaged() -> None:
-    found = Ensemble.of(STATES, "logits")(IDS).logits
+    logits = Ensemble.of(STATES, "logits")(IDS).logits
     expected = sum(log_probs(state, config, IDS) for state, config in STATES) / 3
-    assert torch.allclose(found, torch.as_tensor(expected).log_softmax(-1), atol=1e-5)
+    assert torch.allclose(logits, torch.as_tensor(expected).log_softmax(-1), atol=1e-5)
 
 
 def test_weights_are_shares() -> None:
-    found = Ensemble.of(STATES, weights=[3.0, 1.0, 0.0])(IDS).logits
+    logits = Ensemble.of(STATES, weights=[3.0, 1.0, 0.0])(IDS).logits
     parts = [log_probs(state, config, IDS).double().exp() for state, config in STATES]
-    assert torch.allclose(found.double().exp(), 0.75 * parts[0] + 0.25 * parts[1], atol=1e-6)
+    assert torch.allclose(logits.double().exp(), 0.75 * parts[0] + 0.25 * parts[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
@@ -43,8 +44,10 @@ def test_its_loss_is_what_the_members_losses_come_to() -> None:
     blocks = {"text": torch.randint(128, (4, 32), generator=torch.Generator().manual_seed(1))}
     members = [LossMeter(config, blocks).token_losses(state) for state, config in STATES]
     expected = ensemble_losses(members)
-    said = Ensemble.of(STATES)(blocks["text"]).logits[:, :-1].gather(2, blocks["text"][:, 1:, None])[..., 0]
-    assert torch.allclose(-said.double().mean(1), expected.per_block["text"], atol=1e-6)
+    log_probabilities = (
+        Ensemble.of(STATES)(blocks["text"]).logits[:, :-1].gather(2, blocks["text"][:, 1:, None])[..., 0]
+    )
+    assert torch.allclose(-log_probabilities.double().mean(1), expected.per_block["text"], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +58,12 @@ def test_its_cache_changes_nothing(options: dict[str, object]) -> None:
     mask = torch.ones_like(IDS)
     mask[0, :4] = 0  # padded on the left
     common = {"attention_mask": mask, "max_new_tokens": 8, "pad_token_id": 0, **options}
-    found = []
+    texts = []
     for cached in (True, False):
         torch.manual_seed(0)
-        found.append(model.generate(IDS, use_cache=cached, **common))
-    assert torch.equal(*found)
-    assert found[0].shape[1] > IDS.shape[1]
+        texts.append(model.generate(IDS, use_cache=cached, **common))
+    assert torch.equal(*texts)
+    assert texts[0].shape[1] > IDS.shape[1]
 
 
 def test_greedy_text_is_the_most_probable_of_the_average() -> None:
@@ -69,7 +72,24 @@ def test_greedy_text_is_the_most_probable_of_the_average() -> None:
     for _ in range(4):
         probabilities = sum(log_probs(state, config, ids)[0, -1].exp() for state, config in STATES)
         ids = torch.cat([ids, torch.as_tensor(probabilities).argmax().view(1, 1)], 1)
-    found = model.generate(
-        IDS[:1], attention_mask=torch.ones(1, 20), max_new_tokens=4, do_sample=False, eos_token_id=-1
-    )
-    assert torch.equal(found, ids)
+    text = model.generate(IDS[:1], attention_mask=torch.ones(1, 20), max_new_tokens=4, do_sample=False, eos_token_id=-1)
+    assert torch.equal(text, ids)
+
+
+OTHERS = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_members_of_architectures_without_positions(kind: str) -> None:
+    """They do not say how long their context is, and some have caches of another kind."""
+    config = CONFIG_MAPPING[kind](vocab_size=128, bos_token_id=0, eos_token_id=0, **OTHERS[kind])
+    torch.manual_seed(0)
+    members = [AutoModelForCausalLM.from_config(config).eval() for _ in range(2)]
+    ensemble = Ensemble.of([(dict(member.named_parameters()), config) for member in members])
+    expected = torch.stack([member(IDS).logits.softmax(-1) for member in members]).mean(0)
+    assert torch.allclose(ensemble(IDS).logits.exp(), expected, atol=1e-6)
+    options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(IDS)}
+    assert torch.equal(*(ensemble.generate(IDS, use_cache=cached, **options) for cached in (True, False)))

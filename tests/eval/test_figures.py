@@ -29,8 +29,8 @@ PLANE = {
 }
 
 
-def legend(found: dict) -> list[str]:
-    return [text.get_text() for text in loss_figure(found).axes[0].get_legend().get_texts()]
+def legend(record: dict) -> list[str]:
+    return [text.get_text() for text in loss_figure(record).axes[0].get_legend().get_texts()]
 
 
 def test_the_figure_names_what_it_draws() -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EMBEDDED, state_of
+from conftest import EMBEDDED, state_of, tiny_config
 from transformers import GPT2LMHeadModel
 
+from isthmus.align.families import family
 from isthmus.checkpoint.loading import load
 from isthmus.eval.fingerprint import RANGES, Fingerprint, fingerprint, judge, kurtosis, peak
-from isthmus.lab.fingerprint import CALIBRATION, HELD_OUT, fingerprint_study
+from isthmus.lab.fingerprint_study import CALIBRATION, HELD_OUT, fingerprint_study
 from isthmus.lab.pretrain import small_config
-from isthmus.merge.spectra import fingerprint_of, spectrum
+from isthmus.merge.optimizer_inference import _attention_maps, fingerprint_of
+from isthmus.merge.spectra import spectrum
 
 
 def of(state: dict, config: object) -> Fingerprint:
@@ -23,9 +25,9 @@ def of(state: dict, config: object) -> Fingerprint:
 @pytest.mark.parametrize("name", ["adamw-1", "adamw-2", "docs", "code", "muon-1", "muon-2"])
 def test_the_embedded_models_are_told_apart(name: str) -> None:
     model = load(EMBEDDED / name)
-    found = judge(of(dict(model.state), model.config))
-    assert found.optimizer == ("muon" if "muon" in name else "adamw")
-    assert found.confidence == "likely"
+    evidence = judge(of(dict(model.state), model.config))
+    assert evidence.optimizer == ("muon" if "muon" in name else "adamw")
+    assert evidence.confidence == "likely"
 
 
 def test_a_model_that_was_never_trained_is_unknown() -> None:
@@ -68,9 +70,23 @@ def test_numbers() -> None:
         "h.0.k": torch.tensor([math.e, 1.0, 0.5]),
         "h.0.o": torch.tensor([1.0, 1.0, 0.5]),
     }
-    found = fingerprint(spectra, [torch.tensor([[1.0, -1.0]])], torch.tensor([math.e**2, 1.0, 1.0]))
-    assert (found.peakedness, found.attention, found.kurtosis, found.embedding) == pytest.approx((2 / 3, 1, 1, 2))
-    assert found.share == pytest.approx(1 / 3)
+    numbers = fingerprint(
+        spectra,
+        [torch.tensor([[1.0, -1.0]])],
+        torch.tensor([math.e**2, 1.0, 1.0]),
+        queries={"h.0.q", "h.0.k"},
+        outputs={"h.0.o"},
+    )
+    assert (numbers.peakedness, numbers.attention, numbers.kurtosis, numbers.embedding) == pytest.approx(
+        (2 / 3, 1, 1, 2)
+    )
+    assert numbers.share == pytest.approx(1 / 3)
+
+
+def test_queries_and_outputs_are_read_from_the_table() -> None:
+    queries, outputs = _attention_maps(family(tiny_config()))
+    assert queries == {f"h.{layer}.{name}" for layer in (0, 1) for name in "qk"}
+    assert outputs == {"h.0.o", "h.1.o"}
 
 
 def test_no_two_ranges_overlap() -> None:

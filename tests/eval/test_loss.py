@@ -15,11 +15,11 @@ IDS = torch.randint(128, (6, 32), generator=torch.Generator().manual_seed(3))
 def test_the_loss_is_that_of_transformers(tied: bool) -> None:
     model = tiny_model(tie_word_embeddings=tied)
     meter = LossMeter(tiny_config(tie_word_embeddings=tied), {"text": IDS})
-    found = meter(state_of(model))
+    measured = meter(state_of(model))
     with torch.no_grad():
         expected = [model(row[None], labels=row[None]).loss.item() for row in IDS]
-    assert found.per_block["text"].tolist() == pytest.approx(expected, abs=1e-5)
-    assert found.mean == pytest.approx(sum(expected) / 6, abs=1e-5)
+    assert measured.per_block["text"].tolist() == pytest.approx(expected, abs=1e-5)
+    assert measured.mean == pytest.approx(sum(expected) / 6, abs=1e-5)
 
 
 def test_one_meter_measures_many_states_and_counts_blocks() -> None:
@@ -50,10 +50,10 @@ def test_differences_are_paired() -> None:
 def test_the_ensemble_averages_probabilities() -> None:
     meter = LossMeter(tiny_config(), {"text": IDS})
     members = [tiny_model(0), tiny_model(1)]
-    found = ensemble_losses([meter.token_losses(state_of(model)) for model in members])
+    measured = ensemble_losses([meter.token_losses(state_of(model)) for model in members])
     with torch.no_grad():
         mean = sum(model(IDS).logits.double().softmax(-1) for model in members) / 2
     picked = mean[:, :-1].gather(-1, IDS[:, 1:, None]).squeeze(-1).log()
-    assert torch.allclose(found.per_block["text"], -picked.mean(1), atol=1e-5)
+    assert torch.allclose(measured.per_block["text"], -picked.mean(1), atol=1e-5)
     one = meter.token_losses(state_of(members[0]))
     assert ensemble_losses([one, one]).mean == pytest.approx(per_block(one).mean)

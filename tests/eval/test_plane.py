@@ -8,7 +8,7 @@ from conftest import state_of, tiny_config, tiny_model
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.plane import Affine, Plane, coordinates, measure_plane
+from isthmus.eval.plane import AffineCombination, Plane, coordinates, measure_plane
 
 A, B, C = (state_of(tiny_model(seed)) for seed in range(3))
 IDS = torch.randint(128, (2, 32), generator=torch.Generator().manual_seed(0))
@@ -36,28 +36,28 @@ def test_distances_in_the_plane_are_true() -> None:
 
 def test_losses_at_the_models_are_theirs() -> None:
     """A plane of 2 x 2 points without margin has A and B at the lower corners, where C lies above the line between."""
-    found = measure_plane({"A": A, "B": B, "C": C}, METER, resolution=2, margin=0.0)
-    x, y = found.models["C"]
+    plane = measure_plane({"A": A, "B": B, "C": C}, METER, resolution=2, margin=0.0)
+    x, y = plane.models["C"]
     assert 0 < x < 1
-    assert (found.xs, found.ys) == ((0.0, 1.0), (0.0, y))
-    assert found.loss[0] == pytest.approx((METER(A).mean, METER(B).mean), abs=1e-5)
+    assert (plane.xs, plane.ys) == ((0.0, 1.0), (0.0, y))
+    assert plane.loss[0] == pytest.approx((METER(A).mean, METER(B).mean), abs=1e-5)
     shift = {name: C[name] + (0.0 - x) * (B[name] - A[name]) for name in A}
-    assert found.loss[1][0] == pytest.approx(METER(shift).mean, abs=1e-4)
+    assert plane.loss[1][0] == pytest.approx(METER(shift).mean, abs=1e-4)
 
 
 def test_the_margin_is_a_share_of_the_longer_side() -> None:
-    found = measure_plane({"A": A, "B": B, "C": C}, METER, resolution=3, margin=0.5)
-    side = max(1.0, found.models["C"][1])
-    assert found.xs[0] == pytest.approx(-0.5 * side)
-    assert found.ys[0] == pytest.approx(-0.5 * side)
+    plane = measure_plane({"A": A, "B": B, "C": C}, METER, resolution=3, margin=0.5)
+    side = max(1.0, plane.models["C"][1])
+    assert plane.xs[0] == pytest.approx(-0.5 * side)
+    assert plane.ys[0] == pytest.approx(-0.5 * side)
 
 
 def test_an_affine_state() -> None:
-    found = Affine([A, B, C], (2.0, -0.5, -0.5))
-    assert list(found) == list(A)
-    assert len(found) == len(A)
+    state = AffineCombination([A, B, C], (2.0, -0.5, -0.5))
+    assert list(state) == list(A)
+    assert len(state) == len(A)
     for name in A:
-        assert torch.allclose(found[name], 2 * A[name] - 0.5 * B[name] - 0.5 * C[name], atol=1e-5)
+        assert torch.allclose(state[name], 2 * A[name] - 0.5 * B[name] - 0.5 * C[name], atol=1e-5)
 
 
 def test_three_models_on_a_line_span_no_plane() -> None:
@@ -69,5 +69,5 @@ def test_three_models_on_a_line_span_no_plane() -> None:
 
 
 def test_a_loss_that_is_no_number_is_null_in_json() -> None:
-    found = Plane((0.0, 1.0), (0.0, 1.0), ((1.0, math.nan), (2.0, 3.0)), {"A": (0.0, 0.0)}).to_dict()
-    assert found["loss"] == [[1.0, None], [2.0, 3.0]]
+    plane = Plane((0.0, 1.0), (0.0, 1.0), ((1.0, math.nan), (2.0, 3.0)), {"A": (0.0, 0.0)}).to_dict()
+    assert plane["loss"] == [[1.0, None], [2.0, 3.0]]

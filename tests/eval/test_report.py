@@ -13,8 +13,7 @@ import pytest
 from conftest import EMBEDDED
 from merging import merge
 
-from isthmus.merge.plans import CurvePlan
-from isthmus.merge.training import PathTraining
+from isthmus.merge.plans import CurvePlan, PathTraining
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -33,17 +32,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Tags(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
-        self.found: list[tuple[str, dict]] = []
+        self.tags: list[tuple[str, dict]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
 
 def test_it_is_one_small_file_that_needs_no_other(page: Path) -> None:
     text = page.read_text()
     assert len(text.encode()) < 2_000_000
-    for tag, attributes in Tags(text).found:
+    for tag, attributes in Tags(text).tags:
         assert tag not in ("link", "img", "iframe")
         assert not {"src", "href"} & attributes.keys()
     assert "http" not in re.sub(r"http://www\.w3\.org/2000/svg", "", text)
@@ -54,7 +53,7 @@ def test_every_control_has_a_label_and_every_chart_words(page: Path) -> None:
     for control in re.findall(r"<(?:select|input)[^>]*>", text):
         before = text[: text.index(control)]
         assert before.rfind("<label>") > before.rfind("</label>")
-    charts = [attributes for _, attributes in Tags(text).found if attributes.get("class") == "chart"]
+    charts = [attributes for _, attributes in Tags(text).tags if attributes.get("class") == "chart"]
     assert len(charts) == 4
     assert all(len(chart["data-label"]) > 20 for chart in charts)
     assert 'lang="en"' in text
@@ -63,9 +62,9 @@ def test_every_control_has_a_label_and_every_chart_words(page: Path) -> None:
 
 def test_its_data_are_those_of_the_report(page: Path) -> None:
     report = json.loads((page.parent / "isthmus.json").read_text())
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
-    assert found
-    data = json.loads(found.group(1))
+    script = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert script
+    data = json.loads(script.group(1))
     assert [profile["name"] for profile in data["profiles"]] == [
         "without alignment",
         "straight line, aligned",
@@ -103,6 +102,6 @@ def test_a_single_text_needs_no_choice_between_texts(page: Path, tmp_path: Path)
     )
     merged.save(tmp_path / "out")
     for file, hidden in ((page, False), (tmp_path / "out" / "report.html", True)):
-        controls = [attributes for tag, attributes in Tags(file.read_text()).found if tag == "div"]
+        controls = [attributes for tag, attributes in Tags(file.read_text()).tags if tag == "div"]
         first = next(attributes for attributes in controls if attributes.get("class") == "controls")
         assert ("hidden" in first) == hidden

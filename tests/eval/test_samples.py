@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from conftest import EMBEDDED
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.samples import samples
@@ -14,14 +15,14 @@ def test_all_models_go_on_from_the_same_prompts() -> None:
     ids = torch.tensor([tokenizer.encode("Return the name of the file. " * 30)[:128]] * 3)
     middle = WeightPath("linear", docs.state, code.state)(0.5)
     models = {"A": (docs.state, docs.config), "B": (code.state, code.config), "merge": (middle, docs.config)}
-    told = samples(models, tokenizer, {"x": ids}, per_label=2, new_tokens=12)
-    assert len(told) == 2
-    for sample in told:
+    written = samples(models, tokenizer, {"x": ids}, per_label=2, new_tokens=12)
+    assert len(written) == 2
+    for sample in written:
         assert sample.label == "x"
         assert sample.prompt.startswith("Return the name of the file.")
         assert list(sample.continuations) == ["A", "B", "merge"]
         assert len(set(sample.continuations.values())) > 1
-    assert samples(models, tokenizer, {"x": ids}, per_label=2, new_tokens=12) == told
+    assert samples(models, tokenizer, {"x": ids}, per_label=2, new_tokens=12) == written
 
 
 def test_a_context_shorter_than_a_prompt_and_a_sample() -> None:
@@ -31,10 +32,17 @@ def test_a_context_shorter_than_a_prompt_and_a_sample() -> None:
     tokenizer = load(EMBEDDED / "docs").tokenizer()
     config = tiny_config(vocab_size=1024)
     ids = torch.randint(1024, (1, 32), generator=torch.Generator().manual_seed(0))
-    (told,) = samples({"m": (state_of(tiny_model(vocab_size=1024)), config)}, tokenizer, {"x": ids})
-    assert told.continuations["m"]
+    (sample,) = samples({"m": (state_of(tiny_model(vocab_size=1024)), config)}, tokenizer, {"x": ids})
+    assert sample.continuations["m"]
     short = tiny_config(vocab_size=1024, n_positions=16)
-    (told,) = samples(
+    (sample,) = samples(
         {"m": (state_of(tiny_model(vocab_size=1024, n_positions=16)), short)}, tokenizer, {"x": ids[:, :16]}
     )
-    assert told.continuations["m"]
+    assert sample.continuations["m"]
+
+
+def test_a_model_that_does_not_say_how_long_its_context_is() -> None:
+    config = BloomConfig(vocab_size=1024, hidden_size=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    state = dict(AutoModelForCausalLM.from_config(config).named_parameters())
+    tokenizer, ids = load(EMBEDDED / "docs").tokenizer(), torch.randint(1024, (2, 32))
+    assert len(samples({"m": (state, config)}, tokenizer, {"x": ids}, new_tokens=3)) == 2

@@ -32,9 +32,9 @@ def test_singular_values_are_those_of_an_svd(shape: tuple[int, int]) -> None:
 def test_values_that_are_zero_to_rounding_are_left_out() -> None:
     matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
     matrix -= matrix.mean(0)
-    found = singular_values(matrix)
-    assert found.numel() == 19
-    assert torch.allclose(found, torch.linalg.svdvals(matrix.double())[:19], rtol=1e-5)
+    values = singular_values(matrix)
+    assert values.numel() == 19
+    assert torch.allclose(values, torch.linalg.svdvals(matrix.double())[:19], rtol=1e-5)
 
 
 def test_stable_rank() -> None:
@@ -55,10 +55,10 @@ def test_spectral_distance_is_scipys_wasserstein_distance_of_logs(a: torch.Tenso
 @given(positive, positive, st.floats(0.0, 1.0))
 def test_between_two_spectra_there_is_no_excess(a: torch.Tensor, b: torch.Tensor, t: float) -> None:
     between = (a.log() * (1 - t) + b.log() * t).exp()
-    found = compare_spectra({"m": a}, {"m": between}, {"m": b})
-    assert found.excess == pytest.approx(0.0, abs=1e-9)
-    if found.distance > 1e-3:
-        assert found.position == pytest.approx(t, abs=1e-4)
+    comparison = compare_spectra({"m": a}, {"m": between}, {"m": b})
+    assert comparison.excess == pytest.approx(0.0, abs=1e-9)
+    if comparison.distance > 1e-3:
+        assert comparison.position == pytest.approx(t, abs=1e-4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -95,9 +95,9 @@ def test_averaging_two_unrelated_matrices_contracts() -> None:
     """The reason for the verdict: independent directions cancel, by √2 where the spectra are alike."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(200, 200, generator=generator) for _ in range(2))
-    found = compare_spectra(*({"m": singular_values(x)} for x in (a, (a + b) / 2, b)))
-    assert found.verdict == "contracted"
-    assert found.log_ratio == pytest.approx(-math.log(2) / 2, abs=0.03)
+    comparison = compare_spectra(*({"m": singular_values(x)} for x in (a, (a + b) / 2, b)))
+    assert comparison.verdict == "contracted"
+    assert comparison.log_ratio == pytest.approx(-math.log(2) / 2, abs=0.03)
 
 
 def test_mean_over_matrices() -> None:
@@ -114,12 +114,12 @@ def shifted(base: float) -> dict[str, torch.Tensor]:
 
 
 def test_a_path_that_keeps_its_spectrum() -> None:
-    found = along_path({0.0: shifted(0.0), 0.5: shifted(0.05), 1.0: shifted(0.1)})
-    assert found.verdict == "preserved"
-    assert found.broken_at == ()
+    path = along_path({0.0: shifted(0.0), 0.5: shifted(0.05), 1.0: shifted(0.1)})
+    assert path.verdict == "preserved"
+    assert path.broken_at == ()
     assert compare_spectra(shifted(0.0), shifted(0.05), shifted(0.1)).limit == 0.1
     assert compare_spectra(shifted(0.0), shifted(0.05), shifted(1.0)).limit == pytest.approx(0.04)
-    assert [t for t, _, _ in found.points] == [0.0, 0.5, 1.0]
+    assert [t for t, _, _ in path.points] == [0.0, 0.5, 1.0]
 
 
 def test_a_smooth_transition_and_one_that_turns_back() -> None:
@@ -131,6 +131,6 @@ def test_a_smooth_transition_and_one_that_turns_back() -> None:
 
 
 def test_a_path_that_leaves_the_endpoints_spectra() -> None:
-    found = along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)})
-    assert (found.verdict, found.broken_at) == ("broken", (0.5,))
+    path = along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)})
+    assert (path.verdict, path.broken_at) == ("broken", (0.5,))
     assert along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)}, max_excess=0.5).verdict == "preserved"

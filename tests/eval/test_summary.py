@@ -52,7 +52,7 @@ def test_the_table_has_all_models_and_the_mean() -> None:
         ),
         (
             {"alignment": {"method": "learned", "asked": "auto", "learning": {"diverged_at": 7, "best_step": 3}}},
-            "learning the alignment diverged at step 7 (the loss was no number): that of step 3 was kept",
+            "learning the alignment diverged at step 7 (the loss was NaN or Inf): that of step 3 was kept",
         ),
         ({"alignment": {"method": "none", "asked": "none"}}, "barrier 0.500 nats (no alignment)"),
         ({"barrier": 0.0, "barrier_before_alignment": 0.0}, "did not help, it was 0.000 before"),
@@ -69,8 +69,8 @@ BENT = {"kind": "bezier", "bends": 2, "steps": 300, "optimizer": "muon", "diverg
 
 
 def test_a_curve_is_compared_with_the_line() -> None:
-    told = sentences(report(path=BENT, barrier=0.02, line_barrier=0.5))
-    assert told[0] == (
+    lines = sentences(report(path=BENT, barrier=0.02, line_barrier=0.5))
+    assert lines[0] == (
         "barrier 0.020 nats on a bezier of 2 bends (muon, 300 steps) after orthogonal alignment; 0.500 on the straight "
         "line, 2.000 before alignment (1.0% of it)"
     )
@@ -120,8 +120,8 @@ OPERATOR = {
 
 
 def test_what_an_operator_made() -> None:
-    told = sentences(report(**OPERATOR))
-    assert told[:3] == (
+    lines = sentences(report(**OPERATOR))
+    assert lines[:3] == (
         "2 models merged by ties, on top of c: -0.050 nats against their mean loss (+2.500 for the plain average, "
         "+1.500 for that after orthogonal alignment)",
         "weights of the search soup: A 0.5, B 1.25 (select loss 2.500, 2.600 with equal ones; 9 tried)",
@@ -141,13 +141,13 @@ def test_what_an_operator_made() -> None:
 
 
 def test_an_operator_without_text() -> None:
-    told = sentences(report(**OPERATOR | {"data": [], "base": None, "soup": None}))
-    assert told == ("2 models merged by ties; without text, no loss was measured",)
+    lines = sentences(report(**OPERATOR | {"data": [], "base": None, "soup": None}))
+    assert lines == ("2 models merged by ties; without text, no loss was measured",)
 
 
 def test_three_endpoints_have_no_position() -> None:
     spectrum = {"verdict": "transition", "excess": 0.05, "position": None, "distance": 0.8}
     ends = [{"ref": name, "loss": {"x": 3.0, "y": 2.0}} for name in "abc"]
-    told = sentences(report(**OPERATOR | {"endpoints": ends, "spectrum": spectrum}))
-    assert "worse than the best model" in told[2]
-    assert told[-1].endswith("(excess 0.050 nats, endpoints at most 0.800 nats apart)")
+    lines = sentences(report(**OPERATOR | {"endpoints": ends, "spectrum": spectrum}))
+    assert "worse than the best model" in lines[2]
+    assert lines[-1].endswith("(excess 0.050 nats, endpoints at most 0.800 nats apart)")

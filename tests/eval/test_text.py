@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.seen import Seen
-from isthmus.eval.text import SLICE, blocks, corpus, held_out, labelled_blocks
+from isthmus.eval.corpora import corpus
+from isthmus.eval.text import SLICE, Text, blocks, labelled_blocks
+from isthmus.eval.text_hashes import TextHashes
 
 
 class Bytes:
@@ -24,60 +27,6 @@ def write(path: Path, content: str | bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
-
-
-def test_a_file_a_directory_and_jsonl(tmp_path: Path) -> None:
-    one = write(tmp_path / "dir" / "one.txt", "first")
-    write(tmp_path / "dir" / "deep" / "two.md", "second")
-    write(tmp_path / "dir" / "picture.png", b"\x89PNG")
-    lines = write(tmp_path / "lines.jsonl", '{"text": "third"}\n\n{"text": "fourth", "more": 1}\n')
-    assert list(corpus(one).documents()) == ["first"]
-    assert sorted(corpus(str(tmp_path / "dir")).documents()) == ["first", "second"]
-    assert sorted(corpus(lines).documents()) == ["fourth", "third"]
-
-
-def test_labels(tmp_path: Path) -> None:
-    path = write(tmp_path / "cases.txt", "x")
-    assert corpus(path).label == "cases"
-    assert corpus(f"law={path}").label == "law"
-    assert corpus("stdlib:docs").label == "docs"
-    assert corpus("python=stdlib:code:heldout").label == "python"
-
-
-def test_a_file_with_an_equals_sign_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "a=b.txt", "x")
-    monkeypatch.chdir(tmp_path)
-    assert list(corpus("a=b.txt").documents()) == ["x"]
-
-
-@pytest.mark.parametrize("kind", ["docs", "code"])
-def test_the_standard_library_is_split_by_module(kind: str) -> None:
-    train, heldout, everything = (len(corpus(f"stdlib:{kind}{part}").readers) for part in (":train", ":heldout", ""))
-    assert train + heldout == everything
-    assert 0.05 < heldout / everything < 0.2
-    assert held_out("json/decoder.py") == held_out("json/decoder.py")
-
-
-def test_docs_and_code_of_the_standard_library_share_nothing() -> None:
-    docs, code = (next(iter(corpus(f"stdlib:{kind}").readers[50:51]))() for kind in ("docs", "code"))
-    assert "\n" in docs[0].strip()
-    assert not any(line.strip() in code[0] for line in docs[0].splitlines() if len(line.strip()) > 40)
-    assert "def " in code[0]
-
-
-def test_code_without_its_docstrings_keeps_everything_else(tmp_path: Path) -> None:
-    from isthmus.eval.text import _docstrings, _source
-
-    path = Path(
-        write(
-            tmp_path / "m.py",
-            '"""Module."""\nx = 1\n\n\ndef f():\n    """One.\n\n    Two é.\n    """; y = 2\n    return "kept"\n',
-        )
-    )
-    code = _source(path)[0]
-    assert code == 'x = 1\n\n\ndef f():\n    ; y = 2\n    return "kept"\n'
-    assert _docstrings(path) == ["Module.\n\nOne.\n\nTwo é."]
-    assert _source(Path(write(tmp_path / "broken.py", "def (:\n"))) == ["def (:\n"]
 
 
 BAD = {
@@ -103,34 +52,23 @@ def test_text_that_cannot_be_used(tmp_path: Path, name: str) -> None:
         blocks(corpus(str(tmp_path / name)), Bytes(), context=16)
 
 
-@pytest.mark.parametrize("spec", ["stdlib:poems", "stdlib:docs:half", "stdlib:docs:train:x", "stdlib:"])
-def test_no_such_built_in_corpus(spec: str) -> None:
-    with pytest.raises(BadInput, match="no built-in corpus"):
-        corpus(spec)
-
-
-def test_an_empty_directory(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no text files in the directory"):
-        corpus(str(tmp_path))
-
-
 def numbered(tmp_path: Path, count: int) -> str:
     """Words that never come twice, so that blocks can be told apart."""
     return write(tmp_path / "numbers.txt", "".join(f"{i:07d}" for i in range(count)))
 
 
 def test_parts_are_disjoint_and_of_the_size_asked(tmp_path: Path) -> None:
-    found = blocks(
+    text = blocks(
         corpus(numbered(tmp_path, 1000)), Bytes(), context=16, fit_tokens=160, select_tokens=320, report_tokens=90
     )
-    assert [part.shape for part in (found.fit, found.select, found.report)] == [(10, 16), (20, 16), (6, 16)]
-    rows = [tuple(row) for part in (found.fit, found.select, found.report) for row in part.tolist()]
+    assert [part.shape for part in (text.fit, text.select, text.report)] == [(10, 16), (20, 16), (6, 16)]
+    rows = [tuple(row) for part in (text.fit, text.select, text.report) for row in part.tolist()]
     assert len(set(rows)) == len(rows)
 
 
 def test_short_text_is_shared_out(tmp_path: Path) -> None:
-    found = blocks(corpus(numbered(tmp_path, 24)), Bytes(), context=16, select_tokens=8192, report_tokens=8192)
-    assert (len(found.select), len(found.report), len(found.fit)) == (5, 5, 0)
+    text = blocks(corpus(numbered(tmp_path, 24)), Bytes(), context=16, select_tokens=8192, report_tokens=8192)
+    assert (len(text.select), len(text.report), len(text.fit)) == (5, 5, 0)
     least = blocks(corpus(write(tmp_path / "x.txt", "x" * 33)), Bytes(), context=16)
     assert (len(least.select), len(least.report)) == (1, 1)
 
@@ -138,7 +76,7 @@ def test_short_text_is_shared_out(tmp_path: Path) -> None:
 def test_text_that_training_has_seen_is_left_out(tmp_path: Path) -> None:
     source = corpus(numbered(tmp_path, 1000))  # 70 blocks of 100
     trained = blocks(source, Bytes(), context=100, fit_tokens=5000, select_tokens=500, report_tokens=500).fit
-    seen = Seen.of([trained])
+    seen = TextHashes.of([trained])
     for seed in (0, 1):
         later = blocks(source, Bytes(), context=100, select_tokens=500, report_tokens=500, seed=seed, seen=seen)
         rows = {tuple(row) for part in (later.select, later.report) for row in part.tolist()}
@@ -146,7 +84,7 @@ def test_text_that_training_has_seen_is_left_out(tmp_path: Path) -> None:
         assert not rows & {tuple(row) for row in trained.tolist()}
     more = blocks(source, Bytes(), context=100, select_tokens=5000, report_tokens=5000, seen=seen)
     assert len(more.select) == len(more.report) == 10
-    everything = Seen.of([blocks(source, Bytes(), context=100, select_tokens=0, report_tokens=7000).report])
+    everything = TextHashes.of([blocks(source, Bytes(), context=100, select_tokens=0, report_tokens=7000).report])
     with pytest.raises(BadInput, match="has 7001 tokens, 0 of them in blocks that training has not seen, too short"):
         blocks(source, Bytes(), context=100, seen=everything)
 
@@ -160,20 +98,20 @@ AMOUNTS = {"fit_tokens": 5000, "select_tokens": 1000, "report_tokens": 1000}
 
 def test_nothing_is_trained_on_that_repeats_what_is_measured_on(tmp_path: Path) -> None:
     """Two texts say the same seventy times, 66 characters each, in the middle of other words."""
-    said = [f"<{i:02d}>" + f"{i:07d}" * 8 + "......" for i in range(70)]
+    sentences = [f"<{i:02d}>" + f"{i:07d}" * 8 + "......" for i in range(70)]
     specs = [
-        write(tmp_path / f"{name}.txt", "".join(f"{name}{i:02d}{before}{said[i]}{after}" for i in order))
+        write(tmp_path / f"{name}.txt", "".join(f"{name}{i:02d}{before}{sentences[i]}{after}" for i in order))
         for name, before, after, order in (
             ("a", "-" * 9, "+" * 22, range(70)),
             ("b", "*" * 21, "=" * 10, range(69, -1, -1)),
         )
     ]
-    found = labelled_blocks(specs, Bytes(), context=100, vocabulary=256, seed=3, **AMOUNTS)
-    assert [(len(part.select), len(part.report)) for part in found] == [(10, 10)] * 2
-    measured = "".join(spelt(row) for part in found for row in [*part.select.tolist(), *part.report.tolist()])
-    for part in found:
+    texts = labelled_blocks(specs, Bytes(), context=100, vocabulary=256, seed=3, **AMOUNTS)
+    assert [(len(part.select), len(part.report)) for part in texts] == [(10, 10)] * 2
+    measured = "".join(spelt(row) for part in texts for row in [*part.select.tolist(), *part.report.tolist()])
+    for part in texts:
         assert 10 < len(part.fit) < 50
-        assert not any(said[int(spelt(row)[1:3])] in measured for row in part.fit.tolist())
+        assert not any(sentences[int(spelt(row)[1:3])] in measured for row in part.fit.tolist())
 
 
 def test_text_that_only_repeats_itself_leaves_nothing_to_train_on(tmp_path: Path) -> None:
@@ -212,6 +150,89 @@ def test_labels_must_differ_and_ids_must_fit(tmp_path: Path) -> None:
         labelled_blocks([path], Bytes(), context=16, vocabulary=50)
 
 
-def test_jsonl_texts_are_strings(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", json.dumps({"text": "é" * 40}) + "\n")
-    assert list(corpus(path).documents()) == ["é" * 40]
+def cut_anew(
+    spec: str, context: int, fit: int, select: int, report: int, seen: TextHashes | None
+) -> tuple[Tensor, ...]:
+    """fit, select and report of one corpus that is long enough, by lists: every request reads from the beginning."""
+    needed, rows, pending = sum(-(-tokens // context) for tokens in (fit, select, report)), [], []
+    tokenizer, pieces = Bytes(), []
+    for document in corpus(spec).documents(3):
+        pieces += [document[start : start + SLICE] for start in range(0, len(document), SLICE)] + [None]
+    for piece in pieces:
+        pending += [0] if piece is None else tokenizer.encode(piece, add_special_tokens=False, verbose=False)
+        while len(pending) >= context:
+            block, pending = torch.tensor(pending[:context]), pending[context:]
+            if seen is None or not seen.within(block[None]).item():
+                rows.append(block)
+        if len(rows) >= needed:
+            break
+    shuffled = torch.stack(rows)[torch.randperm(len(rows), generator=torch.Generator().manual_seed(3))]
+    first, second = -(-report // context), -(-report // context) + -(-select // context)
+    return shuffled[second : second + -(-fit // context)], shuffled[first:second], shuffled[:first]
+
+
+def library(directory: Path) -> list[str]:
+    """Two corpora: many short documents with repetitions, and one file longer than what is tokenised at once."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghij ", k=150)) for _ in range(150)]
+    for index in range(120):
+        write(directory / "short" / f"{index:03d}.txt", " ".join(rng.choices(words, k=rng.randint(1, 9))))
+    write(directory / "long.txt", "".join(rng.choices("klmnopqrst ", k=SLICE + 50_000)))
+    return [str(directory / "short"), str(directory / "long.txt")]
+
+
+REQUESTS = ((0, 900, 700), (30_000, 0, 0), (4_000, 1_000, 1_000), (0, 2_000, 500))  # fit, select, report
+
+
+def test_text_that_is_read_once_is_what_it_is_when_read_anew(tmp_path: Path) -> None:
+    specs = library(tmp_path)
+    text = Text(specs, Bytes(), context=100, vocabulary=257, seed=3)
+    seen: TextHashes | None = None
+    for fit, select, report in REQUESTS:
+        amounts = {"fit_tokens": fit, "select_tokens": select, "report_tokens": report, "seen": seen}
+        parts = text.blocks(**amounts)
+        again = labelled_blocks(specs, Bytes(), context=100, vocabulary=257, seed=3, **amounts)
+        anew = [cut_anew(spec, 100, fit, select, report, seen) for spec in specs]
+        measured = TextHashes.of((ids for _, *both in anew for ids in both), every=1)
+        for one, other, (fit_ids, select_ids, report_ids) in zip(parts, again, anew, strict=True):
+            expected = {"fit": fit_ids[~measured.within(fit_ids)], "select": select_ids, "report": report_ids}
+            for name, ids in expected.items():
+                assert torch.equal(getattr(one, name), ids), name
+                assert torch.equal(getattr(other, name), ids), name
+            assert len(report_ids) == report // 100
+        seen = seen or TextHashes.of((ids for part in parts for ids in (part.report, part.select)), every=1)
+    assert any(len(part.fit) < 40 for part in text.blocks(fit_tokens=4000)), "repetitions were dropped"
+
+
+def test_nothing_is_tokenised_twice(tmp_path: Path) -> None:
+    tokenised: list[str] = []
+
+    class Counting(Bytes):
+        def encode(self, text: str, **options: Any) -> list[int]:
+            tokenised.append(text)
+            return super().encode(text, **options)
+
+    text = Text(library(tmp_path), Counting(), context=100, vocabulary=257)
+    text.blocks()
+    first = len(tokenised)
+    text.blocks()
+    assert len(tokenised) == first
+    text.blocks(fit_tokens=30_000, select_tokens=0, report_tokens=0)
+    assert first < len(tokenised) == len(set(tokenised))
+
+
+def test_text_that_could_not_be_read_is_read_from_its_beginning(tmp_path: Path) -> None:
+    for index in range(9):
+        write(tmp_path / "dir" / f"{index}.txt", f"{index}" * 1000)
+    spoilt = tmp_path / "dir" / "4.txt"
+    content = spoilt.read_bytes()
+    spoilt.write_bytes(b"\xff")
+    text = Text([str(tmp_path / "dir")], Bytes(), context=100, vocabulary=257)
+    with pytest.raises(BadInput, match="not UTF-8"):
+        text.blocks(select_tokens=4000, report_tokens=4000)
+    spoilt.write_bytes(content)
+    (part,) = text.blocks(select_tokens=4000, report_tokens=4000)
+    (anew,) = labelled_blocks(
+        [str(tmp_path / "dir")], Bytes(), context=100, vocabulary=257, select_tokens=4000, report_tokens=4000
+    )
+    assert torch.equal(part.report, anew.report)

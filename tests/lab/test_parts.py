@@ -19,12 +19,12 @@ def square(number: int) -> dict[str, int]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_parts_are_computed_once(tmp_path: Path, workers: int) -> None:
     parts = {f"of {number}": partial(square, number) for number in range(4)}
-    found = compute(tmp_path, parts, stage="", workers=workers)
-    assert [found[f"of {number}"]["square"] for number in range(4)] == [0, 1, 4, 9]
-    assert (os.getpid() in {part["process"] for part in found.values()}) == (workers == 1)
+    records = compute(tmp_path, parts, stage="", workers=workers)
+    assert [records[f"of {number}"]["square"] for number in range(4)] == [0, 1, 4, 9]
+    assert (os.getpid() in {part["process"] for part in records.values()}) == (workers == 1)
     (tmp_path / "of 2.json").write_text(json.dumps({"square": "kept"}))
     again = compute(tmp_path, parts, stage="", workers=workers)
-    assert again == {**found, "of 2": {"square": "kept"}}
+    assert again == {**records, "of 2": {"square": "kept"}}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -17,9 +17,9 @@ from isthmus.lab.pretrain import batches, make_checkpoints, pretrain, small_conf
 def test_the_embedded_checkpoints_are_those_of_the_recipes() -> None:
     assert {path.name for path in EMBEDDED.iterdir() if path.is_dir()} == {recipe.name for recipe in RECIPES}
     for recipe in RECIPES:
-        kept = json.loads((EMBEDDED / recipe.name / "recipe.json").read_text())
-        assert kept["seed"] == recipe.seed
-        assert (kept["optimizer"], kept["steps"], kept["base"]) == (recipe.optimizer, recipe.steps, recipe.base)
+        record = json.loads((EMBEDDED / recipe.name / "recipe.json").read_text())
+        assert record["seed"] == recipe.seed
+        assert (record["optimizer"], record["steps"], record["base"]) == (recipe.optimizer, recipe.steps, recipe.base)
         checkpoint = load(EMBEDDED / recipe.name)
         assert checkpoint.config.n_layer == small_config().n_layer
         assert checkpoint.tokenizer().vocab_size == 1024
@@ -39,8 +39,8 @@ def test_their_text_is_recognisable() -> None:
     docs = load(EMBEDDED / "docs")
     (text,) = labelled_blocks(["stdlib:docs:heldout"], docs.tokenizer(), context=128, vocabulary=1024)
     assert LossMeter(docs.config, {"docs": text.report})(docs.state).mean < 3.4
-    told = samples({"docs": (docs.state, docs.config)}, docs.tokenizer(), {"docs": text.report}, per_label=4)
-    words = " ".join(sample.continuations["docs"] for sample in told).split()
+    written = samples({"docs": (docs.state, docs.config)}, docs.tokenizer(), {"docs": text.report}, per_label=4)
+    words = " ".join(sample.continuations["docs"] for sample in written).split()
     assert {"the", "a", "of", "to"} & set(words)
 
 

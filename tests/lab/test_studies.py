@@ -13,10 +13,10 @@ import pytest
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
-from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, recipe
+from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, training_recipe
 from isthmus.lab.planes import triples
-from isthmus.lab.spectra import calibrate, known, verdict
-from isthmus.lab.studies import STUDIES, Asked, run_study
+from isthmus.lab.spectra_study import calibrate, expected_verdict, verdict
+from isthmus.lab.studies import STUDIES, StudyOptions, run_study
 from isthmus.lab.table import WAYS, rows
 
 STUDIES_OF_RECORD = Path(__file__).parents[2] / "docs" / "studies"
@@ -76,21 +76,21 @@ def spectra(record: dict[str, Any]) -> None:
 def generalization(record: dict[str, Any]) -> None:
     for pair in record["pairs"].values():
         for text in ("docs", "code"):
-            found = pair[text]
-            assert found["third_over_two"][0] == pytest.approx(found["two"] - found["three"], abs=1e-9)
-            assert found["two"] <= mean(found["ends"]) + 1e-9, "by Jensen's inequality"
-            assert found["barrier"] == pytest.approx(max(found["excess"]))
-            assert found["excess"][0] == found["excess"][-1] == pytest.approx(0, abs=1e-12)
+            losses = pair[text]
+            assert losses["third_over_two"][0] == pytest.approx(losses["two"] - losses["three"], abs=1e-9)
+            assert losses["two"] <= mean(losses["ends"]) + 1e-9, "by Jensen's inequality"
+            assert losses["barrier"] == pytest.approx(max(losses["excess"]))
+            assert losses["excess"][0] == losses["excess"][-1] == pytest.approx(0, abs=1e-12)
 
 
 def planes(record: dict[str, Any]) -> None:
     assert list(record["planes"]) == ["adamw-1, muon-1, lion-1"]
-    for found in record["planes"].values():
+    for ways in record["planes"].values():
         for way in ("before", "after"):
-            plane, average = found[way]["plane"], found[way]["average"]
+            plane, average = ways[way]["plane"], ways[way]["average"]
             assert len(plane["loss"]) == len(plane["loss"][0]) == len(plane["x"])
-            assert found[way]["excess"][0] == pytest.approx(average - mean(found[way]["ends"]), abs=1e-9)
-        assert found["after"]["ends"] == pytest.approx(found["before"]["ends"], abs=1e-4), "alignment keeps functions"
+            assert ways[way]["excess"][0] == pytest.approx(average - mean(ways[way]["ends"]), abs=1e-9)
+        assert ways["after"]["ends"] == pytest.approx(ways["before"]["ends"], abs=1e-4), "alignment keeps functions"
 
 
 def practice(record: dict[str, Any]) -> None:
@@ -113,40 +113,40 @@ CHECKS = {
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps(Asked(quick=True).settings()))
+    (tmp_path / "settings.json").write_text(json.dumps(StudyOptions(quick=True).settings()))
     with pytest.raises(BadInput, match="holds parts of a study with other settings"):
-        run_study("relu", tmp_path, Asked())
+        run_study("relu", tmp_path, StudyOptions())
 
 
 def test_a_text_that_is_not_there_is_refused_before_models_are_trained(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no text at 'nothing\.txt'"):
-        run_study("generalization", tmp_path, Asked(quick=True, elsewhere=("nothing.txt",)))
+        run_study("generalization", tmp_path, StudyOptions(quick=True, other_texts=("nothing.txt",)))
     assert not (tmp_path / "models").exists()
 
 
 def test_five_pairs_of_every_kind_of_fifteen_models() -> None:
-    found = {kind: pairs(kind) for kind in kinds()}
-    assert len(found) == 6
-    assert all(len(set(couples)) == 5 for couples in found.values())
-    models = {name for couples in found.values() for couple in couples for name in couple}
+    by_kind = {kind: pairs(kind) for kind in kinds()}
+    assert len(by_kind) == 6
+    assert all(len(set(couples)) == 5 for couples in by_kind.values())
+    models = {name for couples in by_kind.values() for couple in couples for name in couple}
     assert len(models) == 15
-    assert all(a != b for couples in found.values() for a, b in couples)
-    seeds = {recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
+    assert all(a != b for couples in by_kind.values() for a, b in couples)
+    seeds = {training_recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
     assert len(seeds) == 15
 
 
 def test_twenty_planes_through_fifteen_models() -> None:
-    found = triples(5)
-    assert len(set(found)) == 20
-    assert {len({name.split("-")[0] for name in names}) for names in found} == {1, 3}
-    assert all(len(set(names)) == 3 for names in found)
-    assert len({name for names in found for name in names}) == 15
+    planes = triples(5)
+    assert len(set(planes)) == 20
+    assert {len({name.split("-")[0] for name in names}) for names in planes} == {1, 3}
+    assert all(len(set(names)) == 3 for names in planes)
+    assert len({name for names in planes for name in names}) == 15
 
 
 def test_the_table_sums_up_barriers() -> None:
     barriers = [dict.fromkeys(WAYS, 1.0), dict.fromkeys(WAYS, 3.0)]
-    found = {"pairs": {f"adamw-{n}, muon-{n}": {"barriers": barriers[n - 1]} for n in (1, 2)}}
-    row = rows(found)[0]
+    study = {"pairs": {f"adamw-{n}, muon-{n}": {"barriers": barriers[n - 1]} for n in (1, 2)}}
+    row = rows(study)[0]
     assert (row.kind, row.way, row.mean, row.barriers) == ("adamw-muon", "naive", 2.0, (1.0, 3.0))
     assert row.std == pytest.approx(2**0.5)
 
@@ -189,18 +189,18 @@ def test_verdicts_come_from_the_numbers() -> None:
         "broken",
     ]
     assert verdict({"average": {"excess": 0.05, "distance": 0.5, "log_ratio": -0.1}}) == "contracted"
-    assert known("adamw-1, muon-1, muon") == "transition"
-    assert known("adamw-1, adamw-2, muon") is None
+    assert expected_verdict("adamw-1, muon-1, muon") == "transition"
+    assert expected_verdict("adamw-1, adamw-2, muon") is None
 
 
 def test_the_thresholds_of_isthmus_are_right_on_the_pairs_that_were_measured() -> None:
     """By the record of the full study: the verdict on every path and average of known kind, and both halves."""
     record = json.loads((STUDIES_OF_RECORD / "spectra.json").read_text())
     numbers = {**record["paths"], **record["pairs"]}
-    judged = [name for name in numbers if known(name)]
+    judged = [name for name in numbers if expected_verdict(name)]
     assert len(judged) == record["of_known_kind"] == 135
     for name in judged:
-        assert verdict(numbers[name]) == known(name), name
+        assert verdict(numbers[name]) == expected_verdict(name), name
     distances: dict[bool, list[float]] = {True: [], False: []}
     for name, pair in record["pairs"].items():
         one, other = (end.split("-")[0] for end in name.split(", "))

@@ -25,10 +25,16 @@ def test_every_step_is_measured_and_the_group_pays() -> None:
         select_tokens=1024,
         report_tokens=1024,
     )
-    found = ablate(a, b, text, LearnPlan(steps=24), Progress())
-    assert tuple(found) == STEPS
-    assert found["none"] > found["permutation"] > found["residual rotation"] > found["head maps"] > found["activations"]
-    assert found["learned"] < 0.8 * found["activations"]
+    barriers = ablate(a, b, text, LearnPlan(steps=24), Progress())
+    assert tuple(barriers) == STEPS
+    assert (
+        barriers["none"]
+        > barriers["permutation"]
+        > barriers["residual rotation"]
+        > barriers["head maps"]
+        > barriers["activations"]
+    )
+    assert barriers["learned"] < 0.8 * barriers["activations"]
 
 
 def test_five_pairs_of_every_kind_of_ten_models() -> None:
@@ -46,9 +52,9 @@ def test_pairs_that_were_done_are_read_back_and_summed_up(tmp_path: Path) -> Non
     wanted = [pair for pair in pairs() if pair[0] == "adamw-muon"][:2]
     for (_, a, b), numbers in zip(wanted, values, strict=True):
         (tmp_path / f"{a}, {b}.json").write_text(json.dumps(numbers))
-    found = symmetry_study(tmp_path, wanted=wanted)
-    assert found == [Ablation(*pair, numbers) for pair, numbers in zip(wanted, values, strict=True)]
-    rows = {row[1]: row for row in table_rows(found)}
+    ablations = symmetry_study(tmp_path, wanted=wanted)
+    assert ablations == [Ablation(*pair, numbers) for pair, numbers in zip(wanted, values, strict=True)]
+    rows = {row[1]: row for row in table_rows(ablations)}
     assert rows["learned"][2] == pytest.approx(0.3)
     assert rows["learned"][3] == pytest.approx(0.2828, abs=1e-4)
     assert rows["learned"][4] == pytest.approx(mean([0.25, 0.1]))

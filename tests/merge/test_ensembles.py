@@ -14,10 +14,9 @@ from transformers import AutoTokenizer
 
 import isthmus as package
 from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.seen import Seen
+from isthmus.eval.text_hashes import TextHashes
 from isthmus.merge.ensembles import ensemble, load_ensemble
-from isthmus.merge.plans import CurvePlan, EnsemblePlan
-from isthmus.merge.training import PathTraining
+from isthmus.merge.plans import CurvePlan, EnsemblePlan, PathTraining
 
 TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")
 QUICK = {"data": TEXT, "tokens": 1024}
@@ -81,7 +80,7 @@ def test_points_of_a_path_are_members(models: tuple[Path, Path], tmp_path: Path)
     found = ensemble(models, EnsemblePlan(path=tmp_path / "curve", at=[0.5], align="none", **QUICKER))
     assert [row["name"] for row in found.report["models"]][:3] == ["docs", "code", "curve at t = 0.5"]
     assert found.report["models"][-1]["passes"] == 3
-    trained = Seen.load(tmp_path / "curve" / "seen.safetensors")
+    trained = TextHashes.load(tmp_path / "curve" / "seen.safetensors")
     assert trained.hashes
     assert not any(trained.within(part.report).any() for part in found.text), "nothing is measured on what trained it"
     found.save(tmp_path / "three")

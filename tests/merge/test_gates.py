@@ -9,13 +9,13 @@ from isthmus.merge.plans import Gates
 NUMBERS = {"barrier": 0.4, "merge_point": {"excess": 0.1, "gain": -0.3, "gain_stderr": 0.01}}
 
 
-def found(verdict: str) -> SpectrumReport:
+def spectrum_report(verdict: str) -> SpectrumReport:
     return SpectrumReport(verdict, 0.2, 0.5, 0.8, -0.2, 0.04, ())  # type: ignore[arg-type]
 
 
 def test_no_gate_asks_for_nothing() -> None:
     Gates().pass_loss(NUMBERS)
-    Gates().pass_spectrum(found("contracted"))
+    Gates().pass_spectrum(spectrum_report("contracted"))
     assert not Gates(require_spectrum=True).need_loss
 
 
@@ -35,7 +35,7 @@ def test_require_gain() -> None:
 def test_require_spectrum(verdict: str) -> None:
     gates = Gates(require_spectrum=True)
     if verdict in ("preserved", "transition"):
-        gates.pass_spectrum(found(verdict))
+        gates.pass_spectrum(spectrum_report(verdict))
     else:
         with pytest.raises(GateRefused, match=rf"the spectrum is {verdict} \(excess 0\.200 nats, at most 0\.04;"):
-            gates.pass_spectrum(found(verdict))
+            gates.pass_spectrum(spectrum_report(verdict))

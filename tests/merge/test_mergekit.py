@@ -20,7 +20,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_recipe_with_all_that_is_taken(tmp_path: Path) -> None:
-    found = read_recipe(
+    recipe = read_recipe(
         written(
             tmp_path,
             """
@@ -49,10 +49,10 @@ def test_a_recipe_with_all_that_is_taken(tmp_path: Path) -> None:
             """,
         )
     )
-    assert found.operator.name == "dare_ties"
-    assert found.ingredients == ("org/base", "./one", "org/two@main")
-    assert (found.dtype, found.tokenizer) == ("bfloat16", "org/base")
-    values = found.values(NAMES)
+    assert recipe.operator.name == "dare_ties"
+    assert recipe.ingredients == ("org/base", "./one", "org/two@main")
+    assert (recipe.dtype, recipe.tokenizer) == ("bfloat16", "org/base")
+    values = recipe.values(NAMES)
     assert values["ln_f"]["weight"] == [0.5, 0.3], "a model's own, and else the recipe's"
     assert values["ln_f"] | {"weight": 0, "density": 0} == {
         "weight": 0, "density": 0, "lambda": 0.9, "normalize": False, "rescale": False,
@@ -67,7 +67,7 @@ def test_a_recipe_with_all_that_is_taken(tmp_path: Path) -> None:
 
 
 def test_slices_are_segments_with_gradients_of_their_own(tmp_path: Path) -> None:
-    found = read_recipe(
+    recipe = read_recipe(
         written(
             tmp_path,
             """
@@ -88,8 +88,8 @@ def test_slices_are_segments_with_gradients_of_their_own(tmp_path: Path) -> None
             """,
         )
     )
-    assert found.models == ("b", "a"), "t = 0 is the base"
-    values = {name: given["t"] for name, given in found.values(NAMES).items()}
+    assert recipe.models == ("b", "a"), "t = 0 is the base"
+    values = {name: given["t"] for name, given in recipe.values(NAMES).items()}
     assert values == {
         "transformer.wte.weight": 0.0,
         "transformer.h.0.attn": 0.0,
@@ -109,8 +109,8 @@ def test_a_base_without_a_part_of_its_own_is_one_more_model(tmp_path: Path) -> N
 
 def test_a_base_is_no_model_where_task_vectors_are_merged(tmp_path: Path) -> None:
     text = "merge_method: ties\nbase_model: c\nmodels: [{model: a}, {model: c}, {model: b}]\nparameters: {weight: 1}"
-    found = read_recipe(written(tmp_path, text))
-    assert (found.base, found.models) == ("c", ("a", "b"))
+    recipe = read_recipe(written(tmp_path, text))
+    assert (recipe.base, recipe.models) == ("c", ("a", "b"))
 
 
 MODELS = "models:\n  - model: a\n  - model: b\n"
@@ -132,14 +132,14 @@ BAD = {
     "an empty list of models": ("merge_method: linear\nmodels: []\n", 2, "a list of one or more"),
     "a model without a name": ("merge_method: linear\nmodels:\n  - parameters: {weight: 1}\n", 3, "no model here"),
     "a name that is a number": ("merge_method: linear\nmodels:\n  - model: 7\n", 3, "is text"),
-    "the same model twice": ("merge_method: linear\nmodels:\n  - model: a\n  - model: a\n", 4, "comes twice"),
+    "the same model twice": ("merge_method: linear\nmodels:\n  - model: a\n  - model: a\n", 4, "appears twice"),
     "an adapter": ("merge_method: linear\nmodels:\n  - model: a+b\n", 3, "adds an adapter"),
     "no base": (f"merge_method: ties\n{MODELS}", 1, "needs base_model"),
     "too few models": ("merge_method: model_stock\nbase_model: c\nmodels: [{model: a}]\n", 1, "at least 2 models"),
     "too many models": (f"merge_method: slerp\nbase_model: c\nparameters: {{t: 0.5}}\n{MODELS}", 1, "2 models; got 3"),
     "an unknown parameter": (f"{LINEAR}  - model: c\n    parameters:\n      wieght: 1\n", 9, "no parameter 'wieght'"),
     "a parameter of the whole under a model": (
-        f"merge_method: ties\nbase_model: c\n{MODELS}    parameters:\n      lambda: 1\n", 7, "no parameter of a single"
+        f"merge_method: ties\nbase_model: c\n{MODELS}    parameters:\n      lambda: 1\n", 7, "not a parameter of"
     ),
     "a parameter that lacks": (f"merge_method: linear\n{MODELS}", 1, "needs the parameter 'weight' for 'a'"),
     "t that lacks": (f"merge_method: slerp\nbase_model: a\n{MODELS}", 1, "needs the parameter 't'"),
@@ -154,7 +154,7 @@ BAD = {
     "a filter that is no text": (
         f"{LINEAR}    parameters:\n      weight:\n        - {{filter: [attn], value: 1}}\n", 9, "single value"
     ),
-    "a key twice": (f"{LINEAR}merge_method: slerp\n", 7, "comes twice"),
+    "a key twice": (f"{LINEAR}merge_method: slerp\n", 7, "appears twice"),
     "a dtype that is none": (f"{LINEAR}dtype: float7\n", 7, "dtype is one of float32"),
     "the tokenizer of a stranger": (f"{LINEAR}tokenizer_source: z\n", 7, "a model of the recipe; got 'z'"),
     "the tokenizer of no base": (f"{LINEAR}tokenizer_source: base\n", 7, "there is no base_model"),
@@ -175,27 +175,27 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_recipe_is_one_sentence_with_its_line(isthmus, hub, tmp_path: Path, kind: str) -> None:
-    text, line, said = BAD[kind]
+    text, line, message = BAD[kind]
     with pytest.raises(BadInput) as error:
         read_recipe(written(tmp_path, text))
     assert str(error.value).startswith(f"'recipe.yml', line {line}: ")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
-    found = isthmus("merge", tmp_path / "recipe.yml", "-o", tmp_path / "out")
-    assert (found.code, found.err) == (2, f"isthmus: {error.value}\n")
+    outcome = isthmus("merge", tmp_path / "recipe.yml", "-o", tmp_path / "out")
+    assert (outcome.code, outcome.err) == (2, f"isthmus: {error.value}\n")
     assert not hub.requests
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"", "is empty"), (b"\xff\xfe", "not UTF-8"), (b"a: \x00", "not YAML"), (None, "cannot read the recipe")],
 )
-def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "recipe.yml"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_recipe(file)
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 import isthmus
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, GateRefused, IncompatibleModels, UnsupportedFamily
-from isthmus.eval.text import Blocks, corpus, labelled_blocks
+from isthmus.eval.corpora import corpus
+from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.merge.plans import Gates, LearnPlan
 from isthmus.merge.progress import Progress
 

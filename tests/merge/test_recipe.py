@@ -25,8 +25,8 @@ def test_weights_for_all_and_for_each() -> None:
 
 
 def test_a_model_of_one_layer_is_at_the_end_of_a_gradient() -> None:
-    found = recipe("linear", ["a", "b"], weights=[[0.5, 1.0]]).values(["wte", "h.0.a"])
-    assert (found["wte"]["weight"], found["h.0.a"]["weight"]) == ([0.5, 0.5], [1.0, 1.0])
+    values = recipe("linear", ["a", "b"], weights=[[0.5, 1.0]]).values(["wte", "h.0.a"])
+    assert (values["wte"]["weight"], values["h.0.a"]["weight"]) == ([0.5, 0.5], [1.0, 1.0])
 
 
 def test_a_gradient_of_flags_takes_the_nearest_below() -> None:
@@ -49,7 +49,7 @@ def test_shares_of_plain_weights(weights: list[list[float]], expected: list[floa
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "said"),
+    ("method", "options", "message"),
     [
         ("average", {}, "there is no method 'average'"),
         ("ties", {}, "give --base"),
@@ -63,8 +63,8 @@ def test_shares_of_plain_weights(weights: list[list[float]], expected: list[floa
         ("ties", {"base": "c", "densities": [[-1.0]]}, "from 0 to 1"),
     ],
 )
-def test_options_that_make_no_recipe(method: str, options: dict[str, object], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_options_that_make_no_recipe(method: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         recipe(method, ["a", "b"], **options)
 
 

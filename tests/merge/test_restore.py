@@ -15,10 +15,10 @@ A, B = state_of(tiny_model(0)), state_of(tiny_model(1))
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
 def test_singular_values_lie_between_the_endpoints_and_vectors_stay(t: float) -> None:
     middle = dict(WeightPath("linear", A, B)(t))
-    found = restore_spectrum(middle, A, B, t, TABLE)
-    assert found.keys() == middle.keys()
+    restored = restore_spectrum(middle, A, B, t, TABLE)
+    assert restored.keys() == middle.keys()
     for name in TABLE.matrices:
-        before, after = TABLE.piece(middle, name).double(), TABLE.piece(found, name).double()
+        before, after = TABLE.piece(middle, name).double(), TABLE.piece(restored, name).double()
         a, b = (torch.linalg.svdvals(TABLE.piece(end, name).double()) for end in (A, B))
         expected = torch.exp((1 - t) * a.log() + t * b.log())
         assert torch.allclose(torch.linalg.svdvals(after), expected, rtol=1e-4)
@@ -28,10 +28,10 @@ def test_singular_values_lie_between_the_endpoints_and_vectors_stay(t: float) ->
 
 def test_everything_but_matrices_stays() -> None:
     middle = dict(WeightPath("linear", A, B)(0.5))
-    found = restore_spectrum(middle, A, B, 0.5, TABLE)
+    restored = restore_spectrum(middle, A, B, 0.5, TABLE)
     matrices = {TABLE.pieces[name].parameter for name in TABLE.matrices}
     for name in middle.keys() - matrices:
-        assert torch.equal(found[name], middle[name])
+        assert torch.equal(restored[name], middle[name])
 
 
 def test_null_directions_stay_null() -> None:
@@ -39,6 +39,6 @@ def test_null_directions_stay_null() -> None:
     flat = {name: value.clone() for name, value in A.items()}
     weight = flat["transformer.h.0.mlp.c_fc.weight"]
     weight -= weight.mean(0)
-    found = restore_spectrum(flat, flat, B, 0.5, TABLE)["transformer.h.0.mlp.c_fc.weight"]
-    assert torch.isfinite(found).all()
-    assert found.mean(0).abs().max() < 1e-6
+    restored = restore_spectrum(flat, flat, B, 0.5, TABLE)["transformer.h.0.mlp.c_fc.weight"]
+    assert torch.isfinite(restored).all()
+    assert restored.mean(0).abs().max() < 1e-6

@@ -26,14 +26,14 @@ class Surface:
         self.blocks = {"x": numbers, "y": numbers + BLOCKS}
 
     def __call__(self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None) -> Losses:
-        t, found = float(state["t"]), {}
+        t, losses = float(state["t"]), {}
         for label, numbers in (blocks or self.blocks).items():
             self.passes += numbers.shape[0]
             own = torch.randn(2 * BLOCKS, generator=torch.Generator().manual_seed(self.seed)).double()
             here = torch.Generator().manual_seed(int(1000 * t) + 7919 * (self.seed + 1))
             noise = self.noise * torch.randn(2 * BLOCKS, generator=here).double()
-            found[label] = self.shape(t) + (own + noise)[numbers.flatten()]
-        return Losses(found)
+            losses[label] = self.shape(t) + (own + noise)[numbers.flatten()]
+        return Losses(losses)
 
 
 def along(t: float) -> dict[str, Tensor]:
@@ -78,9 +78,9 @@ def test_the_barrier_is_that_of_the_whole_grid() -> None:
 
 def test_one_path_is_lower_than_another_only_beyond_the_noise() -> None:
     def begun(height: float, seed: int) -> Search:
-        found = Search(along, Surface(lambda t: 3 + height * 4 * t * (1 - t), noise=0.1, seed=seed))  # type: ignore[arg-type]
-        found.explore()
-        return found
+        search = Search(along, Surface(lambda t: 3 + height * 4 * t * (1 - t), noise=0.1, seed=seed))  # type: ignore[arg-type]
+        search.explore()
+        return search
 
     assert begun(0.2, 0).lower_than(begun(0.8, 1))
     assert not begun(0.8, 0).lower_than(begun(0.2, 1))

@@ -15,9 +15,9 @@ NAMES = [f"h.{layer}.{kind}" for layer in range(2) for kind in ("q", "k", "v", "
 
 
 def test_every_matrix_with_q_k_and_v_apart() -> None:
-    found = spectrum(state_of(tiny_model()), tiny_config())
-    assert list(found) == NAMES
-    assert all((values[:-1] >= values[1:]).all() for values in found.values())
+    spectra = spectrum(state_of(tiny_model()), tiny_config())
+    assert list(spectra) == NAMES
+    assert all((values[:-1] >= values[1:]).all() for values in spectra.values())
 
 
 @pytest.mark.parametrize("kind", ["permutation", "orthogonal"])
@@ -30,12 +30,12 @@ def test_the_gauge_does_not_show(kind: str) -> None:
 
 def test_optimizers_leave_different_spectra() -> None:
     names = ("adamw-1", "adamw-2", "muon-1", "muon-2")
-    found = compare_models([EMBEDDED / name for name in names], Progress())
-    distance = {(pair["a"], pair["b"]): pair["distance"] for pair in found["distances"]}
+    record = compare_models([EMBEDDED / name for name in names], Progress())
+    distance = {(pair["a"], pair["b"]): pair["distance"] for pair in record["distances"]}
     same = max(distance["adamw-1", "adamw-2"], distance["muon-1", "muon-2"])
     across = min(value for (a, b), value in distance.items() if a[:4] != b[:4])
     assert same < 0.1 < 0.2 < 0.5 < across
-    rank = {model["ref"]: model["stable_rank"] for model in found["models"]}
+    rank = {model["ref"]: model["stable_rank"] for model in record["models"]}
     assert all(rank["muon-1"][kind] > rank["adamw-1"][kind] for kind in ("q", "o", "fc", "proj"))
 
 

@@ -20,9 +20,11 @@ def test_fisher_is_that_of_the_definition() -> None:
     ids = torch.randint(11, (1, 6), generator=torch.Generator().manual_seed(1))
     weights = {name: value.clone().requires_grad_() for name, value in state.items()}
     empty = empty_model(config)
-    said = functional_call(empty, with_tied(weights, empty), (ids,), {"use_cache": False}).logits[0].log_softmax(-1)
+    log_probabilities = (
+        functional_call(empty, with_tied(weights, empty), (ids,), {"use_cache": False}).logits[0].log_softmax(-1)
+    )
     exact = dict.fromkeys(weights, torch.zeros(()))
-    for row in said:
+    for row in log_probabilities:
         for one in row:
             gradients = torch.autograd.grad(one, list(weights.values()), retain_graph=True)
             for name, gradient in zip(weights, gradients, strict=True):
@@ -54,11 +56,11 @@ def test_moments_are_those_of_what_goes_into_the_modules() -> None:
             )
     with torch.no_grad():
         model(ids)
-    found = input_moments(state, model.config, family(model.config), ids)
+    moments = input_moments(state, model.config, family(model.config), ids)
     wanted = {f"{name}.weight" for name in seen if name != "lm_head"}
-    assert wanted <= found.keys(), "every map between hidden vectors"
+    assert wanted <= moments.keys(), "every map between hidden vectors"
     for name in wanted:
         vectors = torch.cat(seen[name.removesuffix(".weight")]).double()
-        assert torch.allclose(found[name].gram, vectors.T @ vectors / 48, atol=1e-5)
-        assert found[name].axis == 0, "Conv1D has its inputs first"
-        assert found[name].gram.shape[0] == state[name].shape[0]
+        assert torch.allclose(moments[name].gram, vectors.T @ vectors / 48, atol=1e-5)
+        assert moments[name].axis == 0, "Conv1D has its inputs first"
+        assert moments[name].gram.shape[0] == state[name].shape[0]

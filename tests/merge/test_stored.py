@@ -11,11 +11,11 @@ from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
-from isthmus.eval.seen import Seen
+from isthmus.eval.text_hashes import TextHashes
 from isthmus.merge.path import WeightPath
 from isthmus.merge.saved_path import endpoint_digests, read_path, write_path
 
-SEEN = Seen.of([torch.arange(20).view(2, 10)])
+SEEN = TextHashes.of([torch.arange(20).view(2, 10)])
 
 
 @pytest.fixture

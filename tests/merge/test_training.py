@@ -13,8 +13,9 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.model import empty_model
 from isthmus.eval.barrier import profile
+from isthmus.eval.corpora import corpus
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.text import blocks, corpus
+from isthmus.eval.text import blocks
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.training import Batches, PathModule, PathTraining, Trained, train_path
 from isthmus.merge.training_state import TrainingState

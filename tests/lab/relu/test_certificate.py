@@ -94,8 +94,8 @@ def test_no_network_with_its_first_neuron_on_a_ray_is_better_and_one_is_as_good(
         free = torch.randn(count, 2, generator=generator, dtype=torch.float64)
         length = torch.rand(count, 1, generator=generator, dtype=torch.float64)
         outer = torch.randn(count, 2, generator=generator, dtype=torch.float64)
-        found = Networks(torch.stack([length * rays[ray], free], dim=1), outer)
-        assert loss(found, data()).min() >= float(CERTIFICATE.bound)
+        networks = Networks(torch.stack([length * rays[ray], free], dim=1), outer)
+        assert loss(networks, data()).min() >= float(CERTIFICATE.bound)
     choice = min(CERTIFICATE.residuals, key=lambda one: sum(item * item for item in CERTIFICATE.residuals[one]))
     features = np.array(columns(EXAMPLE, choice), dtype=float).T
     assert nnls(features, TARGETS)[1] ** 2 / len(TARGETS) == pytest.approx(0.25)
@@ -105,7 +105,7 @@ def test_there_are_no_other_solutions() -> None:
     """Of all patterns and signs of both neurons, with any outer weights: two, up to order and scaling."""
     rays = np.array(EXAMPLE.rays(), dtype=float)
     features = np.maximum(0, rays @ INPUTS.T)
-    found = set()
+    solutions = set()
     for (one, first), (other, second) in product(product((1, -1), range(len(rays))), repeat=2):
         edges = [first, (first + 1) % len(rays), second, (second + 1) % len(rays)]
         signs = np.array([one, one, other, other])
@@ -115,11 +115,11 @@ def test_there_are_no_other_solutions() -> None:
             assert np.linalg.matrix_rank(matrix[:, weights > 1e-12]) == (weights > 1e-12).sum(), "it is isolated"
             neurons = [weights[0] * rays[edges[0]] + weights[1] * rays[edges[1]]]
             neurons.append(weights[2] * rays[edges[2]] + weights[3] * rays[edges[3]])
-            found.add(tuple(sorted(tuple(neuron.round(6).tolist()) for neuron in neurons)))
+            solutions.add(tuple(sorted(tuple(neuron.round(6).tolist()) for neuron in neurons)))
     exact = {
         tuple(sorted(tuple(round(float(item), 6) for item in u) for u in solution)) for solution in (FIRST, SECOND)
     }
-    assert found == exact
+    assert solutions == exact
 
 
 def test_each_decay_leaves_room_for_one_of_them() -> None:
@@ -163,9 +163,9 @@ def test_the_lowest_loss_agrees_with_a_library(draw: st.DataObject) -> None:
         )
     )
     problem = Problem(tuple(inputs), tuple(draw.draw(st.lists(number, min_size=len(inputs), max_size=len(inputs)))))
-    found = certify(problem, 0)
+    certificate = certify(problem, 0)
     lowest = min(
         nnls(np.array(columns(problem, choice), dtype=float).T, np.array(problem.targets, dtype=float))[1] ** 2
-        for choice in found.residuals
+        for choice in certificate.residuals
     )
-    assert float(found.bound) * len(inputs) == pytest.approx(lowest, abs=1e-9)
+    assert float(certificate.bound) * len(inputs) == pytest.approx(lowest, abs=1e-9)

@@ -12,7 +12,7 @@ from isthmus.lab.relu.construct import compress, connect, width_that_suffices
 from isthmus.lab.relu.network import Networks, drawn, in_the_plane, loss, outputs
 from isthmus.lab.relu.polychain import along, barrier, bend, permuted, straight
 from isthmus.lab.relu.regions import frontier
-from isthmus.lab.relu.study import walked
+from isthmus.lab.relu.study import measure_constructed
 from isthmus.lab.relu.train import OPTIMIZERS, train
 
 DATA = in_the_plane(6, 11)
@@ -30,11 +30,11 @@ def test_a_network_computes_what_it_says() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_decay_bounds_the_norm_of_its_optimizer_and_no_other(optimizer: str) -> None:
     """At a decay that leaves no room for zero loss, the bounded norm is at its bound of 1/λ, the other is off it."""
-    found = train(optimizer, DATA, width=24, decay=4.0, seeds=2, steps=600)
+    networks = train(optimizer, DATA, width=24, decay=4.0, seeds=2, steps=600)
     own = GEOMETRY[optimizer]
     other = "spectral" if own == "entrywise" else "entrywise"
-    assert (4.0 * size(found, own)).tolist() == pytest.approx([1, 1], abs=0.02)
-    assert ((4.0 * size(found, other) - 1).abs() > 0.1).all()
+    assert (4.0 * size(networks, own)).tolist() == pytest.approx([1, 1], abs=0.02)
+    assert ((4.0 * size(networks, other) - 1).abs() > 0.1).all()
 
 
 def test_networks_are_trained_apart() -> None:
@@ -81,22 +81,22 @@ def test_any_two_wide_networks_are_connected_in_the_spectral_set_and_most_in_the
     width = width_that_suffices(6, 2) if geometry == "spectral" else 64
     a, b = (drawn(2, width, 2, seed)[index] for index in (0, 1))
     radius = max(float(size(a, geometry)), float(size(b, geometry)))
-    found = walked(a, b, DATA, geometry, radius)
-    assert found is not None
-    assert found["over_ends"] < 1e-9
-    assert found["violation"] < 1e-12
-    assert found["gaps"] < 1e-12
+    path = measure_constructed(a, b, DATA, geometry, radius)
+    assert path is not None
+    assert path["over_ends"] < 1e-9
+    assert path["violation"] < 1e-12
+    assert path["gaps"] < 1e-12
 
 
 def test_few_neurons_are_left_and_compute_the_same() -> None:
     network = drawn(1, 40, 2, seed=5)[0]
     for geometry, most in (("spectral", width_that_suffices(6, 2) // 2), ("entrywise", 40)):
         radius = float(size(network, geometry))
-        found = compress(network, DATA, geometry, radius)
-        assert found.used <= most
-        end = found.pieces[-1].at(torch.ones(1, dtype=torch.float64))[0]
+        compressed = compress(network, DATA, geometry, radius)
+        assert compressed.used <= most
+        end = compressed.pieces[-1].at(torch.ones(1, dtype=torch.float64))[0]
         assert torch.allclose(outputs(end, DATA.inputs), outputs(network, DATA.inputs), atol=1e-9)
-        assert (end.outer != 0).sum() == found.used
+        assert (end.outer != 0).sum() == compressed.used
         assert size(end, geometry) <= radius + 1e-12
 
 
@@ -111,10 +111,10 @@ def test_tiny_neurons_are_used_like_others() -> None:
     shrink = torch.logspace(0, -10, 64, dtype=torch.float64)
     a = Networks(a.inner * shrink[:, None], a.outer)
     radius = max(float(size(one, "entrywise")) for one in (a, b))
-    found = walked(a, b, DATA, "entrywise", radius)
-    assert found is not None
-    assert found["over_ends"] < 1e-9
-    assert found["violation"] < 1e-12
+    path = measure_constructed(a, b, DATA, "entrywise", radius)
+    assert path is not None
+    assert path["over_ends"] < 1e-9
+    assert path["violation"] < 1e-12
 
 
 def test_neurons_are_put_in_order_and_back() -> None:
@@ -139,16 +139,16 @@ def test_bends_lower_the_barrier_inside_the_set() -> None:
 
 
 def test_the_tighter_the_box_the_larger_the_spectral_norm_in_it() -> None:
-    found = frontier(DATA)
-    radii = [radius for _, radius in found.curve]
+    regions = frontier(DATA)
+    radii = [radius for _, radius in regions.curve]
     assert radii == sorted(radii, reverse=True)
     assert radii[0] > 1.15 * radii[-1], "the tightest box and the tightest ball have no zero-loss network in common"
-    assert radii[-1] == pytest.approx(found.least_spectral)
+    assert radii[-1] == pytest.approx(regions.least_spectral)
 
 
 def test_training_agrees_with_the_frontier() -> None:
     """Muon fits the data where the spectral set has a zero-loss network, and cannot where it has none."""
     least = frontier(DATA, (1,)).least_spectral ** -0.5  # the highest decay with a zero-loss network
     for decay, fits in ((0.5 * least, True), (1.3 * least, False)):
-        found = train("muon", DATA, width=32, decay=decay, seeds=1, steps=1200)
-        assert (loss(found, DATA).item() < 2e-4) == fits
+        networks = train("muon", DATA, width=32, decay=decay, seeds=1, steps=1200)
+        assert (loss(networks, DATA).item() < 2e-4) == fits

@@ -28,13 +28,13 @@ def cut(parts: Sequence[Tensor], rows: int) -> Whole:
 
 
 def run(name: str, parts: Sequence[Tensor], rows: int = 1000, **values: Any) -> Tensor:
-    found = operator(name)
-    models = len(parts) - found.needs_base
+    chosen = operator(name)
+    models = len(parts) - chosen.needs_base
     filled = {
         key: values.get(key, [parameter.default] * models if parameter.each else parameter.default)
-        for key, parameter in found.parameters.items()
+        for key, parameter in chosen.parameters.items()
     }
-    return torch.cat(list(found.run(cut(parts, rows), **found.arguments(filled, "key"))))
+    return torch.cat(list(chosen.run(cut(parts, rows), **chosen.arguments(filled, "key"))))
 
 
 VALUES: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 
 
-WITHOUT_STATISTICS = [name for name, found in OPERATORS.items() if found.knows is None]
+WITHOUT_STATISTICS = [name for name, result in OPERATORS.items() if result.knows is None]
 
 
 def parts_for(name: str, *shape: int) -> list[Tensor]:
@@ -60,12 +60,12 @@ def parts_for(name: str, *shape: int) -> list[Tensor]:
 @pytest.mark.parametrize("shape", [(17, 6), (23,)])
 def test_blocks_change_nothing(name: str, shape: tuple[int, ...]) -> None:
     parts = parts_for(name, *shape)
-    kept = [part.clone() for part in parts]
+    copies = [part.clone() for part in parts]
     whole = run(name, parts, **VALUES[name])
     assert whole.shape == shape
     for rows in (1, 4, 16):
         assert torch.allclose(run(name, parts, rows, **VALUES[name]), whole, atol=1e-6)
-    assert all(torch.equal(part, before) for part, before in zip(parts, kept, strict=True)), "inputs are left alone"
+    assert all(torch.equal(part, before) for part, before in zip(parts, copies, strict=True)), "inputs are left alone"
 
 
 @pytest.mark.parametrize("name", WITHOUT_STATISTICS)
@@ -90,10 +90,10 @@ def test_linear() -> None:
 
 def test_slerp_is_the_great_circle() -> None:
     a, b = (x.double().flatten() for x in tensors(2, 4, 3))
-    found = run("slerp", tensors(2, 4, 3), t=0.3).double().flatten()
+    result = run("slerp", tensors(2, 4, 3), t=0.3).double().flatten()
     angle = math.acos(a @ b / (a.norm() * b.norm()))
     expected = (math.sin(0.7 * angle) * a + math.sin(0.3 * angle) * b) / math.sin(angle)
-    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(result, expected, atol=1e-6)
     # of unit vectors: on the sphere, at 0.3 of the way
     units = [x / x.norm() for x in tensors(2, 4, 3)]
     middle = run("slerp", units, t=0.3)
@@ -109,14 +109,14 @@ def test_slerp_of_parallel_and_of_empty_tensors_is_the_line() -> None:
 
 def test_karcher_minimises_squared_angles() -> None:
     parts = [x + 0.5 for x in tensors(4, 5, 3)]
-    found = run("karcher", parts, max_iter=100, tol=1e-12)
+    result = run("karcher", parts, max_iter=100, tol=1e-12)
     units = [x.flatten().double() / x.double().norm() for x in parts]
 
     def cost(x: Tensor) -> float:
         return sum(math.acos(min(1.0, float(x @ u / x.norm()))) ** 2 for u in units)
 
-    best = found.flatten().double()
-    assert found.norm().item() == pytest.approx(sum(x.norm().item() for x in parts) / 4, rel=1e-6)
+    best = result.flatten().double()
+    assert result.norm().item() == pytest.approx(sum(x.norm().item() for x in parts) / 4, rel=1e-6)
     for direction in tensors(20, 15, seed=1):
         assert cost(best) <= cost(best + 1e-3 * direction.double()) + 1e-9
 
@@ -135,8 +135,8 @@ def test_karcher_of_nothing_is_nothing() -> None:
 def test_task_arithmetic() -> None:
     base, *models = (x.double().numpy() for x in tensors(4, 4, 3))
     added = sum(w * (model - base) for w, model in zip((0.5, -0.3, 1.0), models, strict=True))
-    found = run("task_arithmetic", tensors(4, 4, 3), **VALUES["task_arithmetic"])
-    assert np.allclose(found, base + 0.7 * added, atol=1e-6)
+    result = run("task_arithmetic", tensors(4, 4, 3), **VALUES["task_arithmetic"])
+    assert np.allclose(result, base + 0.7 * added, atol=1e-6)
     normalized = run("task_arithmetic", tensors(4, 4, 3), normalize=True, **VALUES["task_arithmetic"])
     assert np.allclose(normalized, base + 0.7 * added / 1.2, atol=1e-6)
 
@@ -161,27 +161,27 @@ def slow_ties(base: Any, models: list[Any], weights: list[float], densities: lis
 @pytest.mark.parametrize("normalize", [True, False])
 def test_ties(normalize: bool) -> None:
     base, *models = (x.numpy() for x in tensors(4, 8, 6))
-    found = run("ties", tensors(4, 8, 6), normalize=normalize, **VALUES["ties"])
+    result = run("ties", tensors(4, 8, 6), normalize=normalize, **VALUES["ties"])
     expected = slow_ties(base, models, VALUES["ties"]["weight"], VALUES["ties"]["density"], normalize)
-    assert np.allclose(found, expected, atol=1e-6)
+    assert np.allclose(result, expected, atol=1e-6)
 
 
 def test_ties_keeps_exactly_its_share_where_magnitudes_are_equal() -> None:
     base, model = torch.zeros(50), torch.ones(50)
     model[::2] = -1.0
     for rows in (50, 7):
-        found = run("ties", [base, model], rows, weight=[1.0], density=[0.3])
-        assert found.count_nonzero() == 15
-        assert torch.equal(found[:15], model[:15]), "the first of equals"
+        result = run("ties", [base, model], rows, weight=[1.0], density=[0.3])
+        assert result.count_nonzero() == 15
+        assert torch.equal(result[:15], model[:15]), "the first of equals"
 
 
 @pytest.mark.parametrize("density", [0.001, 0.5, 0.999])
 def test_ties_of_one_model_keeps_the_largest(density: float) -> None:
     (delta,) = tensors(1, 40, 25)
-    found = run("ties", [torch.zeros_like(delta), delta], 7, weight=[1.0], density=[density])
+    result = run("ties", [torch.zeros_like(delta), delta], 7, weight=[1.0], density=[density])
     count = max(1, int(density * delta.numel()))
     threshold = delta.abs().flatten().sort(descending=True).values[count - 1]
-    assert torch.equal(found, torch.where(delta.abs() >= threshold, delta, 0.0))
+    assert torch.equal(result, torch.where(delta.abs() >= threshold, delta, 0.0))
 
 
 def test_ties_without_any_density_is_the_base() -> None:
@@ -192,24 +192,24 @@ def test_ties_without_any_density_is_the_base() -> None:
 def test_rescaling_keeps_the_sum_of_magnitudes() -> None:
     base, model = tensors(2, 30, 20)
     for name in ("ties", "dare_ties", "dare_linear"):
-        found = run(name, [base, model], 7, weight=[1.0], density=[0.4], rescale=True)
-        assert (found - base).abs().sum().item() == pytest.approx((model - base).abs().sum().item(), rel=1e-5)
+        result = run(name, [base, model], 7, weight=[1.0], density=[0.4], rescale=True)
+        assert (result - base).abs().sum().item() == pytest.approx((model - base).abs().sum().item(), rel=1e-5)
 
 
 def test_dare_drops_its_share_and_keeps_the_expectation() -> None:
     base, model = tensors(2, 300, 200)
-    found = run("dare_linear", [base, model], weight=[1.0], density=[0.3])
-    kept = found != base
-    assert kept.float().mean().item() == pytest.approx(0.3, abs=0.01)
-    ratio = ((found - base)[kept] / (model - base)[kept]).median().item()
+    result = run("dare_linear", [base, model], weight=[1.0], density=[0.3])
+    entries = result != base
+    assert entries.float().mean().item() == pytest.approx(0.3, abs=0.01)
+    ratio = ((result - base)[entries] / (model - base)[entries]).median().item()
     assert ratio == pytest.approx(1 / 0.3, rel=0.02)
 
 
 def test_dare_without_rescaling_leaves_what_it_keeps() -> None:
     base, model = tensors(2, 30, 20)
-    found = run("dare_linear", [base, model], weight=[1.0], density=[0.3], rescale=False)
-    kept = found != base
-    assert torch.allclose(found[kept], model[kept], atol=1e-6)
+    result = run("dare_linear", [base, model], weight=[1.0], density=[0.3], rescale=False)
+    entries = result != base
+    assert torch.allclose(result[entries], model[entries], atol=1e-6)
 
 
 def test_dare_draws_by_its_key_and_by_model() -> None:
@@ -231,8 +231,8 @@ def test_dare_ties_of_what_was_kept() -> None:
         for one in ([1.0, 0.0], [0.0, 1.0])
     ]
     expected = slow_ties(base.numpy(), [x.numpy() for x in thinned], weights, [1.0, 1.0], False)
-    found = run("dare_ties", [base, *models], weight=weights, density=densities)
-    assert np.allclose(found, expected, atol=1e-5)
+    result = run("dare_ties", [base, *models], weight=weights, density=densities)
+    assert np.allclose(result, expected, atol=1e-5)
 
 
 def test_model_stock() -> None:
@@ -259,7 +259,7 @@ def test_model_stock_of_opposite_models_is_the_base() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value", "said"),
+    ("parameter", "value", "message"),
     [
         (Parameter("x", 1.0, lowest=0.0, highest=1.0), 1.5, "from 0 to 1"),
         (Parameter("x", 1.0, lowest=0.0), -1, "at least 0"),
@@ -269,8 +269,8 @@ def test_model_stock_of_opposite_models_is_the_base() -> None:
         (Parameter("x", True), 1, "true or false"),
     ],
 )
-def test_a_value_that_a_parameter_does_not_take(parameter: Parameter, value: object, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_a_value_that_a_parameter_does_not_take(parameter: Parameter, value: object, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         parameter.require("x", value)
 
 

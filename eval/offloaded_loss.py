@@ -1,4 +1,4 @@
-"""The loss of a model that need not fit into memory: accelerate places its layers on GPUs, in memory, on disk."""
+"""The loss of a model that may be larger than memory: accelerate places its layers on GPUs, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bytes_of(size: str) -> int:
 
 
 @torch.no_grad()
-def placed_token_losses(
+def offloaded_token_losses(
     directory: Path,
     blocks: Mapping[str, Tensor],
     memory: int,
@@ -38,25 +38,25 @@ def placed_token_losses(
 ) -> dict[str, Tensor]:
     """−log p of every predicted token, float32, label → (blocks, context − 1), of the model in a directory.
 
-    At most `memory` bytes of weights are kept in main memory; what is more goes to GPUs where there are any, and else
-    stays on disk, from where a layer is read whenever it is its turn. In float32.
+    At most `memory` bytes of weights are in main memory; the others are on GPUs where there are any, else on disk, from
+    where a layer is read when its turn comes. In float32.
     """
     with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        model = opened(directory, memory, folder)
-        found = {}
+        model = load_offloaded(directory, memory, folder)
+        losses = {}
         for label, rows in blocks.items():
             parts = []
             for part in torch.split(rows, max(1, LOGITS_AT_ONCE // (rows.shape[1] * int(model.config.vocab_size)))):
                 parts.append(shared(part, lambda ids: _token_losses(model, ids)))
                 on_blocks(part.shape[0])
-            found[label] = torch.cat(parts)
-    return found
+            losses[label] = torch.cat(parts)
+    return losses
 
 
-def opened(directory: Path, memory: int | None, offload: Path) -> Any:
+def load_offloaded(directory: Path, memory: int | None, offload: Path) -> Any:
     """The model in a directory, in float32, with at most `memory` bytes of weights in main memory (None: all of them).
 
-    What is more goes to GPUs where there are any, and else to the folder `offload`.
+    The others go to GPUs where there are any, else to the folder `offload`.
     """
     from transformers import AutoModelForCausalLM
 

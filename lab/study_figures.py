@@ -1,4 +1,4 @@
-"""The figures of the studies, from their records."""
+"""The figures of the studies of small transformers, from their records."""
 
 from __future__ import annotations
 
@@ -7,54 +7,38 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ..eval.figures import GREY, ORANGE
+from .figure_style import COLOURS, NAMES, blank, without_frame
 from .pairs import OPTIMIZERS, optimizer_of
-from .relu.constraint import GEOMETRY
-from .relu.study import SOLVED
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"adamw": "#2563a8", "muon": ORANGE, "lion": "#1a7f5a"}
-NAMES = {"adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
 MARKERS = "os^vDP*"
 EACH = "each"  # a plane through one model of each optimizer
 DEPTH = 4.0  # nats that the shades of planes span
-FLOOR = 1e-6  # a barrier that is drawn at the bottom of a logarithmic axis
-
-
-def relu_figure(record: Mapping[str, Any]) -> Figure:
-    """Sizes against the bound, barriers against width, the frontier of two regions, and the certified barrier."""
-    figure = _figure(11.0, 7.6)
-    constraint, connectivity, regions, barrier = figure.subplots(2, 2).flat
-    _sizes(constraint, record)
-    _widths(connectivity, record)
-    _regions(regions, record)
-    _certified(barrier, record["barrier"])
-    return figure
 
 
 def table_figure(record: Mapping[str, Any]) -> Figure:
     """Mean barriers of every kind of pair by alignment, with standard deviations."""
-    figure = _figure(9.0, 4.0)
+    figure = blank(9.0, 4.0)
     axis = figure.subplots()
     ways = list(dict.fromkeys(row["way"] for row in record["table"]))
     kinds = list(dict.fromkeys(row["kind"] for row in record["table"]))
     for index, way in enumerate(ways):
-        found = [row for kind in kinds for row in record["table"] if row["kind"] == kind and row["way"] == way]
+        bars = [row for kind in kinds for row in record["table"] if row["kind"] == kind and row["way"] == way]
         places = [place + (index - (len(ways) - 1) / 2) * 0.13 for place in range(len(kinds))]
         shade = str(0.8 - 0.7 * index / len(ways)) if index < len(ways) - 1 else ORANGE
-        heights, errors = ([row[key] for row in found] for key in ("mean", "std"))
+        heights, errors = ([row[key] for row in bars] for key in ("mean", "std"))
         axis.bar(places, heights, 0.12, yerr=errors, color=shade, label=way, error_kw={"linewidth": 0.8})
     axis.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds])
     axis.set_ylabel("barrier, nats per token")
     axis.legend(frameon=False, ncols=3)
-    return _plain(figure)
+    return without_frame(figure)
 
 
 def spectra_figure(record: Mapping[str, Any]) -> Figure:
     """Stable ranks along paths, and the numbers that the thresholds of the verdict divide."""
-    figure = _figure(11.0, 7.6)
+    figure = blank(11.0, 7.6)
     ranks, *thresholds = figure.subplots(2, 2).flat
     for name, path in record["paths"].items():
         a, b, by = name.split(", ")
@@ -80,16 +64,16 @@ def spectra_figure(record: Mapping[str, Any]) -> Figure:
         axis.axvline(threshold["chosen"], color="black", linewidth=1, label=f"threshold, {threshold['chosen']:.3f}")
         axis.set_xlabel(f"{what} (held-out pairs)")
         axis.legend(frameon=False, fontsize="small")
-    return _plain(figure)
+    return without_frame(figure)
 
 
 def planes_figure(record: Mapping[str, Any]) -> Figure:
     """The loss on the first plane of every kind, before and after alignment, on one scale."""
-    first = {_triple(name): found for name, found in record["planes"].items() if found["before"]["plane"]}
+    first = {_triple(name): ways for name, ways in record["planes"].items() if ways["before"]["plane"]}
     kinds = [kind for kind in (*COLOURS, EACH) if kind in first]
-    lowest = min(min(found["ends"]) for kind in kinds for found in first[kind].values())
+    lowest = min(min(measured["ends"]) for kind in kinds for measured in first[kind].values())
     levels = [lowest - 0.1 + DEPTH * (step / 14) ** 1.5 for step in range(15)]
-    figure = _figure(3.0 * len(kinds), 6.0)
+    figure = blank(3.0 * len(kinds), 6.0)
     axes = figure.subplots(2, len(kinds), squeeze=False)
     for row, way in enumerate(("before", "after")):
         for axis, kind in zip(axes[row], kinds, strict=True):
@@ -107,14 +91,14 @@ def planes_figure(record: Mapping[str, Any]) -> Figure:
 
 def generalization_figure(record: Mapping[str, Any]) -> Figure:
     """Excess losses along paths on every text, and what a path point adds to an ensemble."""
-    figure = _figure(11.0, 4.0)
+    figure = blank(11.0, 4.0)
     labels = _texts(record["pairs"])
     *along, gains = figure.subplots(1, len(labels) + 1)
     kinds = list(dict.fromkeys(map(_kind_of, record["pairs"])))
     for axis, label in zip(along, labels, strict=True):
         for kind in kinds:
-            found = [pair[label]["excess"] for name, pair in record["pairs"].items() if _kind_of(name) == kind]
-            means = [mean(column) for column in zip(*found, strict=True)]
+            excesses = [pair[label]["excess"] for name, pair in record["pairs"].items() if _kind_of(name) == kind]
+            means = [mean(column) for column in zip(*excesses, strict=True)]
             ts = [index / (len(means) - 1) for index in range(len(means))]
             axis.plot(ts, means, label=_kind(kind), color=_colour(kind), linestyle=_style(kind))
         axis.axhline(0, color=GREY, linewidth=0.8)
@@ -124,13 +108,13 @@ def generalization_figure(record: Mapping[str, Any]) -> Figure:
     figure.legend(*along[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(kinds), frameon=False)
     for index, label in enumerate(labels):
         for place, kind in enumerate(kinds):
-            found = [
+            added = [
                 pair[label]["third_over_two"][0] for name, pair in record["pairs"].items() if _kind_of(name) == kind
             ]
             gains.errorbar(
                 [place + 0.15 * index],
-                [mean(found)],
-                [_spread(found)],
+                [mean(added)],
+                [_spread(added)],
                 fmt=MARKERS[index % len(MARKERS)],
                 color=_colour(kind),
                 markersize=5,
@@ -140,12 +124,12 @@ def generalization_figure(record: Mapping[str, Any]) -> Figure:
     gains.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds], rotation=60, fontsize="small")
     gains.axhline(0, color=GREY, linewidth=0.8)
     gains.set_ylabel("gain of the ensemble by a point, nats")
-    return _plain(figure)
+    return without_frame(figure)
 
 
 def practice_figure(record: Mapping[str, Any]) -> Figure:
     """Barriers and gains of merges by the optimizers of both fine-tunes, and losses after more training."""
-    figure = _figure(9.6, 3.6)
+    figure = blank(9.6, 3.6)
     axes = figure.subplots(1, 3)
     for axis, key, title in ((axes[0], "barrier", "barrier, nats"), (axes[1], "gain", "gain of the average, nats")):
         table = [[_mean_of(record["merges"], key, one, other) for other in OPTIMIZERS] for one in OPTIMIZERS]
@@ -161,12 +145,12 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
     trained_on = list(dict.fromkeys(map(optimizer_of, record["further"])))
     for place, optimizer in enumerate(trained_on):
         for shift, (start, marker) in enumerate((("docs", "o"), ("code", "s"), ("average", "*"))):
-            found = [run[start]["after"] for name, run in record["further"].items() if optimizer_of(name) == optimizer]
+            losses = [run[start]["after"] for name, run in record["further"].items() if optimizer_of(name) == optimizer]
             label = {"docs": "from docstrings", "code": "from code", "average": "from their average"}[start]
             axes[2].errorbar(
                 [place + 0.2 * (shift - 1)],
-                [mean(found)],
-                [_spread(found)],
+                [mean(losses)],
+                [_spread(losses)],
                 fmt=marker,
                 color=COLOURS[optimizer],
                 label=label if place == 0 else None,
@@ -174,102 +158,7 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
     axes[2].set_xticks(range(len(trained_on)), [NAMES[name] for name in trained_on])
     axes[2].set_ylabel("loss after training on, nats")
     axes[2].legend(frameon=False, fontsize="small")
-    return _plain(figure, axes[2:])
-
-
-def _sizes(axis: Axes, record: Mapping[str, Any]) -> None:
-    for optimizer in OPTIMIZERS:
-        rows = sorted(
-            (float(name.split(", ")[2]), part)
-            for name, part in record.items()
-            if name.startswith(f"constraint, {optimizer},")
-        )
-        for geometry, style in (("entrywise", "-"), ("spectral", "--")):
-            values = [decay * max(part[geometry]) for decay, part in rows]
-            label = f"{NAMES[optimizer]}, {geometry}"
-            width = 2.4 if GEOMETRY[optimizer] == geometry else 0.9
-            axis.plot(
-                [decay for decay, _ in rows], values, style, color=COLOURS[optimizer], linewidth=width, label=label
-            )
-    axis.axhline(1, color="black", linewidth=0.8)
-    axis.set(xscale="log", yscale="log", xlabel="weight decay λ", ylabel="largest norm × λ (bold: the bounded one)")
-    axis.legend(frameon=False, fontsize="x-small")
-
-
-def _widths(axis: Axes, record: Mapping[str, Any]) -> None:
-    for optimizer in OPTIMIZERS:
-        rows = sorted(
-            (int(name.split(", ")[2]), part)
-            for name, part in record.items()
-            if name.startswith(f"connectivity, {optimizer},")
-        )
-        for way, style in (("permuted", ":"), ("bent", "-")):
-            values = [max(FLOOR, mean(part[way])) for _, part in rows]
-            axis.plot(
-                [width for width, _ in rows],
-                values,
-                style,
-                color=COLOURS[optimizer],
-                label=f"{NAMES[optimizer]}, {way}",
-            )
-        built = [width for width, part in rows if all(part["constructed"])]
-        axis.plot(
-            built,
-            [FLOOR] * len(built),
-            "o",
-            color=COLOURS[optimizer],
-            markersize=4 + 3 * OPTIMIZERS.index(optimizer),
-            fillstyle="none",
-        )
-    axis.axvline(
-        record["data"]["width_that_suffices"], color=GREY, linewidth=0.8, label="width that suffices (spectral)"
-    )
-    axis.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (circles: 0 by construction)")
-    axis.set_ylim(top=30)
-    axis.legend(frameon=False, fontsize="x-small", loc="upper center", ncols=3)
-
-
-def _regions(axis: Axes, record: Mapping[str, Any]) -> None:
-    regions = record["regions"]
-    boxes, radii = (list(one) for one in zip(*regions["curve"], strict=True))
-    boxes, radii = [*boxes, 10 * boxes[-1]], [*radii, radii[-1]]
-    low = regions["least_spectral"]
-    axis.fill_between(boxes, radii, 10 * low, color="#e8f0e4", label="regions overlap")
-    axis.fill_between(boxes, [low] * len(boxes), radii, color="#f6d7c3", label="disjoint")
-    for optimizer in OPTIMIZERS:
-        places = [
-            (record["settings"]["networks"]["wide"] * entry**2, norm**2)
-            for name, part in record.items()
-            if name.startswith(f"constraint, {optimizer},")
-            for entry, norm, loss in zip(part["entrywise"], part["spectral"], part["loss"], strict=True)
-            if loss < SOLVED
-        ]
-        if places:
-            axis.plot(*zip(*places, strict=True), ".", color=COLOURS[optimizer], label=f"{NAMES[optimizer]}, trained")
-    axis.set(xscale="log", yscale="log", xlabel="κ² = width × largest entry²", ylabel="c² = largest spectral norm²")
-    axis.set(xlim=(0.9 * boxes[0], boxes[-1]), ylim=(0.9 * low, 10 * low))
-    axis.legend(frameon=False, fontsize="x-small", loc="upper left")
-
-
-def _certified(axis: Axes, barrier: Mapping[str, Any]) -> None:
-    top, bottom = map(int, barrier["certificate"]["bound"].split("/"))
-    values = {"certified bound": top / bottom}
-    for index, height in enumerate(barrier["attack"] or []):
-        values[f"attack, order {index + 1}"] = height
-    axis.bar(list(values), list(values.values()), 0.5, color=[ORANGE, *[GREY] * (len(values) - 1)])
-    axis.set_ylabel("barrier, mean squared error")
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _plain(figure: Figure, axes: Sequence[Axes] | None = None) -> Figure:
-    for axis in figure.axes if axes is None else axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure
+    return without_frame(figure, axes[2:])
 
 
 def _kind_of(pair: str) -> str:
@@ -303,7 +192,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _mean_of(merges: Mapping[str, Any], key: str, one: str, other: str) -> float:
-    found: Iterable[Any] = (
+    values: Iterable[Any] = (
         merge[key] for name, merge in merges.items() if name.startswith(f"{one}-docs") and f", {other}-code" in name
     )
-    return float(mean(value[0] if isinstance(value, list) else value for value in found))
+    return float(mean(value[0] if isinstance(value, list) else value for value in values))

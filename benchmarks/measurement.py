@@ -1,4 +1,4 @@
-"""Running a command and measuring it: wall time in seconds, peak memory of the process in bytes."""
+"""The cost of running a command: wall time in seconds, peak memory of the process in bytes."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.effect import require_effect
 from isthmus.merge.mergekit import read_recipe
 from isthmus.merge.recipe import recipe
+from isthmus.merge.recipe_effect import require_effect
 
 PARTS = ("attn.c_attn.weight", "mlp.c_fc.weight")
 NAMES = ["transformer.wte.weight", *(f"transformer.h.{i}.{part}" for i in range(3) for part in PARTS), "ln_f.weight"]
@@ -20,11 +20,11 @@ TIES = f"merge_method: ties\nbase_model: c\n{TWO}parameters:\n  weight: 1\n"
 
 
 def slices(*ranges: tuple[int, int], extra: str = "") -> str:
-    found = "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
+    text = "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
     for start, stop in ranges:
-        found += f"  - sources:\n      - {{model: a, layer_range: [{start}, {stop}]}}\n"
-        found += f"      - {{model: b, layer_range: [{start}, {stop}]}}\n"
-    return found + extra
+        text += f"  - sources:\n      - {{model: a, layer_range: [{start}, {stop}]}}\n"
+        text += f"      - {{model: b, layer_range: [{start}, {stop}]}}\n"
+    return text + extra
 
 
 # The recipe, the line of the word without effect, what is said.
@@ -32,7 +32,7 @@ IDLE: dict[str, tuple[str, int, str]] = {
     "a filter of another architecture": (
         f"{SLERP}    - {{filter: self_attn, value: 0}}\n    - {{value: 0.5}}\n",
         8,
-        "the filter 'self_attn' is part of no tensor's name here: names are made of transformer, wte, h, attn",
+        "no tensor's name here contains the filter 'self_attn': names are made of transformer, wte, h, attn",
     ),
     "a filter with a typo": (f"{SLERP}    - {{filter: mpl, value: 0}}\n    - {{value: 0.5}}\n", 8, "the filter 'mpl'"),
     "a filter in capitals": (f"{SLERP}    - {{filter: MLP, value: 0}}\n    - {{value: 0.5}}\n", 8, "the filter 'MLP'"),
@@ -47,7 +47,7 @@ IDLE: dict[str, tuple[str, int, str]] = {
     "a filter inside an earlier filter": (
         f"{SLERP}    - {{filter: attn, value: 0}}\n    - {{filter: c_attn, value: 1}}\n    - {{value: 0.5}}\n",
         9,
-        "'t' has no effect here: what stands before it",
+        "'t' has no effect here: cases before it",
     ),
     "the same filter twice": (
         f"{SLERP}    - {{filter: mlp, value: 0}}\n    - {{filter: mlp, value: 1}}\n    - {{value: 0.5}}\n",
@@ -104,13 +104,13 @@ IDLE: dict[str, tuple[str, int, str]] = {
 
 @pytest.mark.parametrize("kind", IDLE)
 def test_a_word_without_effect_is_an_error_with_its_line(tmp_path: Path, kind: str) -> None:
-    text, line, said = IDLE[kind]
+    text, line, message = IDLE[kind]
     (tmp_path / "recipe.yml").write_text(text)
     plan = read_recipe(tmp_path / "recipe.yml")
     with pytest.raises(BadInput) as error:
         require_effect(plan, NAMES)
     assert str(error.value).startswith(f"'recipe.yml', line {line}: ")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 # What the file alone tells.
@@ -145,7 +145,7 @@ READ: dict[str, tuple[str, int, str]] = {
     "a key twice in a model": (
         "merge_method: linear\nmodels:\n  - model: a\n    parameters:\n      weight: 1\n      weight: 2\n",
         6,
-        "comes twice",
+        "appears twice",
     ),
     "an unknown key of a case": (f"{LINEAR}    - {{filter: mlp, value: 1, valeu: 2}}\n", 7, "'valeu' is not known"),
     "an unknown key of a source": (
@@ -158,12 +158,12 @@ READ: dict[str, tuple[str, int, str]] = {
 
 @pytest.mark.parametrize("kind", READ)
 def test_what_the_file_alone_tells(tmp_path: Path, kind: str) -> None:
-    text, line, said = READ[kind]
+    text, line, message = READ[kind]
     (tmp_path / "recipe.yml").write_text(text)
     with pytest.raises(BadInput) as error:
         read_recipe(tmp_path / "recipe.yml")
     assert str(error.value).startswith(f"'recipe.yml', line {line}: ")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -200,12 +200,12 @@ def merged(isthmus, saved, tmp_path: Path, text: str, *options: object):
 
 
 def test_the_command_line_says_it_before_it_merges(isthmus, saved, tmp_path: Path) -> None:
-    found = merged(isthmus, saved, tmp_path, IDLE["a filter of another architecture"][0])
-    assert found.code == 2
-    assert found.error.startswith(
-        "isthmus: 'recipe.yml', line 8: the filter 'self_attn' is part of no tensor's name here"
+    outcome = merged(isthmus, saved, tmp_path, IDLE["a filter of another architecture"][0])
+    assert outcome.code == 2
+    assert outcome.error.startswith(
+        "isthmus: 'recipe.yml', line 8: no tensor's name here contains the filter 'self_attn'"
     )
-    assert found.error.count("\n") == 1
+    assert outcome.error.count("\n") == 1
     assert not (tmp_path / "out").exists()
     beyond = merged(isthmus, saved, tmp_path, slices((0, 3)))
     assert (beyond.code, (tmp_path / "out").exists()) == (2, False)
@@ -223,28 +223,28 @@ def test_a_tokenizer_that_is_not_there(isthmus, saved, tmp_path: Path) -> None:
     saved("a", 0, tokenizer=True, vocab_size=1024)
     saved("b", 1, vocab_size=1024)
     text = f"merge_method: linear\nparameters: {{weight: 1}}\n{TWO}tokenizer_source: {tmp_path / 'b'}\n"
-    found = merged(isthmus, saved, tmp_path, text)
-    assert found.code == 2
-    assert "'recipe.yml', line 6: 'b' has no tokenizer to take" in found.error
+    outcome = merged(isthmus, saved, tmp_path, text)
+    assert outcome.code == 2
+    assert "'recipe.yml', line 6: 'b' has no tokenizer to take" in outcome.error
 
 
 def test_what_mergekit_ignores_is_noted(isthmus, saved, tmp_path: Path) -> None:
     text = f"merge_method: linear\nparameters: {{weight: 1, int8_mask: true}}\n{TWO}"
-    found = merged(isthmus, saved, tmp_path, text)
-    assert found.code == 0
-    assert "notes  'recipe.yml', line 2: int8_mask changes nothing" in found.err
+    outcome = merged(isthmus, saved, tmp_path, text)
+    assert outcome.code == 0
+    assert "notes  'recipe.yml', line 2: int8_mask changes nothing" in outcome.err
 
 
 def test_weights_beside_a_choice_of_weights(isthmus, saved, tmp_path: Path) -> None:
     weights = "".join(f"- {{model: {name}, parameters: {{weight: {w}}}}}\n" for name, w in (("a", 1), ("b", 2)))
     text = f"merge_method: linear\nmodels:\n{weights}"
-    found = merged(isthmus, saved, tmp_path, text, "--data", "stdlib:docs", "--search")
-    assert found.code == 2
-    assert "the weights that are given and those of a search soup contradict each other" in found.error
+    outcome = merged(isthmus, saved, tmp_path, text, "--data", "stdlib:docs", "--search")
+    assert outcome.code == 2
+    assert "the weights that are given and those of a search soup contradict each other" in outcome.error
 
 
 def test_a_dtype_beside_that_of_the_recipe(isthmus, saved, tmp_path: Path) -> None:
     text = f"merge_method: linear\nparameters: {{weight: 1}}\n{TWO}dtype: float16\n"
-    found = merged(isthmus, saved, tmp_path, text, "--dtype", "float32")
-    assert found.code == 2
-    assert "the recipe says what --dtype would (float16): leave --dtype out" in found.error
+    outcome = merged(isthmus, saved, tmp_path, text, "--dtype", "float32")
+    assert outcome.code == 2
+    assert "the recipe says what --dtype would (float16): leave --dtype out" in outcome.error

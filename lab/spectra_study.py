@@ -1,9 +1,9 @@
-"""Spectra along paths, and how well the thresholds of the spectrum verdict tell kinds apart.
+"""The study of spectra along paths, and the calibration of the thresholds of the spectrum verdict.
 
 Along every path between two models of the studies, with its bend trained by AdamW or by Muon: stable ranks, spectral
-excess and position. And the calibration: all pairs of models, split in two halves. On one half the thresholds are
-chosen, on the other they are tested. The distance of two models should tell whether one optimizer trained both; the
-excess of a merge, whether it is an average of models that were not aligned, or a point of a path.
+excess and position. For the calibration, all pairs of models are split in two halves: on one the thresholds are chosen,
+on the other they are tested. The distance of two models should show whether one optimizer trained both; the excess of a
+merge, whether it is an average of models that were not aligned, or a point of a path.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from .pairs import (
     OPTIMIZERS,
     SEEDS,
     Effort,
-    bent,
     kinds,
     model,
     optimizer_of,
     pairs,
     text,
     train_models,
+    trained_path,
 )
 from .parts import compute
 
@@ -65,7 +65,7 @@ class Threshold:
 
     @property
     def wrong(self) -> int:
-        """How many of the held-out pairs are on the wrong side."""
+        """The number of held-out pairs on the wrong side."""
         return sum(value >= self.chosen for value in self.low) + sum(value < self.chosen for value in self.high)
 
 
@@ -76,38 +76,38 @@ def spectra_study(
     names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
     train_models(directory, names, effort, workers=workers, progress=progress)
     parts = {
-        f"{a}, {b}, {by}": partial(along, directory, a, b, by, effort)
+        f"{a}, {b}, {by}": partial(path_spectra, directory, a, b, by, effort)
         for kind in kinds()
         for a, b in pairs(kind, seeds)
         for by in bend_optimizers(kind)
     }
     paths = compute(directory / "spectra", parts, stage="spectra along paths", workers=workers, progress=progress)
-    couples = {f"{a}, {b}": partial(apart, directory, a, b) for a, b in combinations(names, 2)}
-    found = compute(directory / "distances", couples, stage="spectra of pairs", workers=workers, progress=progress)
-    judged_all = {name: record | {"verdict": verdict(record)} for name, record in {**paths, **found}.items()}
-    of_known = [name for name in judged_all if known(name)]
+    couples = {f"{a}, {b}": partial(pair_spectra, directory, a, b) for a, b in combinations(names, 2)}
+    distances = compute(directory / "distances", couples, stage="spectra of pairs", workers=workers, progress=progress)
+    judged_all = {name: record | {"verdict": verdict(record)} for name, record in {**paths, **distances}.items()}
+    with_expectation = [name for name in judged_all if expected_verdict(name)]
     return {
         "paths": {name: judged_all[name] for name in paths},
-        "pairs": {name: judged_all[name] for name in found},
-        "thresholds": [asdict(one) | {"wrong": one.wrong} for one in calibrate(paths, found)],
-        "of_known_kind": len(of_known),
-        "judged_wrong": [name for name in of_known if judged_all[name]["verdict"] != known(name)],
+        "pairs": {name: judged_all[name] for name in distances},
+        "thresholds": [asdict(one) | {"wrong": one.wrong} for one in calibrate(paths, distances)],
+        "of_known_kind": len(with_expectation),
+        "judged_wrong": [name for name in with_expectation if judged_all[name]["verdict"] != expected_verdict(name)],
     }
 
 
 def bend_optimizers(kind: tuple[OptimizerName, OptimizerName]) -> tuple[OptimizerName, ...]:
-    """Who trains the bends of a kind: AdamW and Muon, but where Lion trained the models its own, or AdamW."""
+    """The optimizers of the bends of a kind: AdamW and Muon; with Lion models, Lion for two of them, else AdamW."""
     if "lion" in kind:
         return ("lion",) if kind == ("lion", "lion") else ("adamw",)
     return ("adamw", "muon")
 
 
-def along(directory: Path, a: str, b: str, by: OptimizerName, effort: Effort) -> Mapping[str, Any]:
+def path_spectra(directory: Path, a: str, b: str, by: OptimizerName, effort: Effort) -> Mapping[str, Any]:
     """Losses and spectra along one path, in nats, and the verdict."""
-    path = bent(directory, a, b, effort, by)
+    path = trained_path(directory, a, b, effort, by)
     config = Alignment("combined", {}, 0.0).config(model(directory, a).config)
-    found = {t: spectrum(path(t), config) for t in POINTS}
-    numbers = along_path(found).points
+    spectra = {t: spectrum(path(t), config) for t in POINTS}
+    numbers = along_path(spectra).points
     losses = profile(path, LossMeter(config, {part.label: part.report for part in text(effort)}), POINTS)
     return {
         "points": [
@@ -116,17 +116,17 @@ def along(directory: Path, a: str, b: str, by: OptimizerName, effort: Effort) ->
                 "loss": losses.at(t).mean,
                 "excess": excess,
                 "position": position,
-                "stable_rank": mean(stable_rank(values) for values in found[t].values()),
-                SHOWN: stable_rank(found[t][SHOWN]),
+                "stable_rank": mean(stable_rank(values) for values in spectra[t].values()),
+                SHOWN: stable_rank(spectra[t][SHOWN]),
             }
             for t, excess, position in numbers
         ],
-        "middle": _numbers(found[0.0], found[0.5], found[1.0]),
+        "middle": _numbers(spectra[0.0], spectra[0.5], spectra[1.0]),
     }
 
 
-def apart(directory: Path, a: str, b: str) -> Mapping[str, Any]:
-    """The spectral distance of two models, and where their average without alignment lies."""
+def pair_spectra(directory: Path, a: str, b: str) -> Mapping[str, Any]:
+    """The spectral distance of two models, and the spectrum of their average without alignment."""
     first, second = model(directory, a), model(directory, b)
     ends = [spectrum(one.state, one.config) for one in (first, second)]
     middle = spectrum(WeightPath("linear", first.state, second.state)(0.5), first.config)
@@ -134,8 +134,8 @@ def apart(directory: Path, a: str, b: str) -> Mapping[str, Any]:
 
 
 def _numbers(a: Spectrum, m: Spectrum, b: Spectrum) -> dict[str, float]:
-    found = compare_spectra(a, m, b)
-    return {key: getattr(found, key) for key in ("excess", "distance", "log_ratio")}
+    comparison = compare_spectra(a, m, b)
+    return {key: getattr(comparison, key) for key in ("excess", "distance", "log_ratio")}
 
 
 def verdict(record: Mapping[str, Any]) -> str:
@@ -146,8 +146,8 @@ def verdict(record: Mapping[str, Any]) -> str:
     return judged_path(points, record["middle"]["distance"]).verdict
 
 
-def known(name: str) -> str | None:
-    """The verdict that a path or an average should get, from its name; None where nothing is known.
+def expected_verdict(name: str) -> str | None:
+    """The verdict that a path or an average should get, from its name; None where either may be right.
 
     ``A, B`` is an average without alignment, which cancels: contracted. ``A, B, OPTIMIZER`` is a path whose bend one of
     the optimizers of its ends trained: preserved between models of one, a transition between those of two. A bend by
@@ -160,30 +160,32 @@ def known(name: str) -> str | None:
     return ("preserved" if len(ends) == 1 else "transition") if by[0] in ends else None
 
 
-def calibrate(paths: Mapping[str, Any], found: Mapping[str, Any]) -> list[Threshold]:
-    """Thresholds from the pairs whose first model has an odd number, and what they do on the others.
+def calibrate(paths: Mapping[str, Any], couples: Mapping[str, Any]) -> list[Threshold]:
+    """Thresholds from the pairs whose first model has an odd number, and their errors on the others.
 
     `SAME_KIND` divides distances of models of one optimizer from those of two; the highest excess, of one and of two,
-    the highest along paths of `known` kind from that of averages without alignment.
+    the highest along paths of `expected_verdict` kind from that of averages without alignment.
     """
 
     def part(records: Mapping[str, Any], held_out: bool, alike: bool) -> list[Mapping[str, Any]]:
         return [
             record
             for name, record in records.items()
-            if known(name)
+            if expected_verdict(name)
             and int(name.split(", ")[0].split("-")[1]) % 2 != held_out
             and (len({optimizer_of(end) for end in name.split(", ")[:2]}) == 1) == alike
         ]
 
     halves = (False, True)
-    distances = [[[one["distance"] for one in part(found, half, alike)] for alike in (True, False)] for half in halves]
+    distances = [
+        [[one["distance"] for one in part(couples, half, alike)] for alike in (True, False)] for half in halves
+    ]
     thresholds = [_threshold("same_kind", *distances)]
     for alike, name in ((True, "max_excess"), (False, "max_excess_apart")):
         excesses = [
             [
                 [max(point["excess"] for point in one["points"]) for one in part(paths, half, alike)],
-                [one["average"]["excess"] for one in part(found, half, alike)],
+                [one["average"]["excess"] for one in part(couples, half, alike)],
             ]
             for half in halves
         ]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .blocks import Blocks, Parts, gram, task_vectors, weighted_sum
+from .blocks import Parts, RowBlocks, gram, task_vectors, weighted_sum
 
 SMALLEST = 1e-6
 
 
-def model_stock(blocks: Blocks, *, by_row: bool = False) -> Iterator[Tensor]:
+def model_stock(blocks: RowBlocks, *, by_row: bool = False) -> Iterator[Tensor]:
     """τ mean_i θ_i + (1 − τ) θ_base with τ = N c / (1 + (N − 1) c), c the mean cosine between task vectors (Jang et al.
     2024, arXiv 2403.19522).
 
@@ -41,5 +41,5 @@ def _ratio(products: Tensor) -> Tensor:
 
 def _by_row(parts: Parts) -> Tensor:
     rows = torch.stack([part - parts[0] for part in parts[1:]], dim=1).flatten(2).double()  # (rows, N, items)
-    found = _ratio(rows @ rows.mT)
-    return found.reshape(-1, *[1] * (parts[0].ndim - 1))
+    ratios = _ratio(rows @ rows.mT)
+    return ratios.reshape(-1, *[1] * (parts[0].ndim - 1))

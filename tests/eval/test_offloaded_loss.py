@@ -9,7 +9,7 @@ from conftest import tiny_config
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.placed import bytes_of, placed_token_losses
+from isthmus.eval.offloaded_loss import bytes_of, offloaded_token_losses
 
 BLOCKS = {
     label: torch.randint(tiny_config().vocab_size, (3, 32), generator=torch.Generator().manual_seed(seed))
@@ -22,9 +22,9 @@ def test_losses_do_not_depend_on_where_layers_lie(saved, memory: int) -> None:
     """All in memory, some of them, and none but the one whose turn it is."""
     checkpoint = load(saved("model"))
     seen = []
-    found = placed_token_losses(checkpoint.directory, BLOCKS, memory, on_blocks=seen.append)
+    losses = offloaded_token_losses(checkpoint.directory, BLOCKS, memory, on_blocks=seen.append)
     expected = LossMeter(checkpoint.config, BLOCKS).token_losses(checkpoint.state)
-    assert all(torch.allclose(found[label], expected[label], atol=1e-5) for label in BLOCKS)
+    assert all(torch.allclose(losses[label], expected[label], atol=1e-5) for label in BLOCKS)
     assert sum(seen) == 6
 
 

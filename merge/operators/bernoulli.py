@@ -1,4 +1,4 @@
-"""Independent tosses of a biased coin, always the same for a seed, however many are asked for at once."""
+"""Random masks of independent entries: the same for a seed, however many entries are drawn at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 AT_ONCE = 2**16  # random words of 16 bits
 
 
-class Coins:
-    """Tosses that come up True with a probability: by 16 random bits, and by 53 more where these do not tell."""
+class BernoulliMasks:
+    """Entries that are True with a probability: by 16 random bits, and by 53 more where these do not decide."""
 
     def __init__(self, probability: float, seed: int):
         self._probability = probability
@@ -22,17 +22,17 @@ class Coins:
         self._bits, self._more = np.random.PCG64(bits), np.random.default_rng(more)
         self._left: npt.NDArray[np.uint16] = np.empty(0, np.uint16)
 
-    def toss(self, shape: Sequence[int]) -> Tensor | None:
-        """The next tosses, bool; None where all of them are True."""
+    def draw(self, shape: Sequence[int]) -> Tensor | None:
+        """The next entries, bool; None where all of them are True."""
         if self._probability >= 1:
             return None
         words = self._words(math.prod(shape))
         place = self._probability * 2**16
         whole = int(place)
-        found = words < whole
+        mask = words < whole
         undecided = np.flatnonzero(words == whole)
-        found[undecided] = self._more.random(len(undecided)) < place - whole
-        return torch.from_numpy(found).view(*shape)
+        mask[undecided] = self._more.random(len(undecided)) < place - whole
+        return torch.from_numpy(mask).view(*shape)
 
     def _words(self, count: int) -> npt.NDArray[np.uint16]:
         """The next random words."""

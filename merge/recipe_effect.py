@@ -1,4 +1,4 @@
-"""Do all words of a recipe have an effect on these models? One that has none is an error that names its place."""
+"""The check that every setting of a recipe has an effect on these models: one without is an error with its place."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .operators.registry import Value
 from .recipe import Recipe, Setting, Settings, layer_of
 
 Uses = Mapping[tuple[int, int], set[int]]  # (id of a setting, case) → the values of its gradient that count
-UNTOLD = frozenset({"weight", "bias"})
+UNLISTED = frozenset({"weight", "bias"})  # parts of names that tell no tensors apart
 
 
 def require_effect(recipe: Recipe, names: Sequence[str]) -> None:
-    """Raise BadInput for the first word of a recipe that changes nothing in a model of tensors `names`.
+    """Raise BadInput for the first setting of a recipe that changes nothing in a model of tensors `names`.
 
-    That is a filter that is part of no name, a case that those before it leave nothing, a parameter that every model or
-    slice gives anew, a gradient over one layer, and a value of a gradient between whose neighbours no layer lies.
+    These are a filter that no name contains, a case after others that cover all tensors, a parameter that every model
+    or slice overrides, a gradient over one layer, and a value of a gradient that no layer is near enough to use.
     """
     uses = _uses(recipe, names)
     for key, setting, scope in _settings(recipe, names):
@@ -29,9 +29,9 @@ def require_effect(recipe: Recipe, names: Sequence[str]) -> None:
 
 
 def _uses(recipe: Recipe, names: Sequence[str]) -> Uses:
-    """Which values of which settings count for any tensor."""
+    """The values of settings that count for at least one tensor."""
     uses: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for name, segment, depth in recipe.placed(names):
+    for name, segment, depth in recipe.located(names):
         own = segment.each or ({},) * len(recipe.models)
         for key, parameter in recipe.operator.parameters.items():
             for mine in own if parameter.each else ({},):
@@ -53,9 +53,9 @@ def _anchors(values: Sequence[Value], depth: float) -> Iterator[int]:
 
 
 def _settings(recipe: Recipe, names: Sequence[str]) -> Iterator[tuple[str, Setting, list[str]]]:
-    """Every setting with its parameter and the tensors that it is for, those of models before those of all."""
+    """Every setting with its parameter and the tensors in its scope; those of models before those of all."""
     scopes: dict[int, list[str]] = defaultdict(list)
-    for name, segment, _ in recipe.placed(names):
+    for name, segment, _ in recipe.located(names):
         scopes[id(segment)].append(name)
     groups: list[tuple[Settings, list[str]]] = []
     for segment in recipe.segments:
@@ -68,13 +68,13 @@ def _settings(recipe: Recipe, names: Sequence[str]) -> Iterator[tuple[str, Setti
 def _without_effect(
     key: str, part: str | None, values: Sequence[Value], scope: Sequence[str], counting: set[int] | None
 ) -> str | None:
-    """Why a case changes nothing, None where it does; `counting` are those of its values that count."""
+    """The reason why a case changes nothing, or None; `counting` are those of its values that count."""
     if part is not None and not any(part in name for name in scope):
         parts = dict.fromkeys(part for name in scope for part in name.split(".") if not part.isdigit())
-        listed = ", ".join(part for part in parts if part not in UNTOLD)
-        return f"the filter '{part}' is part of no tensor's name here: names are made of {listed}"
+        listed = ", ".join(part for part in parts if part not in UNLISTED)
+        return f"no tensor's name here contains the filter '{part}': names are made of {listed}"
     if counting is None:
-        return f"'{key}' has no effect here: what stands before it, or closer to a model, takes all of its tensors"
+        return f"'{key}' has no effect here: cases before it, or settings closer to a model, cover all of its tensors"
     if len(values) == 1:
         return None
     layers = {layer_of(name) for name in scope} - {None}

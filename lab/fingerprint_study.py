@@ -1,8 +1,8 @@
-"""Whether the spectral fingerprint tells optimizers apart: models trained on purpose, their fingerprints, the verdicts.
+"""The study of the spectral fingerprint: models of known optimizers, their fingerprints, and the verdicts on them.
 
 The ranges in `isthmus.eval.fingerprint` were chosen on the models of `CALIBRATION`; those of `HELD_OUT` have other
-widths, learning rates and text, and were trained afterwards. SGD has no range: it has to come out as unknown. So have
-models that were hardly trained, and those that two optimizers trained one after the other.
+widths, learning rates and text, and were trained afterwards. SGD has no range: its models have to be
+unknown. So have models that were hardly trained, and those that two optimizers trained one after the other.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from ..checkpoint.loading import load
 from ..eval.fingerprint import Fingerprint, judge
+from ..merge.optimizer_inference import fingerprint_of
 from ..merge.progress import Progress
-from ..merge.spectra import fingerprint_of, spectrum
+from ..merge.spectra import spectrum
 from .demo import CHECKPOINTS
-from .pretrain import CODE, DOCS, EMBEDDED, Recipe, make_checkpoint, small_config
+from .pretrain import CODE, DOCS, EMBEDDED, TrainingRecipe, make_checkpoint, small_config
 
 BOTH, OTHER = (DOCS, CODE), ("stdlib:docs:heldout", "stdlib:code:heldout")
 
@@ -26,7 +27,7 @@ BOTH, OTHER = (DOCS, CODE), ("stdlib:docs:heldout", "stdlib:code:heldout")
 class Subject:
     """A model to train: its recipe and its size."""
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     layers: int
     width: int
     heads: int
@@ -39,22 +40,22 @@ def _subject(
     heads: int,
     steps: int,
     lr: float,
-    beside: float,
+    adamw_lr: float,
     decay: float,
     data: Sequence[str],
     seed: int,
     base: str | None = None,
 ) -> Subject:
-    """A model of which the second word of its name is the optimizer; `beside` is AdamW's learning rate beside Muon."""
+    """A model; its optimizer is the second word of its name. `adamw_lr` counts with Muon alone."""
     optimizer: Any = name.split("-")[1]
-    recipe = Recipe(
+    recipe = TrainingRecipe(
         name,
         optimizer,
         seed,
         steps,
         base=base,
         data=tuple(data),
-        adamw_lr=beside if optimizer == "muon" else lr,
+        adamw_lr=adamw_lr if optimizer == "muon" else lr,
         muon_lr=lr,
         weight_decay=decay,
     )
@@ -124,8 +125,8 @@ HELD_OUT = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One line of the table: what trained a model, its fingerprint, and what that was judged to be."""
+class FingerprintVerdict:
+    """One line of the table: the optimizer that trained a model, its fingerprint, and the verdict on that."""
 
     name: str
     trained_by: str
@@ -143,7 +144,7 @@ class Verdict:
 
 def fingerprint_study(
     directory: Path, subjects: Sequence[Subject] = CALIBRATION + HELD_OUT, progress: Progress | None = None
-) -> list[Verdict]:
+) -> list[FingerprintVerdict]:
     """Train the models into `directory`, except for those that are there, and judge them and the embedded ones."""
     progress = progress or Progress()
     tokenizer = load(CHECKPOINTS / "docs").tokenizer()
@@ -159,11 +160,11 @@ def fingerprint_study(
         places[recipe.name] = (CHECKPOINTS / recipe.name, recipe.optimizer)
     held_out = {subject.recipe.name for subject in HELD_OUT}
     progress.stage("measuring fingerprints", len(places))
-    found = []
+    verdicts = []
     for name, (place, optimizer) in places.items():
         model = load(place)
         state = dict(model.state)
         numbers = fingerprint_of(state, model.config, spectrum(state, model.config))
-        found.append(Verdict(name, optimizer, name in held_out, numbers, judge(numbers).optimizer))
+        verdicts.append(FingerprintVerdict(name, optimizer, name in held_out, numbers, judge(numbers).optimizer))
         progress.advance()
-    return found
+    return verdicts

@@ -1,0 +1,88 @@
+"""YAML that is read value by value, so that whatever is wrong with it is named with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NoReturn
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from ..checkpoint.errors import BadInput, one_line
+from .recipe_bounds import require_small
+
+
+class YamlReader:
+    """The nodes of one YAML document, and the errors that name the file and a line.
+
+    `root` is None for an empty document. `refused` are keys that are not taken anywhere, and why. Raises BadInput for
+    text that is not YAML, or larger than a recipe may be.
+    """
+
+    def __init__(self, name: str, text: str, refused: Mapping[str, str]):
+        self.name, self.refused = name, refused
+        try:
+            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
+            require_small(self.root, name)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
+        except RecursionError:
+            raise BadInput(f"'{name}' is not a recipe: its lists are nested too deeply") from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise BadInput(f"'{name}' is not YAML: {one_line(error)}") from None
+
+    def refuse(self, node: Node, why: str) -> NoReturn:
+        """Raise BadInput with the line of a node."""
+        raise BadInput(f"{self.place(node)}: {why}") from None
+
+    def place(self, node: Node) -> str:
+        """The file and the line of a node."""
+        return f"'{self.name}', line {node.start_mark.line + 1}"
+
+    def entries(self, node: Node, keys: Collection[str], what: str) -> dict[str, Node]:
+        """The values of a mapping by key. Raises BadInput for a key that is not among `keys`."""
+        values = {}
+        for key, (there, value) in self.pairs(node, what).items():
+            if key in self.refused:
+                self.refuse(there, f"isthmus does not take '{key}': {self.refused[key]}")
+            if key not in keys:
+                self.refuse(there, f"'{key}' is not known in {what}: it has {', '.join(keys)}")
+            values[key] = value
+        return values
+
+    def pairs(self, node: Node, what: str) -> dict[str, tuple[Node, Node]]:
+        """The entries of a mapping: key → (the node of the key, that of its value)."""
+        if not isinstance(node, MappingNode):
+            self.refuse(node, f"{what} is written as 'key: value'")
+        pairs: dict[str, tuple[Node, Node]] = {}
+        for there, value in node.value:
+            key = self.text(there, "a key")
+            if key in pairs:
+                self.refuse(there, f"'{key}' appears twice")
+            pairs[key] = (there, value)
+        return pairs
+
+    def items(self, node: Node, what: str) -> Iterator[Node]:
+        """The items of a list that is not empty."""
+        if not isinstance(node, SequenceNode) or not node.value:
+            self.refuse(node, f"{what} is a list of one or more")
+        return iter(node.value)
+
+    def text(self, node: Node, what: str) -> str:
+        """The value of a scalar that is text, and not empty."""
+        value = self.scalar(node, what)
+        if not isinstance(value, str) or not value:
+            self.refuse(node, f"{what} is text; got {value!r}")
+        return value
+
+    def scalar(self, node: Node, what: str) -> Any:
+        """The value of a scalar."""
+        if not isinstance(node, ScalarNode):
+            self.refuse(node, f"{what} is a single value")
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
+            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            shown = f"{node.value[:40]}{'...' * (len(node.value) > 40)}"
+            self.refuse(node, f"{what} cannot be read: {shown!a} is not a value of YAML's type {ascii(kind)[1:-1]}")
