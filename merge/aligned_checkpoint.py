@@ -116,6 +116,7 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
     text, config = MergeText(), inputs.first.config
     if plan.needs_text:
         progress.stage("reading text")
+        trained = plan.learn.training.tokens(len(plan.data), inputs.context) if learns else 0
         parts = labelled_blocks(
             plan.data,
             inputs.tokenizer(),
