@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..checkpoint.bounds import require_plain
 from ..checkpoint.config import untied_facts
 from ..checkpoint.errors import AlignmentError, BadInput
 from ..checkpoint.model import log_probs
+from ..checkpoint.size_limits import require_plain
 from ..checkpoint.strict_json import parse_object
 from .canonical import canonical
 from .families import family

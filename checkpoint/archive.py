@@ -12,8 +12,8 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO
 
-from .bounds import MB
 from .errors import CorruptCheckpoint
+from .size_limits import MB
 
 DIRECTORY = 16 * MB  # bytes of an archive that are read to learn what is in it
 MEMBERS = 200_000

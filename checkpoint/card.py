@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .foreign import code, fence, markdown, plain, plain_lines
 from .licences import HUB_LICENCES
+from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

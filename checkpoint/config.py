@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .bounds import require_numbers
 from .errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
-from .foreign import plain
 from .model import Families, Schema, empty_model, schema
-from .panics import is_failure
+from .rust_panics import is_failure
+from .size_limits import require_numbers
 from .small_files import GENERATION
 from .source import Source
+from .untrusted_text import plain
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import yaml
 
-from .bounds import FRONT_MATTER
+from .size_limits import FRONT_MATTER
 
 NESTING, EVENTS = 32, 200_000
 NOTHING = frozenset({"", "~", "null", "Null", "NULL"})

@@ -11,7 +11,7 @@ from .check import check
 from .checks.finding import Finding
 from .loading import Checkpoint, load
 from .model import Families
-from .provenance import Evidence
+from .optimizer_evidence import Evidence
 from .small_files import CONFIGURATION
 from .small_files import tokenizer_owner as owner_of
 from .token_ids import with_token_ids

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from .bounds import HEADER, require_header, require_shapes, require_size
 from .errors import CorruptCheckpoint
+from .size_limits import HEADER, require_header, require_shapes, require_size
 from .strict_json import parse_json
 
 ITEM_BITS = {

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .errors import BadInput, IsthmusError, ModelNotFound
-from .foreign import plain
 from .redaction import redact
+from .untrusted_text import plain
 
 T = TypeVar("T")
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .bounds import require_tensors, require_tokenizer_file
 from .checks.finding import Finding
 from .checks.kind import kind_findings, tensor_findings
-from .claims import Claim
 from .config import read_facts, untied_facts, working_config
-from .contents import contents_of, stored_tensors
 from .errors import BadInput, CorruptCheckpoint
+from .lazy_state import DTYPES, WithCopies
 from .model import Families, Schema
 from .naming import Naming
-from .panics import is_failure, quiet_panics
 from .reference import parse_reference
+from .rust_panics import is_failure, quiet_panics
+from .size_limits import require_tensors, require_tokenizer_file
 from .small_files import GENERATION, VOCABULARIES
 from .source import Source
-from .state import DTYPES, WithCopies
+from .tensor_inventory import inventory_of, stored_tensors
+from .working_folders import WorkingFolder
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
@@ -51,7 +51,7 @@ class Checkpoint:
     files: dict[str, Path] = field(repr=False)
     naming: Naming = field(default=Naming(()), repr=False, compare=False)
     source: Source | None = field(default=None, repr=False, compare=False)
-    _copies: Claim | None = field(default=None, repr=False, compare=False)
+    _copies: WorkingFolder | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -153,7 +153,7 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"
     require_tensors(facts, len(stored), source.name)
-    contents = contents_of(source, stored, facts, families)
+    contents = inventory_of(source, stored, facts, families)
     _require_none(tensor_findings(source.name, contents.naming.foreign, "weights"))
     if contents.problems:
         more = f" (and {len(contents.problems) - 1} more problems)" if len(contents.problems) > 1 else ""
@@ -180,12 +180,12 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     )
 
 
-def _small_files(source: Source) -> tuple[dict[str, Path], Claim | None]:
+def _small_files(source: Source) -> tuple[dict[str, Path], WorkingFolder | None]:
     """The small files of a model; of one on disk, copies that nobody else writes to, which go with the checkpoint."""
     files = source.small_files()
     if source.reference.directory is None:
         return files, None
-    folder = Claim(Path(tempfile.gettempdir(), "isthmus-files-"))
+    folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-files-"))
     copies = {name: folder.path / name for name in files}
     for name, path in copies.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .bounds import MB, read_bytes
 from .errors import BadInput, CorruptCheckpoint
+from .size_limits import MB, read_bytes
 from .strict_json import parse_object
 
 REPORT = "isthmus.json"

@@ -33,7 +33,7 @@ Rule = tuple[Any, tuple[str, ...]]  # transformers' converter, and the pattern t
 
 
 @dataclass(frozen=True)
-class Group:
+class Conversion:
     """Tensors of the model (`names`) that are made of some in the files (`stored`); one of one, without a `rule`."""
 
     stored: tuple[str, ...]
@@ -62,7 +62,7 @@ class Naming:
     `unknown` are stored tensors that the model has no place for, `repeated` names under which one is stored twice.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[Conversion, ...]
     ignored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     repeated: tuple[tuple[str, str], ...] = ()
@@ -74,7 +74,7 @@ class Naming:
         """Stored tensors that are no weights of the model."""
         return (*self.unknown, *self.ignored)
 
-    def by_name(self) -> dict[str, Group]:
+    def by_name(self) -> dict[str, Conversion]:
         """The group of every tensor of the model."""
         return {name: group for group in self.groups for name in group.names}
 
@@ -93,34 +93,34 @@ class Naming:
 
         What the files do not have, such as an output matrix that was tied, goes by the library's rules.
         """
-        places: dict[str, tuple[Group, tuple[int, ...]]] = {}
+        places: dict[str, tuple[Conversion, tuple[int, ...]]] = {}
         groups = self.by_name()
         done: set[str] = set()
         for name in shapes:
             group = groups.get(name) or self._by_rules(name, shapes[name])
             if any(other not in shapes for other in group.names):
-                group = Group((name,), (name,))
+                group = Conversion((name,), (name,))
             if name not in done:
                 empty = {other: torch.empty(shapes[other], device="meta") for other in group.names}
                 places |= {stored: (group, tuple(value.shape)) for stored, value in group.saved(empty).items()}
                 done |= empty.keys()
         return {stored: shape for stored, (_, shape) in places.items()}, _AsStored(places, state)
 
-    def _by_rules(self, name: str, shape: tuple[int, ...]) -> Group:
+    def _by_rules(self, name: str, shape: tuple[int, ...]) -> Conversion:
         """How a tensor that these files do not have would be stored beside theirs."""
         if self.rules:
             renamed = _reverted({name: torch.empty(shape, device="meta")}, self.model, self.rules)
             if len(renamed) == 1:
-                return Group(tuple(renamed), (name,))
-        return Group((name,), (name,))
+                return Conversion(tuple(renamed), (name,))
+        return Conversion((name,), (name,))
 
 
 class _AsStored(Mapping[str, Tensor]):
     """A state under the names of files."""
 
-    def __init__(self, places: Mapping[str, tuple[Group, tuple[int, ...]]], state: Mapping[str, Tensor]):
+    def __init__(self, places: Mapping[str, tuple[Conversion, tuple[int, ...]]], state: Mapping[str, Tensor]):
         self._places, self._state = places, state
-        self._last: tuple[Group, dict[str, Tensor]] | None = None  # a group is written tensor after tensor
+        self._last: tuple[Conversion, dict[str, Tensor]] | None = None  # a group is written tensor after tensor
 
     def __getitem__(self, stored: str) -> Tensor:
         group, _ = self._places[stored]
@@ -146,7 +146,7 @@ class _AsStored(Mapping[str, Tensor]):
 
 def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | None:
     """The names of files that the schema alone explains; None where transformers' rules are needed."""
-    groups: dict[str, Group] = {}
+    groups: dict[str, Conversion] = {}
     ignored = []
     for name_there in stored:
         name = name_there
@@ -157,7 +157,7 @@ def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | N
         elif name not in schema.all_names or name in groups:
             return None
         else:
-            groups[name] = Group((name_there,), (name,))
+            groups[name] = Conversion((name_there,), (name,))
     return Naming(tuple(groups.values()), tuple(ignored))
 
 
@@ -188,10 +188,10 @@ def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming
         else:
             plain[name] = name_there
     used = tuple(rule for rule in rules if rule.was_used())
-    groups = [Group((name_there,), (name,)) for name, name_there in plain.items()]
+    groups = [Conversion((name_there,), (name,)) for name, name_there in plain.items()]
     for first, parts in grouped.items():
         rule = by_pattern[parts[0][1]], tuple(pattern for _, pattern in parts)
-        group = _checked(Group(tuple(there for there, _ in parts), (first,), rule, model, used), stored)
+        group = _checked(Conversion(tuple(there for there, _ in parts), (first,), rule, model, used), stored)
         groups.append(group)
     ignored = _is_no_weight(model, stored)
     return Naming(
@@ -204,14 +204,14 @@ def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming
     )
 
 
-def _checked(group: Group, stored: Mapping[str, TensorInfo]) -> Group:
+def _checked(group: Conversion, stored: Mapping[str, TensorInfo]) -> Conversion:
     """The group with all of its names; saved under the model's names where the library cannot undo its rule."""
     empty = {name: torch.empty(stored[name].shape, device="meta") for name in group.stored}
     try:
         loaded = group.loaded(empty)
     except Exception:  # stored tensors that do not fit each other: the shapes will say it
         return group
-    whole = Group(group.stored, tuple(loaded), group.rule, group.model, group.rules)
+    whole = Conversion(group.stored, tuple(loaded), group.rule, group.model, group.rules)
     try:
         saved = whole.saved(loaded)
     except Exception:
@@ -220,7 +220,7 @@ def _checked(group: Group, stored: Mapping[str, TensorInfo]) -> Group:
     return whole if same else _OneWay(group.stored, tuple(loaded), group.rule, group.model, group.rules)
 
 
-class _OneWay(Group):
+class _OneWay(Conversion):
     """A group that is saved under the model's names, where transformers finds it, too."""
 
     def saved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from .config import schema_of
 from .group import tokenizer_owner
 from .loading import Checkpoint, load
 from .model import Families
-from .provenance import Evidence
+from .optimizer_evidence import Evidence
 from .small_files import CONFIGURATION
 from .token_ids import within
 from .vocabulary import Growth

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .card import FIGURE
 from .errors import BadInput, IsthmusError, ModelNotFound
-from .foreign import plain
 from .hub import LOG_IN, Unreachable, ask, status_of
 from .manifest import REPORT
-from .output import OutputFile, read_output
 from .redaction import redact
 from .small_files import SMALL_FILES
+from .untrusted_text import plain
+from .upload_check import OutputFile, read_output
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -43,7 +43,7 @@ NOBODYS = frozenset({".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "L
 
 
 @dataclass(frozen=True)
-class Target:
+class PushTarget:
     """Where a push goes: a repository, a branch of it (`revision`, None for main) or a pull request to that.
 
     `info` is what the Hub says of it now, None where there is no such repository; of a branch that is `new` it is what
@@ -66,7 +66,7 @@ class Target:
         private: bool = False,
         create_pr: bool = False,
         writing: bool = True,
-    ) -> Target:
+    ) -> PushTarget:
         """Look a repository up. Without a namespace it is one of the user who is logged in.
 
         Raises BadInput for a name that is none, without a login where `writing`, and for a private push into a public
@@ -123,10 +123,10 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PushPlan:
     """What a push will do: the `files` of the merge, those that are `changed`, and those that it removes (`stale`)."""
 
-    target: Target
+    target: PushTarget
     files: tuple[OutputFile, ...]
     changed: tuple[OutputFile, ...]
     stale: tuple[str, ...]
@@ -249,11 +249,11 @@ def push(
     and the same push again does not send what has arrived.
     """
     files = read_output(Path(directory), edited_card=edited_card)
-    target = Target.find(repo_id, revision=revision, private=private, create_pr=create_pr)
+    target = PushTarget.find(repo_id, revision=revision, private=private, create_pr=create_pr)
     return plan_push(files, target, overwrite=overwrite).carry_out(commit_message)
 
 
-def plan_push(files: Sequence[OutputFile], target: Target, *, overwrite: bool = False) -> Plan:
+def plan_push(files: Sequence[OutputFile], target: PushTarget, *, overwrite: bool = False) -> PushPlan:
     """What a push of `files` would do. Raises BadInput when others' files would be overwritten (unless `overwrite`)."""
     changed = _differing(files, target.files)
     if changed and (not overwrite or target.create_pr):
@@ -261,7 +261,7 @@ def plan_push(files: Sequence[OutputFile], target: Target, *, overwrite: bool = 
     ours = {file.name for file in files}
     there = [file.rfilename for file in target.files]
     stale = [name for name in there if name not in ours and any(fnmatch(name, kind) for kind in MODEL_FILES)]
-    return Plan(target, tuple(files), changed, tuple(stale) if changed else ())
+    return PushPlan(target, tuple(files), changed, tuple(stale) if changed else ())
 
 
 def _differing(files: Sequence[OutputFile], there: Sequence[RepoSibling]) -> tuple[OutputFile, ...]:

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .claims import Claim, beside, remove_leftovers
 from .errors import BadInput, IsthmusError, NotFinite
-from .foreign import json_text
 from .manifest import require_replaceable
-from .places import Place, holds, output_path, require_apart
+from .path_conflicts import Place, holds, output_path, require_apart
 from .small_files import TOKENIZER_SETTINGS
 from .strict_json import parse_object
+from .untrusted_text import json_text
+from .working_folders import WorkingFolder, hidden_sibling, remove_leftovers
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ def atomic_directory(target: str | Path, *, overwrite: bool = False, inputs: Ite
     require_free(target, overwrite=overwrite, inputs=inputs)
     with _plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with Claim(beside(target, STAGING)) as folder:
+        with WorkingFolder(hidden_sibling(target, STAGING)) as folder:
             staging = folder / "new" / target.name
             staging.mkdir(parents=True)
             yield staging
@@ -111,7 +111,7 @@ def replace_file(target: str | Path, content: str | bytes) -> None:
     if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK) and not is_mount_point(target)):
         target.write_bytes(raw)
         return
-    with Claim(beside(target, STAGING)) as folder:
+    with WorkingFolder(hidden_sibling(target, STAGING)) as folder:
         new = folder / "new"
         with new.open("wb") as file:
             file.write(raw)
@@ -157,7 +157,7 @@ def _put_back(target: Path) -> None:
         if old.is_dir() and not target.exists():
             old.rename(target)
 
-    remove_leftovers(beside(target, STAGING), rescue)
+    remove_leftovers(hidden_sibling(target, STAGING), rescue)
 
 
 def _signature(directory: Path) -> Signature:

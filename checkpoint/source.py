@@ -12,7 +12,14 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from .bounds import (
+from .download import capped
+from .errors import CorruptCheckpoint, IsthmusError, ModelNotFound
+from .file_version import FileVersion, changed, opened, require_version, settled
+from .front_matter import front_matter
+from .headers import TensorInfo, header_from, header_of
+from .hub import Unreachable, ask
+from .reference import Reference
+from .size_limits import (
     CARD_BYTES,
     DOCUMENT,
     LARGEST,
@@ -22,15 +29,8 @@ from .bounds import (
     require_sizes,
     require_values,
 )
-from .download import capped
-from .errors import CorruptCheckpoint, IsthmusError, ModelNotFound
-from .front_matter import front_matter
-from .headers import TensorInfo, header_from, header_of
-from .hub import Unreachable, ask
-from .reference import Reference
 from .small_files import TEMPLATE_FOLDER, VOCABULARIES, is_template, small_files
 from .strict_json import parse_object
-from .version import Version, changed, opened, require_version, settled
 from .weight_files import WeightFiles, choose_weight_files, index_names, no_weights
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Source:
         self.revision: str | None = None
         self._cut_off: str | None = None  # why only what is in the cache is known
         self.repository = Repository()
-        self._versions: dict[str, Version] = {}
+        self._versions: dict[str, FileVersion] = {}
         self.files = self._local_files(reference.directory) if reference.directory is not None else self._hub_files()
         if "config.json" not in self.files:
             adapter = "adapter_config.json" in self.files
@@ -86,8 +86,8 @@ class Source:
             raise ModelNotFound(f"there is no directory '{self.name}': check the path")
         sizes: dict[str, int] = {}
 
-        def listing() -> dict[str, Version]:
-            versions: dict[str, Version] = {}
+        def listing() -> dict[str, FileVersion]:
+            versions: dict[str, FileVersion] = {}
             sizes.clear()
             for folder in (directory, directory / TEMPLATE_FOLDER):
                 if folder.is_dir():
@@ -100,7 +100,7 @@ class Source:
             raise ModelNotFound(f"cannot read the directory '{self.name}': {error.strerror}") from None
         return {name: FileFacts(size) for name, size in sorted(sizes.items())}
 
-    def _list(self, folder: Path, directory: Path, sizes: dict[str, int], versions: dict[str, Version]) -> None:
+    def _list(self, folder: Path, directory: Path, sizes: dict[str, int], versions: dict[str, FileVersion]) -> None:
         """Put the sizes and versions of a folder's files down under their names in the model's `directory`."""
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -116,7 +116,7 @@ class Source:
                     sizes[name] = facts.st_size
                     require_few_files(sizes, self.name)
                     if name.endswith(VERSIONED):
-                        versions[name] = Version.of(facts)
+                        versions[name] = FileVersion.of(facts)
                 elif not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
                     require_plain(path, self.name)
 
@@ -181,10 +181,10 @@ class Source:
         except Unreachable:
             raise self._not_cached(f"'{filename}'") from None
 
-    def version(self, filename: str) -> Version:
+    def version(self, filename: str) -> FileVersion:
         """The version of a file that is read, now and later: the one that was there when it was first asked for."""
         if filename not in self._versions:
-            self._versions[filename] = Version.of(self.path(filename).stat())
+            self._versions[filename] = FileVersion.of(self.path(filename).stat())
         return self._versions[filename]
 
     def require_unchanged(self, filenames: Iterable[str]) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .bounds import require_pipeline, require_tokenizer_file
 from .errors import CorruptCheckpoint
-from .panics import is_failure, quiet_panics
+from .rust_panics import is_failure, quiet_panics
 from .sentencepiece import read_pieces
+from .size_limits import require_pipeline, require_tokenizer_file
 from .small_files import (
     ADDED_TOKENS,
     CONFIGURATION,

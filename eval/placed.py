@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.claims import Claim
 from ..checkpoint.errors import BadInput
-from ..checkpoint.opening import quiet
+from ..checkpoint.trial_loading import quiet
+from ..checkpoint.working_folders import WorkingFolder
 from .loss import LOGITS_AT_ONCE
 from .processes import shared
 
@@ -41,7 +41,7 @@ def placed_token_losses(
     At most `memory` bytes of weights are kept in main memory; what is more goes to GPUs where there are any, and else
     stays on disk, from where a layer is read whenever it is its turn. In float32.
     """
-    with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
+    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         model = opened(directory, memory, folder)
         found = {}
         for label, rows in blocks.items():

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..checkpoint.bounds import require_plain
+from ..checkpoint.size_limits import require_plain
 
 WINDOW = 64
 _KEY, _BYTES = "windows", 8

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput, TooLittleText, one_line
-from ..checkpoint.panics import is_failure
-from ..checkpoint.places import Place
+from ..checkpoint.path_conflicts import Place
 from ..checkpoint.reference import require_path, shown_name
+from ..checkpoint.rust_panics import is_failure
 from .seen import Seen
 
 STDLIB_EXCLUDED = frozenset(

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from ..checkpoint.foreign import plain
 from ..checkpoint.group import Group
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.reference import parse_reference
+from ..checkpoint.untrusted_text import plain
 from ..eval.text import corpus
 from .curve import CurvePlan
 from .learn import LearnPlan

@@ -18,7 +18,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.finite import require_number, require_writable
 from ..checkpoint.group import Group, open_group
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.provenance import Evidence
+from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import Fingerprint
 from ..eval.placed import bytes_of
 from ..eval.samples import Sample, samples

@@ -14,9 +14,8 @@ from ..align.families import FAMILIES, family
 from ..checkpoint.config import schema_of
 from ..checkpoint.errors import BadInput
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.opening import require_opens, transformers_at_hand
 from ..checkpoint.pair import open_pair
-from ..checkpoint.places import Place, model_places, require_apart
+from ..checkpoint.path_conflicts import Place, model_places, require_apart
 from ..checkpoint.saving import (
     atomic_directory,
     require_free,
@@ -24,6 +23,7 @@ from ..checkpoint.saving import (
     write_json,
 )
 from ..checkpoint.shards import save_weights
+from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..eval.text import Blocks, labelled_blocks, text_places
 from .candidate import ACTIVATION_TOKENS, Chooser
 from .climb import climb
@@ -153,7 +153,7 @@ def _save_model(
     facts = alignment.facts(source.facts)
     maker = f"'{source.name}' after {alignment.method} alignment"
     shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
-    with transformers_at_hand(facts):
+    with preloaded_transformers(facts):
         digests = save_weights(directory, shapes, stored, kept, maker=maker)
         save_small_files(directory, facts, source.files, kept)
     require_opens(directory, name)

@@ -21,9 +21,9 @@ from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_number, require_writable
 from ..checkpoint.loading import Checkpoint
+from ..checkpoint.optimizer_evidence import Evidence
 from ..checkpoint.pair import Pair, open_pair
-from ..checkpoint.places import model_places
-from ..checkpoint.provenance import Evidence
+from ..checkpoint.path_conflicts import model_places
 from ..eval.samples import Sample, samples
 from ..eval.seen import Seen
 from ..eval.spectrum import (

@@ -18,7 +18,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.pair import narrowed
-from ..checkpoint.places import Place, model_places
+from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.saving import atomic_directory, write_json
 from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane

@@ -12,7 +12,7 @@ from ..checkpoint.checks.finding import Finding
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.group import Group
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.provenance import Evidence, relation
+from ..checkpoint.optimizer_evidence import Evidence, relation
 from ..checkpoint.reference import parse_reference
 from ..eval.spectrum import PathSpectrum, SpectrumReport
 from ..eval.text import Blocks

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..align.alignment import Alignment
 from ..checkpoint.config import build_config
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.places import Place
+from ..checkpoint.path_conflicts import Place
 from ..eval.samples import Sample
 from ..eval.seen import Seen
 from ..eval.spectrum import Spectrum

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.claims import Claim
 from ..checkpoint.errors import IsthmusError, NotFinite
+from ..checkpoint.working_folders import WorkingFolder
 from ..eval.loss import Losses
 from ..eval.placed import opened
 
@@ -39,7 +39,7 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 
     Raises IsthmusError where its loss is not the one that was shown, within `TOLERANCE`.
     """
-    with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
+    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         found: Any = opened(directory, shown.memory, folder)
         for label, rows in shown.blocks.items():
             for ids, loss in zip(rows[:BLOCKS], shown.losses.per_block[label], strict=False):
@@ -55,7 +55,7 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 @torch.no_grad()
 def require_finite_output(directory: Path, model: str, length: int = 16) -> None:
     """Run the model in a directory once, on a few token ids. Raises NotFinite where its logits are not finite."""
-    with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
+    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         found: Any = opened(directory, None, folder)
         rows = int(found.config.vocab_size)
         ids = torch.randint(rows, (1, length), generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from ..align.families import family
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import load
-from ..checkpoint.provenance import documents
+from ..checkpoint.optimizer_evidence import documents
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
 from ..eval.fingerprint import judge

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ..align.alignment import Alignment
 from ..align.families import family
-from ..checkpoint.bounds import DOCUMENT, read_bytes, require_plain
 from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from ..checkpoint.finite import require_writable
-from ..checkpoint.places import Place
+from ..checkpoint.path_conflicts import Place
 from ..checkpoint.saving import write_json
+from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_plain
 from ..checkpoint.strict_json import parse_object
 from ..eval.seen import Seen
 from .path import WeightPath

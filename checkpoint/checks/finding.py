@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..foreign import plain
+from ..untrusted_text import plain
 
 LONGEST = 1000  # characters of what was found; it may repeat a part of a stranger's file
 Kind = Literal["blocks", "degrades", "notes"]

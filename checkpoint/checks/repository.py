@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..foreign import plain
 from ..licences import HUB_LICENCES, OTHER
 from ..source import CARD, Source
+from ..untrusted_text import plain
 from .finding import Finding
 
 NAME = 60  # characters of a licence's own name

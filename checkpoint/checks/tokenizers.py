@@ -39,7 +39,7 @@ from ..tokenizer import (
 )
 from ..vocabulary import Conflict, Growth, Vocabulary, compare_vocabularies
 from .finding import Finding
-from .probe import PARTS, compare_tokenizers
+from .tokenizer_probe import PARTS, compare_tokenizers
 
 # Settings that have no bearing on which tokens text becomes.
 HARMLESS = frozenset(

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..bounds import require_tensors
-from ..contents import Contents, contents_of, stored_tensors
 from ..model import Families
+from ..size_limits import require_tensors
 from ..source import WEIGHT_FILES, Source
+from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
 from .finding import Finding
 from .kind import headless_findings, kind_findings, tensor_findings
 
@@ -29,7 +29,7 @@ class Weights:
     `aligns` is whether models of its type can be aligned.
     """
 
-    contents: Contents | None
+    contents: TensorInventory | None
     aligns: bool = True
 
     @property
@@ -65,7 +65,7 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         require_tensors(facts, len(stored), source.name)
     if stored is None:
         return findings, Weights(None, aligns)
-    contents = contents_of(source, stored, facts, families)
+    contents = inventory_of(source, stored, facts, families)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     obstacles = tensor_findings(source.name, contents.naming.foreign, where)
     if obstacles:
@@ -82,7 +82,7 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     return findings, Weights(contents, aligns)
 
 
-def _tied_findings(source: Source, contents: Contents, where: str) -> list[Finding]:
+def _tied_findings(source: Source, contents: TensorInventory, where: str) -> list[Finding]:
     """Tied tensors that are stored apart: transformers unties them where they differ."""
     stored = contents.naming.by_name()
     both = [target for target, first in contents.schema.tied.items() if target in stored and first in stored]

@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 from isthmus.checkpoint import hub as asking
 from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.manifest import sealed
-from isthmus.checkpoint.output import read_output
-from isthmus.checkpoint.push import Target, plan_push
+from isthmus.checkpoint.push import PushTarget, plan_push
 from isthmus.checkpoint.saving import write_json
 from isthmus.checkpoint.shards import save_weights
+from isthmus.checkpoint.upload_check import read_output
 from isthmus.merge.pipeline import merge
 
 A, B = EMBEDDED / "docs", EMBEDDED / "code"
@@ -310,7 +310,7 @@ def test_a_limit_is_waited_for_as_long_as_the_hub_asks_if_that_is_not_too_long(
 
 def test_somebody_else_pushed_meanwhile(logged_in: HubServer, merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged_in.add(REPO, A)
-    plan = plan_push(read_output(merged), Target.find(REPO), overwrite=True)
+    plan = plan_push(read_output(merged), PushTarget.find(REPO), overwrite=True)
     logged_in.repos[REPO].sha = "b" * 40
     with pytest.raises(IsthmusError, match="was changed by somebody else meanwhile"):
         plan.carry_out()
@@ -377,4 +377,4 @@ def test_interrupted_in_the_middle_and_repeated(hub: HubServer, tmp_path: Path) 
 
 def test_a_full_namespace_is_needed_to_look_without_a_login(hub: HubServer, merged: Path) -> None:
     with pytest.raises(BadInput, match="pushing needs an account"):
-        Target.find("merged", writing=False)
+        PushTarget.find("merged", writing=False)

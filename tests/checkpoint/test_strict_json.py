@@ -5,8 +5,8 @@ import json
 import pytest
 
 from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.foreign import json_text
 from isthmus.checkpoint.strict_json import DEEPEST, parse_json, parse_object
+from isthmus.checkpoint.untrusted_text import json_text
 
 REFUSED = {
     "nothing": ("", "is not valid JSON"),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from isthmus.checkpoint.errors import BadInput, NotFinite
 from isthmus.checkpoint.finite import place_of_nan, written_blocks
 from isthmus.checkpoint.manifest import sealed
-from isthmus.checkpoint.output import read_output
+from isthmus.checkpoint.upload_check import read_output
 from isthmus.merge.gates import Gates
 from isthmus.merge.many import combine
 from isthmus.merge.operators.registry import OPERATORS

@@ -11,7 +11,7 @@ import torch
 
 import isthmus as library
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError
-from isthmus.checkpoint.opening import require_opens
+from isthmus.checkpoint.trial_loading import require_opens
 from isthmus.eval.loss import Losses
 from isthmus.merge.shown import Shown, require_shown
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import EMBEDDED
 
 import isthmus
-from isthmus.checkpoint.provenance import Evidence
+from isthmus.checkpoint.optimizer_evidence import Evidence
 from isthmus.eval.fingerprint import Fingerprint
 from isthmus.merge.provenance import optimizer_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..panics import is_failure
+from ..rust_panics import is_failure
 from ..tokenizer import ROLES, Tokenizer
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from .archive import DIRECTORY, PICKLE, Budget, require_archive, strings
-from .bounds import DOCUMENT
 from .errors import CorruptCheckpoint
-from .foreign import plain
 from .manifest import REPORT
+from .size_limits import DOCUMENT
 from .source import CARD, Source
+from .untrusted_text import plain
 
 Confidence = Literal["stated", "likely", "unknown"]
 

@@ -16,7 +16,7 @@ from lion_pytorch import Lion
 
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.provenance import (
+from isthmus.checkpoint.optimizer_evidence import (
     Evidence,
     canonical_name,
     conclude,

@@ -23,7 +23,7 @@ LOCK = "lock"
 SHORT = 140  # bytes of a name that every file system takes, encrypted ones as well
 
 
-def beside(target: Path, ending: str) -> Path:
+def hidden_sibling(target: Path, ending: str) -> Path:
     """The hidden name next to `target` that ends so; a digest stands for a name that would be too long."""
     name = f".{target.name}{ending}"
     if len(os.fsencode(name)) > SHORT:
@@ -31,10 +31,10 @@ def beside(target: Path, ending: str) -> Path:
     return target.with_name(name)
 
 
-_HELD: weakref.WeakSet[Claim] = weakref.WeakSet()
+_HELD: weakref.WeakSet[WorkingFolder] = weakref.WeakSet()
 
 
-class Claim:
+class WorkingFolder:
     """A folder of this process, at `stem` with a random ending. `release` removes it, and so does its last reference.
 
     Leftovers of dead processes under the same stem are removed first. Raises OSError when it cannot be made.
@@ -93,7 +93,7 @@ def remove_leftovers(stem: Path, rescue: Callable[[Path], None] = lambda folder:
         _remove(folder, descriptor, os.getpid())
 
 
-class Lock:
+class FolderLock:
     """A folder that one process at a time works in, by a file ``lock`` in it.
 
     Raises BadInput, with `refusal` as its sentence, while another process holds it.
@@ -115,7 +115,7 @@ class Lock:
             raise BadInput(refusal)
         self._descriptor = descriptor
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> FolderLock:
         return self
 
     def __exit__(self, *exc: object) -> None:

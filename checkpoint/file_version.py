@@ -22,7 +22,7 @@ PATIENCE = 2.0  # seconds
 
 
 @dataclass(frozen=True)
-class Version:
+class FileVersion:
     """Device, inode, bytes, and the times of the last change to content and entry, in nanoseconds."""
 
     device: int
@@ -32,7 +32,7 @@ class Version:
     changed: int
 
     @classmethod
-    def of(cls, facts: os.stat_result) -> Version:
+    def of(cls, facts: os.stat_result) -> FileVersion:
         """The version that `os.stat` tells of."""
         return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
@@ -49,7 +49,7 @@ def changed(filename: str, model: str) -> CorruptCheckpoint:
     )
 
 
-def settled(listing: Callable[[], Mapping[str, Version]], model: str) -> Mapping[str, Version]:
+def settled(listing: Callable[[], Mapping[str, FileVersion]], model: str) -> Mapping[str, FileVersion]:
     """The versions of files by name, as `listing` gives them once none was written within the last clock tick.
 
     Raises CorruptCheckpoint for a file that is being written all the time.
@@ -66,14 +66,14 @@ def settled(listing: Callable[[], Mapping[str, Version]], model: str) -> Mapping
 
 
 @contextmanager
-def opened(path: Path, version: Version, model: str) -> Iterator[IO[bytes]]:
+def opened(path: Path, version: FileVersion, model: str) -> Iterator[IO[bytes]]:
     """A file of one version, for reading. Raises CorruptCheckpoint before or after, when it is another."""
     try:
         with path.open("rb", buffering=0) as file:
-            if Version.of(os.fstat(file.fileno())) != version:
+            if FileVersion.of(os.fstat(file.fileno())) != version:
                 raise changed(path.name, model)
             yield file
-            if Version.of(os.fstat(file.fileno())) != version:
+            if FileVersion.of(os.fstat(file.fileno())) != version:
                 raise changed(path.name, model)
     except FileNotFoundError:
         raise changed(path.name, model) from None
@@ -90,10 +90,10 @@ def read_into(file: IO[bytes], target: memoryview, filename: str, model: str) ->
         target = target[count:]
 
 
-def require_version(path: Path, version: Version, model: str) -> None:
+def require_version(path: Path, version: FileVersion, model: str) -> None:
     """Raise CorruptCheckpoint when the file under this path is not of this version."""
     try:
-        found = Version.of(path.stat())
+        found = FileVersion.of(path.stat())
     except OSError:
         found = None
     if found != version:

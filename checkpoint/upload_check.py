@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BadInput
+from .file_version import FileVersion
 from .headers import read_header
+from .lazy_state import DTYPES, LazyState, StoredTensor
 from .manifest import files_in, require_unchanged
-from .naming import Group
+from .naming import Conversion
 from .source import CARD
-from .state import DTYPES, LazyState, StoredTensor
-from .version import Version
 
 TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
@@ -59,10 +59,10 @@ def _require_public(path: Path) -> None:
 
 
 def _require_finite(path: Path, model: str) -> None:
-    version = Version.of(path.stat())
+    version = FileVersion.of(path.stat())
     infos = {name: info for name, info in read_header(path, model).items() if info.dtype in DTYPES}
     stored = {name: StoredTensor(path, version, name, info) for name, info in infos.items()}
-    state = LazyState({name: Group((name,), (name,)) for name in infos}, stored, model)
+    state = LazyState({name: Conversion((name,), (name,)) for name in infos}, stored, model)
     for name in state:
         for _ in state.blocks(name):
             pass  # raises for NaN and Inf

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .errors import CorruptCheckpoint
+from .file_version import FileVersion, opened, read_into, require_version
 from .headers import TensorInfo
-from .naming import Group
+from .naming import Conversion
 from .pickles import read_pickle
 from .rows import in_blocks, row_counts
-from .version import Version, opened, read_into, require_version
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -24,7 +24,7 @@ class StoredTensor:
     """Where a tensor is: its file, of which version, its name there, and what the header says of it."""
 
     path: Path
-    version: Version
+    version: FileVersion
     name: str
     info: TensorInfo
 
@@ -37,7 +37,7 @@ class LazyState(Mapping[str, Tensor]):
     CorruptCheckpoint where one is, and for NaN and Inf.
     """
 
-    def __init__(self, groups: Mapping[str, Group], stored: Mapping[str, StoredTensor], model: str):
+    def __init__(self, groups: Mapping[str, Conversion], stored: Mapping[str, StoredTensor], model: str):
         self._groups, self._stored, self._model = groups, stored, model
         self._versions = {tensor.path: tensor.version for tensor in stored.values()}
         self._pickles: dict[Path, dict[str, Tensor]] = {}

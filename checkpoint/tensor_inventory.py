@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from .config import build_config, schema_of
-from .foreign import plain
+from .file_version import opened
 from .headers import TensorInfo
+from .lazy_state import DTYPES, LazyState, StoredTensor
 from .model import Families, Schema, model_of_names
-from .naming import Group, Naming, library_naming, plain_naming
+from .naming import Conversion, Naming, library_naming, plain_naming
 from .pickles import pickle_header
 from .rows import in_blocks
 from .source import Source
-from .state import DTYPES, LazyState, StoredTensor
-from .version import opened
+from .untrusted_text import plain
 
 # Parts of names that wrappers of a model add, with how a model is saved without them.
 _MERGE = "merge the adapter into the model (merge_and_unload), and save that"
@@ -45,7 +45,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Contents:
+class TensorInventory:
     """The tensors in the files of a model (`infos`, with the file of each), its `schema`, and how one names the other.
 
     `problems` say what does not fit, each with what to do. A tied tensor that is stored by itself is in `naming`.
@@ -73,7 +73,7 @@ class Contents:
         in_order = {name: groups[name] for name in (*self.schema.shapes, *self.schema.tied) if name in groups}
         return LazyState(in_order, stored, source.name)
 
-    def settled(self, source: Source) -> Contents:
+    def settled(self, source: Source) -> TensorInventory:
         """The model that transformers makes of tied tensors that are stored twice: one where they are equal, else two.
 
         Reads both where both are stored; a state of the result has each tensor once.
@@ -110,12 +110,12 @@ def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
     return found
 
 
-def contents_of(
+def inventory_of(
     source: Source,
     stored: Mapping[str, tuple[str, TensorInfo]],
     facts: Mapping[str, Any],
     families: Families | None = None,
-) -> Contents:
+) -> TensorInventory:
     """What files with these `stored` tensors hold of the model with these `facts`.
 
     By the family's own names where all tensors have them, else by transformers' rules. Raises as `schema_of` does.
@@ -130,7 +130,9 @@ def contents_of(
         library = library_naming(infos, model)
         naming = library if naming is None or len(library.by_name()) > len(naming.by_name()) else naming
     naming = _swapped(naming, schema)
-    return Contents(schema, naming, stored, tuple(_problems(naming, schema, infos, source.name, facts["model_type"])))
+    return TensorInventory(
+        schema, naming, stored, tuple(_problems(naming, schema, infos, source.name, facts["model_type"]))
+    )
 
 
 def _swapped(naming: Naming, schema: Schema) -> Naming:
@@ -177,7 +179,7 @@ def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], m
     return [Problem(sentence, advice) for sentence in sentences]
 
 
-def _loaded_shapes(group: Group, infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+def _loaded_shapes(group: Conversion, infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors that a group becomes; none where its parts do not fit each other."""
     empty = {name: torch.empty(infos[name].shape, device="meta") for name in group.stored}
     try:

@@ -16,7 +16,7 @@ from .checks.finding import Finding
 from .config import build_config
 from .errors import BadInput, CorruptCheckpoint
 from .model import empty_model
-from .panics import is_failure, quiet_panics
+from .rust_panics import is_failure, quiet_panics
 from .small_files import GENERATION, VOCABULARIES
 from .source import Source
 
@@ -86,7 +86,7 @@ def opening_finding(source: Source, facts: Mapping[str, Any], *, generation: boo
 
 
 @contextmanager
-def transformers_at_hand(facts: Mapping[str, Any]) -> Iterator[None]:
+def preloaded_transformers(facts: Mapping[str, Any]) -> Iterator[None]:
     """Import what will open a model of these facts by another thread, while its weights are written."""
 
     def fetch() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadInput, CorruptCheckpoint
-from .foreign import plain
+from .untrusted_text import plain
 
 MB = 2**20
 # Bytes of the files that a merge reads or carries over.
