@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .config_limits import require_numbers
 from .errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
 from .model import Families, Schema, empty_model, schema
 from .rust_panics import is_failure
-from .size_limits import require_numbers
 from .small_files import GENERATION
 from .source import Source
 from .untrusted_text import plain

@@ -15,16 +15,17 @@ from torch import Tensor
 from .checks.finding import Finding
 from .checks.kind import kind_findings, tensor_findings
 from .config import read_facts, untied_facts, working_config
+from .config_limits import require_tensors
 from .errors import BadInput, CorruptCheckpoint
 from .lazy_state import DTYPES, WithCopies
 from .model import Families, Schema
 from .naming import Naming
 from .reference import parse_reference
 from .rust_panics import is_failure, quiet_panics
-from .size_limits import require_tensors, require_tokenizer_file
 from .small_files import GENERATION, VOCABULARIES
 from .source import Source
 from .tensor_inventory import inventory_of, stored_tensors
+from .tokenizer_limits import require_tokenizer_file
 from .working_folders import WorkingFolder
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from .size_limits import (
     DOCUMENT,
     LARGEST,
     require_few_files,
-    require_plain,
+    require_regular_file,
     require_size,
     require_sizes,
     require_values,
@@ -118,7 +118,7 @@ class Source:
                     if name.endswith(VERSIONED):
                         versions[name] = FileVersion.of(facts)
                 elif not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
-                    require_plain(path, self.name)
+                    require_regular_file(path, self.name)
 
     def _hub_files(self) -> dict[str, FileFacts]:
         from huggingface_hub import HfApi, constants

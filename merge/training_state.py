@@ -17,7 +17,7 @@ from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.path_conflicts import output_path
 from ..checkpoint.saving import STAGING, replace_json
-from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_plain
+from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ..checkpoint.strict_json import parse_object
 from ..checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
 from .stored import endpoint_digests, read_bends, write_bends
@@ -128,7 +128,7 @@ class TrainingState:
                 raise ValueError("no step of this run")
             history = [(int(step), _number(loss), float(height)) for step, loss, height in latest["history"]]
             for file in target.iterdir():
-                require_plain(file, target.name)
+                require_regular_file(file, target.name)
             alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
             best = read_bends(target / BEST)
             accelerator.load_state(str(target))

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..config_limits import require_tensors
 from ..model import Families
-from ..size_limits import require_tensors
 from ..source import WEIGHT_FILES, Source
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
 from .finding import Finding
