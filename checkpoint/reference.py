@@ -35,6 +35,10 @@ class Reference:
             name += f"@{self.revision}"
         return f"{name}:{self.subfolder}" if self.subfolder else name
 
+    def path_of(self, filename: str) -> str:
+        """The path within the repository of a file in the model's folder."""
+        return f"{self.subfolder}/{filename}" if self.subfolder else filename
+
 
 def shown_name(path: Path) -> str:
     """The last name of a path as text that can be written anywhere: bytes that are not UTF-8 are replaced."""
