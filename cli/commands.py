@@ -69,7 +69,7 @@ from .tables import print_ensemble, print_merge, print_plan, print_spectra
 from .terminal import emit, say, screen
 
 if TYPE_CHECKING:
-    from ..checkpoint.push import PushTarget
+    from ..checkpoint.push_target import PushTarget
     from ..checkpoint.upload_check import OutputFile
 
 app = typer.Typer(
@@ -340,7 +340,7 @@ def merge(
     if push_to is None and (private or revision or create_pr or commit_message):
         raise BadInput("--private, --revision, --create-pr and --commit-message are for --push: say where to push to")
     if push_to is not None and is_main():
-        from ..checkpoint.push import PushTarget
+        from ..checkpoint.push_target import PushTarget
 
         with screen(quiet) as progress:
             progress.stage("looking at the Hub")
@@ -448,7 +448,7 @@ def push(
 
     Log in with `hf auth login` first, or set HF_TOKEN.
     """
-    from ..checkpoint.push import PushTarget
+    from ..checkpoint.push_target import PushTarget
     from ..checkpoint.upload_check import read_output
 
     require_places(json_file, directories=[directory])

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from isthmus.checkpoint import hub as asking
 from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.manifest import sealed
-from isthmus.checkpoint.push import PushTarget, plan_push
+from isthmus.checkpoint.push import plan_push
+from isthmus.checkpoint.push_target import PushTarget
 from isthmus.checkpoint.saving import write_json
 from isthmus.checkpoint.shards import save_weights
 from isthmus.checkpoint.upload_check import read_output
@@ -337,7 +338,7 @@ def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(logged_in: Hub
     logged_in.faults.append(Fault("POST", "/commit/", late=True))
     found = isthmus("push", merged, REPO, "--create-pr")
     assert found.code == 1
-    assert "look there whether it was" in found.err
+    assert "look whether it is there" in found.err
     assert len(logged_in.repos[REPO].commits) == 1
 
 
@@ -376,5 +377,5 @@ def test_interrupted_in_the_middle_and_repeated(hub: HubServer, tmp_path: Path) 
 
 
 def test_a_full_namespace_is_needed_to_look_without_a_login(hub: HubServer, merged: Path) -> None:
-    with pytest.raises(BadInput, match="pushing needs an account"):
+    with pytest.raises(BadInput, match="a push needs an account"):
         PushTarget.find("merged", writing=False)
