@@ -1,8 +1,7 @@
-"""One version of a file: what the system says of it, and reading that holds every byte against it.
+"""Versions of files, so that everything that is read from a file belongs to one version of it.
 
-A file may be overwritten while it is read: in place, by a rename, or with its whole directory. Its device, inode, size
-and times are noted when the model is opened. They are compared on the open file before and after every read, so that
-all bytes belong to the version that was noted, or reading stops.
+A file may be overwritten while it is read: in place, by a rename, or together with its directory. Its device, inode,
+size and times are recorded when the model is opened, and compared on the open file before and after every read.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from typing import IO
 
 from .errors import CorruptCheckpoint
 
-TICK = 0.02  # seconds; the times of a file are no finer than the system's clock tick
-PATIENCE = 2.0  # seconds
+TICK = 0.02  # seconds; more than a tick of the system's clock, the resolution of the times of a file
+PATIENCE = 2.0  # seconds to wait for a file that is being written
 
 
 @dataclass(frozen=True)
 class FileVersion:
-    """Device, inode, bytes, and the times of the last change to content and entry, in nanoseconds."""
+    """Device, inode, size in bytes, and the times of the last changes to content and inode, in nanoseconds."""
 
     device: int
     inode: int
@@ -32,27 +31,27 @@ class FileVersion:
     changed: int
 
     @classmethod
-    def of(cls, facts: os.stat_result) -> FileVersion:
-        """The version that `os.stat` tells of."""
-        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    def of(cls, status: os.stat_result) -> FileVersion:
+        """The version in a result of `os.stat`."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it was written so recently that another change could leave its times as they are."""
+        """Whether it was written so recently that another change might not show in its times."""
         return 0 <= time.time() - max(self.modified, self.changed) / 1e9 < TICK
 
 
 def changed(filename: str, model: str) -> CorruptCheckpoint:
-    """The error for a file that is not what it was when the model was opened."""
+    """The error for a file that has changed since the model was opened."""
     return CorruptCheckpoint(
         f"'{filename}' of '{model}' was changed while it was read: run again when nothing writes to it"
     )
 
 
 def settled(listing: Callable[[], Mapping[str, FileVersion]], model: str) -> Mapping[str, FileVersion]:
-    """The versions of files by name, as `listing` gives them once none was written within the last clock tick.
+    """The versions of files by name that `listing` gives, once none was written within the last `TICK`.
 
-    Raises CorruptCheckpoint for a file that is being written all the time.
+    Raises CorruptCheckpoint for a file that is still being written after `PATIENCE`.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -67,7 +66,7 @@ def settled(listing: Callable[[], Mapping[str, FileVersion]], model: str) -> Map
 
 @contextmanager
 def opened(path: Path, version: FileVersion, model: str) -> Iterator[IO[bytes]]:
-    """A file of one version, for reading. Raises CorruptCheckpoint before or after, when it is another."""
+    """Open a file for reading. Raises CorruptCheckpoint if it is not this version before the block or after it."""
     try:
         with path.open("rb", buffering=0) as file:
             if FileVersion.of(os.fstat(file.fileno())) != version:
@@ -82,7 +81,7 @@ def opened(path: Path, version: FileVersion, model: str) -> Iterator[IO[bytes]]:
 
 
 def read_into(file: IO[bytes], target: memoryview, filename: str, model: str) -> None:
-    """Fill `target` from where the file is. Raises CorruptCheckpoint at its end."""
+    """Fill `target` with the next bytes. Raises CorruptCheckpoint if the file ends before."""
     while len(target):
         count = file.readinto(target)  # type: ignore[attr-defined]
         if not count:
@@ -91,10 +90,10 @@ def read_into(file: IO[bytes], target: memoryview, filename: str, model: str) ->
 
 
 def require_version(path: Path, version: FileVersion, model: str) -> None:
-    """Raise CorruptCheckpoint when the file under this path is not of this version."""
+    """Raise CorruptCheckpoint if the file at this path is not of this version."""
     try:
-        found = FileVersion.of(path.stat())
+        current: FileVersion | None = FileVersion.of(path.stat())
     except OSError:
-        found = None
-    if found != version:
+        current = None
+    if current != version:
         raise changed(path.name, model)

@@ -1,4 +1,4 @@
-"""One thing that a check found."""
+"""One finding of a check."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Literal
 
 from ..untrusted_text import plain
 
-LONGEST = 1000  # characters of what was found; it may repeat a part of a stranger's file
+LONGEST = 1000  # characters; a finding may quote an untrusted file
 Kind = Literal["blocks", "degrades", "notes"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """It `blocks` a merge, `degrades` it, or is one of the `notes`: what, in which file, and what to do."""
+    """A finding that `blocks` a merge, `degrades` it, or only `notes` something.
+
+    `what` is the case, in the file `where`; `advice` is what to do.
+    """
 
     kind: Kind
     what: str

@@ -172,15 +172,15 @@ def test_anothers_work_is_not_overwritten(logged_in: HubServer, merged: Path, tm
         (lambda d: (d / "config.json").unlink(), "'config.json' is missing from"),
         (lambda d: (d / "secrets.txt").write_text("x"), "'secrets.txt' was added to"),
         (lambda d: (d / "README.md").write_text("# Mine"), "'README.md' was changed in"),
-        (lambda d: (d / "isthmus.json").write_text("{}"), "is no merge that isthmus wrote"),
-        (lambda d: (d / "isthmus.json").unlink(), "is no merge that isthmus wrote"),
+        (lambda d: (d / "isthmus.json").write_text("{}"), "is not a merge that isthmus wrote"),
+        (lambda d: (d / "isthmus.json").unlink(), "is not a merge that isthmus wrote"),
         (
             lambda d: (d / "isthmus.json").write_text((d / "isthmus.json").read_text().replace("docs", "dogs")),
             "'isthmus.json' in 'merged' was changed",
         ),
         (
             lambda d: [(d / "config.json").unlink(), (d / "config.json").symlink_to(A / "config.json")],
-            "is no plain file",
+            "is no longer a regular file",
         ),
         (lambda d: (d / "sub").mkdir(), "'sub' was added to"),
         (shutil.rmtree, "there is no directory 'merged'"),
@@ -313,7 +313,7 @@ def test_somebody_else_pushed_meanwhile(logged_in: HubServer, merged: Path, monk
     logged_in.add(REPO, A)
     plan = plan_push(read_output(merged), PushTarget.find(REPO), overwrite=True)
     logged_in.repos[REPO].sha = "b" * 40
-    with pytest.raises(IsthmusError, match="was changed by somebody else meanwhile"):
+    with pytest.raises(IsthmusError, match="was changed by somebody else in the meantime"):
         plan.carry_out()
     assert logged_in.repos[REPO].commits == []
 

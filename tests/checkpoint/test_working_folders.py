@@ -172,7 +172,7 @@ def test_two_runs_into_one_output(way: str, tmp_path: Path) -> None:
 
 def test_an_output_that_appears_during_the_work_is_left(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(BadInput, match="'out' was written by another process meanwhile, and was left as it is"):
+    with pytest.raises(BadInput, match="'out' was written by another process in the meantime, and was left as it is"):
         write_while(target, lambda: write(target, "theirs"), overwrite=False)
     assert (target / "config.json").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -58,8 +58,8 @@ def test_a_token_without_a_row(pair, change) -> None:
     first, second = pair(change)
     found = said(first, second)
     assert (
-        f"degrades: the tokenizer of 'b' has the token \"{END}\" with id 1024, and its embedding has 1024 rows: a "
-        "model fails on a text with such a token; add rows to the embedding, or take the tokens out"
+        f"degrades: the tokenizer of 'b' has the token \"{END}\" with id 1024, and its embedding has 1024 rows: the "
+        "model fails on a text with such a token; add rows to the embedding, or remove the tokens"
     ) in found
     assert check(first, second).growth == (None,)
     assert any("the tokenizer of 'b' has the token" in line for line in said(second, second))
