@@ -128,11 +128,11 @@ def _named(model: str) -> Iterator[None]:
         ) from None
 
 
-def run_alike(one: HasFacts, other: HasFacts) -> bool:
+def run_alike(a: HasFacts, b: HasFacts) -> bool:
     """Whether both configurations agree in `FORWARD_KEYS`, so that a model computes the same under either."""
-    if one is other or one.facts == other.facts:
+    if a is b or a.facts == b.facts:
         return True
-    keys_a, keys_b = ({key: v for key, v in side.facts.items() if key in FORWARD_KEYS} for side in (one, other))
+    keys_a, keys_b = ({key: v for key, v in side.facts.items() if key in FORWARD_KEYS} for side in (a, b))
     return keys_a == keys_b
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .headers import TensorInfo
+from .headers import ITEM_BITS, TensorInfo
 from .rows import in_blocks
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ STORED_BUFFERS = re.compile(
     r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias|causal_mask)$"
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
 )
-FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+FLOATS = frozenset(name for name in ITEM_BITS if name.startswith(("F", "BF")))
 Rule = tuple[Any, tuple[str, ...]]  # transformers' converter, and the pattern that every stored name matched
 
 
@@ -57,9 +57,10 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Naming:
-    """How the tensors of one model are stored: their `conversions`, and stored tensors that are no weights (`ignored`).
+    """How the tensors of one model are stored: their `conversions`.
 
-    `unknown` are stored tensors that the model does not have, `repeated` pairs of names of one tensor.
+    `ignored` are stored tensors that are not weights, `unknown` those that the model does not have, `repeated` pairs of
+    names of one tensor.
     """
 
     conversions: tuple[Conversion, ...]

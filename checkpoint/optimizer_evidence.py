@@ -148,8 +148,8 @@ def optimizer_by_keys(keys: set[str]) -> str | None:
 def _from_recipe(source: Source) -> Evidence | None:
     content = _content(source, RECIPE)
     written = content.get("optimizer")
-    ours = isinstance(written, str) and {"adamw_lr", "muon_lr", "steps"} <= content.keys()
-    return _stated(canonical_name(str(written)), f"{RECIPE} says {plain(written, LINE)}") if ours else None
+    is_recipe = isinstance(written, str) and {"adamw_lr", "muon_lr", "steps"} <= content.keys()
+    return _stated(canonical_name(str(written)), f"{RECIPE} says {plain(written, LINE)}") if is_recipe else None
 
 
 def _from_report(source: Source) -> Evidence | None:

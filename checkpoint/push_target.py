@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 T = TypeVar("T")
-# Files that a push may leave or replace without asking: nobody loses a model by it.
+# Files that a push may replace without asking: they are not part of a model.
 INCIDENTAL = frozenset({".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt"})
 
 

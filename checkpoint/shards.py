@@ -46,10 +46,13 @@ def save_weights(
     item = torch.empty(0, dtype=dtype).element_size()
     sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
     shards: list[list[str]] = [[]]
+    filled = 0  # bytes of the last shard
     for name in names:
-        if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > shard_bytes:
+        if shards[-1] and filled + sizes[name] > shard_bytes:
             shards.append([])
+            filled = 0
         shards[-1].append(name)
+        filled += sizes[name]
     files = ["model.safetensors"]
     if len(shards) > 1:
         files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]

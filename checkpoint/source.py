@@ -238,8 +238,8 @@ def same_file(a: Source, b: Source, filename: str) -> bool:
         return True
     if facts_a.size != facts_b.size and facts_a.digest is None and facts_b.digest is None:  # both on disk
         return False
-    with a.path(filename).open("rb") as mine, b.path(filename).open("rb") as other:
-        while part := mine.read(COMPARED_BYTES):
-            if part != other.read(COMPARED_BYTES):
+    with a.path(filename).open("rb") as file_a, b.path(filename).open("rb") as file_b:
+        while part := file_a.read(COMPARED_BYTES):
+            if part != file_b.read(COMPARED_BYTES):
                 return False
-        return not other.read(1)
+        return not file_b.read(1)

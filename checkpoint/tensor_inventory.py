@@ -59,17 +59,18 @@ class TensorInventory:
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes of the model's tensors, by their names in safetensors."""
-        names = {name for conversion in self.naming.conversions for name in conversion.stored}
-        return tuple(sorted({self.infos[name][1].dtype for name in names}))
+        return tuple(sorted({self.infos[name][1].dtype for name in self._stored_names}))
+
+    @property
+    def _stored_names(self) -> list[str]:
+        return [name for conversion in self.naming.conversions for name in conversion.stored]
 
     def state(self, source: Source) -> LazyState:
         """The stored tensors of the model, read when they are looked up."""
-        stored = {
-            name: StoredTensor(source.path(file), source.version(file), name, self.infos[name][1])
-            for conversion in self.naming.conversions
-            for name in conversion.stored
-            for file in (self.infos[name][0],)
-        }
+        stored = {}
+        for name in self._stored_names:
+            file, info = self.infos[name]
+            stored[name] = StoredTensor(source.path(file), source.version(file), name, info)
         conversions = self.naming.by_name()
         names = [name for name in (*self.schema.shapes, *self.schema.tied) if name in conversions]
         return LazyState({name: conversions[name] for name in names}, stored, source.name)

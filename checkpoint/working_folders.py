@@ -86,7 +86,7 @@ def remove_leftovers(stem: Path, rescue: Callable[[Path], None] = lambda folder:
             if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.geteuid():
                 continue
             descriptor = _lock(folder / LOCK)
-        except OSError:  # it is gone already, or there are no locks here and its process may be alive
+        except OSError:  # it has been removed, or there are no locks here and its process may be alive
             continue
         if descriptor is None:
             continue

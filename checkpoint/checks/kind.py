@@ -59,7 +59,7 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
         advice = "merge the adapter into the model, or remove its files"
         return [Finding("blocks", what, advice, ADAPTER)]
     listed = facts.get("architectures")
-    names = [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     causal = _causal(kind) if families is None or kind not in families or any(map(_description, names)) else None
     for architecture in names:
         words = _description(architecture)
@@ -105,7 +105,7 @@ def headless_findings(name: str, facts: Mapping[str, Any], missing: Iterable[str
     if not missing:
         names = facts.get("architectures")
         bare = f"{facts['model_type']}model".replace("_", "").replace("-", "").lower()
-        base = [one for one in names if str(one).lower() == bare] if isinstance(names, list) else []
+        base = [name for name in names if str(name).lower() == bare] if isinstance(names, list) else []
         what = f"'{name}' was saved without the output matrix of a language model ({', '.join(base)})"
         advice = "the embedding serves as output matrix, as in every language model of this type"
         return [Finding("notes", what, advice, FILE)] if base and schema.tied else []

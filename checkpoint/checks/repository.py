@@ -60,7 +60,7 @@ def derived_licence(licences: Sequence[str | None]) -> tuple[str | None, str]:
     if len(named) > 1:
         return None, f"The licence is left open: the parents are under {' and '.join(named)}."
     if named[0].startswith(OTHER):
-        return None, f"The licence is left open: the parents have their own terms, {named[0]}."
+        return None, f"The licence is left open: the parents have terms of their own, {named[0]}."
     return named[0], f"All parents are under {named[0]}."
 
 

@@ -60,13 +60,13 @@ def _written_differences(first: Tokenizer, name_a: str, second: Tokenizer, name_
     return _parts(parts, name_a, name_b)
 
 
-def _contradict(mine: Any, other: Any) -> bool:
+def _contradict(a: Any, b: Any) -> bool:
     """Whether two settings state different values; a value that only one states may be the default of the other."""
-    if isinstance(mine, Mapping) and isinstance(other, Mapping):
-        return any(_contradict(mine[key], other[key]) for key in mine.keys() & other.keys())
-    if isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other):
-        return any(map(_contradict, mine, other))
-    return bool(mine != other)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return any(_contradict(a[key], b[key]) for key in a.keys() & b.keys())
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return any(map(_contradict, a, b))
+    return bool(a != b)
 
 
 def _parts(parts: Sequence[str], name_a: str, name_b: str) -> list[str]:

@@ -98,7 +98,7 @@ def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], excluded
 
 def _differing_roles(first: Tokenizer, second: Tokenizer) -> set[str]:
     pairs = [(first.special.get(role), second.special.get(role)) for role in ROLES]
-    return {token for mine, other in pairs if mine != other for token in (mine, other) if token}
+    return {token for pair in pairs if pair[0] != pair[1] for token in pair if token}
 
 
 def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:

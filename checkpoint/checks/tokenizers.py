@@ -166,17 +166,17 @@ def _details(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, keep
     findings = []
     both = [role for role in ROLES if role in first.special and role in second.special]
     for role in both:
-        mine, other = first.special[role], second.special[role]
-        if mine != other:
-            what = f"the {role} is {json.dumps(mine)} in '{name_a}' and {json.dumps(other)} in '{name_b}'"
+        token_a, token_b = first.special[role], second.special[role]
+        if token_a != token_b:
+            what = f"the {role} is {json.dumps(token_a)} in '{name_a}' and {json.dumps(token_b)} in '{name_b}'"
             findings.append(Finding("degrades", what, taken, TOKENIZER_SETTINGS))
     for name in sorted(first.templates.keys() | second.templates.keys()):
-        mine, other = first.templates.get(name), second.templates.get(name)
-        if mine == other:
+        template_a, template_b = first.templates.get(name), second.templates.get(name)
+        if template_a == template_b:
             continue
         which = "chat template" if name == "default" else f"chat template {json.dumps(name)}"
         what = f"the {which} of '{name_b}' differs from that of '{name_a}'"
-        if mine is None or other is None:
-            what = f"only '{name_a if other is None else name_b}' has a {which}"
+        if template_a is None or template_b is None:
+            what = f"only '{name_a if template_b is None else name_b}' has a {which}"
         findings.append(Finding("degrades", what, taken, TOKENIZER_SETTINGS))
     return findings
