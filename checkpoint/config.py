@@ -102,7 +102,7 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
 
 
 def working_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
-    """The configuration, after transformers has built a language model from it, which fills in the context length.
+    """The configuration; an empty language model is built from it once, to see that transformers can.
 
     Raises as `build_config` does.
     """

@@ -25,11 +25,10 @@ def fetch_file(reference: Reference, filename: str, revision: str | None, limit:
 
 
 def capped(limit: int, where: str) -> type[Any]:
-    """A class of progress bars with which huggingface_hub stops a download after `limit` bytes.
+    """A class of progress bars that stops a download by huggingface_hub after `limit` bytes, with CorruptCheckpoint.
 
-    On its own huggingface_hub writes whatever a server sends, even beyond the size that the server announced.
-
-    The bar raises CorruptCheckpoint; `where` names the file.
+    Without it huggingface_hub writes whatever a server sends, even beyond the size that the server announced. `where`
+    names the file in the error.
     """
     from huggingface_hub.utils import tqdm
 
@@ -53,7 +52,7 @@ def capped(limit: int, where: str) -> type[Any]:
 def read_range(reference: Reference, filename: str, revision: str | None, start: int, stop: int) -> tuple[bytes, int]:
     """The bytes from `start` up to `stop` of a file on the Hub, and the size of the file; never reads more than that.
 
-    Raises CorruptCheckpoint if the server does not answer range requests, and what `isthmus.checkpoint.hub.ask` raises.
+    Raises CorruptCheckpoint if the server sends no parts of files, and what `isthmus.checkpoint.hub.ask` raises.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status

@@ -159,7 +159,7 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     if contents.problems:
         more = f" (and {len(contents.problems) - 1} more problems)" if len(contents.problems) > 1 else ""
         raise CorruptCheckpoint(f"{contents.problems[0]}{more}")
-    tied, contents = contents.schema.tied, contents.settled(source)
+    tied, contents = contents.schema.tied, contents.with_ties_resolved(source)
     dtype = DTYPES[contents.dtypes[0]] if len(contents.dtypes) == 1 else torch.float32
     state: Mapping[str, Tensor] = contents.state(source)
     if tied and not contents.schema.tied:

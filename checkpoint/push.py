@@ -88,7 +88,7 @@ class PushPlan:
     def carry_out(self, message: str | None = None) -> Pushed:
         """Create the repository or branch if it is missing, upload, commit. Files that have arrived are not sent again.
 
-        Raises IsthmusError if the upload fails; the repository is then as it was.
+        Raises IsthmusError if the upload fails; no file in the repository has then changed.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -171,8 +171,8 @@ def push(
     The push goes to main, to the branch `revision`, or with `create_pr` into a pull request. With `edited_card` the
     card may differ from the one that isthmus wrote. With `overwrite` a model that is there already is replaced.
 
-    Raises BadInput, ModelNotFound or IsthmusError (`isthmus.checkpoint.errors`). The repository is then as it was, and
-    the same push again does not send the files that have arrived.
+    Raises BadInput, ModelNotFound or IsthmusError (`isthmus.checkpoint.errors`). No file in the repository has then
+    changed, and the same push again does not send the files that have arrived.
     """
     files = read_output(Path(directory), edited_card=edited_card)
     target = PushTarget.find(repo_id, revision=revision, private=private, create_pr=create_pr)

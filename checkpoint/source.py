@@ -98,7 +98,7 @@ class Source:
         return fetch_file(self.reference, filename, self.revision, limit)
 
     def fetch(self, filenames: Iterable[str]) -> None:
-        """Download some files, those that exist, several at once. `path` then finds them in the cache."""
+        """Download several files at once, if they exist, so that `path` finds them in the cache."""
         wanted = [name for name in filenames if name in self.files]
         if self.reference.directory is None:
             with ThreadPoolExecutor(AT_ONCE) as pool:

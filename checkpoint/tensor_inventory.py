@@ -75,7 +75,7 @@ class TensorInventory:
         names = [name for name in (*self.schema.shapes, *self.schema.tied) if name in conversions]
         return LazyState({name: conversions[name] for name in names}, stored, source.name)
 
-    def settled(self, source: Source) -> TensorInventory:
+    def with_ties_resolved(self, source: Source) -> TensorInventory:
         """The inventory after tied tensors that are stored twice are compared: tied if they are equal, else untied.
 
         transformers does the same on loading. A state of the result has each tensor once.

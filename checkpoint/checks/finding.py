@@ -15,7 +15,7 @@ Kind = Literal["blocks", "degrades", "notes"]
 class Finding:
     """A finding that `blocks` a merge, `degrades` it, or only `notes` something.
 
-    `what` is the case, in the file `where`; `advice` is what to do.
+    `what` is the problem, `where` the file that it is in, `advice` what to do.
     """
 
     kind: Kind

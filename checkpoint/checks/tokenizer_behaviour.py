@@ -51,7 +51,7 @@ def behaviour_findings(
 
 
 def _written_differences(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str) -> list[str]:
-    """What differs in the files as they are written."""
+    """The differences between the files of two tokenizers, one sentence each."""
     parts = []
     if first.pipeline and second.pipeline:
         parts = [part for part in first.pipeline if _contradict(first.pipeline[part], second.pipeline[part])]

@@ -50,10 +50,10 @@ def equal_files(a: Source, b: Source) -> bool:
     if not all(name in a.files and name in b.files and same_file(a, b, name) for name in sorted(names)):
         return False
     written_a, written_b = settings(a), settings(b)
-    return _mattering(a, written_a) == _mattering(b, written_b) or _same_tokens(a, written_a, b, written_b)
+    return _relevant(a, written_a) == _relevant(b, written_b) or _same_tokens(a, written_a, b, written_b)
 
 
-def _mattering(source: Source, written: Mapping[str, Any]) -> dict[str, Any]:
+def _relevant(source: Source, written: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that change which tokens a text becomes, in one form."""
     stated = {key: _plain(value) for key, value in written.items() if key not in HARMLESS}
     stored = written.get("tokenizer_class") or source.json(CONFIGURATION).get("tokenizer_class") or ""
@@ -86,7 +86,7 @@ def _same_tokens(a: Source, written_a: Mapping[str, Any], b: Source, written_b: 
     if not listed.issuperset((*named_tokens(written_a), *named_tokens(written_b))):
         return False
     rest_a, rest_b = (
-        {key: value for key, value in _mattering(source, written).items() if key not in (*ROLES, *EXTRA)}
+        {key: value for key, value in _relevant(source, written).items() if key not in (*ROLES, *EXTRA)}
         for source, written in ((a, written_a), (b, written_b))
     )
     return rest_a == rest_b

@@ -92,7 +92,7 @@ def _tied_findings(source: Source, contents: TensorInventory, where: str) -> lis
     if not all(source.is_local(name) for name in source.weight_files()):
         advice = "if they differ, which shows after the download, the merge will be untied"
         return [Finding("notes", what, advice, where)]
-    if contents.settled(source).schema.tied:
+    if contents.with_ties_resolved(source).schema.tied:
         return []
     advice = "they differ, so transformers loads both, and the merge will be untied"
     return [Finding("notes", what, advice, where)]

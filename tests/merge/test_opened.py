@@ -84,7 +84,7 @@ def test_a_tokenizer_that_transformers_refuses(saved, tmp_path: Path, isthmus) -
 
 
 def test_files_that_are_not_those_of_the_configuration(saved) -> None:
-    with pytest.raises(CorruptCheckpoint, match=r"'out' as it would be written has too the tensor '.*h\.1\."):
+    with pytest.raises(CorruptCheckpoint, match=r"'out' as it would be written has an unexpected tensor '.*h\.1\."):
         require_opens(with_facts(saved("fewer"), n_layer=1), "out")
     with pytest.raises(CorruptCheckpoint, match=r"lacks the tensor '.*h\.2\."):
         require_opens(with_facts(saved("more"), n_layer=3), "out")
