@@ -97,7 +97,7 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
         except (AttributeError, TypeError, ValueError, ArithmeticError):
             pass  # a key is missing or wrong: transformers has a default, or says which
     config = build_config(facts, model)
-    with _named(model):
+    with failures_of(model):
         return schema(config, families)
 
 
@@ -107,14 +107,14 @@ def working_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
     Raises as `build_config` does.
     """
     config = build_config(facts, model)
-    with _named(model):
+    with failures_of(model):
         empty_model(config)
     return config
 
 
 @contextmanager
-def _named(model: str) -> Iterator[None]:
-    """Turn any failure while a module is built from a configuration into an error that names the model."""
+def failures_of(model: str) -> Iterator[None]:
+    """Turn any failure while something is built from a configuration into an error that names the model."""
     try:
         yield
     except IsthmusError:

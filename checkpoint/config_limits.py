@@ -60,7 +60,8 @@ def require_numbers(facts: Mapping[str, Any], model: str) -> None:
 
 def require_tensors(facts: Mapping[str, Any], count: int, model: str) -> None:
     """Raise CorruptCheckpoint for more layers than the files hold tensors: building them would take minutes."""
-    layers = max((value for key, value in _entries(facts, model) if SIZES.get(key) == LAYERS), default=0)
+    counts = (value for key, value in _entries(facts, model) if SIZES.get(key) == LAYERS)
+    layers = max((value for value in counts if isinstance(value, int)), default=0)
     if layers > max(count, 1):
         raise CorruptCheckpoint(
             f"config.json of '{model}' says {layers} layers, and its files hold {count} tensors: fetch the model again"
@@ -92,6 +93,8 @@ def _entries(facts: Mapping[str, Any], model: str) -> Iterator[tuple[str, Any]]:
                 f"config.json of '{model}' is nested more than {DEPTH} levels deep: repair the file, or fetch it again"
             )
         if isinstance(value, Mapping):
+            if key in SIZES:
+                yield key, value
             todo += [(str(inner), part, depth + 1) for inner, part in value.items()]
         elif isinstance(value, list):
             todo += [("" if key in SIZES else key, part, depth + 1) for part in value]

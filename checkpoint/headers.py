@@ -79,7 +79,7 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
         }
         if any(type(number) is not int for entry in header.values() for number in entry["data_offsets"]):
             raise TypeError("an offset is not a whole number")
-        spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+        spans = sorted((begin, stop) for begin, stop in (entry["data_offsets"] for entry in header.values()))
         consistent = all(
             entry["data_offsets"][1] - entry["data_offsets"][0] == infos[name].bytes for name, entry in header.items()
         )

@@ -40,6 +40,8 @@ FIELDS = {
     "summary_first_dropout": _NUMBER,
     "architectures": (list, type(None)),
 }
+# Other names of the same keys: which of two counts, transformers knows.
+ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 DTYPES = ("float32", "float16", "bfloat16", None)
 
 
@@ -135,6 +137,8 @@ def gpt2(config: GPT2Config) -> Family:
 
 def _require_plain(facts: Mapping[str, object]) -> None:
     """Raise TypeError where a configuration file says what a GPT-2's usually does not."""
+    if not facts.keys().isdisjoint(ALIASES):
+        raise TypeError("another name")
     for key, kinds in FIELDS.items():
         value = facts.get(key, ...)
         if value is not ... and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):

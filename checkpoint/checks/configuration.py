@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
-from ..config import build_config
+from ..config import build_config, failures_of
 from ..model import Families
 from ..token_ids import is_token_key
 from .finding import Finding
@@ -96,7 +96,10 @@ def configuration_findings(
         return []
     a, b = build_config(facts_a, name_a), build_config(facts_b, name_b)
     public = {field: standard for standard, field in a.attribute_map.items()}
-    read_a, read_b = (dict(_read(config, families)) for config in (a, b))
+    with failures_of(name_a):
+        read_a = dict(_read(a, families))
+    with failures_of(name_b):
+        read_b = dict(_read(b, families))
     findings = []
     for key in sorted(read_a.keys() | read_b.keys()):
         value_a, value_b = read_a.get(key), read_b.get(key)

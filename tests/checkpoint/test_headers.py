@@ -59,6 +59,7 @@ DAMAGE = {
     "an unknown dtype": lambda f: rewrite(f, lambda h: h["a"].update(dtype="X7")),
     "a wrong shape": lambda f: rewrite(f, lambda h: h["a"].update(shape=[3, 5])),
     "no offsets": lambda f: rewrite(f, lambda h: h["a"].pop("data_offsets")),
+    "three offsets": lambda f: rewrite(f, lambda h: h["a"]["data_offsets"].append(0)),
     "overlapping offsets": lambda f: rewrite(f, lambda h: h["a"].update(data_offsets=h["b"]["data_offsets"])),
     "a pointer file": lambda f: f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"),
 }

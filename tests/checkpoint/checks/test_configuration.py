@@ -9,6 +9,7 @@ from altered_models import config, without
 
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.check import check
+from isthmus.checkpoint.errors import CorruptCheckpoint
 
 BOOKKEEPING: list[dict[str, object]] = [
     {"unsloth_version": "2025.1.2"},
@@ -113,3 +114,25 @@ def test_advice_is_true_where_nothing_can_be_aligned(llamas) -> None:
     said = [str(finding) for finding in check(*llamas, families=FAMILIES).findings]
     assert any("isthmus cannot align models of this type yet" in sentence for sentence in said)
     assert not any("--align auto" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], "x", None, 1.5, 0, True])
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "max_position_embeddings"])
+def test_another_name_of_a_size_with_a_wrong_value_is_one_sentence(saved, key: str, value: object) -> None:
+    a, b = saved("a"), saved("b", 1)
+    config(**{key: value})(b)
+    if (key, value) == ("max_position_embeddings", [1]):  # transformers makes a configuration of it
+        assert not check(a, b, families=FAMILIES).mergeable
+        return
+    with pytest.raises(CorruptCheckpoint, match=r"config\.json of 'b'"):
+        check(a, b, families=FAMILIES)
+
+
+def test_another_name_of_a_size_counts_as_transformers_has_it(saved) -> None:
+    from transformers import AutoConfig
+
+    a, b = saved("a"), saved("b", 1)
+    for value in (32, 64):
+        config(hidden_size=value)(b)
+        mergeable = check(a, b, families=FAMILIES).mergeable
+        assert mergeable is (AutoConfig.from_pretrained(b).n_embd == 32)
