@@ -55,7 +55,6 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from .align import align
     from .align.alignment import Alignment
     from .align.canonical import canonical
     from .align.families import family
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
     )
     from .checkpoint.loading import Checkpoint, load
     from .checkpoint.push import push
+    from .cli.commands import align
     from .eval.corpora import corpus
     from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..checkpoint.bounds import require_plain
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length, untied_facts
 from ..checkpoint.errors import AlignmentError, BadInput
 from ..checkpoint.model import log_probs
+from ..checkpoint.size_limits import require_regular_file
 from ..checkpoint.strict_json import parse_object
 from .canonical import canonical
 from .families import family
@@ -124,7 +124,7 @@ class Alignment:
     def load(cls, path: str | Path) -> Alignment:
         """Read what `save` wrote. Raises BadInput for any other file."""
         try:
-            require_plain(Path(path), Path(path).parent.name)
+            require_regular_file(Path(path), Path(path).parent.name)
             with safe_open(path, framework="pt") as file:
                 facts = parse_object((file.metadata() or {})["isthmus.alignment"], "its metadata")
                 method, score = facts["method"], float(facts["score"])

@@ -1,6 +1,6 @@
-"""In and out: references, headers, lazy reading, checking, provenance, saving, cards, pushing.
+"""Checkpoints in and out: references, headers, lazy reading, checking, saving, cards, pushing.
 
-Imports nothing else of isthmus. `loading` opens a checkpoint, `check` compares several from headers alone, `provenance`
-reads who trained one, `saving` writes a directory whole or not at all, `push` brings one to the Hub, `errors` holds
-every exception.
+Imports no other folder of isthmus. `loading` opens a checkpoint, `check` compares several from headers alone,
+`optimizer_evidence` reads which optimizer trained one, `saving` writes a directory whole or not at all, `push` uploads
+one to the Hub, `errors` has every exception.
 """

@@ -1,7 +1,7 @@
-"""Archives of torch (zip files around a pickle), held against their own size before anything in them is unpacked.
+"""Archives of torch (zip files around a pickle), checked against their own size before anything in them is unpacked.
 
-torch stores the members of its archives as they are. Compressed ones can stand for thousands of times their size, so
-that an archive with any is refused; so is a list of members that is larger than the models it could describe.
+torch does not compress the members of its archives. A compressed member can unpack to thousands of times its size, so
+an archive that has one is refused. So is an archive with more members than any model has tensors.
 """
 
 from __future__ import annotations
@@ -12,59 +12,59 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO
 
-from .bounds import MB
 from .errors import CorruptCheckpoint
+from .size_limits import MB
 
-DIRECTORY = 16 * MB  # bytes of an archive that are read to learn what is in it
+DIRECTORY = 16 * MB  # bytes of an archive that are read for its list of members
 MEMBERS = 200_000
-PICKLE = 16 * MB  # of names, shapes and offsets; the numbers are members of their own
-LEGACY = 512 * MB  # of a file from before torch 1.6, which is one pickle
-# Makers that take a number of bytes and fill them; torch's weights-only reader lets them through.
+PICKLE = 16 * MB  # of names, shapes and offsets; the values are separate members
+LEGACY = 512 * MB  # of a file written before torch 1.6, which is one pickle
+# Callables that allocate as many bytes as they are told; torch's weights-only reader allows them.
 FILLERS = frozenset({"bytearray"})
 
 
 class Budget(io.RawIOBase):
-    """A file of which no more than a number of bytes can be read in all. Raises OSError for more."""
+    """A file of which at most `budget` bytes can be read in total. Reading more raises OSError."""
 
     def __init__(self, file: IO[bytes], budget: int):
         self._file, self._left = file, budget
 
     def readable(self) -> bool:
-        """It is there to be read."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """As the file."""
+        """Always true."""
         return True
 
     def tell(self) -> int:
-        """As the file."""
+        """The position in the file."""
         return self._file.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As the file."""
+        """Move to a position, which costs nothing."""
         return self._file.seek(offset, whence)
 
     def read(self, size: int | None = -1) -> bytes:
-        """As the file, while the budget lasts."""
+        """The next bytes. Raises OSError if they exceed what is left of the budget."""
         wanted = self._left + 1 if size is None or size < 0 else size
         if wanted > self._left:
-            here = self._file.tell()
-            wanted = min(wanted, self._file.seek(0, io.SEEK_END) - here)
-            self._file.seek(here)
+            position = self._file.tell()
+            wanted = min(wanted, self._file.seek(0, io.SEEK_END) - position)
+            self._file.seek(position)
             if wanted > self._left:
-                raise OSError("more of the file would be read than its kind takes")
+                raise OSError("the file is larger inside than files of its kind are")
         content = self._file.read(wanted)
         self._left -= len(content)
         return content
 
 
 def require_archive(file: IO[bytes], where: str) -> None:
-    """Raise CorruptCheckpoint for an open file of weights that holds more, once unpacked, than it has bytes."""
+    """Raise CorruptCheckpoint for an open file of weights that would unpack to more bytes than it has."""
     size = file.seek(0, io.SEEK_END)
     if not zipfile.is_zipfile(file):
         if size > LEGACY:
-            return  # a file of an old kind: its tensors' bytes follow the pickle, which is read as a stream
+            return  # an old format: the bytes of the tensors follow the pickle, and are read as a stream
         file.seek(0)
         _require_no_fillers(file.read(min(size, PICKLE)), where)
         return
@@ -73,8 +73,8 @@ def require_archive(file: IO[bytes], where: str) -> None:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise CorruptCheckpoint(
-                    f"{where} is a compressed archive, which torch never writes: it was not unpacked; ask its "
-                    "author for safetensors"
+                    f"{where} is a compressed archive, which torch never writes, and was not unpacked: ask "
+                    "its author for safetensors"
                 )
             if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
                 raise CorruptCheckpoint(f"{where} claims more content than it has bytes: do not trust this model")
@@ -91,9 +91,9 @@ def require_archive(file: IO[bytes], where: str) -> None:
 
 
 def strings(raw: bytes) -> Iterator[str]:
-    """The texts in a pickle, names of what it would call among them; nothing is executed.
+    """The texts in a pickle, including the names of what it would call. Nothing is executed.
 
-    Raises ValueError for what is no pickle.
+    Raises ValueError if the bytes are not a pickle.
     """
     for _, argument, _ in pickletools.genops(io.BytesIO(raw)):
         if isinstance(argument, str):
@@ -109,4 +109,4 @@ def _require_no_fillers(raw: bytes, where: str) -> None:
                     "safetensors"
                 )
     except (ValueError, EOFError, IndexError, OverflowError):
-        return  # an old file goes on after its pickle; torch says what is wrong with any other
+        return  # an old file continues after its pickle; torch reports what is wrong with any other

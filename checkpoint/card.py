@@ -1,4 +1,4 @@
-"""The model card (README.md) of a merged model, from its report alone: no path of the machine, no user, no token."""
+"""The model card (README.md) of a merged model, written from its report alone: no local path, no user, no token."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .foreign import code, fence, markdown, plain, plain_lines
 from .licences import HUB_LICENCES
+from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -20,8 +20,8 @@ FIGURE, PAGE = "path.png", "report.html"
 def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any, *, repo_id: str | None = None) -> str:
     """The card as Markdown with the Hub's metadata.
 
-    `name` is the model's title, `table` and `sentences` what `isthmus.eval.summary` makes of the report; `repo_id` is
-    where it will be on the Hub, if that is known. The card shows `FIGURE` where losses were measured.
+    `name` is the title of the model, `table` and `sentences` come from `isthmus.eval.summary`, `repo_id` is its future
+    place on the Hub, if that is known. The card shows `FIGURE` if losses were measured.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -54,12 +54,12 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
 
 
 def letter(place: int) -> str:
-    """How the endpoint at a place is called: A, B, ..., and from the 27th on by its number."""
+    """The letter of an endpoint by its place from 0: A, B, ...; from the 27th on a number."""
     return chr(ord("A") + place) if place < 26 else str(place + 1)
 
 
 def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
-    """What the Hub understands of a card: parents, licence, losses and perplexities as evaluation results."""
+    """The part of a card that the Hub reads: parents, licence, losses and perplexities as evaluation results."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -90,7 +90,7 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
 
 
 def _repository(end: Mapping[str, Any]) -> str | None:
-    """The repository of an endpoint, None where the Hub would not take it for one."""
+    """The repository of an endpoint; None if the Hub does not accept its name."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -107,12 +107,12 @@ def _sentence(text: object) -> str:
 
 
 def _quoted(text: object) -> str:
-    """Text as Python writes it, on one line."""
+    """Text on one line in double quotes, escaped as in JSON."""
     return json.dumps(plain(text), ensure_ascii=False)
 
 
 def _local(report: Mapping[str, Any]) -> str:
-    """What the command leaves open, as it names models of somebody's disk."""
+    """A sentence on the models in the command that are local directories; empty if there are none."""
     ends = [*report["endpoints"], *filter(None, [report.get("base")])]
     local = [code(f"./{end['ref']}") for end in ends if not end["on_hub"]]
     if not local:

@@ -17,11 +17,11 @@ from .checks.weights import own_findings, pair_findings
 from .config import read_facts, vocabulary_rows
 from .errors import IncompatibleModels
 from .model import Families
-from .opening import opening_finding
-from .provenance import DOCUMENTS, SMALL, Evidence, conclude, documents, relation
+from .optimizer_evidence import DOCUMENTS, SMALL, Evidence, conclude, file_evidence, relation
 from .reference import parse_reference
 from .small_files import CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
 from .source import WEIGHT_INDEXES, Source
+from .trial_loading import opening_finding
 from .vocabulary import Growth
 
 ORDER = ("blocks", "degrades", "notes")
@@ -121,7 +121,7 @@ def check(
         if source not in other_kinds:
             findings += file_findings(source, said, vocabulary_rows(said, source.name))
     findings += repository_findings(sources, alignable=alignable)
-    provenance = tuple(tuple(documents(source)) for source in sources)
+    provenance = tuple(tuple(file_evidence(source)) for source in sources)
     findings += _optimizer_findings(sources, provenance)
     cost = None
     if not any(finding.kind == "blocks" for finding in findings):

@@ -1,4 +1,4 @@
-"""What config.json says, and what follows from it. transformers is only imported where the file alone does not tell."""
+"""The content of config.json (`facts`), and what follows from it. transformers is imported only if needed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .bounds import require_numbers
+from .config_limits import require_numbers
 from .errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
-from .foreign import plain
 from .model import Families, Schema, empty_model, schema
-from .panics import is_failure
+from .rust_panics import is_failure
 from .small_files import GENERATION
 from .source import Source
+from .untrusted_text import plain
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-# What two models that can be merged may have of their own, and what changes a loss.
-RUN_BY = frozenset({"vocab_size", "layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "tie_word_embeddings"})
+# Keys in which two models that can be merged may differ, and that change what a model computes.
+FORWARD_KEYS = frozenset({"vocab_size", "layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "tie_word_embeddings"})
 
 # What configurations call the longest text that a model is made for, in tokens.
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "context_length")
@@ -29,7 +29,7 @@ DEFAULT_CONTEXT = 2048  # for models that take any length, as those without posi
 
 
 class HasFacts(Protocol):
-    """What has the content of a config.json: a checkpoint."""
+    """An object with the content of a config.json, such as a checkpoint."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -40,27 +40,29 @@ class HasFacts(Protocol):
 def read_facts(source: Source) -> dict[str, Any]:
     """The content of config.json.
 
-    Raises BadInput for a model that is defined by its repository's own code, or that is quantized.
+    Raises BadInput for a model that is defined by code in its repository, or that is quantized; CorruptCheckpoint for a
+    file that is damaged or has impossible numbers.
     """
     facts = source.json("config.json")
     require_numbers(facts, source.name)
     settings = source.json("tokenizer_config.json") if "tokenizer_config.json" in source.files else {}
-    for file, said in (("config.json", facts), ("tokenizer_config.json", settings)):
-        if "auto_map" in said:
+    for file, content in (("config.json", facts), ("tokenizer_config.json", settings)):
+        if "auto_map" in content:
             raise BadInput(f"'{source.name}' is defined by code in its repository ({file}), which isthmus never runs")
     if not isinstance(facts.get("model_type"), str):
         raise BadInput(f"config.json of '{source.name}' has no model_type: it was not saved by transformers")
-    if GENERATION in source.files:  # carried over, so it must be what transformers can read
+    if GENERATION in source.files:  # a merge copies it, so it must be readable
         source.json(GENERATION)
     if facts.get("quantization_config"):
         raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
-    return {key: value for key, value in facts.items() if key != "transformers_weights"}  # which file, not which model
+    # transformers_weights names a file, and says nothing about the model.
+    return {key: value for key, value in facts.items() if key != "transformers_weights"}
 
 
 def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
-    """The configuration as transformers makes it of `facts`.
+    """The configuration that transformers builds from `facts`.
 
-    Raises BadInput for an architecture that transformers does not know; CorruptCheckpoint for values that it refuses.
+    Raises BadInput for an architecture that transformers does not know; CorruptCheckpoint for values that it rejects.
     """
     from transformers import CONFIG_MAPPING
 
@@ -71,7 +73,7 @@ def build_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
         )
     try:
         config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(facts)))
-        config.to_json_string(use_diff=False)  # what cannot be written is no configuration, either
+        config.to_json_string(use_diff=False)  # what cannot be written is not valid, either
     except Exception as error:
         raise CorruptCheckpoint(f"config.json of '{model}' is not valid: {one_line(error)}") from None
     return config
@@ -84,12 +86,12 @@ def vocabulary_rows(facts: Mapping[str, Any], model: str) -> int:
         return rows
     rows = getattr(build_config(facts, model), "vocab_size", None)
     if type(rows) is not int:
-        raise CorruptCheckpoint(f"config.json of '{model}' has no vocab_size, the rows of the embedding: add it")
+        raise CorruptCheckpoint(f"config.json of '{model}' has no vocab_size (the rows of the embedding): add it")
     return rows
 
 
 def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = None) -> Schema:
-    """The tensors of a model: from the facts alone where its family is among `families` and the file is complete.
+    """The tensors of a model: from the facts alone if its family is among `families` and the file is complete.
 
     Raises as `build_config` does.
     """
@@ -97,19 +99,19 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
         try:
             return families[facts["model_type"]](SimpleNamespace(**facts)).schema()
         except (AttributeError, TypeError, ValueError, ArithmeticError):
-            pass  # the file leaves something out, or something in it is wrong: transformers knows which
+            pass  # a key is missing or wrong: transformers has a default, or says which
     config = build_config(facts, model)
-    with named(model):
+    with failures_of(model):
         return schema(config, families)
 
 
 def working_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:
-    """The configuration, of which transformers makes a language model, and which says how long its context is.
+    """The configuration; an empty language model is built from it once, to see that transformers can.
 
     Raises as `build_config` does.
     """
     config = build_config(facts, model)
-    with named(model):
+    with failures_of(model):
         empty_model(config)
     return config
 
@@ -124,8 +126,8 @@ def context_length(config: PretrainedConfig) -> int | None:
 
 
 @contextmanager
-def named(model: str) -> Iterator[None]:
-    """What fails while something is made of a configuration, as an error of the model with this name."""
+def failures_of(model: str) -> Iterator[None]:
+    """Turn any failure while something is built from a configuration into an error that names the model."""
     try:
         yield
     except IsthmusError:
@@ -134,19 +136,19 @@ def named(model: str) -> Iterator[None]:
         if not is_failure(error) or isinstance(error, MemoryError):
             raise
         raise CorruptCheckpoint(
-            f"transformers makes no language model of config.json of '{model}' ({type(error).__name__}: "
+            f"transformers cannot build a language model from config.json of '{model}' ({type(error).__name__}: "
             f"{one_line(error)}): repair the file, or fetch it again"
         ) from None
 
 
-def run_alike(one: HasFacts, other: HasFacts) -> bool:
-    """Whether a model computes the same under either configuration, as far as a shape and one constant tell."""
-    if one is other or one.facts == other.facts:
+def run_alike(a: HasFacts, b: HasFacts) -> bool:
+    """Whether both configurations agree in `FORWARD_KEYS`, so that a model computes the same under either."""
+    if a is b or a.facts == b.facts:
         return True
-    mine, theirs = ({key: v for key, v in side.facts.items() if key in RUN_BY} for side in (one, other))
-    return mine == theirs
+    keys_a, keys_b = ({key: v for key, v in side.facts.items() if key in FORWARD_KEYS} for side in (a, b))
+    return keys_a == keys_b
 
 
 def untied_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of the same model with an unembedding of its own."""
+    """The facts of the same model, its unembedding not tied to its embedding."""
     return {**facts, "tie_word_embeddings": False}

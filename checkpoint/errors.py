@@ -1,4 +1,4 @@
-"""The exceptions of isthmus: one family, one clear sentence each, one exit code each."""
+"""The exceptions of isthmus: one family; each is one clear sentence, and has one exit code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 class IsthmusError(Exception):
     """Anything that stops isthmus for a reason the user can act on.
 
-    The message is one sentence that names the model, the tensor or the file, what was found, what was
-    expected, and the way out. `exit_code` is what the command line returns.
+    The message is one sentence: which model, tensor or file, what is wrong with it, what was expected, what to do.
+    The command line returns `exit_code`.
     """
 
     exit_code = 1
@@ -20,7 +20,7 @@ class BadInput(IsthmusError):
 
 
 class TooLittleText(BadInput):
-    """The text has too few tokens for what is to be done with it."""
+    """The text has too few tokens for its purpose."""
 
 
 class ModelNotFound(BadInput):
@@ -28,11 +28,11 @@ class ModelNotFound(BadInput):
 
 
 class CorruptCheckpoint(BadInput):
-    """A checkpoint's files are damaged: truncated, misshapen, NaN or Inf, all-zero, or unsafe to read."""
+    """The files of a checkpoint are damaged (truncated, wrong shapes, NaN or Inf, all zero), or unsafe to read."""
 
 
 class NotFinite(BadInput):
-    """NaN, Inf or a number beyond the range of its dtype, where weights or a report were to be written."""
+    """NaN, Inf or a number beyond the range of its dtype in weights or a report that would be written."""
 
 
 class IncompatibleModels(BadInput):
@@ -44,11 +44,11 @@ class UnsupportedFamily(BadInput):
 
 
 class AlignmentError(IsthmusError):
-    """An alignment that would change the function of the model, found by verifying it."""
+    """An alignment that would change the function of the model, as its verification showed."""
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """What a library's exception says, on one line, cut at `limit` characters; its name where it says nothing."""
+    """The message of a library's exception on one line, cut to `limit` characters; its class if it has none."""
     text = " ".join(str(error).split())
     if len(text) > limit:
         text = text[: limit - 3] + "..."

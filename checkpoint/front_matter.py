@@ -1,29 +1,29 @@
-"""The metadata at the head of a stranger's model card: its plain entries, read event by event.
+"""The metadata at the head of an untrusted model card: its flat entries, read event by event.
 
-Nothing is built that the text does not spell out: aliases are refused (a few lines of them stand for gigabytes), nested
-entries are passed over, every value stays text.
+Nothing is built that the text does not spell out: aliases are refused (a few lines of them can stand for gigabytes),
+nested entries are skipped, every value stays text.
 """
 
 from __future__ import annotations
 
 import yaml
 
-from .bounds import FRONT_MATTER
+from .size_limits import FRONT_MATTER
 
 NESTING, EVENTS = 32, 200_000
-NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
+NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _MARK = "---"
 
 
 def front_matter(card: str) -> dict[str, str | list[str]] | None:
-    """The entries of a card's metadata whose values are text or lists of text, by key; empty for a card without.
+    """The entries of a card's metadata whose values are text or lists of text, by key; empty if there is no metadata.
 
     None for metadata that is not YAML, longer than `FRONT_MATTER`, nested deeper than `NESTING`, or with aliases.
     """
     lines = card.removeprefix("\ufeff")[: FRONT_MATTER + 1].split("\n")
     if lines[0].rstrip() != _MARK:
         return {}
-    end = next((place for place, line in enumerate(lines[1:], 1) if line.rstrip() == _MARK), None)
+    end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == _MARK), None)
     if end is None:
         return None
     try:
@@ -33,7 +33,7 @@ def front_matter(card: str) -> dict[str, str | list[str]] | None:
 
 
 def _entries(text: str) -> dict[str, str | list[str]] | None:
-    """Keys at the top, and the texts right below them."""
+    """The keys of the top level with the texts directly below them; None for what `front_matter` refuses."""
     entries: dict[str, str | list[str]] = {}
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     depth, key, nested, items = 0, None, False, list[str]()
@@ -57,8 +57,8 @@ def _entries(text: str) -> dict[str, str | list[str]] | None:
                     entries[key] = items
                 key = None
         elif isinstance(event, yaml.ScalarEvent):
-            nothing = event.plain_implicit if hasattr(event, "plain_implicit") else event.implicit[0]
-            value = "" if nothing and event.value in NOTHING else event.value
+            unquoted = event.plain_implicit if hasattr(event, "plain_implicit") else event.implicit[0]
+            value = "" if unquoted and event.value in NULLS else event.value
             if depth == 1 and key is None:
                 key = event.value
             elif depth == 1 and key is not None:

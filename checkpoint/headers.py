@@ -1,7 +1,7 @@
 """Names, shapes and dtypes of the tensors in a safetensors file, read from its header alone.
 
 The format: 8 bytes, little-endian, the length of a JSON header; the header maps names to dtype, shape and byte offsets;
-then the data. Everything the header claims is held against the file's size before it is believed.
+then the data. Everything in the header is checked against the size of the file.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from .bounds import HEADER, require_header, require_shapes, require_size
 from .errors import CorruptCheckpoint
+from .size_limits import HEADER, require_header, require_shapes, require_size
 from .strict_json import parse_json
 
 ITEM_BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64,
+    "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of one tensor: the format's dtype name (F32, BF16, ...), its shape, and its first byte."""
+    """One tensor by the header: its dtype by the name in the format (F32, BF16, ...), its shape, its first byte."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -33,14 +34,14 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
-        """The bytes of its data."""
+        """The size of its data in bytes."""
         return math.prod(self.shape) * ITEM_BITS[self.dtype] // 8
 
 
 def read_header(path: Path, model: str) -> dict[str, TensorInfo]:
     """The header of a local safetensors file; `model` is the name used in messages.
 
-    Raises CorruptCheckpoint when the file is truncated or the header does not describe it.
+    Raises CorruptCheckpoint if the file is truncated, or its header does not describe it.
     """
     with path.open("rb") as file:
         return header_of(file, f"'{path.name}' of '{model}'")
@@ -57,7 +58,7 @@ def header_of(file: IO[bytes], where: str) -> dict[str, TensorInfo]:
 
 
 def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dict[str, TensorInfo]:
-    """The header of a safetensors file of `size` bytes, of which `read` gives those from a start up to a stop.
+    """The header of a safetensors file of `size` bytes; `read` gives its bytes from a start up to a stop.
 
     `where` names the file in messages. Raises CorruptCheckpoint as `read_header` does.
     """
@@ -70,7 +71,7 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
     try:
         metadata = header.pop("__metadata__", None) or {}
         if not all(isinstance(value, str) for value in metadata.values()):
-            raise TypeError("safetensors takes text as metadata, and nothing else")
+            raise TypeError("metadata in safetensors is text")
         require_shapes(header, where)
         infos = {
             name: TensorInfo(entry["dtype"], tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][0]))
@@ -79,17 +80,17 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
         if any(type(number) is not int for entry in header.values() for number in entry["data_offsets"]):
             raise TypeError("an offset is not a whole number")
         spans = sorted((begin, stop) for begin, stop in (entry["data_offsets"] for entry in header.values()))
-        honest = all(
+        consistent = all(
             entry["data_offsets"][1] - entry["data_offsets"][0] == infos[name].bytes for name, entry in header.items()
         )
-        honest &= all(type(axis) is int and axis >= 0 for info in infos.values() for axis in info.shape)
+        consistent &= all(type(axis) is int and axis >= 0 for info in infos.values() for axis in info.shape)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         raise CorruptCheckpoint(f"the header of {where} is damaged: fetch the file again") from None
     end = 0
     for begin, stop in spans:
-        honest &= begin == end
+        consistent &= begin == end
         end = stop
-    if not honest:
+    if not consistent:
         raise CorruptCheckpoint(f"the header of {where} contradicts itself: fetch the file again")
     if end != size - 8 - length:
         raise CorruptCheckpoint(

@@ -1,7 +1,7 @@
-"""Asking the Hub through huggingface_hub: again where a fault passes, in one sentence where it does not.
+"""Calls to the Hub through huggingface_hub: repeated after a transient failure, else one sentence says what failed.
 
-Faults that pass are a dropped or stalled connection, a rate limit (429) and what a server answers when it is overloaded
-(408, 5xx). They are tried again after a pause that doubles, or after what the server asks for, if that is not long.
+Transient are a dropped or stalled connection, a rate limit (429) and the answers of an overloaded server (408, 5xx).
+The call is repeated after a pause that doubles, or that the server asks for, unless that is too long.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .errors import BadInput, IsthmusError, ModelNotFound
-from .foreign import plain
 from .redaction import redact
+from .untrusted_text import plain
 
 T = TypeVar("T")
 
 ATTEMPTS = 4
 PAUSE = 0.5
 LONGEST_PAUSE = 60.0
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 LOG_IN = "log in with 'hf auth login'"
 
 
@@ -28,16 +28,16 @@ class Unreachable(Exception):
 
 
 def ask(name: str, call: Callable[[], T]) -> T:
-    """The result of a call to the Hub for the repository `name`; it may be made up to `ATTEMPTS` times.
+    """The result of a call to the Hub for the repository `name`, after at most `ATTEMPTS` attempts.
 
-    Raises Unreachable without a network; else ModelNotFound, BadInput or IsthmusError, in one sentence.
+    Raises Unreachable without a network; otherwise ModelNotFound, BadInput or IsthmusError, in one sentence.
     """
     pause = PAUSE
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
         except Exception as error:
-            wait = max(pause, _asked_pause(error)) if passes(error) else LONGEST_PAUSE + 1
+            wait = max(pause, _requested_pause(error)) if is_transient(error) else LONGEST_PAUSE + 1
             if attempt == ATTEMPTS or wait > LONGEST_PAUSE:
                 raise _translated(name, error) from error
             time.sleep(wait)
@@ -45,26 +45,26 @@ def ask(name: str, call: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def passes(error: BaseException) -> bool:
-    """Whether the same call may succeed in a moment: not without a network, nor where the Hub says no."""
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed in a moment: not without a network, nor after a refusal."""
     if _is_no_network(error):
         return False
     status = status_of(error)
     if status is not None:
-        return status in PASSING
-    return _is_connection(error) or (error.__cause__ is not None and passes(error.__cause__))
+        return status in TRANSIENT
+    return _is_connection(error) or (error.__cause__ is not None and is_transient(error.__cause__))
 
 
 def status_of(error: BaseException) -> int | None:
-    """The status of the Hub's answer that an exception tells of, None where there was no answer."""
+    """The HTTP status in an exception; None if there was no answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _asked_pause(error: BaseException) -> float:
-    """Seconds that the server asks to wait, 0 where it does not."""
+def _requested_pause(error: BaseException) -> float:
+    """The seconds to wait that the server asks for, else 0."""
     response: Any = getattr(error, "response", None)
     if response is None:
-        return _asked_pause(error.__cause__) if error.__cause__ else 0.0
+        return _requested_pause(error.__cause__) if error.__cause__ else 0.0
     written = response.headers.get("Retry-After", "")
     return float(written) if written.isdigit() else 0.0
 
@@ -79,7 +79,7 @@ def _is_no_network(error: BaseException) -> bool:
 
 
 def _translated(name: str, error: Exception) -> Exception:
-    """The exception to raise for what huggingface_hub raised."""
+    """The exception to raise for one of huggingface_hub."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -101,10 +101,10 @@ def _translated(name: str, error: Exception) -> Exception:
     if status in (401, 403):
         return ModelNotFound(f"the Hub refused access to '{name}' ({status}): {LOG_IN}")
     if status == 412:
-        return IsthmusError(f"'{name}' was changed by somebody else meanwhile: look there, and try again")
+        return IsthmusError(f"'{name}' was changed by somebody else in the meantime: look at it, and try again")
     if status is not None:
-        said = getattr(error, "server_message", None) if status not in PASSING else None
-        reason = plain(redact(str(said))) if said else "try again later"
+        message = getattr(error, "server_message", None) if status not in TRANSIENT else None
+        reason = plain(redact(str(message))) if message else "try again later"
         return ModelNotFound(f"the Hub answered {status} for '{name}': {reason}")
     if _is_connection(error) or _is_no_network(error):
         return Unreachable(str(error))

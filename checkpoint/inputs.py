@@ -15,7 +15,7 @@ from .config import DEFAULT_CONTEXT, context_length, schema_of
 from .errors import IncompatibleModels
 from .loading import Checkpoint, load
 from .model import Families
-from .provenance import Evidence
+from .optimizer_evidence import Evidence
 from .small_files import CONFIGURATION
 from .small_files import tokenizer_owner as owner_of
 from .token_ids import with_token_ids, within

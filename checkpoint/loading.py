@@ -1,4 +1,4 @@
-"""A checkpoint: configuration and weights, both made when they are asked for, and its tokenizer."""
+"""A checkpoint: configuration and weights, both loaded when they are first used, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .bounds import require_tensors, require_tokenizer_file
 from .checks.finding import Finding
 from .checks.kind import kind_findings, tensor_findings
-from .claims import Claim
 from .config import read_facts, untied_facts, working_config
-from .contents import contents_of, stored_tensors
+from .config_limits import require_tensors
 from .errors import BadInput, CorruptCheckpoint
+from .lazy_state import DTYPES, WithCopies
 from .model import Families, Schema
 from .naming import Naming
-from .panics import is_failure, quiet_panics
 from .reference import parse_reference
+from .rust_panics import is_failure, quiet_panics
 from .small_files import GENERATION, VOCABULARIES
 from .source import Source
-from .state import DTYPES, WithCopies
+from .tensor_inventory import inventory_of, stored_tensors
+from .tokenizer_limits import require_tokenizer_file
+from .working_folders import WorkingFolder
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
@@ -35,10 +36,10 @@ TRIAL = "A line of text, with 12 numbers, é and more.\n" * 8
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model: `state` (read lazily, float32), `dtype` as stored, and its small files by name.
+    """A model: `state` (read lazily, float32), the `dtype` of the files, and the small files by name.
 
-    `facts` is what config.json says, `schema` the tensors that follow from it, `naming` how the files name them. The
-    small files are copies, all of the version that was opened; `source` has the model's own files.
+    `facts` is the content of config.json, `schema` the tensors that follow from it, `naming` their names in the files.
+    The small files are copies of the version that was opened; `source` has the original files.
     """
 
     name: str
@@ -51,16 +52,16 @@ class Checkpoint:
     files: dict[str, Path] = field(repr=False)
     naming: Naming = field(default=Naming(()), repr=False, compare=False)
     source: Source | None = field(default=None, repr=False, compare=False)
-    _copies: Claim | None = field(default=None, repr=False, compare=False)
+    _copies: WorkingFolder | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def config(self) -> PretrainedConfig:
-        """The configuration, as transformers makes it of `facts`."""
+        """The configuration that transformers builds from `facts`."""
         return working_config(self.facts, self.name)
 
     @property
     def model_type(self) -> str:
-        """The architecture, as transformers names it."""
+        """The architecture by its name in transformers."""
         return str(self.facts["model_type"])
 
     @property
@@ -69,18 +70,18 @@ class Checkpoint:
         return not self.files.keys().isdisjoint(VOCABULARIES)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer. Raises BadInput when it has none."""
+        """The tokenizer of the model. Raises BadInput if it has none that transformers can load."""
         from transformers import AutoTokenizer
 
         directory = self.files["config.json"].parent
         if "tokenizer.json" in self.files:
             require_tokenizer_file(self.files["tokenizer.json"], f"'tokenizer.json' of '{self.name}'")
         try:
-            if not self.has_tokenizer:  # transformers would make an empty one
+            if not self.has_tokenizer:  # transformers would build an empty one
                 raise FileNotFoundError
             with quiet_panics():
                 tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-                # A damaged one may be read, and fail when it is used.
+                # A damaged tokenizer may load, and fail only when it is used.
                 ids = tokenizer.encode(TRIAL, add_special_tokens=False, verbose=False)
             if not all(type(number) is int for number in (*ids, tokenizer.eos_token_id or 0)):
                 raise TypeError("a token's id is not a number")
@@ -94,18 +95,18 @@ class Checkpoint:
         return tokenizer
 
     def generation(self) -> GenerationConfig:
-        """How the model generates, as transformers has it: generation_config.json, without it what config.json says."""
+        """The generation settings that transformers uses: generation_config.json, else the keys of config.json."""
         from transformers import GenerationConfig
 
         if GENERATION in self.files:
             try:
                 return GenerationConfig.from_pretrained(self.files[GENERATION].parent)
             except (OSError, ValueError):
-                pass  # transformers goes on without a file that it cannot read
+                pass  # transformers ignores a file that it cannot read
         return GenerationConfig.from_model_config(self.config)
 
     def untied(self) -> Checkpoint:
-        """The same model with an unembedding of its own, for a merge with one that has it."""
+        """The same model with its unembedding stored apart from the embedding, for a merge with an untied model."""
         tied = self.schema.tied
         if not tied:
             return self
@@ -114,17 +115,17 @@ class Checkpoint:
 
     @property
     def directory(self) -> Path:
-        """Where the model's own files are."""
+        """The folder of the original files."""
         return (self.files["config.json"] if self.source is None else self.source.path("config.json")).parent
 
     def as_stored(
         self, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]
     ) -> tuple[dict[str, tuple[int, ...]], Mapping[str, Tensor]]:
-        """The shapes and the tensors of a state like this one's, under the names that this model's files have."""
+        """The shapes and tensors of a state of this model, under the names in its files."""
         return self.naming.as_stored(shapes, state)
 
     def require_unchanged(self) -> None:
-        """Raise CorruptCheckpoint when a file of the weights is not what it was when the model was opened."""
+        """Raise CorruptCheckpoint if config.json or a file of weights has changed since the model was opened."""
         if self.source is not None:
             self.source.require_unchanged(("config.json", *self.source.weight_files()))
 
@@ -138,10 +139,10 @@ def _require_none(findings: Sequence[Finding]) -> None:
 def load(reference: str | Path, *, families: Families | None = None, source: Source | None = None) -> Checkpoint:
     """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
 
-    Headers and small files are read now, weights when they are looked up. Names are those of transformers in memory;
-    stored masks are dropped. Tied tensors that are stored apart are read now: where they differ, the model is untied,
-    as transformers loads it. `families` know their tensors (`schema`). `source` are its files, where they were opened
-    before: every later read is of that version.
+    Headers and small files are read now, weights when they are looked up. Tensors have the names of transformers in
+    memory; stored masks are dropped. Tied tensors that are stored separately are compared now: if they differ, the
+    model is untied, as transformers would load it. `families` know the tensors of their models (`schema`). `source` are
+    the files of the model if they are open already: every later read is of that version.
 
     Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
     """
@@ -153,12 +154,12 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"
     require_tensors(facts, len(stored), source.name)
-    contents = contents_of(source, stored, facts, families)
+    contents = inventory_of(source, stored, facts, families)
     _require_none(tensor_findings(source.name, contents.naming.foreign, "weights"))
     if contents.problems:
         more = f" (and {len(contents.problems) - 1} more problems)" if len(contents.problems) > 1 else ""
         raise CorruptCheckpoint(f"{contents.problems[0]}{more}")
-    tied, contents = contents.schema.tied, contents.settled(source)
+    tied, contents = contents.schema.tied, contents.with_ties_resolved(source)
     dtype = DTYPES[contents.dtypes[0]] if len(contents.dtypes) == 1 else torch.float32
     state: Mapping[str, Tensor] = contents.state(source)
     if tied and not contents.schema.tied:
@@ -180,12 +181,12 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     )
 
 
-def _small_files(source: Source) -> tuple[dict[str, Path], Claim | None]:
-    """The small files of a model; of one on disk, copies that nobody else writes to, which go with the checkpoint."""
+def _small_files(source: Source) -> tuple[dict[str, Path], WorkingFolder | None]:
+    """The small files of a model; those of a directory are copied to a folder that lives as long as the checkpoint."""
     files = source.small_files()
     if source.reference.directory is None:
         return files, None
-    folder = Claim(Path(tempfile.gettempdir(), "isthmus-files-"))
+    folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-files-"))
     copies = {name: folder.path / name for name in files}
     for name, path in copies.items():
         path.parent.mkdir(parents=True, exist_ok=True)

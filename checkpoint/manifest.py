@@ -1,4 +1,4 @@
-"""What isthmus wrote, known again: SHA-256 and size of every file of an output, kept in its report."""
+"""Recognising what isthmus wrote: the report of an output lists the SHA-256 and the size of every file in it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .bounds import MB, read_bytes
 from .errors import BadInput, CorruptCheckpoint
+from .size_limits import MB, read_bytes
 from .strict_json import parse_object
 
 REPORT = "isthmus.json"
@@ -17,15 +17,15 @@ FILES, SEAL = "files", "seal"
 REPORT_BYTES = 64 * MB
 
 
-def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The report of an output with `files`, the hashes of all that is in `directory`, and `seal`, the report's own.
+def sealed(report: Mapping[str, Any], directory: Path, digests: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The report of an output, with `files`, the digests of all files in `directory`, and `seal`, its own digest.
 
-    `known` are hashes that were taken when the files were written.
+    `digests` are those that were computed while the files were written.
     """
-    known = known or {}
+    digests = digests or {}
     content = {key: value for key, value in report.items() if key not in (FILES, SEAL)}
     content[FILES] = {
-        name: {"bytes": path.stat().st_size, "sha256": known.get(name) or _sha256(path)}
+        name: {"bytes": path.stat().st_size, "sha256": digests.get(name) or _sha256(path)}
         for name, path in files_in(directory).items()
         if name != REPORT
     }
@@ -33,50 +33,50 @@ def sealed(report: Mapping[str, Any], directory: Path, known: Mapping[str, str] 
 
 
 def files_in(directory: Path) -> dict[str, Path]:
-    """The files in a directory and its subfolders, by name within it, sorted; and subfolders that hold nothing."""
+    """The files in a directory and its subfolders by name, sorted, and its empty subfolders."""
     paths = [p for p in sorted(directory.rglob("*")) if p.is_symlink() or not p.is_dir() or not any(p.iterdir())]
     return {path.relative_to(directory).as_posix(): path for path in paths}
 
 
 def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> None:
-    """Refuse a directory that isthmus did not write, or that was changed since, except for the files `but`.
+    """Refuse a directory that isthmus did not write, or that has changed since, except for the files `but`.
 
-    Raises BadInput for any other directory, naming what was changed, added or removed.
+    The BadInput names what was changed, added or removed.
     """
     name = directory.resolve().name
     report = _sealed_report(directory)
     if report is None or report.get("command") != "merge":
-        raise BadInput(f"'{name}' is no merge that isthmus wrote: give the output directory of 'isthmus merge'")
+        raise BadInput(f"'{name}' is not a merge that isthmus wrote: give the output directory of 'isthmus merge'")
     if report[SEAL] != _seal(_unsealed(report)):
         raise BadInput(f"'{REPORT}' in '{name}' was changed since it was written: merge again")
-    for file, what in _changes(directory, report[FILES], but):
-        raise BadInput(f"'{file}' {what} '{name}' since isthmus wrote it: merge again, or undo that")
+    for file, change in _changes(directory, report[FILES], but):
+        raise BadInput(f"'{file}' {change} '{name}' since isthmus wrote it: merge again, or undo that")
 
 
 def require_replaceable(directory: Path, name: str) -> None:
-    """Refuse to replace an output directory, called `name`, in which anything is that isthmus did not write.
+    """Refuse to replace an output directory, called `name`, with anything in it that isthmus did not write.
 
-    What is missing from it is missed by nobody. Raises BadInput that names what would be lost.
+    Missing files do not matter. The BadInput names what would be lost.
     """
-    advice = "so --overwrite does not replace it: choose another output, or remove it yourself"
+    advice = "so --overwrite does not replace it: choose another output, or delete it yourself"
     report = _sealed_report(directory)
     if report is None:
         if (directory / REPORT).exists():
-            raise BadInput(f"'{REPORT}' in the output directory '{name}' has no seal of this isthmus, {advice}")
+            raise BadInput(f"'{REPORT}' in the output directory '{name}' is not from this version of isthmus, {advice}")
         other = min(path.name for path in directory.iterdir())
         raise BadInput(f"the output directory '{name}' holds '{other}', which isthmus did not write, {advice}")
     if report[SEAL] != _seal(_unsealed(report)):
         raise BadInput(f"'{REPORT}' in the output directory '{name}' was changed since isthmus wrote it, {advice}")
-    for file, what in _changes(directory, report[FILES]):
-        if what != _MISSING:
-            raise BadInput(f"'{file}' {what} the output directory '{name}' since isthmus wrote it, {advice}")
+    for file, change in _changes(directory, report[FILES]):
+        if change != _MISSING:
+            raise BadInput(f"'{file}' {change} the output directory '{name}' since isthmus wrote it, {advice}")
 
 
 _MISSING = "is missing from"
 
 
 def _sealed_report(directory: Path) -> dict[str, Any] | None:
-    """The report in a directory, with its seal and its list of files; None where there is none of that form."""
+    """The report in a directory, if it has a seal and a list of files; else None."""
     path = directory / REPORT
     try:
         where = f"'{REPORT}' in '{directory.name}'"
@@ -94,16 +94,16 @@ def _unsealed(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changes(directory: Path, files: Mapping[str, Any], but: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
-    """Every file that is not as it was written, and what happened to it."""
-    found = {name: path for name, path in files_in(directory).items() if name != REPORT}
-    for file in sorted(found.keys() | files.keys()):
+    """Every file that differs from what was written, and how."""
+    present = {name: path for name, path in files_in(directory).items() if name != REPORT}
+    for file in sorted(present.keys() | files.keys()):
         if file not in files:
             yield file, "was added to"
-        elif file not in found:
+        elif file not in present:
             yield file, _MISSING
-        elif found[file].is_symlink() or not found[file].is_file():
-            yield file, "is no plain file any more in"
-        elif file not in but and _sha256(found[file]) != files[file]["sha256"]:
+        elif present[file].is_symlink() or not present[file].is_file():
+            yield file, "is no longer a regular file in"
+        elif file not in but and _sha256(present[file]) != files[file]["sha256"]:
             yield file, "was changed in"
 
 

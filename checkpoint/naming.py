@@ -1,13 +1,13 @@
 """The names of a model's tensors in its files, and in memory.
 
-transformers renames and regroups on loading: the output matrix of GPT-NeoX is stored as ``embed_out``, every expert of
-Mixtral by itself. Its own rules are applied here, in both directions.
+transformers renames and regroups tensors when it loads them: the output matrix of GPT-NeoX is stored as ``embed_out``,
+every expert of Mixtral as a tensor of its own. This module applies the rules of transformers in both directions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .headers import TensorInfo
+from .headers import ITEM_BITS, TensorInfo
 from .rows import in_blocks
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
     from .model import Schema
 
-# Buffers that earlier versions of transformers stored as if they were weights, whatever the architecture.
+# Buffers that earlier versions of transformers stored beside the weights, in many architectures.
 STORED_BUFFERS = re.compile(
     r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias|causal_mask)$"
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
 )
-FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+FLOATS = frozenset(name for name in ITEM_BITS if name.startswith(("F", "BF")))
 Rule = tuple[Any, tuple[str, ...]]  # transformers' converter, and the pattern that every stored name matched
 
 
 @dataclass(frozen=True)
-class Group:
-    """Tensors of the model (`names`) that are made of some in the files (`stored`); one of one, without a `rule`."""
+class Conversion:
+    """Tensors of the model (`names`), made from tensors in the files (`stored`); without a `rule`, one from one."""
 
     stored: tuple[str, ...]
     names: tuple[str, ...]
@@ -43,13 +43,13 @@ class Group:
     rules: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     def loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of the model, of those in the files."""
+        """The tensors of the model, made from those in the files."""
         if self.rule is None:
             return {self.names[0]: tensors[self.stored[0]]}
         return _converted(self.rule, self.names[0], {name: tensors[name] for name in self.stored}, self.model)
 
     def saved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors in the files, of those of the model."""
+        """The tensors in the files, made from those of the model."""
         if self.rule is None:
             return {self.stored[0]: tensors[self.names[0]]}
         return _reverted({name: tensors[name] for name in self.names}, self.model, self.rules)
@@ -57,12 +57,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Naming:
-    """How the tensors of one model are stored: `groups` of them, and stored tensors that are no weights (`ignored`).
+    """How the tensors of one model are stored: their `conversions`.
 
-    `unknown` are stored tensors that the model has no place for, `repeated` names under which one is stored twice.
+    `ignored` are stored tensors that are not weights, `unknown` those that the model does not have, `repeated` pairs of
+    names of one tensor.
     """
 
-    groups: tuple[Group, ...]
+    conversions: tuple[Conversion, ...]
     ignored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     repeated: tuple[tuple[str, str], ...] = ()
@@ -71,70 +72,71 @@ class Naming:
 
     @property
     def foreign(self) -> tuple[str, ...]:
-        """Stored tensors that are no weights of the model."""
+        """Stored tensors that are not weights of the model."""
         return (*self.unknown, *self.ignored)
 
-    def by_name(self) -> dict[str, Group]:
-        """The group of every tensor of the model."""
-        return {name: group for group in self.groups for name in group.names}
+    def by_name(self) -> dict[str, Conversion]:
+        """The conversion of every tensor of the model."""
+        return {name: conversion for conversion in self.conversions for name in conversion.names}
 
     def renamed(self, names: Mapping[str, str]) -> Naming:
-        """The same files, some tensors of the model under other names, which they are saved under."""
-        groups = tuple(
-            _OneWay(group.stored, (names[group.names[0]],)) if group.names[0] in names else group
-            for group in self.groups
+        """The same files, with some tensors of the model under other names, by which they are saved."""
+        conversions = tuple(
+            _OneWay(conversion.stored, (names[conversion.names[0]],)) if conversion.names[0] in names else conversion
+            for conversion in self.conversions
         )
-        return replace(self, groups=groups)
+        return replace(self, conversions=conversions)
 
     def as_stored(
         self, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]
     ) -> tuple[dict[str, tuple[int, ...]], Mapping[str, Tensor]]:
-        """The shapes and the tensors of a state under the names that these files have, block by block where they can.
+        """The shapes and tensors of a state under the names in these files, in blocks if possible.
 
-        What the files do not have, such as an output matrix that was tied, goes by the library's rules.
+        Tensors that the files do not have, such as an output matrix that was tied, are named by transformers' rules.
         """
-        places: dict[str, tuple[Group, tuple[int, ...]]] = {}
-        groups = self.by_name()
+        places: dict[str, tuple[Conversion, tuple[int, ...]]] = {}
+        conversions = self.by_name()
         done: set[str] = set()
         for name in shapes:
-            group = groups.get(name) or self._by_rules(name, shapes[name])
-            if any(other not in shapes for other in group.names):
-                group = Group((name,), (name,))
+            conversion = conversions.get(name) or self._by_rules(name, shapes[name])
+            if any(other not in shapes for other in conversion.names):
+                conversion = Conversion((name,), (name,))
             if name not in done:
-                empty = {other: torch.empty(shapes[other], device="meta") for other in group.names}
-                places |= {stored: (group, tuple(value.shape)) for stored, value in group.saved(empty).items()}
+                empty = {other: torch.empty(shapes[other], device="meta") for other in conversion.names}
+                saved = conversion.saved(empty)
+                places |= {stored: (conversion, tuple(value.shape)) for stored, value in saved.items()}
                 done |= empty.keys()
         return {stored: shape for stored, (_, shape) in places.items()}, _AsStored(places, state)
 
-    def _by_rules(self, name: str, shape: tuple[int, ...]) -> Group:
-        """How a tensor that these files do not have would be stored beside theirs."""
+    def _by_rules(self, name: str, shape: tuple[int, ...]) -> Conversion:
+        """How a tensor that these files do not have would be stored in them."""
         if self.rules:
             renamed = _reverted({name: torch.empty(shape, device="meta")}, self.model, self.rules)
             if len(renamed) == 1:
-                return Group(tuple(renamed), (name,))
-        return Group((name,), (name,))
+                return Conversion(tuple(renamed), (name,))
+        return Conversion((name,), (name,))
 
 
 class _AsStored(Mapping[str, Tensor]):
-    """A state under the names of files."""
+    """A state under the names in files."""
 
-    def __init__(self, places: Mapping[str, tuple[Group, tuple[int, ...]]], state: Mapping[str, Tensor]):
+    def __init__(self, places: Mapping[str, tuple[Conversion, tuple[int, ...]]], state: Mapping[str, Tensor]):
         self._places, self._state = places, state
-        self._last: tuple[Group, dict[str, Tensor]] | None = None  # a group is written tensor after tensor
+        self._last: tuple[Conversion, dict[str, Tensor]] | None = None  # its tensors are written one after another
 
     def __getitem__(self, stored: str) -> Tensor:
-        group, _ = self._places[stored]
-        if group.rule is None:
-            return self._state[group.names[0]]
-        if self._last is None or self._last[0] is not group:
-            self._last = (group, group.saved({name: self._state[name] for name in group.names}))
+        conversion, _ = self._places[stored]
+        if conversion.rule is None:
+            return self._state[conversion.names[0]]
+        if self._last is None or self._last[0] is not conversion:
+            self._last = (conversion, conversion.saved({name: self._state[name] for name in conversion.names}))
         return self._last[1][stored]
 
     def blocks(self, stored: str) -> Iterator[Tensor]:
         """One tensor in blocks of rows."""
-        group, _ = self._places[stored]
-        if group.rule is None:
-            return in_blocks(self._state, group.names[0])
+        conversion, _ = self._places[stored]
+        if conversion.rule is None:
+            return in_blocks(self._state, conversion.names[0])
         return in_blocks({stored: self[stored]}, stored)
 
     def __iter__(self) -> Iterator[str]:
@@ -145,24 +147,24 @@ class _AsStored(Mapping[str, Tensor]):
 
 
 def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | None:
-    """The names of files that the schema alone explains; None where transformers' rules are needed."""
-    groups: dict[str, Group] = {}
+    """The naming of files by the schema alone; None if transformers' rules are needed."""
+    conversions: dict[str, Conversion] = {}
     ignored = []
-    for name_there in stored:
-        name = name_there
+    for stored_name in stored:
+        name = stored_name
         if name not in schema.all_names and f"{schema.prefix}.{name}" in schema.all_names:
             name = f"{schema.prefix}.{name}"
-        if name not in schema.all_names and STORED_BUFFERS.search(name_there):
-            ignored.append(name_there)
-        elif name not in schema.all_names or name in groups:
+        if name not in schema.all_names and STORED_BUFFERS.search(stored_name):
+            ignored.append(stored_name)
+        elif name not in schema.all_names or name in conversions:
             return None
         else:
-            groups[name] = Group((name_there,), (name,))
-    return Naming(tuple(groups.values()), tuple(ignored))
+            conversions[name] = Conversion((stored_name,), (name,))
+    return Naming(tuple(conversions.values()), tuple(ignored))
 
 
 def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming:
-    """The names of files by transformers' rules for a model (weights on the meta device)."""
+    """The naming of files by transformers' rules for a model (its weights on the meta device)."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
@@ -175,53 +177,53 @@ def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming
     grouped: dict[str, list[tuple[str, str]]] = {}
     unknown: list[tuple[str, str]] = []
     repeated = []
-    for name_there in sorted(stored, key=dot_natural_key):
-        name, pattern = rename_source_key(name_there, renamings, converters, prefix, expected)
-        if name not in expected and name_there in expected:
-            name, pattern = rename_source_key(name_there, [], [], prefix, expected)
+    for stored_name in sorted(stored, key=dot_natural_key):
+        name, pattern = rename_source_key(stored_name, renamings, converters, prefix, expected)
+        if name not in expected and stored_name in expected:
+            name, pattern = rename_source_key(stored_name, [], [], prefix, expected)
         if name not in expected:
-            unknown.append((name_there, name))
+            unknown.append((stored_name, name))
         elif pattern is not None:
-            grouped.setdefault(name, []).append((name_there, pattern))
+            grouped.setdefault(name, []).append((stored_name, pattern))
         elif name in plain:
-            repeated.append((plain[name], name_there))
+            repeated.append((plain[name], stored_name))
         else:
-            plain[name] = name_there
+            plain[name] = stored_name
     used = tuple(rule for rule in rules if rule.was_used())
-    groups = [Group((name_there,), (name,)) for name, name_there in plain.items()]
+    conversions = [Conversion((stored_name,), (name,)) for name, stored_name in plain.items()]
     for first, parts in grouped.items():
         rule = by_pattern[parts[0][1]], tuple(pattern for _, pattern in parts)
-        group = _checked(Group(tuple(there for there, _ in parts), (first,), rule, model, used), stored)
-        groups.append(group)
-    ignored = _is_no_weight(model, stored)
+        names = tuple(stored_name for stored_name, _ in parts)
+        conversions.append(_completed(Conversion(names, (first,), rule, model, used), stored))
+    ignored = _ignored_by(model, stored)
     return Naming(
-        tuple(groups),
-        tuple(there for there, name in unknown if ignored(there, name)),
-        tuple(there for there, name in unknown if not ignored(there, name)),
+        tuple(conversions),
+        tuple(stored_name for stored_name, name in unknown if ignored(stored_name, name)),
+        tuple(stored_name for stored_name, name in unknown if not ignored(stored_name, name)),
         tuple(repeated),
         model,
         used,
     )
 
 
-def _checked(group: Group, stored: Mapping[str, TensorInfo]) -> Group:
-    """The group with all of its names; saved under the model's names where the library cannot undo its rule."""
-    empty = {name: torch.empty(stored[name].shape, device="meta") for name in group.stored}
+def _completed(conversion: Conversion, stored: Mapping[str, TensorInfo]) -> Conversion:
+    """The conversion with all of its names; saved under the model's names if transformers cannot revert its rule."""
+    empty = {name: torch.empty(stored[name].shape, device="meta") for name in conversion.stored}
     try:
-        loaded = group.loaded(empty)
-    except Exception:  # stored tensors that do not fit each other: the shapes will say it
-        return group
-    whole = Group(group.stored, tuple(loaded), group.rule, group.model, group.rules)
+        loaded = conversion.loaded(empty)
+    except Exception:  # the stored tensors do not fit each other, which a check of the shapes reports
+        return conversion
+    whole = replace(conversion, names=tuple(loaded))
     try:
         saved = whole.saved(loaded)
     except Exception:
         saved = {}
     same = {name: value.shape for name, value in saved.items()} == {name: value.shape for name, value in empty.items()}
-    return whole if same else _OneWay(group.stored, tuple(loaded), group.rule, group.model, group.rules)
+    return whole if same else _OneWay(whole.stored, whole.names, whole.rule, whole.model, whole.rules)
 
 
-class _OneWay(Group):
-    """A group that is saved under the model's names, where transformers finds it, too."""
+class _OneWay(Conversion):
+    """A conversion that is saved under the model's names, which transformers reads, too."""
 
     def saved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensors[name] for name in self.names}
@@ -242,24 +244,24 @@ def _reverted(tensors: dict[str, Tensor], model: Any, rules: Sequence[Any]) -> d
     before = getattr(model, "_weight_conversions", None)
     model._weight_conversions = list(rules)
     try:
-        found: dict[str, Tensor] = revert_weight_conversion(model, tensors)
+        reverted: dict[str, Tensor] = revert_weight_conversion(model, tensors)
     finally:
         model._weight_conversions = before
-    return {name: value.contiguous() for name, value in found.items()}
+    return {name: value.contiguous() for name, value in reverted.items()}
 
 
-def _is_no_weight(model: Any, stored: Mapping[str, TensorInfo]) -> Any:
-    """Whether a tensor that the model has no place for is none of its weights: (name in the file, model's name)."""
+def _ignored_by(model: Any, stored: Mapping[str, TensorInfo]) -> Callable[[str, str], bool]:
+    """A test whether a stored tensor that the model does not have can be ignored: (name in the file, model's name)."""
     patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or [])
     buffers = {name for name, _ in model.named_buffers()}
-    theirs = re.compile("|".join(f"({pattern})" for pattern in patterns)) if patterns else None
+    unexpected = re.compile("|".join(f"({pattern})" for pattern in patterns)) if patterns else None
 
-    def ignored(there: str, name: str) -> bool:
+    def ignored(stored_name: str, name: str) -> bool:
         return bool(
             name in buffers
-            or (theirs is not None and theirs.search(name))
-            or STORED_BUFFERS.search(there)
-            or stored[there].dtype not in FLOATS
+            or (unexpected is not None and unexpected.search(name))
+            or STORED_BUFFERS.search(stored_name)
+            or stored[stored_name].dtype not in FLOATS
         )
 
     return ignored

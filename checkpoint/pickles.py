@@ -1,6 +1,6 @@
 """Tensors in a pickled file of weights: where each lies, without executing the pickle or reading the data.
 
-It holds tensors by their names, each with all of its numbers, in rows of memory; anything else is refused.
+The file has to hold dense tensors with their values, by name; anything else is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DTYPE_NAMES = {
 
 
 def pickle_header(file: IO[bytes], filename: str, model: str) -> dict[str, TensorInfo]:
-    """Dtype, shape and first byte of the tensors in an open pickle; the byte is -1 for one that is not in one piece.
+    """Dtype, shape and first byte of the tensors in an open pickle; the byte is -1 if a tensor is not contiguous.
 
     Raises CorruptCheckpoint for a pickle that holds more than weights, or is damaged.
     """
@@ -40,7 +40,7 @@ def pickle_header(file: IO[bytes], filename: str, model: str) -> dict[str, Tenso
     try:
         with FakeTensorMode():
             tensors = _load(file, filename, model)
-    except CorruptCheckpoint:  # the reader of whole tensors knows more kinds, and says what is wrong with them
+    except CorruptCheckpoint:  # reading whole tensors supports more kinds, and says what is wrong with the others
         return {name: _info(tensor, -1) for name, tensor in read_pickle(file, filename, model).items()}
     finally:
         log.disabled = disabled
@@ -55,7 +55,7 @@ def pickle_header(file: IO[bytes], filename: str, model: str) -> dict[str, Tenso
 
 
 def read_pickle(file: IO[bytes], filename: str, model: str) -> dict[str, Tensor]:
-    """All tensors of an open pickle, in memory: plain views of it, of no subclass and without gradients.
+    """All tensors of an open pickle, in memory, as plain tensors without gradients.
 
     Raises as `pickle_header` does.
     """
@@ -92,15 +92,14 @@ def _load(file: IO[bytes], filename: str, model: str) -> dict[str, Tensor]:
 
 
 def named_tensors(content: object, where: str) -> dict[str, Tensor]:
-    """The tensors in what was unpickled, by name; values that are no tensors are left out, as transformers does.
+    """The tensors in an unpickled object by name; other values are left out, as transformers does.
 
     `where` names the file in messages. Raises CorruptCheckpoint for anything but a mapping with text as keys, and for
-    tensors without numbers of their own (on the meta device), or whose numbers do not lie in rows (sparse, nested,
-    quantized).
+    tensors without values (on the meta device) or that are sparse, nested or quantized.
     """
     if not isinstance(content, Mapping):
         raise CorruptCheckpoint(
-            f"{where} holds {type(content).__name__} in place of tensors by name: save the model's state_dict"
+            f"{where} holds {type(content).__name__} instead of tensors by name: save the model's state_dict"
         )
     tensors = {}
     for name, value in content.items():
@@ -115,7 +114,7 @@ def named_tensors(content: object, where: str) -> dict[str, Tensor]:
 def _require_plain(name: str, tensor: Tensor, where: str) -> None:
     kind = None
     if tensor.device.type == "meta":
-        kind = "has no numbers (it is on the meta device)"
+        kind = "has no values (it is on the meta device)"
     elif tensor.is_nested:
         kind = "is a nested tensor"
     elif tensor.layout != torch.strided:

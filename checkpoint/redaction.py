@@ -1,7 +1,7 @@
 """Secrets taken out of text before anybody sees it: passwords in addresses, signed queries, tokens, headers.
 
-What the environment holds (tokens, endpoints and proxies with passwords) is taken out wherever it stands; what only
-looks like a secret, by its form. Every pattern is linear in the length of the text.
+Secrets of the environment (tokens, endpoints and proxies with passwords) are recognised by their value, all others by
+their form. Every pattern takes linear time in the length of the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
-SHORTEST = 4  # a secret of fewer characters is part of too many words
+SHORTEST = 4  # shorter secrets are parts of ordinary words
 _ADDRESS = re.compile(r"[^\s\"'<>`]+")
 _QUERY = re.compile(
     r"([?&;](?:[\w.-]{0,40}(?:token|key|secret|sign|sig|credential|password|passwd|auth|policy)[\w.-]{0,40})=)[^\s&\"'<>]+",
@@ -53,13 +53,13 @@ def redacted(content: Any) -> Any:
 
 
 class Redacting:
-    """A stream of text that writes nothing secret, for what libraries write on their own: logs, warnings, progress."""
+    """A text stream that writes no secrets, for the output of libraries: logs, warnings, progress bars."""
 
     def __init__(self, stream: IO[str]):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write the text without its secrets; returns its length, as other streams do."""
+        """Write the text without its secrets. Returns the length of the text, as other streams do."""
         self._stream.write(redact(text))
         return len(text)
 
@@ -81,7 +81,7 @@ def _without_secrets(word: str) -> str:
     for place in places:
         ends = [end for end in map(place.find, "/?#") if end >= 0]
         end = min(ends, default=len(place))
-        # A password may hold a slash that should have been quoted: then the @ comes later.
+        # A password may hold a slash that should have been quoted; the @ then comes after it.
         user = place.rfind("@", 0, end) if "@" in place[:end] else _late_user(place)
         if user >= 0:
             place = HIDDEN + place[user:]
@@ -91,14 +91,14 @@ def _without_secrets(word: str) -> str:
 
 
 def _late_user(place: str) -> int:
-    """Where the @ of an address stands whose password holds a slash; -1 for one after a host, as in a path."""
+    """The index of the @ in an address whose password holds a slash; -1 if the @ belongs to a path."""
     user, colon, slash = place.rfind("@"), place.find(":"), place.find("/")
     port = place[colon + 1 : slash] if 0 <= colon < slash else ""
     return user if port and not port.isdigit() else -1
 
 
 def _secrets() -> Iterator[str]:
-    """What is secret in the environment, in each form in which it may be written."""
+    """The secrets of the environment, in each form in which they may be written."""
     for name in _TOKEN_NAMES:
         yield from _forms(os.environ.get(name, ""))
     for name in _ADDRESS_NAMES:
@@ -112,7 +112,7 @@ def _secrets() -> Iterator[str]:
 
 
 def _stored_token() -> str:
-    """The token of `hf auth login`, from where huggingface_hub keeps it."""
+    """The token that `hf auth login` stored."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
     place = Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token")
     try:

@@ -1,4 +1,4 @@
-"""What a user may write for a model: a directory, or a Hub id with an optional revision and subfolder."""
+"""References to models: a directory, or a Hub id with an optional revision and subfolder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BadInput
-from .foreign import plain
+from .untrusted_text import plain
 
 _HUB_ID = re.compile(
     r"^(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^:@\s]+))?(?::(?P<subfolder>[^@\s]+))?$"
@@ -18,7 +18,7 @@ _HUB_ID = re.compile(
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a model is: a directory on disk, or a repository on the Hub."""
+    """A model in a directory on disk, or in a repository on the Hub."""
 
     directory: Path | None = None
     repo_id: str | None = None
@@ -27,7 +27,7 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """How the model is named in messages, reports and cards: a directory by its last name only."""
+        """The name of the model in messages, reports and cards; for a directory, its last part only."""
         if self.directory is not None:
             return plain(shown_name(self.directory))
         name = str(self.repo_id)
@@ -35,16 +35,20 @@ class Reference:
             name += f"@{self.revision}"
         return f"{name}:{self.subfolder}" if self.subfolder else name
 
+    def path_of(self, filename: str) -> str:
+        """The path within the repository of a file in the model's folder."""
+        return f"{self.subfolder}/{filename}" if self.subfolder else filename
+
 
 def shown_name(path: Path) -> str:
-    """The last name of a path as text that can be written anywhere: bytes that are not UTF-8 are replaced."""
+    """The last part of a path as valid text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(Path(os.path.realpath(path)).name).decode("utf-8", errors="replace")
 
 
 def require_path(text: str | Path, what: str) -> Path:
-    """A path that a system can look for, `~` expanded; `what` names it in messages: the output, the model.
+    """The path in `text`, with `~` expanded; `what` names it in messages: "the output", "the model".
 
-    Raises BadInput for one that is too long, or that holds a NUL.
+    Raises BadInput for a path that is too long, or that holds a NUL.
     """
     written = str(text)
     try:
@@ -55,9 +59,9 @@ def require_path(text: str | Path, what: str) -> Path:
     except ValueError:
         raise BadInput(f"{what} {written[:60]!a} holds a character that no path can have: check it") from None
     except RuntimeError:
-        raise BadInput(f"{what} '{written[:60]}' begins with the home of a user who is not known: check it") from None
+        raise BadInput(f"{what} '{written[:60]}' begins with the home of an unknown user: check it") from None
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # who opens it says so
+        if error.errno in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # opening it reports that
             return path
         reason = "is too long for a path" if error.errno == errno.ENAMETOOLONG else f"cannot be read: {error.strerror}"
         raise BadInput(f"{what} '{written[:60]}{'...' * (len(written) > 60)}' {reason}") from None
@@ -67,9 +71,9 @@ def require_path(text: str | Path, what: str) -> Path:
 def parse_reference(text: str | Path) -> Reference:
     """Read ``directory``, ``user/model``, ``user/model@revision`` or ``user/model:subfolder``.
 
-    What starts with ``.``, ``/`` or ``~``, or exists on disk, is a directory; no network call is made to find out.
+    A text that starts with ``.``, ``/`` or ``~``, or exists on disk, is a directory; no network call is made.
 
-    Raises BadInput when it can be neither.
+    Raises BadInput if it is neither a directory nor a valid id.
     """
     written = str(text)
     path = require_path(written, "the model")

@@ -1,4 +1,4 @@
-"""Tensors in blocks of rows, so that the largest tensor of a model need not be in memory whole."""
+"""Tensors in blocks of rows: even the largest tensor of a model is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = 2**18  # items
 
 @runtime_checkable
 class InBlocks(Protocol):
-    """A state that gives a tensor block by block, cut as `row_counts` says."""
+    """A state that yields a tensor block by block, split as by `row_counts`."""
 
     def blocks(self, name: str) -> Iterator[Tensor]:
         """The blocks of one tensor, float32, in order."""
@@ -22,14 +22,14 @@ class InBlocks(Protocol):
 
 
 def row_counts(shape: Sequence[int]) -> list[int]:
-    """How many rows every block of a tensor has: as many as come to `BLOCK` items, at least one."""
+    """The rows of each block of a tensor: as many as have `BLOCK` items, at least one."""
     rows = shape[0] if shape else 1
-    most = max(1, BLOCK // max(1, math.prod(shape[1:])))
-    return [min(most, rows - start) for start in range(0, rows, most)]
+    block_rows = max(1, BLOCK // max(1, math.prod(shape[1:])))
+    return [min(block_rows, rows - start) for start in range(0, rows, block_rows)]
 
 
 def in_blocks(state: Mapping[str, Tensor], name: str) -> Iterator[Tensor]:
-    """The blocks of a tensor, cut alike in all states that have one of its shape."""
+    """The blocks of a tensor, split in the same way in all states where it has this shape."""
     if isinstance(state, InBlocks):
         return state.blocks(name)
     tensor = state[name]

@@ -2,8 +2,8 @@
 
 Everything is written into a hidden sibling, synced, and then moved into place by one rename; over an old output the two
 directories are exchanged in one step (Linux ``renameat2``), so that at any moment a reader, a crash or a kill finds
-either the old output or the new one. Where the file system cannot exchange, the old output is moved aside for a moment,
-and the next run puts it back if that moment was the last.
+either the old output or the new one. If the file system cannot exchange them, the old output is moved aside for a
+moment; if the run is killed in that moment, the next run puts it back.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .claims import Claim, beside, remove_leftovers
 from .errors import BadInput, IsthmusError, NotFinite
-from .foreign import json_text
 from .manifest import require_replaceable
-from .places import Place, holds, output_path, require_apart
+from .path_conflicts import Place, holds, output_path, require_apart
 from .small_files import TOKENIZER_SETTINGS
 from .strict_json import parse_object
+from .untrusted_text import json_text
+from .working_folders import WorkingFolder, hidden_sibling, remove_leftovers
 
 if TYPE_CHECKING:
     import torch
 
-LOCAL_PLACES = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
+LOCAL_PATHS = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
 STAGING = ".isthmus-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -39,14 +39,14 @@ Signature = tuple[tuple[str, int, int, int], ...]
 def require_free(target: Path, *, overwrite: bool, inputs: Iterable[Place] = ()) -> None:
     """Refuse an output that cannot be written, or that would destroy one of `inputs`, before any work is done for it.
 
-    What runs that were killed left beside it is removed. Raises BadInput when `target` is a file, a link, a mount
-    point, the current directory, an input, or not empty (with `overwrite`: when it holds what isthmus did not write),
-    or when its folder cannot be written.
+    Leftovers of killed runs beside it are removed. Raises BadInput if `target` is a file, a link, a mount point, the
+    current directory, an input, or not empty (with `overwrite`: if it holds files that isthmus did not write), or if
+    its folder cannot be written.
     """
     target = output_path(target)
     require_apart([Place.of("the output", target)], inputs)
     try:
-        _put_back(target)
+        _recover(target)
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise BadInput(f"the output '{target.name}' exists and is not a directory: choose another name")
         if target.is_dir():
@@ -57,7 +57,7 @@ def require_free(target: Path, *, overwrite: bool, inputs: Iterable[Place] = ())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise BadInput(f"the folder '{parent.name}' cannot be written: choose another output")
     except OSError as error:
-        raise BadInput(f"the output '{target.name}' cannot be looked at: {error.strerror}; choose another") from None
+        raise BadInput(f"the output '{target.name}' cannot be read: {error.strerror}; choose another") from None
 
 
 def _require_replaceable(target: Path, *, overwrite: bool) -> None:
@@ -81,17 +81,17 @@ def _require_replaceable(target: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def atomic_directory(target: str | Path, *, overwrite: bool = False, inputs: Iterable[Place] = ()) -> Iterator[Path]:
-    """A directory to write into, which becomes `target` when the block ends without an error, in one step.
+    """A directory to write into. It becomes `target` in one step when the block ends without an error.
 
-    Raises BadInput as `require_free` does, and where another process wrote `target` meanwhile; IsthmusError when the
+    Raises BadInput as `require_free` does, and if another process writes `target` in the meantime; IsthmusError if the
     disk is full or the folder is read-only.
     """
     target = output_path(target)
     before = _signature(target)
     require_free(target, overwrite=overwrite, inputs=inputs)
-    with _plain_os_errors(target):
+    with _os_errors_as_sentences(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with Claim(beside(target, STAGING)) as folder:
+        with WorkingFolder(hidden_sibling(target, STAGING)) as folder:
             staging = folder / "new" / target.name
             staging.mkdir(parents=True)
             yield staging
@@ -103,15 +103,14 @@ def atomic_directory(target: str | Path, *, overwrite: bool = False, inputs: Ite
 def replace_file(target: str | Path, content: str | bytes) -> None:
     """Write a file in one step: a reader, a crash or a kill finds the old content or the new one.
 
-    What is no plain file (a pipe, a device), and a file whose folder takes no other, is written directly. Raises
-    OSError.
+    A pipe, a device, and a file in a folder where no new file can be created are written directly. Raises OSError.
     """
     target = Path(os.path.realpath(target))
     raw = content.encode() if isinstance(content, str) else content
     if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK) and not is_mount_point(target)):
         target.write_bytes(raw)
         return
-    with Claim(beside(target, STAGING)) as folder:
+    with WorkingFolder(hidden_sibling(target, STAGING)) as folder:
         new = folder / "new"
         with new.open("wb") as file:
             file.write(raw)
@@ -123,7 +122,7 @@ def replace_file(target: str | Path, content: str | bytes) -> None:
 
 
 def is_mount_point(path: Path) -> bool:
-    """Whether something is mounted at a path, be it a part of the same file system."""
+    """Whether something is mounted at a path, even if it is a part of the same file system."""
     if os.path.ismount(path):
         return True
     real = os.path.realpath(path)
@@ -131,12 +130,12 @@ def is_mount_point(path: Path) -> bool:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return False
-    places = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines)
-    return real in places
+    mount_points = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines)
+    return real in mount_points
 
 
 @contextmanager
-def _plain_os_errors(target: Path) -> Iterator[None]:
+def _os_errors_as_sentences(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -149,39 +148,39 @@ def _plain_os_errors(target: Path) -> Iterator[None]:
         raise IsthmusError(f"could not write '{target.name}': {reason}; nothing was changed") from None
 
 
-def _put_back(target: Path) -> None:
-    """Remove what killed runs left, and put back an output that one of them had moved aside."""
+def _recover(target: Path) -> None:
+    """Remove the leftovers of killed runs, and put back an output that one of them had moved aside."""
 
     def rescue(folder: Path) -> None:
         old = folder / "old"
         if old.is_dir() and not target.exists():
             old.rename(target)
 
-    remove_leftovers(beside(target, STAGING), rescue)
+    remove_leftovers(hidden_sibling(target, STAGING), rescue)
 
 
 def _signature(directory: Path) -> Signature:
-    """What tells whether a directory is as it was looked at: name, inode, size and time of every entry."""
+    """Name, inode, size and time of every entry: a directory with the same signature has not changed."""
     try:
-        facts = [(path.name, path.lstat()) for path in directory.iterdir()]
-    except OSError:  # it is not there, or goes away at this moment
+        entries = [(path.name, path.lstat()) for path in directory.iterdir()]
+    except OSError:  # it does not exist, or is removed at this moment
         return ()
-    return tuple(sorted((name, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in facts))
+    return tuple(sorted((name, status.st_ino, status.st_size, status.st_mtime_ns) for name, status in entries))
 
 
 def _publish(new: Path, target: Path, aside: Path, before: Signature | None) -> None:
-    """Move a directory to its place; over an output that is there only with `before`, what that held at the start."""
+    """Move a directory to its place; over an existing output only if it still has the signature `before`."""
     while True:
         try:
-            new.rename(target)  # never replaces a directory that holds anything
+            new.rename(target)  # never replaces a directory that is not empty
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         if before is None:
             raise BadInput(
-                f"the output directory '{target.name}' was written by another process meanwhile, and was left as it "
-                "is: choose another output, or add --overwrite"
+                f"the output directory '{target.name}' was written by another process in the meantime, and was left "
+                "as it is: choose another output, or add --overwrite"
             )
         try:
             _exchange(new, target, aside, before)
@@ -209,9 +208,9 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _exchange(new: Path, old: Path, aside: Path, before: Signature) -> None:
-    """Swap two directories in one step, or, where the system cannot, move the old one aside first.
+    """Swap two directories in one step; if the system cannot, move the old one aside first.
 
-    Raises BadInput, with the old one in its place, when it was changed since `before` by anybody but isthmus.
+    Raises BadInput, with the old one in its place, if anything but isthmus has changed it since `before`.
     """
     if _swap(new, old):
         try:
@@ -232,20 +231,20 @@ def _exchange(new: Path, old: Path, aside: Path, before: Signature) -> None:
 
 
 def _swap(first: Path, second: Path) -> bool:
-    """Exchange two directories in one step; False where the system or the file system cannot."""
+    """Exchange two directories in one step; False if the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
-    done = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
-    if done != 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+    status = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if status != 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return bool(done == 0)
+    return bool(status == 0)
 
 
 def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:
-    """Write config.json with these `facts`, and carry over tokenizer and generation files.
+    """Write config.json with these `facts`, and copy tokenizer and generation files.
 
-    They are unchanged, but for where on somebody's disk a tokenizer was loaded from.
+    The copies are unchanged, except that local paths are removed from the tokenizer's settings.
     """
     content = {key: value for key, value in facts.items() if key not in ("_name_or_path", "torch_dtype")}
     content["dtype"] = str(dtype).removeprefix("torch.")
@@ -255,27 +254,27 @@ def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[s
 
         content["architectures"] = [type(empty_model(build_config(facts, directory.name))).__name__]
     write_json(directory / "config.json", content)
-    carry_over(directory, {name: path for name, path in files.items() if name != "config.json"})
+    copy_small_files(directory, {name: path for name, path in files.items() if name != "config.json"})
 
 
-def carry_over(directory: Path, files: Mapping[str, Path]) -> None:
-    """Copy small files as they are, but for where on somebody's disk a tokenizer was loaded from."""
+def copy_small_files(directory: Path, files: Mapping[str, Path]) -> None:
+    """Copy small files unchanged, except that local paths are removed from the tokenizer's settings."""
     for name, path in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)  # additional chat templates have a folder of their own
+        (directory / name).parent.mkdir(exist_ok=True)  # additional chat templates are in a subfolder
         if name == TOKENIZER_SETTINGS:
             settings = parse_object(path.read_bytes(), f"'{name}'")
-            write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PLACES})
+            write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PATHS})
         else:
             shutil.copyfile(path, directory / name)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write JSON, indented, UTF-8, ending in a newline, invisible characters escaped; NaN is refused."""
+    """Write JSON: indented, UTF-8, with invisible characters escaped and a final newline. NaN is refused."""
     path.write_text(_finite_json(path, content), encoding="utf-8")
 
 
 def replace_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write JSON as `write_json` does, in one step (`replace_file`)."""
+    """Write JSON as `write_json` does, but in one step (`replace_file`)."""
     replace_file(path, _finite_json(path, content))
 
 

@@ -1,5 +1,4 @@
-"""The pieces of a SentencePiece model, read from its file without the library: a protocol buffer, of which only the
-vocabulary is looked at."""
+"""The vocabulary of a SentencePiece model, read from its file (a protocol buffer) without the library."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def read_pieces(content: bytes) -> list[str]:
-    """The vocabulary in the order of its ids. Raises ValueError for what is no SentencePiece model."""
+    """The vocabulary in the order of its ids. Raises ValueError if the bytes are not a SentencePiece model."""
     pieces = []
     for number, value in _fields(content):
         if number == _PIECES:
@@ -24,32 +23,32 @@ def read_pieces(content: bytes) -> list[str]:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of the fields of a message that hold bytes."""
-    place = 0
-    while place < len(content):
-        key, place = _varint(content, place)
+    """The numbers and contents of the fields in a message that hold bytes."""
+    position = 0
+    while position < len(content):
+        key, position = _varint(content, position)
         kind = key & 7
         if kind == _VARINT:
-            _, place = _varint(content, place)
+            _, position = _varint(content, position)
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
-            place += 8 if kind == _EIGHT_BYTES else 4
+            position += 8 if kind == _EIGHT_BYTES else 4
         elif kind == _BYTES:
-            size, place = _varint(content, place)
-            if place + size > len(content):
+            size, position = _varint(content, position)
+            if position + size > len(content):
                 raise ValueError("the file is cut off")
-            yield key >> 3, content[place : place + size]
-            place += size
+            yield key >> 3, content[position : position + size]
+            position += size
         else:
-            raise ValueError("this is no protocol buffer")
+            raise ValueError("this is not a protocol buffer")
 
 
-def _varint(content: bytes, place: int) -> tuple[int, int]:
+def _varint(content: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        if place >= len(content) or shift > 63:
+        if position >= len(content) or shift > 63:
             raise ValueError("the file is cut off")
-        byte = content[place]
+        byte = content[position]
         value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 0x80:
-            return value, place
+            return value, position

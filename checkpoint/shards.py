@@ -1,4 +1,4 @@
-"""Weights as safetensors files, one or several with an index, written block by block and hashed on the way."""
+"""Writing weights as safetensors files, one or several with an index, block by block, hashed on the way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .saving import write_json
 
 SHARD_BYTES = 5 * 10**9
 FLUSH_BYTES = 2**26
-AHEAD = 8  # blocks that wait to be written, at most
+AHEAD = 8  # blocks that may wait to be written
 SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -35,21 +35,24 @@ def save_weights(
     maker: str = "the model",
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, str]:
-    """Write weights as safetensors, tensor by tensor; of a state that gives blocks of rows, block by block.
+    """Write weights as safetensors, tensor by tensor, or block by block if the state yields blocks of rows.
 
-    `names` gives the shape of every tensor. Above `shard_bytes` the weights go into several files with an index, as
-    transformers writes them. Returns the SHA-256 of every file of weights, 64 hex digits.
+    `names` are the names and shapes of the tensors. Above `shard_bytes` the weights go into several files with an
+    index, as transformers writes them. Returns the SHA-256 of every file of weights, 64 hex digits.
 
-    `maker` says whose tensors they are, for errors. Raises NotFinite for what is not finite in `dtype`
+    `maker` says in errors whose tensors they are. Raises NotFinite for values that are not finite in `dtype`
     (`isthmus.checkpoint.finite.written_blocks`).
     """
     item = torch.empty(0, dtype=dtype).element_size()
     sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
     shards: list[list[str]] = [[]]
+    filled = 0  # bytes of the last shard
     for name in names:
-        if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > shard_bytes:
+        if shards[-1] and filled + sizes[name] > shard_bytes:
             shards.append([])
+            filled = 0
         shards[-1].append(name)
+        filled += sizes[name]
     files = ["model.safetensors"]
     if len(shards) > 1:
         files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
@@ -72,7 +75,7 @@ def save_weights(
 
 
 def _header(tensors: Mapping[str, tuple[tuple[int, ...], int]], dtype: torch.dtype) -> bytes:
-    """What a safetensors file begins with, for tensors of these shapes and sizes in bytes."""
+    """The first bytes of a safetensors file with tensors of these shapes and sizes in bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (shape, size) in tensors.items():
@@ -88,7 +91,7 @@ def _header(tensors: Mapping[str, tuple[tuple[int, ...], int]], dtype: torch.dty
 
 
 class _Writer:
-    """A file that is written and hashed by one thread and brought to the disk by another, while blocks are made."""
+    """A file that one thread writes and hashes and another flushes to disk, while blocks are computed."""
 
     def __init__(self, path: Path):
         self._file = path.open("wb", buffering=0)
@@ -99,7 +102,7 @@ class _Writer:
         self.digest = ""
 
     def write(self, content: bytes | memoryview) -> None:
-        """Take a block. Raises OSError when an earlier one could not be written."""
+        """Add a block. Raises OSError if an earlier one could not be written."""
         while len(self._waiting) >= AHEAD:
             self._waiting.popleft().result()
         self._waiting.append(self._writer.submit(self._write, memoryview(content)))
@@ -133,7 +136,7 @@ class _Writer:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Blocks are too small for several threads to share, and the other cores have reading and writing to do."""
+    """Run torch in one thread: blocks are too small to share, and the other cores read and write."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,6 @@
-"""The files of a model beside its weights: those that go along with a merge, and those that do not.
+"""The files of a model beside its weights: those that a merge takes along, and those that it leaves out.
 
-The names are what transformers looks for: configuration and generation settings, everything that a tokenizer of its is
-built from, chat templates, processors.
+transformers looks for them by name: configuration, generation settings, tokenizers, chat templates, processors.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SENTENCE_PIECES = (
     "sentencepiece.bpe.model",
     "spm_char.model",
 )
-# A tokenizer can be built from any one of these, sometimes with the help of those below.
+# Any one of these is enough for a tokenizer, sometimes together with some of HELPERS.
 VOCABULARIES = (
     TOKENIZER,
     "vocab.json",
@@ -48,7 +47,7 @@ HELPERS = (
     "entity_vocab.json",
     "word_shape.json",
     "word_pronunciation.json",
-    "tokenizer.*.json",  # versions, which tokenizer_config.json lists under fast_tokenizer_files
+    "tokenizer.*.json",  # the versions that tokenizer_config.json lists under fast_tokenizer_files
 )
 CONTENT_FILES = (*VOCABULARIES, *HELPERS, ADDED_TOKENS)
 SETTING_FILES = (TOKENIZER_SETTINGS, SPECIAL_TOKENS, TEMPLATE, TEMPLATES)
@@ -61,9 +60,9 @@ PROCESSORS = (
 )
 SMALL_FILES = (CONFIGURATION, GENERATION, *SETTING_FILES, *CONTENT_FILES, *PROCESSORS)
 
-# What nobody misses in a merge: weights and their indexes, other formats, the state and the logs of a training, cards,
-# licences, pictures, and what isthmus itself wrote.
-_NOT_MISSED = (
+# Left out without a note: weights and their indexes, other formats, the state and the logs of a training, cards,
+# licences, pictures, and the reports of isthmus.
+_SILENTLY_LEFT_OUT = (
     ".*",
     "README*",
     "LICENSE*",
@@ -107,7 +106,7 @@ _NOT_MISSED = (
 
 
 def is_small_file(name: str) -> bool:
-    """Whether a file, by its name within the model's folder, goes along with a merge."""
+    """Whether a merge takes along a file, by its name within the model's folder."""
     return _is_one_of(name, SMALL_FILES)
 
 
@@ -117,7 +116,7 @@ def is_tokenizer_file(name: str) -> bool:
 
 
 def is_content_file(name: str) -> bool:
-    """Whether a file says which tokens there are and how text becomes tokens, rather than settings of that."""
+    """Whether a file has the vocabulary or the rules of a tokenizer, not only settings."""
     return _is_one_of(name, CONTENT_FILES)
 
 
@@ -127,25 +126,25 @@ def is_template(name: str) -> bool:
 
 
 def small_files(names: Iterable[str]) -> list[str]:
-    """Those of some names that go along with a merge, the configuration first."""
-    order = {name: place for place, name in enumerate(SMALL_FILES)}
+    """The names of the files that a merge takes along, the configuration first."""
+    order = {name: index for index, name in enumerate(SMALL_FILES)}
     return sorted(filter(is_small_file, names), key=lambda name: (order.get(name, len(order)), name))
 
 
 def left_out(names: Iterable[str]) -> list[str]:
-    """Those of a model's files that do not go along with a merge, and that somebody may miss: code, for instance."""
-    return sorted(name for name in names if not is_small_file(name) and not _is_one_of(name, _NOT_MISSED))
+    """The files that a merge leaves out and that a user may need, such as code."""
+    return sorted(name for name in names if not is_small_file(name) and not _is_one_of(name, _SILENTLY_LEFT_OUT))
 
 
 def tokenizer_owner(models: Sequence[Iterable[str]]) -> int:
-    """Which of some models, each given by the names of its files, gives a merge its tokenizer.
+    """The index of the model whose tokenizer a merge takes; each model is given by the names of its files.
 
-    The first that has one; a tokenizer that can only be read with the sentencepiece library comes after all others.
+    It is the first that has a tokenizer; one that needs the sentencepiece library is taken only if there is no other.
     """
     for names in (set(VOCABULARIES) - set(SENTENCE_PIECES), set(VOCABULARIES)):
-        for place, files in enumerate(models):
+        for index, files in enumerate(models):
             if not names.isdisjoint(files):
-                return place
+                return index
     return 0
 
 

@@ -1,7 +1,7 @@
-"""JSON that strangers wrote, read by the letter: what the standard library lets pass and others choke on is refused.
+"""Untrusted JSON, read strictly: what Python's json module accepts although other readers fail on it is refused.
 
 Python reads NaN and Infinity, which JSON does not have, integers of any length, halves of surrogate pairs, which no
-UTF-8 file can hold, and lists in lists until its stack ends.
+UTF-8 file can hold, and lists nested until its stack overflows.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from .errors import CorruptCheckpoint
 
-DEEPEST = 100  # lists and objects in one another; tokenizers have about ten
+DEEPEST = 100  # levels of nested lists and objects; tokenizers have about ten
 DIGITS = 308  # of an integer, so that it can be a float
 _HALF_ESCAPED = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
 
 class _Refused(ValueError):
-    """What a text holds that is not taken, as the end of a sentence."""
+    """What is refused in a text, as the end of a sentence."""
 
 
 def parse_json(content: str | bytes, where: str, *, unique: bool = False) -> Any:
     """The value of a JSON text; `where` names it in messages: 'config.json' of 'model'.
 
-    With `unique`, an object must not have two values for one key; else the last one counts, as everywhere in Python.
+    With `unique`, an object must not have two values for one key; otherwise the last one counts, as in Python.
 
-    Raises CorruptCheckpoint for what is not JSON, with NaN and Infinity; for numbers beyond a float's range, halves of
-    surrogate pairs, and more than `DEEPEST` lists and objects in one another.
+    Raises CorruptCheckpoint for a text that is not JSON or holds NaN or Infinity, a number beyond the range of a float,
+    half of a surrogate pair, or more than `DEEPEST` nested lists and objects.
     """
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
@@ -53,15 +54,15 @@ def parse_json(content: str | bytes, where: str, *, unique: bool = False) -> Any
 
 
 def parse_object(content: str | bytes, where: str, *, unique: bool = False) -> dict[str, Any]:
-    """As `parse_json`, of a text that holds an object. Raises CorruptCheckpoint for anything else, too."""
+    """As `parse_json`, for a text that holds an object. Also raises CorruptCheckpoint for any other value."""
     value = parse_json(content, where, unique=unique)
     if not isinstance(value, dict):
-        raise CorruptCheckpoint(f"{where} is not valid JSON: it holds {kind_of(value)} in place of an object")
+        raise CorruptCheckpoint(f"{where} holds {kind_of(value)} instead of a JSON object: fetch it again")
     return value
 
 
 def kind_of(value: object) -> str:
-    """What a value of JSON is, for messages: its kind, and the value where that is short."""
+    """A JSON value in messages: its kind, and the value itself if it is short."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -93,14 +94,13 @@ def _integer(text: str) -> int:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Refused(f"has two values for {json.dumps(twice[:60])}")
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise _Refused(f"has two values for {json.dumps(repeated[:60])}")
     return content
 
 
 def _too_deep() -> str:
-    return f"has more than {DEEPEST} lists and objects in one another"
+    return f"nests lists and objects more than {DEEPEST} levels deep"
 
 
 def _require_shallow(value: Any) -> None:
@@ -118,7 +118,7 @@ def _require_shallow(value: Any) -> None:
 
 
 def _require_text(value: Any) -> None:
-    """Refuse text that UTF-8 cannot write: an escape of half a pair, alone."""
+    """Refuse text that UTF-8 cannot encode: an escape of half a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,8 +1,7 @@
-"""Token ids in configurations: they belong to a tokenizer, and go with it.
+"""Token ids in configurations: they belong to a tokenizer, and a merge takes them together with it.
 
-config.json and generation_config.json name tokens by their ids (the end, the padding, what is forced or never
-written), at the top and inside nested settings. An id of one model means another token, or none, under the tokenizer of
-another.
+config.json and generation_config.json name tokens by their ids (end of text, padding, forced and suppressed tokens), at
+the top level and in nested settings. With the tokenizer of another model, an id means another token, or none.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-DEPTH = 8  # levels of settings inside settings that are looked at
-# Keys without a telling end that hold ids of tokens, or the tokens themselves.
+DEPTH = 8  # levels of nested settings that are looked at
+# Keys that hold ids of tokens, or tokens, although their names do not end like `_TOKEN_ENDS`.
 _TOKEN_KEYS = frozenset(
     {
         "suppress_tokens",
@@ -36,17 +35,17 @@ _TOKEN_KEYS = frozenset(
     }
 )
 _TOKEN_ENDS = ("_token_id", "_token_ids", "_token_index", "_tokens_ids", "_tokens_id")
-# Settings that name tokens inside, which other settings never do.
+# Nested settings that may name tokens.
 _NESTED = ("generation_config", "generation", "task_specific_params")
 
 
 def is_token_key(key: str) -> bool:
-    """Whether a key of a configuration holds ids of tokens, or says how text becomes tokens."""
+    """Whether a key of a configuration holds ids of tokens, or belongs to the tokenizer in another way."""
     return key in _TOKEN_KEYS or key.endswith(_TOKEN_ENDS)
 
 
 def with_token_ids(facts: Mapping[str, Any], owner: Mapping[str, Any], depth: int = DEPTH) -> dict[str, Any]:
-    """The content of a config.json with the token ids of another, the tokenizer's `owner`, also `depth` levels down.
+    """The content of a config.json with the token ids of another, the tokenizer's `owner`, down to `depth` levels.
 
     Ids that the owner does not have are left out.
     """
@@ -56,8 +55,8 @@ def with_token_ids(facts: Mapping[str, Any], owner: Mapping[str, Any], depth: in
             if key in owner:
                 merged[key] = owner[key]
         elif isinstance(value, Mapping) and depth:
-            inside = owner.get(key)
-            merged[key] = with_token_ids(value, inside if isinstance(inside, Mapping) else {}, depth - 1)
+            nested = owner.get(key)
+            merged[key] = with_token_ids(value, nested if isinstance(nested, Mapping) else {}, depth - 1)
         else:
             merged[key] = value
     for key, value in owner.items():
@@ -67,7 +66,7 @@ def with_token_ids(facts: Mapping[str, Any], owner: Mapping[str, Any], depth: in
 
 
 def within(facts: Mapping[str, Any], rows: int, depth: int = DEPTH) -> dict[str, Any]:
-    """The content of a config.json without ids of special tokens that an embedding of `rows` rows has no row for."""
+    """The content of a config.json without the ids of special tokens that an embedding of `rows` rows lacks."""
     narrowed: dict[str, Any] = {}
     for key, value in facts.items():
         if isinstance(value, Mapping) and depth:
@@ -78,7 +77,7 @@ def within(facts: Mapping[str, Any], rows: int, depth: int = DEPTH) -> dict[str,
 
 
 def token_ids(facts: Mapping[str, Any], depth: int = DEPTH) -> Iterator[tuple[str, int]]:
-    """Every id of a special token that a configuration names, with its key."""
+    """The key and id of every special token in a configuration."""
     for key, value in facts.items():
         if is_token_key(key):
             yield from ((key, index) for index in _ids(value))

@@ -1,8 +1,8 @@
-"""A tokenizer, as transformers builds it of a model's files, and, where it cannot, as its files read.
+"""A tokenizer, as transformers builds it from a model's files, or, if it cannot, read from those files.
 
-transformers reads tokenizer.json before vocab.json, vocab.txt and SentencePiece models; special_tokens_map.json only
-where tokenizer_config.json has no added_tokens_decoder, and then before it; chat templates from files before the one in
-tokenizer_config.json.
+In transformers tokenizer.json takes precedence over vocab.json, vocab.txt and SentencePiece models. If
+tokenizer_config.json has no added_tokens_decoder, special_tokens_map.json takes precedence over it; else it is not
+read. Chat templates in files take precedence over the one in tokenizer_config.json.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .bounds import require_pipeline, require_tokenizer_file
 from .errors import CorruptCheckpoint
-from .panics import is_failure, quiet_panics
+from .rust_panics import is_failure, quiet_panics
 from .sentencepiece import read_pieces
 from .small_files import (
     ADDED_TOKENS,
@@ -29,6 +28,7 @@ from .small_files import (
     is_tokenizer_file,
 )
 from .source import Source
+from .tokenizer_limits import require_pipeline, require_tokenizer_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,9 +40,9 @@ DECODER = "added_tokens_decoder"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What it says: token → id, merges, special tokens by role, chat templates by name.
+    """A tokenizer: ids by token, merges, special tokens by role, chat templates by name.
 
-    `built` is what transformers made of the files, None where it could not or was not asked.
+    `built` is the tokenizer of transformers, None if it could not be built or was not needed.
     """
 
     tokens: Mapping[str, int]
@@ -54,9 +54,9 @@ class Tokenizer:
 
 
 def read_tokenizer(source: Source) -> Tokenizer | None:
-    """A tokenizer from its files alone, without transformers; None where they can only be read by a library.
+    """A tokenizer from its files alone, without transformers; None if only a library can read them.
 
-    Raises CorruptCheckpoint when they are damaged.
+    Raises CorruptCheckpoint if they are damaged.
     """
     special, templates = special_tokens(source), chat_templates(source)
     try:
@@ -65,7 +65,7 @@ def read_tokenizer(source: Source) -> Tokenizer | None:
             require_pipeline(content, f"'{TOKENIZER}' of '{source.name}'")
             tokens, merges, pipeline = _fast(content)
         else:
-            vocabulary = _content(source)
+            vocabulary = _vocabulary(source)
             if vocabulary is None:
                 return None
             tokens, merges, pipeline = *vocabulary, None
@@ -75,7 +75,7 @@ def read_tokenizer(source: Source) -> Tokenizer | None:
 
 
 def build_tokenizer(source: Source, files: Mapping[str, Path]) -> Tokenizer | None:
-    """A tokenizer as transformers builds it of some `files`, by name; None where it cannot.
+    """The tokenizer that transformers builds from `files`, given by name; None if it cannot.
 
     Raises CorruptCheckpoint for a tokenizer.json that would fill the memory.
     """
@@ -108,12 +108,12 @@ def build_tokenizer(source: Source, files: Mapping[str, Path]) -> Tokenizer | No
 
 
 def files_to_build(source: Source) -> list[str]:
-    """The files of a model that its tokenizer is built of."""
+    """The files of a model from which its tokenizer is built."""
     return [CONFIGURATION, *sorted(filter(is_tokenizer_file, source.files))]
 
 
 def settings(source: Source) -> dict[str, Any]:
-    """What tokenizer_config.json and special_tokens_map.json say, in the order in which transformers reads them."""
+    """The settings in tokenizer_config.json and special_tokens_map.json, with the precedence of transformers."""
     written = source.json(TOKENIZER_SETTINGS) if TOKENIZER_SETTINGS in source.files else {}
     if SPECIAL_TOKENS in source.files and DECODER not in written:
         written = written | source.json(SPECIAL_TOKENS)
@@ -121,19 +121,19 @@ def settings(source: Source) -> dict[str, Any]:
 
 
 def special_tokens(source: Source) -> dict[str, str | None]:
-    """The special tokens that the files name, by role."""
+    """The special tokens in the settings, by role."""
     written = settings(source)
     return {role: token_text(written[role]) for role in ROLES if role in written}
 
 
 def token_text(token: Any) -> str | None:
-    """A token, which a file writes as text or with its flags."""
+    """The text of a token, which files write as text or with its flags; None for anything else."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
 
 
 def named_tokens(written: Mapping[str, Any]) -> Iterator[str]:
-    """The tokens that settings name, in the order in which transformers adds those that the vocabulary lacks."""
+    """The tokens in settings, in the order in which transformers adds those that the vocabulary lacks."""
     decoder = written.get(DECODER)
     if isinstance(decoder, Mapping):
         numbered = [(int(index), token) for index, token in decoder.items() if str(index).isdigit()]
@@ -148,7 +148,7 @@ def named_tokens(written: Mapping[str, Any]) -> Iterator[str]:
 
 
 def chat_templates(source: Source) -> dict[str, str]:
-    """Chat templates by name, as transformers finds them: the one without a name is "default"."""
+    """Chat templates by name, as transformers reads them; one without a name is "default"."""
     from_files = template_files(source)
     if from_files:
         return from_files
@@ -164,7 +164,7 @@ def chat_templates(source: Source) -> dict[str, str]:
 
 
 def template_files(source: Source) -> dict[str, str]:
-    """Chat templates that have files of their own."""
+    """The chat templates in separate files, by name."""
     names = [name for name in sorted(source.files) if name == TEMPLATE or is_template(name)]
     return {"default" if name == TEMPLATE else PurePosixPath(name).stem: source.text(name, "replace") for name in names}
 
@@ -179,8 +179,8 @@ def _fast(content: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...], 
     return tokens, merges, pipeline | {"model": model.get("type", "BPE")}
 
 
-def _content(source: Source) -> tuple[dict[str, int], tuple[str, ...]] | None:
-    """Tokens and merges where there is no tokenizer.json."""
+def _vocabulary(source: Source) -> tuple[dict[str, int], tuple[str, ...]] | None:
+    """Tokens and merges of a model without a tokenizer.json; None if only a library can read them."""
     if "vocab.json" in source.files:
         lines = _lines(source, "merges.txt") if "merges.txt" in source.files else []
         return _numbered(source.json("vocab.json")), tuple(m for m in lines if m and not m.startswith("#version"))
@@ -198,7 +198,7 @@ def _lines(source: Source, filename: str) -> Sequence[str]:
 
 
 def _with_added(source: Source, tokens: dict[str, int]) -> dict[str, int]:
-    """The tokens of the vocabulary, and those that other files add to it."""
+    """The tokens of the vocabulary and those that other files add."""
     written = settings(source)
     if ADDED_TOKENS in source.files and DECODER not in written:
         for token, _ in sorted(_numbered(source.json(ADDED_TOKENS)).items(), key=lambda entry: entry[1]):
@@ -209,7 +209,7 @@ def _with_added(source: Source, tokens: dict[str, int]) -> dict[str, int]:
 
 
 def _add(tokens: dict[str, int], token: str) -> None:
-    """As the tokenizers library does: a token that is not there gets the next id, whatever id a file gives it."""
+    """Give a new token the next id, as the tokenizers library does, whatever id a file gives it."""
     if token not in tokens:
         tokens[token] = max(tokens.values(), default=-1) + 1
 

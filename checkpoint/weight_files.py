@@ -1,7 +1,7 @@
-"""Which files hold the weights of a model, where there are several: those that transformers reads.
+"""Which files hold the weights of a model: those that transformers reads, if there are several.
 
-It takes the file that config.json names, else ``model.safetensors``, its index, ``pytorch_model.bin``, its index: the
-first that is there, and all tensors of every shard that an index names.
+transformers reads the file that config.json names; otherwise the first that exists of ``model.safetensors``, its index,
+``pytorch_model.bin`` and its index. From an index it reads every shard whole.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .errors import BadInput, CorruptCheckpoint, ModelNotFound
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 IN_ORDER = (SAFETENSORS, SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX)
-# What holds the weights of a model for other programs, or under a name that has to be asked for.
-OF_OTHERS = {
+# Weights in the formats of other programs.
+OTHER_FORMATS = {
     "consolidated.safetensors": "Mistral's own format",
     "tf_model.h5": "TensorFlow's format",
     "flax_model.msgpack": "Flax's format",
@@ -35,10 +35,10 @@ class WeightFiles:
 
 
 def choose_weight_files(files: Collection[str], named: object, model: str) -> tuple[str, tuple[str, ...]] | None:
-    """The file or index of the weights among `files`, and those beside it that are ignored; None where there is none.
+    """The file or index of the weights among `files`, and the others, which are ignored; None if there is none.
 
-    `named` is the file that config.json asks for, if it does. Raises BadInput for an adapter beside the model, which
-    transformers applies or not, and for a name that it refuses; CorruptCheckpoint where the named file is missing.
+    `named` is the file that config.json names, if any. Raises BadInput for an adapter beside the model, which
+    transformers may or may not apply, and for a name that it rejects; CorruptCheckpoint if the named file is missing.
     """
     if "adapter_config.json" in files and not set(ADAPTERS).isdisjoint(files):
         raise BadInput(
@@ -65,7 +65,7 @@ def choose_weight_files(files: Collection[str], named: object, model: str) -> tu
 def index_names(index: Mapping[str, Any], filename: str, model: str) -> tuple[str, ...]:
     """The shards that an index names, sorted, all in the model's folder and of one format.
 
-    Raises CorruptCheckpoint when it names none, or others.
+    Raises CorruptCheckpoint if it names none, or any other file.
     """
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not shards:
@@ -84,12 +84,12 @@ def index_names(index: Mapping[str, Any], filename: str, model: str) -> tuple[st
 
 
 def no_weights(files: Collection[str], model: str) -> ModelNotFound:
-    """The error for a model without weights that can be read, which says what is there instead."""
+    """The error for a model without readable weights; it says what is there instead."""
     for name in sorted(files):
-        if name in OF_OTHERS:
+        if name in OTHER_FORMATS:
             return ModelNotFound(
-                f"'{model}' holds its weights only in {OF_OTHERS[name]} ('{name}'): convert it to safetensors with the "
-                "program that wrote it, or take the version saved by transformers"
+                f"'{model}' holds its weights only in {OTHER_FORMATS[name]} ('{name}'): convert it to safetensors with "
+                "the program that wrote it, or take the version saved by transformers"
             )
     for name in sorted(files):
         for expected in IN_ORDER:

@@ -10,11 +10,11 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
-from ..checkpoint.claims import release_all
 from ..checkpoint.errors import IsthmusError
-from ..checkpoint.foreign import plain_lines
 from ..checkpoint.redaction import Redacting, redact
 from ..checkpoint.reference import shown_name
+from ..checkpoint.untrusted_text import plain_lines
+from ..checkpoint.working_folders import release_all
 from ..eval.processes import finish
 from .commands import app
 from .lab import lab

@@ -11,6 +11,7 @@ import typer
 from ..checkpoint.errors import BadInput
 from ..eval.processes import is_main
 from .asked import drop_training, path_asked, point_asked, recipe_asked
+from .effect import idle_in_align, idle_in_ensemble, idle_in_merge
 from .findings import print_findings
 from .options import (
     CURVES,
@@ -64,13 +65,13 @@ from .options import (
     Weight,
 )
 from .places import require_places
-from .recipe_effect import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
+from .recipe_effect import require_effect
 from .tables import print_ensemble, print_merge, print_plan, print_spectra
 from .terminal import emit, say, screen
 
 if TYPE_CHECKING:
-    from ..checkpoint.output import OutputFile
-    from ..checkpoint.push import Target
+    from ..checkpoint.push_target import PushTarget
+    from ..checkpoint.upload_check import OutputFile
 
 app = typer.Typer(
     add_completion=False,
@@ -342,11 +343,11 @@ def merge(
     if push_to is None and (private or revision or create_pr or commit_message):
         raise BadInput("--private, --revision, --create-pr and --commit-message are for --push: say where to push to")
     if push_to is not None and is_main():
-        from ..checkpoint.push import Target
+        from ..checkpoint.push_target import PushTarget
 
         with screen(quiet) as progress:
             progress.stage("looking at the Hub")
-            target = Target.find(push_to, revision=revision, private=private, create_pr=create_pr)
+            target = PushTarget.find(push_to, revision=revision, private=private, create_pr=create_pr)
             target.require_room()
     chosen = path_asked(
         path,
@@ -419,7 +420,7 @@ def merge(
         say(f"written to {output}")
     if target is not None:  # looked up again: others may have pushed there meanwhile
         target = type(target).find(target.repo_id, revision=revision, private=private, create_pr=create_pr)
-        from ..checkpoint.output import read_output
+        from ..checkpoint.upload_check import read_output
 
         _push(read_output(output), target, commit_message, quiet=quiet)
 
@@ -447,15 +448,15 @@ def push(
 
     Log in with `hf auth login` first, or set HF_TOKEN.
     """
-    from ..checkpoint.output import read_output
-    from ..checkpoint.push import Target
+    from ..checkpoint.push_target import PushTarget
+    from ..checkpoint.upload_check import read_output
 
     require_places(json_file, directories=[directory])
     with screen(quiet) as progress:
         progress.stage("reading what was written")
         files = read_output(directory, edited_card=edited_card)
         progress.stage("looking at the Hub")
-        target = Target.find(repo_id, revision=revision, private=private, create_pr=create_pr, writing=not dry_run)
+        target = PushTarget.find(repo_id, revision=revision, private=private, create_pr=create_pr, writing=not dry_run)
     _push(
         files,
         target,
@@ -681,7 +682,7 @@ def demo(
 
 def _push(
     files: Sequence[OutputFile],
-    target: Target,
+    target: PushTarget,
     message: str | None,
     *,
     overwrite: bool = False,

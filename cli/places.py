@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..checkpoint.errors import BadInput
-from ..checkpoint.places import Place, holds, model_places, output_path, require_apart
+from ..checkpoint.path_conflicts import Place, holds, model_places, output_path, require_apart
 
 
 def require_places(

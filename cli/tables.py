@@ -10,7 +10,7 @@ from ..eval.processes import is_main
 from .terminal import cell, say
 
 if TYPE_CHECKING:
-    from ..checkpoint.push import Plan
+    from ..checkpoint.push import PushPlan
     from ..lab.fingerprint_study import FingerprintVerdict as Verdict
 
 
@@ -36,7 +36,7 @@ def print_merge(report: dict[str, Any]) -> None:
         say(sentence)
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: PushPlan) -> None:
     """What a push would send."""
     from rich.table import Table
 

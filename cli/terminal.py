@@ -21,10 +21,10 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from ..checkpoint.errors import IsthmusError
-from ..checkpoint.foreign import json_text, plain
 from ..checkpoint.redaction import redact, redacted
 from ..checkpoint.reference import require_path, shown_name
 from ..checkpoint.saving import replace_file
+from ..checkpoint.untrusted_text import json_text, plain
 from ..eval.processes import is_main
 from ..merge.progress import Progress
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path, PurePath
 
 from ..checkpoint.errors import BadInput
-from ..checkpoint.places import Place
+from ..checkpoint.path_conflicts import Place
 from ..checkpoint.reference import require_path, shown_name
 
 STDLIB_EXCLUDED = frozenset(

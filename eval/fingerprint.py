@@ -14,7 +14,7 @@ from statistics import mean
 
 from torch import Tensor
 
-from ..checkpoint.provenance import Evidence
+from ..checkpoint.optimizer_evidence import Evidence
 from .spectrum import Spectrum
 
 WHYS = {

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.claims import Claim
 from ..checkpoint.errors import BadInput
-from ..checkpoint.opening import quiet
+from ..checkpoint.trial_loading import quiet
+from ..checkpoint.working_folders import WorkingFolder
 from .loss import LOGITS_AT_ONCE
 from .processes import shared
 
@@ -41,7 +41,7 @@ def offloaded_token_losses(
     At most `memory` bytes of weights are in main memory; the others are on GPUs where there are any, else on disk, from
     where a layer is read when its turn comes. In float32.
     """
-    with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
+    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         model = load_offloaded(directory, memory, folder)
         losses = {}
         for label, rows in blocks.items():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput, TooLittleText, one_line
-from ..checkpoint.panics import is_failure
+from ..checkpoint.rust_panics import is_failure
 from .corpora import Corpus, corpus
 from .text_hashes import TextHashes
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..checkpoint.bounds import require_plain
+from ..checkpoint.size_limits import require_regular_file
 
 WINDOW = 64
 _KEY, _BYTES = "windows", 8
@@ -40,7 +40,7 @@ class TextHashes:
     @classmethod
     def load(cls, file: Path) -> TextHashes:
         """What `save` wrote. Raises OSError, SafetensorError, CorruptCheckpoint or KeyError for another file."""
-        require_plain(file, file.parent.name)
+        require_regular_file(file, file.parent.name)
         return cls(frozenset(bytes(row) for row in load_file(file)[_KEY].tolist()))
 
     def save(self, file: Path) -> None:

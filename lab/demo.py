@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.places import model_places
+from ..checkpoint.path_conflicts import model_places
 from ..checkpoint.saving import require_free
 from ..merge.pipeline import merge_models
 from ..merge.plans import LearnPlan, MergePlan

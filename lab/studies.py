@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.claims import Lock
 from ..checkpoint.errors import BadInput
 from ..checkpoint.saving import replace_file, replace_json
+from ..checkpoint.working_folders import FolderLock
 from ..eval.figures import png
 from ..merge.progress import Progress
 from .generalization import OTHER_TEXTS, generalization_study
@@ -153,7 +153,9 @@ def run_study(name: str, directory: Path, options: StudyOptions, progress: Progr
     """
     study = STUDIES[name]
     _require_same(directory / SETTINGS, options)
-    with Lock(directory, f"another process works in '{directory.name}': wait for it, or take another directory", LOCK):
+    with FolderLock(
+        directory, f"another process works in '{directory.name}': wait for it, or take another directory", LOCK
+    ):
         replace_json(directory / SETTINGS, options.settings())
         record = {
             "study": name,

@@ -19,10 +19,10 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.opening import require_opens, transformers_at_hand
-from ..checkpoint.places import Place, model_places, require_apart
+from ..checkpoint.path_conflicts import Place, model_places, require_apart
 from ..checkpoint.saving import atomic_directory, require_free, save_small_files, write_json
 from ..checkpoint.shards import save_weights
+from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..eval.corpora import text_places
 from ..eval.text import labelled_blocks
 from .along_path import Candidate, PathChooser
@@ -163,7 +163,7 @@ def _save_model(
     facts = alignment.facts(source.facts)
     maker = f"'{source.name}' after {alignment.method} alignment"
     shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
-    with transformers_at_hand(facts):
+    with preloaded_transformers(facts):
         digests = save_weights(directory, shapes, stored, kept, maker=maker)
         save_small_files(directory, facts, source.files, kept)
     require_opens(directory, name)

@@ -16,7 +16,7 @@ from ..align.gauge import neutral
 from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
-from ..checkpoint.provenance import Evidence
+from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.loss import LossMeter
 from ..eval.text_hashes import TextHashes
 from .choosing import Aligner, Choice, climb, closed_forms

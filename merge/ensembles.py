@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
-from ..checkpoint.bounds import DOCUMENT, read_bytes
 from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.inputs import open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.places import Place, model_places
+from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.reference import parse_reference
-from ..checkpoint.saving import atomic_directory, carry_over, write_json
+from ..checkpoint.saving import atomic_directory, copy_small_files, write_json
+from ..checkpoint.size_limits import DOCUMENT, read_bytes
 from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object
 from ..eval.corpora import text_places
@@ -96,7 +96,7 @@ class EnsembleResult:
         }
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             write_json(folder / FILE, content)
-            carry_over(folder, {name: file for name, file in self.files.items() if name != CONFIGURATION})
+            copy_small_files(folder, {name: file for name, file in self.files.items() if name != CONFIGURATION})
             write_json(folder / REPORT, sealed(self.report, folder))
 
 

@@ -15,7 +15,7 @@ from ..align.families import FAMILIES, family
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.places import Place, model_places
+from ..checkpoint.path_conflicts import Place, model_places
 from ..eval.corpora import text_places
 from .plans import Align, MergePlan
 from .progress import Progress

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..align.families import FAMILIES
-from ..checkpoint.claims import Claim
 from ..checkpoint.config import schema_of
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import save_small_files
 from ..checkpoint.shards import save_weights
+from ..checkpoint.working_folders import WorkingFolder
 from ..eval.loss import ensemble_losses, per_block
 from ..eval.offloaded_loss import offloaded_token_losses
 from .measure import Measured
@@ -31,7 +31,7 @@ class Scratch:
     """A temporary directory that a merge lies in until it is saved; a killed run's is removed by the next run."""
 
     def __init__(self) -> None:
-        self._folder = Claim(Path(tempfile.gettempdir(), "isthmus-merge-"))
+        self._folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-merge-"))
 
     def put(self, name: str, state: Mapping[str, Tensor], facts: Mapping[str, Any], dtype: torch.dtype) -> Path:
         """Write a model without its tokenizer, and say where it is."""

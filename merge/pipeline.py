@@ -21,7 +21,7 @@ from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.provenance import Evidence
+from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import Fingerprint
 from ..eval.offloaded_loss import bytes_of
 from ..eval.samples import Sample, samples

@@ -17,7 +17,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.places import Place, model_places
+from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.saving import atomic_directory, write_json
 from ..eval.corpora import text_places
 from ..eval.loss import LossMeter

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoint.checks.finding import Finding
 from ..checkpoint.errors import BadInput
-from ..checkpoint.places import Place, model_places
+from ..checkpoint.path_conflicts import Place, model_places
 from .operators.registry import Operator, Value, operator
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.provenance import Evidence, relation
+from ..checkpoint.optimizer_evidence import Evidence, relation
 from ..checkpoint.reference import parse_reference
 from ..eval.spectrum import PathSpectrum, SpectrumReport
 from ..eval.text import Blocks

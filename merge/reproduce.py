@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from ..checkpoint.foreign import plain
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.reference import parse_reference
+from ..checkpoint.untrusted_text import plain
 from ..eval.corpora import corpus
 from .plans import Align, CurvePlan, MergePlan, unusual
 from .recipe import Recipe, Settings

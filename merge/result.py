@@ -15,15 +15,15 @@ from ..align.alignment import Alignment
 from ..align.families import FAMILIES
 from ..checkpoint.card import FIGURE, render_card
 from ..checkpoint.config import build_config, schema_of
-from ..checkpoint.foreign import shortened
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.opening import require_opens, transformers_at_hand
-from ..checkpoint.places import Place
+from ..checkpoint.path_conflicts import Place
 from ..checkpoint.redaction import redacted
 from ..checkpoint.saving import atomic_directory, save_small_files, write_json
 from ..checkpoint.shards import save_weights
 from ..checkpoint.source import CARD
+from ..checkpoint.trial_loading import preloaded_transformers, require_opens
+from ..checkpoint.untrusted_text import shortened
 from ..eval.figures import loss_figure, png
 from ..eval.report import render_report
 from ..eval.samples import Sample
@@ -134,7 +134,7 @@ def _save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None =
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
         shapes, state = merged.endpoints[0].as_stored(shapes, merged.state)
-        with transformers_at_hand(merged.facts):
+        with preloaded_transformers(merged.facts):
             digests = save_weights(directory, shapes, state, merged.dtype, maker=merged.maker)
             save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)

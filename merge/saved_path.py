@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ..align.alignment import Alignment
 from ..align.families import family
-from ..checkpoint.bounds import DOCUMENT, read_bytes, require_plain
 from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from ..checkpoint.finite import require_writable
-from ..checkpoint.places import Place
+from ..checkpoint.path_conflicts import Place
 from ..checkpoint.saving import write_json
+from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ..checkpoint.strict_json import parse_object
 from ..eval.text_hashes import TextHashes
 from .path import WeightPath
@@ -73,7 +73,7 @@ def write_bends(file: Path, bends: Sequence[State]) -> None:
 
 def read_bends(file: Path) -> tuple[dict[str, Tensor], ...]:
     """What `write_bends` wrote."""
-    require_plain(file, file.parent.name)
+    require_regular_file(file, file.parent.name)
     found: dict[int, dict[str, Tensor]] = {}
     with safe_open(file, framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118

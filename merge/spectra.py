@@ -17,7 +17,7 @@ from ..align.symmetry import Family, State
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import load
-from ..checkpoint.provenance import documents
+from ..checkpoint.optimizer_evidence import file_evidence
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
 from ..eval.fingerprint import judge
@@ -71,7 +71,7 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
         progress.advance()
     models = []
     for checkpoint, values, numbers in zip(checkpoints, found, prints, strict=True):
-        said = documents(Source(parse_reference(checkpoint.reference)))
+        said = file_evidence(Source(parse_reference(checkpoint.reference)))
         ranks = {name: stable_rank(sigma) for name, sigma in values.items()}
         kinds = dict.fromkeys(name.rpartition(".")[2] for name in ranks)
         means = {kind: mean([rank for name, rank in ranks.items() if name.endswith(f".{kind}")]) for kind in kinds}

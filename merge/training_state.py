@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..align.alignment import Alignment
-from ..checkpoint.bounds import DOCUMENT, read_bytes, require_plain
-from ..checkpoint.claims import LOCK, Lock, beside, remove_leftovers
 from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
-from ..checkpoint.places import output_path
+from ..checkpoint.path_conflicts import output_path
 from ..checkpoint.saving import STAGING, replace_json
+from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ..checkpoint.strict_json import parse_object
+from ..checkpoint.working_folders import LOCK, FolderLock, remove_leftovers
 from .saved_path import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TrainingState:
     @classmethod
     def beside(cls, output: Path, identity: object) -> TrainingState:
         """The run whose result will be `output`: a hidden folder next to it."""
-        return cls(beside(output_path(output), ".isthmus-training"), identity)
+        return cls(hidden_sibling(output_path(output), ".isthmus-training"), identity)
 
     @classmethod
     def of_run(
@@ -125,7 +125,7 @@ class TrainingState:
                 raise ValueError("no step of this run")
             history = [(int(step), _number(loss), float(height)) for step, loss, height in latest["history"]]
             for file in target.iterdir():
-                require_plain(file, target.name)
+                require_regular_file(file, target.name)
             alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
             best = read_bends(target / BEST)
             accelerator.load_state(str(target))
@@ -149,7 +149,7 @@ class TrainingState:
         Raises BadInput while another process has it.
         """
         refusal = f"another process is training for this output (in '{self.folder.name}'): wait for it"
-        with Lock(self.folder, refusal):
+        with FolderLock(self.folder, refusal):
             try:
                 yield
             finally:
@@ -168,7 +168,7 @@ class TrainingState:
             shutil.rmtree(step, ignore_errors=True)
         for name in ("latest.json.new", LOCK):
             (self.folder / name).unlink(missing_ok=True)
-        remove_leftovers(beside(self.folder / "latest.json", STAGING))
+        remove_leftovers(hidden_sibling(self.folder / "latest.json", STAGING))
         with suppress(OSError):  # somebody put something else there
             self.folder.rmdir()
 

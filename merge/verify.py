@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..align.alignment import TOLERANCE as LOG_PROBS
-from ..checkpoint.claims import Claim
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
 from ..checkpoint.model import log_probs
+from ..checkpoint.working_folders import WorkingFolder
 from ..eval.loss import Losses
 from ..eval.offloaded_loss import load_offloaded
 
@@ -62,7 +62,7 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 
     Raises IsthmusError where its loss is not the one that was shown, within `TOLERANCE`.
     """
-    with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
+    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         found: Any = load_offloaded(directory, shown.memory, folder)
         for label, rows in shown.blocks.items():
             for ids, loss in zip(rows[:BLOCKS], shown.losses.per_block[label], strict=False):
@@ -78,7 +78,7 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 @torch.no_grad()
 def require_finite_output(directory: Path, model: str, length: int = 16) -> None:
     """Run the model in a directory once, on a few token ids. Raises NotFinite where its logits are not finite."""
-    with Claim(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
+    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         found: Any = load_offloaded(directory, None, folder)
         rows = int(found.config.vocab_size)
         ids = torch.randint(rows, (1, length), generator=torch.Generator().manual_seed(0))

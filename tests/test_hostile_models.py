@@ -29,7 +29,7 @@ REFUSED = {
     "a vocabulary of nines": "a number of 4000 digits",
     "huge positions": "n_positions = 1099511627776",
     "stages without end": "num_stages = 10000000000",
-    "a deep configuration": "lists and objects in one another",
+    "a deep configuration": "nests lists and objects more than",
     "many labels": "more than the 4 MB",
     "a huge configuration": "more than the 4 MB",
     "nested normalizers": "the normalizer of",

@@ -260,7 +260,7 @@ def test_every_output_can_be_overwritten(world: Path, tmp_path: Path, isthmus: C
         again = isthmus(*command, "-o", tmp_path / name)
         assert (again.code, "is not empty" in again.err) == (2, True), again.err
         pushed = isthmus("push", tmp_path / name, "me/model", "--dry-run")
-        assert (pushed.code, "is no merge that isthmus wrote" in pushed.err) == (2, True)
+        assert (pushed.code, "is not a merge that isthmus wrote" in pushed.err) == (2, True)
     assert {path.name for path in tmp_path.iterdir()} == {*commands, "reference"}
 
 

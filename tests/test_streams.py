@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import EMBEDDED
 
-from isthmus.checkpoint.foreign import plain
+from isthmus.checkpoint.untrusted_text import plain
 
 A, B = EMBEDDED / "docs", EMBEDDED / "code"
 COMMAND = f"{sys.executable} -m isthmus"

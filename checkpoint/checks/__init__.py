@@ -1,4 +1,4 @@
-"""What a check looks at, one module each: configuration, tokenizers, weights, repositories, cost.
+"""The parts of a check: configuration, tokenizers, weights, repositories, cost.
 
-Each gives findings (`finding.Finding`) on one model or on two; `isthmus.checkpoint.check` puts them together.
+Each returns findings (`finding.Finding`) about one model or two; `isthmus.checkpoint.check` collects them.
 """

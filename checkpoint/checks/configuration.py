@@ -1,7 +1,7 @@
 """Do two configurations describe models of one shape and function?
 
-What a model computes with blocks where it differs. For a family that is the list in its table (`configuration`); for
-another architecture the fields that its configuration class declares. All else is bookkeeping: at most a note.
+A difference in what a model computes with blocks. For a family these keys are in its table (`configuration`); for any
+other architecture they are the fields that its configuration class declares. All other keys are at most worth a note.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
-from ..config import build_config, named
+from ..config import build_config, failures_of
 from ..model import Families
 from ..token_ids import is_token_key
 from .finding import Finding
@@ -31,7 +31,7 @@ LABELS = {
     "rope_parameters": "rotary position encoding",
     "rope_scaling": "scaling of the rotary position encoding",
 }
-# What every pair of configurations may differ in, and what other checks compare: not worth a note.
+# Keys that may always differ, and keys that other checks compare: not worth a note.
 SILENT = frozenset(
     [
         "architectures",
@@ -56,9 +56,9 @@ SILENT = frozenset(
         "n_inner",
     ]
 )
-# What older files say, and classes take into fields that are compared.
+# Keys of older files, whose values transformers moves into fields that are compared.
 OLD = frozenset(["rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"])
-# Fields that configuration classes declare and that only training, or the form of the output, reads.
+# Fields of configuration classes that matter only for training, or for the form of the output.
 TRAINING = re.compile(
     r".*(dropout|dropout_prob|_pdrop|_drop|layerdrop|jitter_noise|aux_loss_coef)|initializer_\w+|init_std|use_cache"
     r"|output_router_logits|pretraining_tp|gradient_checkpointing|summary_\w+|problem_type|reorder_and_upcast_attn"
@@ -67,7 +67,7 @@ TRAINING = re.compile(
 ROUNDING = frozenset(
     ["layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "norm_eps", "norm_epsilon", "layernorm_epsilon"]
 )
-# Names of one function in transformers; the tanh approximations of GELU differ by rounding alone.
+# Different names of one function in transformers; the tanh approximations of GELU differ only by rounding.
 ACTIVATIONS = {
     "swish": "silu",
     "gelu_python": "gelu",
@@ -85,28 +85,28 @@ def configuration_findings(
     facts_b: Mapping[str, Any],
     families: Families | None = None,
 ) -> list[Finding]:
-    """What differs between the contents of two config.json; nothing is imported where they say the same.
+    """Findings about differences between two config.json; transformers is imported only if there are any.
 
     Raises as `build_config` does.
     """
     if facts_a["model_type"] != facts_b["model_type"]:
         what = f"'{name_a}' is of type '{facts_a['model_type']}', '{name_b}' of type '{facts_b['model_type']}'"
         return [Finding("blocks", what, "only models of one architecture can be merged", FILE)]
-    if _spoken(facts_a) == _spoken(facts_b):
+    if _relevant(facts_a) == _relevant(facts_b):
         return []
     a, b = build_config(facts_a, name_a), build_config(facts_b, name_b)
-    public = {own: standard for standard, own in a.attribute_map.items()}
-    with named(name_a):
+    public = {field: standard for standard, field in a.attribute_map.items()}
+    with failures_of(name_a):
         read_a = dict(_read(a, families))
-    with named(name_b):
+    with failures_of(name_b):
         read_b = dict(_read(b, families))
     findings = []
     for key in sorted(read_a.keys() | read_b.keys()):
-        mine, other = read_a.get(key), read_b.get(key)
-        if not is_token_key(key) and not _equal(mine, other):  # token ids are those of the tokenizer's model
-            findings.append(_difference(key, public.get(key, key), mine, name_a, other, name_b))
-    known = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
-    findings += _bookkeeping(name_a, facts_a, facts_b, known)
+        value_a, value_b = read_a.get(key), read_b.get(key)
+        if not is_token_key(key) and not _equal(value_a, value_b):  # token ids come with the tokenizer
+            findings.append(_difference(key, public.get(key, key), value_a, name_a, value_b, name_b))
+    handled = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
+    findings += _bookkeeping(name_a, facts_a, facts_b, handled)
     if a.tie_word_embeddings != b.tie_word_embeddings:
         tied = name_a if a.tie_word_embeddings else name_b
         what = f"only '{tied}' ties its output to its embedding"
@@ -114,14 +114,14 @@ def configuration_findings(
     return findings
 
 
-def _spoken(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What can make a difference or is worth a note, tied embeddings too."""
+def _relevant(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that can change the function of a model, or are worth a note; tied embeddings included."""
     silent = SILENT - {"tie_word_embeddings", "n_inner"}
     return {key: value for key, value in facts.items() if key not in silent and not key.startswith("_")}
 
 
 def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple[str, Any]]:
-    """What a model computes with: key and value, those of inner configurations with a dotted key."""
+    """The keys and values that a model computes with; a key of a nested configuration has a dot in it."""
     table = families[config.model_type](config).configuration if families and config.model_type in families else {}
     if table:
         yield from table.items()
@@ -132,14 +132,14 @@ def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple
             continue
         if value is not None and hasattr(value, "attribute_map"):
             yield from ((f"{key}.{inner}", content) for inner, content in _read(value, None))
-        elif key == "n_inner" and value is None:  # four hidden units for every feature
+        elif key == "n_inner" and value is None:  # transformers then takes four times the width
             yield key, 4 * config.hidden_size
         else:
             yield key, value
 
 
 def _declared(config: PretrainedConfig) -> set[str]:
-    """The fields that the configuration class of an architecture has beside those that all have."""
+    """The fields that the configuration class of an architecture adds to those of every configuration."""
     from transformers import PretrainedConfig
 
     classes = [cls for cls in type(config).__mro__ if issubclass(cls, PretrainedConfig) and cls is not PretrainedConfig]
@@ -147,28 +147,28 @@ def _declared(config: PretrainedConfig) -> set[str]:
     return {key for key in declared if not key.startswith("_") and key not in ("model_type", "sub_configs")}
 
 
-def _equal(mine: object, other: object) -> bool:
-    if isinstance(mine, str) and isinstance(other, str):
-        return ACTIVATIONS.get(mine, mine) == ACTIVATIONS.get(other, other)
-    if isinstance(mine, (list, tuple)) and isinstance(other, (list, tuple)):
-        return list(mine) == list(other)
-    return mine == other
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, str) and isinstance(b, str):
+        return ACTIVATIONS.get(a, a) == ACTIVATIONS.get(b, b)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return list(a) == list(b)
+    return a == b
 
 
-def _difference(key: str, standard: str, mine: object, name_a: str, other: object, name_b: str) -> Finding:
-    what = f"the {LABELS.get(standard, key)} differs: {mine} in '{name_a}', {other} in '{name_b}'"
+def _difference(key: str, standard: str, value_a: object, name_a: str, value_b: object, name_b: str) -> Finding:
+    what = f"the {LABELS.get(standard, key)} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
     if key.rpartition(".")[2] in ROUNDING:
         return Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE)
     return Finding("blocks", what, "only models of one shape and function can be merged", FILE)
 
 
-def _bookkeeping(name_a: str, a: Mapping[str, Any], b: Mapping[str, Any], known: set[str]) -> list[Finding]:
-    """One note on the keys that no forward pass reads."""
-    both = {**_spoken(a), **_spoken(b)}
+def _bookkeeping(name_a: str, a: Mapping[str, Any], b: Mapping[str, Any], handled: set[str]) -> list[Finding]:
+    """One note on all differing keys that no forward pass reads."""
+    both = {**_relevant(a), **_relevant(b)}
     keys = sorted(
         key
         for key in both
-        if key not in known
+        if key not in handled
         and not TRAINING.fullmatch(key)
         and not is_token_key(key)
         and not _equal(a.get(key), b.get(key))
@@ -177,5 +177,5 @@ def _bookkeeping(name_a: str, a: Mapping[str, Any], b: Mapping[str, Any], known:
         return []
     listed = ", ".join(f"'{key}'" for key in keys[:LISTED])
     more = f" and {len(keys) - LISTED} more keys" if len(keys) > LISTED else ""
-    what = f"the configurations also differ in {listed}{more}, which the models do not compute with"
-    return [Finding("notes", what, f"the merge takes what '{name_a}' says", FILE)]
+    what = f"the configurations also differ in {listed}{more}, which do not change what the models compute"
+    return [Finding("notes", what, f"the merge takes the values of '{name_a}'", FILE)]

@@ -1,4 +1,4 @@
-"""What a merge will take: bytes to download, memory, disk."""
+"""The cost of a merge: bytes to download, memory, disk."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from ..source import Source
 from .finding import Finding
 
 MBIT_PER_S = 100
-# The libraries, and copies of the weights in float32 that live at once: 4.8 GB for an aligned merge of two GPT-2 small.
+# Bytes of the libraries, and how many float32 copies of the weights exist at once. Measured: an aligned merge of two
+# models of 163 M parameters peaks at 4.8 GB.
 LIBRARIES, COPIES = 0.6e9, 6.5
 FLOAT32 = 4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes: still to be fetched, of memory at the peak of an aligned merge, and of the merge on disk."""
+    """Bytes still to download, bytes of memory at the peak of an aligned merge, bytes of the merge on disk."""
 
     download: int
     memory: int
@@ -32,25 +33,25 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """The time of the download over a line of `MBIT_PER_S`."""
+        """The time of the download at `MBIT_PER_S`."""
         return self.download * 8 / (MBIT_PER_S * 1e6)
 
     def __str__(self) -> str:
         if not self.download:
-            fetched = "nothing is left to download"
+            download = "nothing is left to download"
         else:
-            fetched = f"{_size(self.download)} to download, {self.seconds:.0f} s at {MBIT_PER_S} Mbit/s"
+            download = f"{_size(self.download)} to download, {self.seconds:.0f} s at {MBIT_PER_S} Mbit/s"
         return (
-            f"{fetched}; an aligned merge takes about {_size(self.memory)} of memory and {_size(self.output)} of disk"
+            f"{download}; an aligned merge takes about {_size(self.memory)} of memory and {_size(self.output)} of disk"
         )
 
 
 def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], families: Families | None) -> Cost:
-    """The cost of a merge of some models, each alike."""
+    """The cost of a merge of models of one shape."""
     download = 0
     for source in sources:
-        wanted = [*source.weight_files(), *small_files(source.files)]
-        missing = (name for name in wanted if name in source.files and not source.is_local(name))
+        names = [*source.weight_files(), *small_files(source.files)]
+        missing = (name for name in names if name in source.files and not source.is_local(name))
         download += sum(source.files[name].size or 0 for name in missing)
     shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes
     weights = FLOAT32 * sum(math.prod(shape) for shape in shapes.values())
@@ -58,7 +59,7 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
 
 
 def cost_findings(cost: Cost) -> list[Finding]:
-    """Where the machine has less than the merge takes."""
+    """Findings if the machine has too little memory or disk for the merge."""
     findings = []
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if cost.memory > memory:

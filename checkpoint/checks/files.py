@@ -1,5 +1,4 @@
-"""What is wrong with a model's own small files: tokens without rows, two files that say different things of which
-transformers reads one, files that a merge leaves out."""
+"""Problems in the small files of one model: tokens without rows, contradictions, files that a merge leaves out."""
 
 from __future__ import annotations
 
@@ -29,9 +28,9 @@ SHOWN = 4  # files that a sentence names, at most
 
 
 def file_findings(source: Source, facts: Mapping[str, Any], rows: int) -> list[Finding]:
-    """What to know of one model's small files; `facts` is its config.json, `rows` are those of its embedding.
+    """Findings about the small files of one model; `facts` is its config.json, `rows` counts those of its embedding.
 
-    Raises CorruptCheckpoint when one of them is damaged.
+    Raises CorruptCheckpoint if one of the files is damaged.
     """
     generation = source.json(GENERATION) if GENERATION in source.files else None
     return [
@@ -46,7 +45,7 @@ def file_findings(source: Source, facts: Mapping[str, Any], rows: int) -> list[F
 
 
 def _tokens_without_rows(source: Source, rows: int) -> Iterator[Finding]:
-    """Found from the tokenizer's files where they are at hand, else from the added tokens that its settings list."""
+    """From the files of the tokenizer if they are local, else from the added tokens in its settings."""
     if not source.has_tokenizer:
         return
     tokens: dict[str, int] = {}
@@ -65,7 +64,7 @@ def _tokens_without_rows(source: Source, rows: int) -> Iterator[Finding]:
         count = f"{len(without)} tokens, the first of them " if len(without) > 1 else "the token "
         shown = json.dumps(token, ensure_ascii=False)
         what = f"the tokenizer of '{source.name}' has {count}{shown} with id {index}, and its embedding has {rows} rows"
-        advice = "a model fails on a text with such a token; add rows to the embedding, or take the tokens out"
+        advice = "the model fails on a text with such a token; add rows to the embedding, or remove the tokens"
         yield Finding("degrades", what, advice, TOKENIZER if TOKENIZER in source.files else TOKENIZER_SETTINGS)
 
 
@@ -79,14 +78,14 @@ def _ids_without_rows(
             what = f"the {key} of '{name}' is {index} in {file}, and its embedding has {rows} rows"
             ends = key == "eos_token_id" and (generation is None or file == GENERATION)
             advice = "no text ever ends with that token" if ends else "there is no such token"
-            yield Finding("degrades" if ends else "notes", what, f"{advice}; put the id right", file)
+            yield Finding("degrades" if ends else "notes", what, f"{advice}; correct the id", file)
 
 
 def _generation(name: str, facts: Mapping[str, Any], generation: Mapping[str, Any] | None) -> Iterator[Finding]:
     for key in sorted(generation or {}):
-        mine, other = (generation or {})[key], facts.get(key)
-        if key not in _OF_EACH_FILE and other is not None and mine != other:
-            what = f"the {key} of '{name}' is {other} in {CONFIGURATION} and {mine} in {GENERATION}"
+        value, other = (generation or {})[key], facts.get(key)
+        if key not in _OF_EACH_FILE and other is not None and value != other:
+            what = f"the {key} of '{name}' is {other} in {CONFIGURATION} and {value} in {GENERATION}"
             yield Finding("notes", what, f"{GENERATION} takes precedence when text is generated", GENERATION)
 
 
@@ -94,19 +93,19 @@ def _special_tokens(source: Source) -> Iterator[Finding]:
     if SPECIAL_TOKENS not in source.files or TOKENIZER_SETTINGS not in source.files:
         return
     first, second = source.json(TOKENIZER_SETTINGS), source.json(SPECIAL_TOKENS)
-    winner = TOKENIZER_SETTINGS if DECODER in first else SPECIAL_TOKENS
+    preferred = TOKENIZER_SETTINGS if DECODER in first else SPECIAL_TOKENS
     for role in ROLES:
-        mine, other = token_text(first.get(role)), token_text(second.get(role))
-        if mine is not None and other is not None and mine != other:
+        token, other = token_text(first.get(role)), token_text(second.get(role))
+        if token is not None and other is not None and token != other:
             what = (
-                f"the {role} of '{source.name}' is {json.dumps(mine)} in {TOKENIZER_SETTINGS} and {json.dumps(other)} "
+                f"the {role} of '{source.name}' is {json.dumps(token)} in {TOKENIZER_SETTINGS} and {json.dumps(other)} "
                 f"in {SPECIAL_TOKENS}"
             )
-            yield Finding("notes", what, f"{winner} takes precedence", winner)
+            yield Finding("notes", what, f"{preferred} takes precedence", preferred)
 
 
 def _vocabulary(source: Source) -> Iterator[Finding]:
-    """vocab.json beside tokenizer.json, where reading them takes no download."""
+    """Compare vocab.json with tokenizer.json, if that takes no download."""
     names = (TOKENIZER, "vocab.json")
     if not all(name in source.files and source.is_local(name) for name in names):
         return
@@ -118,17 +117,17 @@ def _vocabulary(source: Source) -> Iterator[Finding]:
 
 
 def _templates(source: Source) -> Iterator[Finding]:
-    own = template_files(source)
+    templates = template_files(source)
     written = settings(source).get("chat_template") if source.has_tokenizer else None
-    if own and written and written != own.get("default"):
-        place = TEMPLATE if "default" in own else TEMPLATE_FOLDER
+    if templates and written and written != templates.get("default"):
+        place = TEMPLATE if "default" in templates else TEMPLATE_FOLDER
         what = f"'{source.name}' has a chat template in {place} and another in {TOKENIZER_SETTINGS}"
         yield Finding("notes", what, f"{place} takes precedence", place)
     if PROCESSOR_TEMPLATE in source.files:
         text = source.json(PROCESSOR_TEMPLATE).get("chat_template")
-        if text and text != (own.get("default") or written):
+        if text and text != (templates.get("default") or written):
             what = f"'{source.name}' has a chat template in {PROCESSOR_TEMPLATE}, which no tokenizer reads"
-            yield Finding("notes", what, "only processors of images and sound read it", PROCESSOR_TEMPLATE)
+            yield Finding("notes", what, "only processors of images and audio read it", PROCESSOR_TEMPLATE)
 
 
 def _left_out(source: Source) -> Iterator[Finding]:

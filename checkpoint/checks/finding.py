@@ -1,19 +1,22 @@
-"""One thing that a check found."""
+"""One finding of a check."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from ..foreign import plain
+from ..untrusted_text import plain
 
-LONGEST = 1000  # characters of what was found; it may repeat a part of a stranger's file
+LONGEST = 1000  # characters; a finding may quote an untrusted file
 Kind = Literal["blocks", "degrades", "notes"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """It `blocks` a merge, `degrades` it, or is one of the `notes`: what, in which file, and what to do."""
+    """A finding that `blocks` a merge, `degrades` it, or only `notes` something.
+
+    `what` is the problem, `where` the file that it is in, `advice` what to do.
+    """
 
     kind: Kind
     what: str

@@ -1,4 +1,4 @@
-"""Is it a causal language model, whole and in full precision? What is not cannot be merged yet: one sentence each."""
+"""Is it a causal language model, complete and in full precision? Nothing else can be merged yet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FILE, ADAPTER = "config.json", "adapter_config.json"
 MASKED = "ForMaskedLM"
 ADVICE = "isthmus merges causal language models so far"
-BEHEADED = "merge the language model that it was trained from, or save it without that head"
+WITHOUT_HEAD = "merge the language model that it was trained from, or save it without that head"
 # Classes of transformers by the end of their names.
 CLASSES = (
     (r"ForSequenceClassification|ForTokenClassification|RewardModel|ForRewardModeling", "has a classifier head"),
@@ -25,10 +25,10 @@ CLASSES = (
     (r"WithValueHead", "has a value head beside that of a language model"),
     (r"ForQuestionAnswering", "has a head that answers questions"),
     (r"ForPreTraining|ForNextSentencePrediction", "has a second head beside that of a language model"),
-    (r"ForSpeechSeq2Seq|ForCTC|For\w*Audio\w*|ForSpeech\w*", "is a model of sound"),
-    (r"For\w*(Image|Video|Vision|Object|Semantic|Segmentation|Depth|Keypoint|Document)\w*", "is a model of images"),
+    (r"ForSpeechSeq2Seq|ForCTC|For\w*Audio\w*|ForSpeech\w*", "is an audio model"),
+    (r"For\w*(Image|Video|Vision|Object|Semantic|Segmentation|Depth|Keypoint|Document)\w*", "is an image model"),
     (r"ForConditionalGeneration|ForSeq2SeqLM|EncoderModel", "is an encoder-decoder model"),
-    (r"For(?!CausalLM$)\w+", "is no language model"),
+    (r"For(?!CausalLM$)\w+", "is not a language model"),
 )  # fmt: skip
 # Heads by the first part of the names of their tensors.
 HEADS = {
@@ -49,24 +49,24 @@ QUANTIZED = re.compile(
 
 
 def kind_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> list[Finding]:
-    """What another kind of model means for a merge, by its files and its configuration: one finding at most.
+    """A finding if a model is of another kind, by its files and its configuration; at most one.
 
-    Most kinds block; a model of masked text can be averaged. Raises as `build_config` does.
+    Most kinds block; a masked language model can be averaged. Raises as `build_config` does.
     """
     name, kind = source.name, facts["model_type"]
     if ADAPTER in source.files:
-        what = f"'{name}' holds an adapter beside its weights ({ADAPTER}), which transformers puts on top of them"
+        what = f"'{name}' holds an adapter beside its weights ({ADAPTER}), which transformers applies to them"
         advice = "merge the adapter into the model, or remove its files"
         return [Finding("blocks", what, advice, ADAPTER)]
     listed = facts.get("architectures")
-    names = [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     causal = _causal(kind) if families is None or kind not in families or any(map(_description, names)) else None
     for architecture in names:
         words = _description(architecture)
         if architecture.endswith(MASKED) and causal is not None:
             continue
         if words and architecture != causal:
-            advice = f"{ADVICE}; {BEHEADED}" if "head" in words else ADVICE
+            advice = f"{ADVICE}; {WITHOUT_HEAD}" if "head" in words else ADVICE
             return [Finding("blocks", f"'{name}' {words} ({architecture})", advice, FILE)]
     obstacle: str | None = None
     if facts.get("is_encoder_decoder"):
@@ -76,25 +76,23 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
     elif families is None or kind not in families:
         config = build_config(facts, name)
         if causal is None:
-            obstacle = f"'{name}' is of type '{kind}', of which transformers has no causal language model"
+            obstacle = f"'{name}' is of type '{kind}', for which transformers has no causal language model"
         elif config.is_encoder_decoder:
             obstacle = f"'{name}' is an encoder-decoder model"
         elif reads_both_ways(config):
-            what = f"'{name}' is a model of masked text, which reads in both directions"
-            return [Finding("degrades", what, "no loss of a language model can be measured: leave --data out", FILE)]
+            what = f"'{name}' is a masked language model, which reads in both directions"
+            advice = "the loss of a language model cannot be measured: leave out --data"
+            return [Finding("degrades", what, advice, FILE)]
     return [Finding("blocks", obstacle, ADVICE, FILE)] if obstacle else []
 
 
 def tensor_findings(name: str, unknown: Iterable[str], where: str) -> list[Finding]:
-    """What the names of stored tensors that a language model has not say: of a head, or of quantized weights.
-
-    One finding at most.
-    """
+    """A finding if the name of an `unknown` stored tensor shows a head or quantized weights; at most one."""
     for tensor in unknown:
         head = HEADS.get(tensor.partition(".")[0])
         if head:
             what = f"'{name}' has {head} ('{tensor}') beside the weights of a language model"
-            return [Finding("blocks", what, f"{ADVICE}; {BEHEADED}", where)]
+            return [Finding("blocks", what, f"{ADVICE}; {WITHOUT_HEAD}", where)]
         if QUANTIZED.fullmatch(tensor):
             what = f"'{name}' is quantized (its tensor '{tensor}' says so)"
             return [Finding("blocks", what, "merge the full-precision weights", where)]
@@ -102,36 +100,36 @@ def tensor_findings(name: str, unknown: Iterable[str], where: str) -> list[Findi
 
 
 def headless_findings(name: str, facts: Mapping[str, Any], missing: Iterable[str], schema: Schema) -> list[Finding]:
-    """A model that was saved without its output, where that is all that is `missing`: one finding at most."""
-    lacking = list(missing)
-    if not lacking:
+    """A finding if the output matrix is all that is `missing` in the files of a model; at most one."""
+    missing = list(missing)
+    if not missing:
         names = facts.get("architectures")
         bare = f"{facts['model_type']}model".replace("_", "").replace("-", "").lower()
-        base = [one for one in names if str(one).lower() == bare] if isinstance(names, list) else []
-        what = f"'{name}' was saved without the output of a language model ({', '.join(base)})"
-        advice = "its embedding is taken as its output, as in a language model of this type"
+        base = [name for name in names if str(name).lower() == bare] if isinstance(names, list) else []
+        what = f"'{name}' was saved without the output matrix of a language model ({', '.join(base)})"
+        advice = "the embedding serves as output matrix, as in every language model of this type"
         return [Finding("notes", what, advice, FILE)] if base and schema.tied else []
-    if any(tensor.startswith(f"{schema.prefix}.") for tensor in lacking):
+    if any(tensor.startswith(f"{schema.prefix}.") for tensor in missing):
         return []
-    what = f"'{name}' has no output of a language model (it lacks '{lacking[0]}')"
+    what = f"'{name}' has no output matrix of a language model (it lacks '{missing[0]}')"
     return [Finding("blocks", what, f"{ADVICE}: give the model that it was taken from", FILE)]
 
 
 def _description(architecture: str) -> str | None:
-    """What a class of transformers that is not a causal language model is, None for one that may be."""
+    """What kind of model a class of transformers is; None if it may be a causal language model."""
     return next((words for ending, words in CLASSES if re.search(rf"(?:{ending})$", architecture)), None)
 
 
 def _causal(kind: str) -> str | None:
-    """The class of a type's causal language model."""
+    """The class of the causal language model of a type, None if there is none."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
-    return found[0] if isinstance(found, tuple) else found
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    return classes[0] if isinstance(classes, tuple) else classes
 
 
 def reads_both_ways(config: PretrainedConfig) -> bool:
-    """Whether a model sees the tokens that it would have to predict, as models of masked text do."""
+    """Whether a model sees the tokens that it would have to predict, as masked language models do."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     return getattr(config, "is_decoder", None) is False and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES

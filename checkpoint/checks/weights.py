@@ -1,6 +1,6 @@
-"""The tensors of a model against its configuration, and of two models against each other, without reading weights.
+"""The tensors of a model against its configuration, and of two models against each other, by headers alone.
 
-Only the distance between two models that are both on this disk is measured, on a sample of their weights.
+If two models are both on this disk, the distance between them is measured on a sample of their weights.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..bounds import require_tensors
-from ..contents import Contents, contents_of, stored_tensors
+from ..config_limits import require_tensors
 from ..model import Families
 from ..source import WEIGHT_FILES, Source
+from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
 from .finding import Finding
 from .kind import headless_findings, kind_findings, tensor_findings
 
@@ -24,22 +24,22 @@ RELATED = 0.5
 
 @dataclass(frozen=True)
 class Weights:
-    """What the headers of a model say (`contents`); None where only a pickle would tell.
+    """The tensors of a model by its headers (`contents`); None if it is pickled on the Hub, or cannot be merged.
 
-    `aligns` is whether models of its type can be aligned.
+    `aligns` says whether models of its type can be aligned.
     """
 
-    contents: Contents | None
+    contents: TensorInventory | None
     aligns: bool = True
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes of its tensors, by safetensors' names."""
+        """The dtypes of its tensors, by their names in safetensors."""
         return self.contents.dtypes if self.contents is not None else ()
 
 
 def own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> tuple[list[Finding], Weights]:
-    """What is wrong with one model alone, and its tensors."""
+    """Findings about one model alone, and its tensors."""
     findings = kind_findings(source, facts, families)
     if any(finding.kind == "blocks" for finding in findings):
         return findings, Weights(None)
@@ -54,18 +54,18 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     if source.weights.ignored:
         others = ", ".join(f"'{name}'" for name in source.weights.ignored)
         what = f"'{source.name}' is read from '{source.weights.index or names[0]}', and {others} beside it is not read"
-        advice = "transformers reads the same file; remove what is left over from another save"
+        advice = "transformers reads the same file; remove the files of an earlier save"
         findings.append(Finding("notes", what, advice, names[0]))
     if any(not name.endswith(".safetensors") for name in names):
-        advice = "they are read without executing them; safetensors would be safer, and read faster"
+        advice = "they are read without executing them; safetensors would be safer and faster"
         if stored is None:
-            advice = "its tensors can only be checked after the download; safetensors would be checked before"
+            advice = "its tensors can only be checked after the download; safetensors could be checked before"
         findings.append(Finding("notes", f"'{source.name}' has only pickled weights", advice, names[0]))
     if stored is not None:
         require_tensors(facts, len(stored), source.name)
     if stored is None:
         return findings, Weights(None, aligns)
-    contents = contents_of(source, stored, facts, families)
+    contents = inventory_of(source, stored, facts, families)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     obstacles = tensor_findings(source.name, contents.naming.foreign, where)
     if obstacles:
@@ -82,30 +82,30 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     return findings, Weights(contents, aligns)
 
 
-def _tied_findings(source: Source, contents: Contents, where: str) -> list[Finding]:
-    """Tied tensors that are stored apart: transformers unties them where they differ."""
+def _tied_findings(source: Source, contents: TensorInventory, where: str) -> list[Finding]:
+    """Tied tensors that are stored separately: transformers unties them if they differ."""
     stored = contents.naming.by_name()
-    both = [target for target, first in contents.schema.tied.items() if target in stored and first in stored]
-    if not both:
+    twice = [target for target, first in contents.schema.tied.items() if target in stored and first in stored]
+    if not twice:
         return []
-    what = f"'{source.name}' stores '{both[0]}' beside the tensor that its config.json ties it to"
+    what = f"'{source.name}' stores '{twice[0]}' beside the tensor that its config.json ties it to"
     if not all(source.is_local(name) for name in source.weight_files()):
-        advice = "where they differ, the merge will be untied (this is known after the download)"
+        advice = "if they differ, which shows after the download, the merge will be untied"
         return [Finding("notes", what, advice, where)]
-    if contents.settled(source).schema.tied:
+    if contents.with_ties_resolved(source).schema.tied:
         return []
-    advice = "they differ, so that transformers loads both, and the merge will be untied"
+    advice = "they differ, so transformers loads both, and the merge will be untied"
     return [Finding("notes", what, advice, where)]
 
 
 def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> list[Finding]:
-    """Other dtypes; and how far the weights are apart, where both are on this disk, and what that asks for."""
+    """Findings about different dtypes, and about the distance between the weights if both are on this disk."""
     findings = []
     if weights_a.dtypes and weights_b.dtypes and weights_a.dtypes != weights_b.dtypes:
-        mine, other = ("/".join(x.dtypes) for x in (weights_a, weights_b))
-        what = f"'{a.name}' is stored in {mine}, '{b.name}' in {other}"
+        dtypes_a, dtypes_b = ("/".join(weights.dtypes) for weights in (weights_a, weights_b))
+        what = f"'{a.name}' is stored in {dtypes_a}, '{b.name}' in {dtypes_b}"
         findings.append(
-            Finding("notes", what, "the merge is saved in float32, or in what --dtype says", WEIGHT_FILES[0])
+            Finding("notes", what, "the merge is saved in float32, or in the dtype of --dtype", WEIGHT_FILES[0])
         )
     apart = distance(a, weights_a, b, weights_b)
     if apart is None:
@@ -126,10 +126,10 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
 
 
 def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> float | None:
-    """‖A − B‖ / √(‖A‖² + ‖B‖²) on a sample: 0 for equal weights, 1 for orthogonal ones, as of independent models.
+    """‖A − B‖ / √(‖A‖² + ‖B‖²) on a sample: 0 for equal weights, 1 for orthogonal ones, such as independent models.
 
-    Over the first `SAMPLED_ROWS` rows of `SAMPLED_MATRICES` matrices that lie evenly spread among those of one shape in
-    both, float64. None where a model is not on this disk, is pickled, or has not such numbers.
+    The sample is the first `SAMPLED_ROWS` rows of about `SAMPLED_MATRICES` matrices, evenly spread among those with the
+    same shape in both, in float64. None if a model is not on this disk, is pickled, or is all zero or not finite.
     """
     if weights_a.contents is None or weights_b.contents is None:
         return None
@@ -146,8 +146,8 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
     difference = total = 0.0
     states = [contents.state(source) for source, contents in sides]
     for name in names[::step]:
-        mine, other = (state.first_rows(name, SAMPLED_ROWS).double() for state in states)
-        difference += (mine - other).square().sum().item()
-        total += (mine.square().sum() + other.square().sum()).item()
-    found = math.sqrt(difference / total) if total > 0 else math.nan
-    return found if math.isfinite(found) else None
+        rows_a, rows_b = (state.first_rows(name, SAMPLED_ROWS).double() for state in states)
+        difference += (rows_a - rows_b).square().sum().item()
+        total += (rows_a.square().sum() + rows_b.square().sum()).item()
+    share = math.sqrt(difference / total) if total > 0 else math.nan
+    return share if math.isfinite(share) else None

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.headers import TensorInfo, read_header
+from isthmus.checkpoint.headers import ITEM_BITS, TensorInfo, read_header
 
 
 @pytest.fixture
@@ -22,6 +23,18 @@ def file(tmp_path: Path) -> Path:
 
 def test_reads_names_shapes_and_dtypes(file: Path) -> None:
     assert read_header(file, "m") == {"a": TensorInfo("F32", (3, 4)), "b": TensorInfo("BF16", (5,))}
+
+
+@pytest.mark.parametrize("dtype", ITEM_BITS)
+def test_every_dtype_of_the_format_is_read(tmp_path: Path, dtype: str) -> None:
+    header = {"a": {"dtype": dtype, "shape": [4, 2], "data_offsets": [0, ITEM_BITS[dtype]]}}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(ITEM_BITS[dtype]))
+    assert read_header(path, "m") == {"a": TensorInfo(dtype, (4, 2))}
+    with safe_open(path, "pt") as library:
+        assert list(library.keys()) == ["a"]
 
 
 def rewrite(file: Path, change: Callable[[dict], None]) -> None:

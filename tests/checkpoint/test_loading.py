@@ -171,7 +171,7 @@ def test_no_weights_no_config_no_directory(saved, tmp_path: Path) -> None:
 
 CONFIGS = {
     "not JSON": ("{", CorruptCheckpoint, r"'config\.json' of 'm' is not valid JSON"),
-    "a list": ("[]", CorruptCheckpoint, r"'config\.json' of 'm' is not valid JSON"),
+    "a list": ("[]", CorruptCheckpoint, r"'config\.json' of 'm' holds a list instead of a JSON object"),
     "no type": ("{}", BadInput, "config.json of 'm' has no model_type"),
     "unknown": ('{"model_type": "frob"}', BadInput, "'m' has the model type 'frob', which"),
     "wrong": (

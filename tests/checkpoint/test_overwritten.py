@@ -18,11 +18,11 @@ from torch import Tensor
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint
+from isthmus.checkpoint.file_version import TICK
 from isthmus.checkpoint.inputs import open_inputs
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.checkpoint.rows import in_blocks
 from isthmus.checkpoint.source import Source
-from isthmus.checkpoint.version import TICK
 
 READS = 20
 
@@ -154,7 +154,7 @@ def test_times_that_are_put_back_do_not_hide_it(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_always_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isthmus.checkpoint.version.PATIENCE", 0.1)
+    monkeypatch.setattr("isthmus.checkpoint.file_version.PATIENCE", 0.1)
     old, over = version(tmp_path / "m", 1, "one file"), threading.Event()
     content = (old / "model.safetensors").read_bytes()
 

@@ -15,7 +15,7 @@ from isthmus.checkpoint.loading import load
 
 NAME = "transformer.h.0.attn.c_attn.weight"
 REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
-    "meta": (lambda x: x.to("meta"), "has no numbers"),
+    "meta": (lambda x: x.to("meta"), "has no values"),
     "sparse": (lambda x: x.to_sparse(), "is sparse"),
     "rows compressed": (lambda x: x.to_sparse_csr(), "is sparse"),
     "nested": (lambda x: torch.nested.nested_tensor([x[0], x[0, :3]]), "is a nested tensor"),

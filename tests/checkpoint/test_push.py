@@ -24,10 +24,11 @@ from safetensors.torch import load_file
 from isthmus.checkpoint import hub as asking
 from isthmus.checkpoint.errors import BadInput, IsthmusError
 from isthmus.checkpoint.manifest import sealed
-from isthmus.checkpoint.output import read_output
-from isthmus.checkpoint.push import Target, plan_push
+from isthmus.checkpoint.push import plan_push
+from isthmus.checkpoint.push_target import PushTarget
 from isthmus.checkpoint.saving import write_json
 from isthmus.checkpoint.shards import save_weights
+from isthmus.checkpoint.upload_check import read_output
 
 A, B = EMBEDDED / "docs", EMBEDDED / "code"
 REPO = "user/merged"
@@ -171,15 +172,15 @@ def test_anothers_work_is_not_overwritten(logged_in: HubServer, merged: Path, tm
         (lambda d: (d / "config.json").unlink(), "'config.json' is missing from"),
         (lambda d: (d / "secrets.txt").write_text("x"), "'secrets.txt' was added to"),
         (lambda d: (d / "README.md").write_text("# Mine"), "'README.md' was changed in"),
-        (lambda d: (d / "isthmus.json").write_text("{}"), "is no merge that isthmus wrote"),
-        (lambda d: (d / "isthmus.json").unlink(), "is no merge that isthmus wrote"),
+        (lambda d: (d / "isthmus.json").write_text("{}"), "is not a merge that isthmus wrote"),
+        (lambda d: (d / "isthmus.json").unlink(), "is not a merge that isthmus wrote"),
         (
             lambda d: (d / "isthmus.json").write_text((d / "isthmus.json").read_text().replace("docs", "dogs")),
             "'isthmus.json' in 'merged' was changed",
         ),
         (
             lambda d: [(d / "config.json").unlink(), (d / "config.json").symlink_to(A / "config.json")],
-            "is no plain file",
+            "is no longer a regular file",
         ),
         (lambda d: (d / "sub").mkdir(), "'sub' was added to"),
         (shutil.rmtree, "there is no directory 'merged'"),
@@ -310,9 +311,9 @@ def test_a_limit_is_waited_for_as_long_as_the_hub_asks_if_that_is_not_too_long(
 
 def test_somebody_else_pushed_meanwhile(logged_in: HubServer, merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged_in.add(REPO, A)
-    plan = plan_push(read_output(merged), Target.find(REPO), overwrite=True)
+    plan = plan_push(read_output(merged), PushTarget.find(REPO), overwrite=True)
     logged_in.repos[REPO].sha = "b" * 40
-    with pytest.raises(IsthmusError, match="was changed by somebody else meanwhile"):
+    with pytest.raises(IsthmusError, match="was changed by somebody else in the meantime"):
         plan.carry_out()
     assert logged_in.repos[REPO].commits == []
 
@@ -337,7 +338,7 @@ def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(logged_in: Hub
     logged_in.faults.append(Fault("POST", "/commit/", late=True))
     found = isthmus("push", merged, REPO, "--create-pr")
     assert found.code == 1
-    assert "look there whether it was" in found.err
+    assert "look whether it is there" in found.err
     assert len(logged_in.repos[REPO].commits) == 1
 
 
@@ -376,5 +377,5 @@ def test_interrupted_in_the_middle_and_repeated(hub: HubServer, tmp_path: Path) 
 
 
 def test_a_full_namespace_is_needed_to_look_without_a_login(hub: HubServer, merged: Path) -> None:
-    with pytest.raises(BadInput, match="pushing needs an account"):
-        Target.find("merged", writing=False)
+    with pytest.raises(BadInput, match="a push needs an account"):
+        PushTarget.find("merged", writing=False)

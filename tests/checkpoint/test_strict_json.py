@@ -5,8 +5,8 @@ import json
 import pytest
 
 from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.foreign import json_text
 from isthmus.checkpoint.strict_json import DEEPEST, parse_json, parse_object
+from isthmus.checkpoint.untrusted_text import json_text
 
 REFUSED = {
     "nothing": ("", "is not valid JSON"),
@@ -17,8 +17,8 @@ REFUSED = {
     "400 digits": ("1" * 400, "holds a number of 400 digits"),
     "half a character": (r'{"a": ["\ud800x"]}', r"holds \\ud800, half of a character"),
     "the other half, in a key": (r'{"\uDFFF": 1}', r"holds \\udfff, half of a character"),
-    "too deep to parse": ("[" * 10**5, "has more than 100 lists and objects in one another"),
-    "too deep to use": ('{"a":' * 500 + "1" + "}" * 500, "has more than 100 lists and objects in one another"),
+    "too deep to parse": ("[" * 10**5, "nests lists and objects more than 100 levels deep"),
+    "too deep to use": ('{"a":' * 500 + "1" + "}" * 500, "nests lists and objects more than 100 levels deep"),
     "not UTF-8": (b'{"a": "\xff"}', "is not valid JSON"),
     "a surrogate in UTF-8": (b'"\xed\xa0\x80"', "is not valid JSON"),
     "a byte order mark": (b"\xef\xbb\xbf{}", "is not valid JSON"),
@@ -47,7 +47,7 @@ def test_as_deep_as_allowed() -> None:
 
 @pytest.mark.parametrize("content", ["[]", "null", "true", "3", '"x"'])
 def test_an_object_is_an_object(content: str) -> None:
-    with pytest.raises(CorruptCheckpoint, match=r"it holds .* in place of an object"):
+    with pytest.raises(CorruptCheckpoint, match=r"it holds .* instead of a JSON object"):
         parse_object(content, "it")
 
 
@@ -55,6 +55,13 @@ def test_two_values_for_one_key() -> None:
     assert parse_object('{"a": 1, "a": 2}', "it") == {"a": 2}
     with pytest.raises(CorruptCheckpoint, match='has two values for "a"'):
         parse_object('{"b": {"a": 1, "a": 2}}', "it", unique=True)
+
+
+def test_a_repeated_key_among_very_many() -> None:
+    """Every key is looked at once: comparing each with all others would take minutes."""
+    keys = ",".join(f'"k{number}":0' for number in range(200_000))
+    with pytest.raises(CorruptCheckpoint, match='has two values for "last"'):
+        parse_object(f'{{{keys},"last":0,"last":0}}', "it", unique=True)
 
 
 def test_what_is_written_can_be_encoded() -> None:

@@ -7,9 +7,9 @@ from conftest import EMBEDDED
 from isthmus.checkpoint.loading import load
 from isthmus.eval.corpora import corpus
 from isthmus.eval.text import blocks
-from isthmus.merge.fitting import CurvePlan, train_curve, training_record
+from isthmus.merge.fitting import train_curve, training_record
 from isthmus.merge.path import WeightPath
-from isthmus.merge.plans import PathTraining
+from isthmus.merge.plans import CurvePlan, PathTraining
 from isthmus.merge.progress import Progress
 
 

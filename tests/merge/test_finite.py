@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from isthmus.checkpoint.errors import BadInput, NotFinite
 from isthmus.checkpoint.finite import place_of_nan, written_blocks
 from isthmus.checkpoint.manifest import sealed
-from isthmus.checkpoint.output import read_output
+from isthmus.checkpoint.upload_check import read_output
 from isthmus.merge.operators.registry import OPERATORS
 from isthmus.merge.plans import Gates
 from isthmus.merge.recipe import Recipe, Segment, Setting, recipe

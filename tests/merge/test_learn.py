@@ -15,9 +15,9 @@ from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import labelled_blocks
-from isthmus.merge.fitting import LearnPlan, learn, movable
+from isthmus.merge.fitting import learn, movable
 from isthmus.merge.path import WeightPath
-from isthmus.merge.plans import CurvePlan, PathTraining
+from isthmus.merge.plans import CurvePlan, LearnPlan, PathTraining
 from isthmus.merge.progress import Progress
 from isthmus.merge.training import PathModule
 from isthmus.merge.training_state import TrainingState

@@ -14,10 +14,10 @@ from conftest import EMBEDDED
 from merging import combine
 from safetensors.torch import load_file
 
-from isthmus.checkpoint import contents
+from isthmus.checkpoint import tensor_inventory
 from isthmus.checkpoint.card import render_card
 from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels, UnsupportedFamily
-from isthmus.checkpoint.state import LazyState
+from isthmus.checkpoint.lazy_state import LazyState
 from isthmus.eval.summary import loss_table, sentences
 from isthmus.merge import combined
 from isthmus.merge.mergekit import read_recipe
@@ -61,7 +61,7 @@ def test_a_tensor_is_read_once_unless_it_is_large(monkeypatch: pytest.MonkeyPatc
             passes[name] += 1
             return super().blocks(name)
 
-    monkeypatch.setattr(contents, "LazyState", Counted)
+    monkeypatch.setattr(tensor_inventory, "LazyState", Counted)
     merged = combine(recipe("model_stock", [DOCS, CODE], base=BASE)).state
     name, vector = "transformer.wte.weight", "transformer.ln_f.weight"
     kept = [merged[name], merged[vector]]

@@ -11,7 +11,7 @@ import torch
 from merging import merge
 
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError
-from isthmus.checkpoint.opening import require_opens
+from isthmus.checkpoint.trial_loading import require_opens
 from isthmus.eval.loss import Losses
 from isthmus.merge.verify import Shown, require_shown
 
@@ -84,7 +84,7 @@ def test_a_tokenizer_that_transformers_refuses(saved, tmp_path: Path, isthmus) -
 
 
 def test_files_that_are_not_those_of_the_configuration(saved) -> None:
-    with pytest.raises(CorruptCheckpoint, match=r"'out' as it would be written has too the tensor '.*h\.1\."):
+    with pytest.raises(CorruptCheckpoint, match=r"'out' as it would be written has an unexpected tensor '.*h\.1\."):
         require_opens(with_facts(saved("fewer"), n_layer=1), "out")
     with pytest.raises(CorruptCheckpoint, match=r"lacks the tensor '.*h\.2\."):
         require_opens(with_facts(saved("more"), n_layer=3), "out")

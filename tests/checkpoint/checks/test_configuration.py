@@ -58,8 +58,8 @@ def test_one_note_lists_the_keys(saved) -> None:
     a, b = saved("a"), saved("b", 1)
     config(unsloth_version="2025.1", finetuning_task="sst2", _private=1)(b)
     assert kinds(a, b) == {
-        "notes": "the configurations also differ in 'finetuning_task', 'unsloth_version', which the models do not "
-        "compute with: the merge takes what 'a' says"
+        "notes": "the configurations also differ in 'finetuning_task', 'unsloth_version', which do not "
+        "change what the models compute: the merge takes the values of 'a'"
     }
 
 

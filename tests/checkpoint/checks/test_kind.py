@@ -28,8 +28,8 @@ SENTENCES = {
     "encoder-decoder": "'m' is an encoder-decoder model (T5ForConditionalGeneration)",
     "encoder-decoder with a decoder's class": "'m' is an encoder-decoder model (BartForConditionalGeneration)",
     "encoder": "'m' is an encoder-decoder model (T5EncoderModel)",
-    "images": "'m' is a model of images (ViTForImageClassification)",
-    "image features": "'m' is of type 'vit', of which transformers has no causal language model",
+    "images": "'m' is an image model (ViTForImageClassification)",
+    "image features": "'m' is of type 'vit', for which transformers has no causal language model",
 }  # fmt: skip
 
 

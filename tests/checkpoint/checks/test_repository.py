@@ -72,9 +72,11 @@ def test_a_shared_ancestor_and_a_parent(hub, saved) -> None:
     hub.add("user/child-1", card(saved("one", 1), "base_model: user/base"))
     hub.add("user/child-2", card(saved("two", 2), "base_model:", "- user/base", "- user/more"))
     siblings = check("user/child-1", "user/child-2")
-    assert any("were both made from 'user/base', by their cards" in note for note in of_kind(siblings, "notes"))
+    shared = "were both made from 'user/base', according to their cards"
+    assert any(shared in note for note in of_kind(siblings, "notes"))
     family = check("user/base", "user/child-1")
-    assert any("'user/child-1' was made from 'user/base', by its card" in note for note in of_kind(family, "notes"))
+    parent = "'user/child-1' was made from 'user/base', according to its card"
+    assert any(parent in note for note in of_kind(family, "notes"))
 
 
 def test_gated_and_private_repositories_are_noted_for_those_who_may_read_them(hub, saved, monkeypatch) -> None:
@@ -82,8 +84,8 @@ def test_gated_and_private_repositories_are_noted_for_those_who_may_read_them(hu
     hub.add("user/closed-a", saved("a"), gated=True)
     hub.add("user/closed-b", saved("b", 1), private=True)
     notes = of_kind(check("user/closed-a", "user/closed-b"), "notes")
-    assert any(note.startswith("'user/closed-a' is gated: whoever uses the merge") for note in notes)
-    assert any(note.startswith("'user/closed-b' is private: its name will stand in the card") for note in notes)
+    assert any(note.startswith("'user/closed-a' is gated: users of the merge") for note in notes)
+    assert any(note.startswith("'user/closed-b' is private: the card of the merge will name it") for note in notes)
 
 
 @pytest.mark.parametrize("text", ["---\nlicense: [\n---\n", "---\n- a\n---\n", "no metadata", "\xff"])

@@ -32,7 +32,7 @@ def findings(*models: Path) -> dict[str, list[str]]:
 def test_a_pre_tokenizer(pair) -> None:
     changed(pair[1], "tokenizer.json", lambda c: c["pre_tokenizer"].update(add_prefix_space=True))
     assert findings(*pair)["degrades"] == [
-        "the pre_tokenizer of 'b' differs from those of 'a': the same text becomes other tokens; "
+        "the pre_tokenizer of 'b' differs from that of 'a': the same text becomes other tokens; "
         "the merge has the tokenizer of 'a'"
     ]
 
@@ -78,12 +78,12 @@ def test_added_tokens_and_padding_are_offered(saved, pair) -> None:
     changed(grown, "tokenizer.json", lambda c: c["added_tokens"].append(added))
     assert findings(pair[0], grown)["notes"][0] == (
         "'grown' knows 1 token that 'a' does not, for instance \"<|x|>\": the 1024 shared rows are merged, the others "
-        "kept from 'grown' with its tokenizer"
+        "come from 'grown', with its tokenizer"
     )
     padded = saved("padded", tokenizer=True, vocab_size=1088)
     assert findings(padded, pair[0])["notes"][0] == (
-        "the embedding of 'padded' has 64 rows more, which are no tokens: the 1024 shared rows are merged, the "
-        "others kept"
+        "the embedding of 'padded' has 64 more rows, which belong to no token: the 1024 shared rows are merged, the "
+        "others come from 'padded'"
     )
 
 
@@ -122,9 +122,9 @@ def test_whether_a_token_is_a_new_one_only_the_vocabulary_tells(hub, pair) -> No
 
 
 def test_a_real_tokenizer_is_read_as_it_is(pair) -> None:
-    from isthmus.checkpoint.checks.tokenizers import read_tokenizer
     from isthmus.checkpoint.reference import parse_reference
     from isthmus.checkpoint.source import Source
+    from isthmus.checkpoint.tokenizer import read_tokenizer
 
     real = PreTrainedTokenizerFast.from_pretrained(pair[0])
     assert read_tokenizer(Source(parse_reference(pair[0]))).tokens == real.get_vocab()

@@ -48,6 +48,6 @@ def test_without_numbers_there_is_no_distance(saved) -> None:
 def test_another_dtype_is_noted(saved) -> None:
     found = check(saved("a"), saved("b", 1, dtype=torch.float16))
     assert any(
-        str(finding) == "'a' is stored in F32, 'b' in F16: the merge is saved in float32, or in what --dtype says"
+        str(finding) == "'a' is stored in F32, 'b' in F16: the merge is saved in float32, or in the dtype of --dtype"
         for finding in found.findings
     )

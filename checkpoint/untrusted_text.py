@@ -1,7 +1,7 @@
-"""Text that strangers wrote (names, licences, tokens, lines of cards), made fit for a terminal and for a model card.
+"""Untrusted text (names, licences, tokens, lines of cards) made safe for a terminal and for a model card.
 
-`plain` is for the terminal and for every sentence: one line of visible characters. `markdown` is for the card: the
-same, with nothing in it that Markdown or HTML would take for markup.
+`plain` is for the terminal and for every sentence: one line of visible characters. `markdown` is for the card: the same
+with everything escaped that Markdown or HTML would read as markup.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 LIMIT = 200
-COMBINING = 3  # marks on one letter; more of them cover the lines around it
-# Printable as Unicode sees it, and yet they show nothing.
+COMBINING = 3  # marks on one letter; more would cover the lines around it
+# Printable according to Unicode, but invisible.
 _SELECTORS = (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5") | frozenset(map(chr, _SELECTORS))
 _ASCII = re.compile(r"[ -~]*\Z")
@@ -25,27 +25,27 @@ _MAIL = re.compile(r"@(?=[\w-]{1,60}\.[a-z])", re.IGNORECASE)
 
 
 def plain(text: object, limit: int = LIMIT) -> str:
-    """One line of visible characters, at most `limit` of the text's; what is cut off is shown by an ellipsis.
+    """One line of visible characters from at most the first `limit` of the text; an ellipsis shows that it was cut.
 
-    Control characters, line breaks, characters that turn the direction of writing, invisible ones and halves of
-    surrogate pairs are written as Python writes them (`\\x1b`); other kinds of spaces become a space.
+    Control characters, line breaks, characters that change the direction of writing, invisible ones and halves of
+    surrogate pairs are written as escapes of Python (`\\x1b`); other kinds of spaces become a space.
     """
-    written = str(text)
-    short = written[:limit]
+    content = str(text)
+    short = content[:limit]
     if not _ASCII.match(short):
         short = _visible(short)
-    return short if len(written) <= limit else f"{short}…"
+    return short if len(content) <= limit else f"{short}…"
 
 
 def plain_lines(text: str, limit: int = 4000) -> str:
-    """Text of several lines, each of them plain."""
+    """Several lines of text, each made plain."""
     return "\n".join(plain(line.expandtabs(4), limit) for line in text.split("\n"))
 
 
 def markdown(text: object, limit: int = LIMIT) -> str:
-    """Text for a place inside a line, a cell, a heading or a list item of Markdown, where it shows as it is written.
+    """Text inside a line, a cell, a heading or a list item of Markdown, shown literally.
 
-    Addresses get a space, so that no reader makes a link of them.
+    Addresses get a space, so that no reader turns them into links.
     """
     line = plain(text, limit)
     line = _MAIL.sub("@ ", _WWW.sub("www. ", _SCHEME.sub(": //", line)))
@@ -54,18 +54,18 @@ def markdown(text: object, limit: int = LIMIT) -> str:
 
 
 def code(text: object, limit: int = LIMIT) -> str:
-    """Text as a code span of Markdown, in a cell, too."""
+    """Text as a code span of Markdown, also inside a table."""
     return f"`{plain(text, limit).replace('`', chr(39)).replace('|', '¦')}`"
 
 
 def fence(text: str) -> str:
-    """A fence for a block of code that the text cannot close."""
+    """A fence for a code block with this text, which the text cannot close."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     return "`" * max(3, longest + 1)
 
 
 def json_text(content: object, *, allow_nan: bool = False) -> str:
-    """JSON, indented, in which every invisible character of a string is escaped.
+    """Indented JSON with every invisible character in strings escaped.
 
     Raises ValueError for NaN and infinity, unless `allow_nan`.
     """

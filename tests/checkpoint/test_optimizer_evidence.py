@@ -16,17 +16,17 @@ from lion_pytorch import Lion
 
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import CorruptCheckpoint
-from isthmus.checkpoint.provenance import (
+from isthmus.checkpoint.optimizer_evidence import (
     Evidence,
-    canonical_name,
     conclude,
-    documents,
+    file_evidence,
     optimizer_by_keys,
-    read_training_arguments,
     relation,
 )
+from isthmus.checkpoint.optimizer_names import canonical_name
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
+from isthmus.checkpoint.training_arguments import read_training_arguments
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3),
@@ -40,7 +40,7 @@ OPTIMIZERS = {
 
 
 def said(directory: Path) -> Evidence:
-    return conclude(documents(Source(parse_reference(directory))))
+    return conclude(file_evidence(Source(parse_reference(directory))))
 
 
 def arguments(path: Path, **changes: object) -> None:
@@ -61,7 +61,7 @@ def test_the_state_of_a_real_optimizer(saved, name: str | None) -> None:
     assert found.optimizer == (name.strip() if name else None)
     if name:
         assert found.confidence == "stated"
-        assert found.why.startswith("optimizer.pt keeps")
+        assert found.why.startswith("optimizer.pt holds")
 
 
 @pytest.mark.parametrize("kind", ["text", "empty archive", "damaged", "no pickle"])
@@ -90,7 +90,7 @@ def test_the_state_is_read_in_parts_from_the_hub(hub, saved) -> None:
     optimizer.step()
     torch.save(optimizer.state_dict(), directory / "optimizer.pt")
     hub.add("user/with-state", directory)
-    assert conclude(documents(Source(parse_reference("user/with-state")))).optimizer == "adamw"
+    assert conclude(file_evidence(Source(parse_reference("user/with-state")))).optimizer == "adamw"
     assert 0 < hub.bytes_sent("optimizer.pt") < 3e5 < (directory / "optimizer.pt").stat().st_size / 20
 
 
@@ -118,7 +118,7 @@ def test_arguments_that_run_code_are_refused(saved, tmp_path: Path, isthmus) -> 
     directory, target = saved("m"), tmp_path / "ran"
     torch.save({"optim": "adamw_torch", "x": Evil(target)}, directory / "training_args.bin")
     with pytest.raises(CorruptCheckpoint, match=r"would run (posix|os)\.system when it is loaded, and was not"):
-        documents(Source(parse_reference(directory)))
+        file_evidence(Source(parse_reference(directory)))
     assert isthmus("check", directory, saved("b")).code == 2
     assert not target.exists()
     torch.load(directory / "training_args.bin", weights_only=False)

@@ -12,7 +12,7 @@ from conftest import EMBEDDED
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
-from isthmus.checkpoint.panics import is_failure, is_panic, quiet_panics
+from isthmus.checkpoint.rust_panics import is_failure, is_panic, quiet_panics
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 PANICS: dict[str, Callable[[dict], object]] = {

@@ -1,7 +1,7 @@
-"""Working folders: hidden, with random names, and locked as long as their process lives.
+"""Working folders: hidden, with random names, and locked while their process lives.
 
-A process that is killed leaves its folder behind, but not its lock. So the next run tells leftovers from the work of
-others that are alive, in other containers, too, where process ids say nothing.
+A killed process leaves its folder behind, but not its lock. So the next run can tell leftovers from the folders of
+running processes, even of processes in other containers, where process ids say nothing.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from pathlib import Path
 from .errors import BadInput
 
 LOCK = "lock"
-SHORT = 140  # bytes of a name that every file system takes, encrypted ones as well
+SHORT = 140  # bytes of a name that every file system allows, encrypted ones included
 
 
-def beside(target: Path, ending: str) -> Path:
-    """The hidden name next to `target` that ends so; a digest stands for a name that would be too long."""
+def hidden_sibling(target: Path, ending: str) -> Path:
+    """The hidden path next to `target` with this ending; a digest replaces a name that would be too long."""
     name = f".{target.name}{ending}"
     if len(os.fsencode(name)) > SHORT:
         name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}{ending}"
     return target.with_name(name)
 
 
-_HELD: weakref.WeakSet[Claim] = weakref.WeakSet()
+_HELD: weakref.WeakSet[WorkingFolder] = weakref.WeakSet()
 
 
-class Claim:
-    """A folder of this process, at `stem` with a random ending. `release` removes it, and so does its last reference.
+class WorkingFolder:
+    """A folder of this process, at `stem` plus a random ending. It is removed by `release`, or with its last reference.
 
-    Leftovers of dead processes under the same stem are removed first. Raises OSError when it cannot be made.
+    Leftovers of dead processes under the same stem are removed first. Raises OSError if the folder cannot be created.
     """
 
     def __init__(self, stem: Path):
@@ -50,15 +50,16 @@ class Claim:
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-                descriptor = os.open(self.path / LOCK, os.O_RDWR)  # nobody can lock here, so nobody will remove it
+                # This file system has no locks, so no other process will remove the folder.
+                descriptor = os.open(self.path / LOCK, os.O_RDWR)
             if descriptor is not None:
-                break  # else another process took it for a leftover, before it was locked
-        self._end = weakref.finalize(self, _remove, self.path, descriptor, os.getpid())
+                break  # else another process removed it as a leftover before it was locked
+        self._remove = weakref.finalize(self, _remove, self.path, descriptor, os.getpid())
         _HELD.add(self)
 
     def release(self) -> None:
         """Remove the folder, then unlock it."""
-        self._end()
+        self._remove()
 
     def __enter__(self) -> Path:
         return self.path
@@ -68,13 +69,13 @@ class Claim:
 
 
 def release_all() -> None:
-    """Release every claim of this process: for a process that ends without taking itself apart."""
-    for claim in list(_HELD):
-        claim.release()
+    """Remove every working folder of this process, for an exit that runs no finalizers."""
+    for folder in list(_HELD):
+        folder.release()
 
 
 def remove_leftovers(stem: Path, rescue: Callable[[Path], None] = lambda folder: None) -> None:
-    """Remove what processes that are dead left under `stem`; before that, `rescue` may take something out of it."""
+    """Remove the folders that dead processes left under `stem`; `rescue` may first take something out of each."""
     name = re.compile(re.escape(stem.name) + "[0-9a-f]{16}")
     try:
         entries = [Path(entry.path) for entry in os.scandir(stem.parent) if name.fullmatch(entry.name)]
@@ -85,7 +86,7 @@ def remove_leftovers(stem: Path, rescue: Callable[[Path], None] = lambda folder:
             if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.geteuid():
                 continue
             descriptor = _lock(folder / LOCK)
-        except OSError:  # it is gone already, or nobody can lock here, and it may be alive
+        except OSError:  # it has been removed, or there are no locks here and its process may be alive
             continue
         if descriptor is None:
             continue
@@ -93,16 +94,16 @@ def remove_leftovers(stem: Path, rescue: Callable[[Path], None] = lambda folder:
         _remove(folder, descriptor, os.getpid())
 
 
-class Lock:
-    """A folder that one process at a time works in, by a file ``lock`` in it.
+class FolderLock:
+    """A folder in which one process works at a time, by a lock on a file in it.
 
-    Raises BadInput, with `refusal` as its sentence, while another process holds it.
+    Raises BadInput with the sentence `refusal` while another process has the lock.
     """
 
     def __init__(self, folder: Path, refusal: str, name: str = LOCK):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor: int | None = None
-        for _ in range(3):  # it may be removed at the moment when it is opened
+        for _ in range(3):  # the file may be removed at the moment when it is opened
             try:
                 descriptor = _lock(folder / name)
             except OSError as error:
@@ -115,7 +116,7 @@ class Lock:
             raise BadInput(refusal)
         self._descriptor = descriptor
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> FolderLock:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -126,7 +127,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVA
 
 
 def _lock(file: Path) -> int | None:
-    """The descriptor of a locked file, made if it is not there; None where another process has locked or removed it."""
+    """The descriptor of a locked file, created if missing; None if another process has locked or removed it."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
@@ -145,9 +146,9 @@ def _lock(file: Path) -> int | None:
 
 
 def _remove(folder: Path, descriptor: int, owner: int) -> None:
-    if os.getpid() != owner:  # a fork; the folder is its parent's
+    if os.getpid() != owner:  # a fork: the folder belongs to its parent
         return
     for path in folder.glob("old"):
-        path.rename(path.with_name("gone"))  # what is half removed must not be taken for an output to put back
+        path.rename(path.with_name("gone"))  # a half-removed output must not be put back
     shutil.rmtree(folder, ignore_errors=True)
     os.close(descriptor)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.checkpoint.claims import SHORT, Claim, Lock, beside
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.manifest import require_replaceable, sealed
 from isthmus.checkpoint.saving import atomic_directory, write_json
+from isthmus.checkpoint.working_folders import SHORT, FolderLock, WorkingFolder, hidden_sibling
 
 KILLS = int(os.environ.get("ISTHMUS_KILLS", "6"))
 PAIRS = int(os.environ.get("ISTHMUS_PAIRS", "2"))
@@ -172,7 +172,7 @@ def test_two_runs_into_one_output(way: str, tmp_path: Path) -> None:
 
 def test_an_output_that_appears_during_the_work_is_left(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(BadInput, match="'out' was written by another process meanwhile, and was left as it is"):
+    with pytest.raises(BadInput, match="'out' was written by another process in the meantime, and was left as it is"):
         write_while(target, lambda: write(target, "theirs"), overwrite=False)
     assert (target / "config.json").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -209,7 +209,7 @@ def test_an_old_output_that_was_moved_aside_is_put_back(tmp_path: Path) -> None:
     """A kill between the two renames of a file system that cannot exchange; the next run finds the old output."""
     target = tmp_path / "out"
     write(target, "old")
-    folder = beside(target, ".isthmus-").with_name(".out.isthmus-0123456789abcdef")
+    folder = hidden_sibling(target, ".isthmus-").with_name(".out.isthmus-0123456789abcdef")
     (folder / "new" / "out").mkdir(parents=True)
     target.rename(folder / "old")
     with pytest.raises(BadInput, match="is not empty"):
@@ -223,7 +223,7 @@ def test_the_work_of_the_living_and_foreign_folders_stay(tmp_path: Path) -> None
     for name in foreign:
         (tmp_path / name).mkdir()
     (tmp_path / ".out.isthmus-00000000000000ff").symlink_to(tmp_path / ".out")
-    living = Claim(beside(tmp_path / "out", ".isthmus-"))
+    living = WorkingFolder(hidden_sibling(tmp_path / "out", ".isthmus-"))
     write(tmp_path / "out", "1")
     write(tmp_path / "out", "2")
     assert living.path.exists()
@@ -232,14 +232,14 @@ def test_the_work_of_the_living_and_foreign_folders_stay(tmp_path: Path) -> None
 
 
 def test_a_claim_ends_with_its_last_reference(tmp_path: Path) -> None:
-    claim = Claim(tmp_path / "isthmus-merge-")
+    claim = WorkingFolder(tmp_path / "isthmus-merge-")
     assert claim.path.stat().st_mode & 0o777 == 0o700
     del claim
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fork_does_not_take_its_parents_folder_with_it(tmp_path: Path) -> None:
-    claim = Claim(tmp_path / "x-")
+    claim = WorkingFolder(tmp_path / "x-")
     child = os.fork()
     if not child:
         claim.release()
@@ -251,15 +251,19 @@ def test_a_fork_does_not_take_its_parents_folder_with_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("length", [1, 100, 140, 255])
 def test_hidden_names_are_short_enough(length: int) -> None:
-    name = beside(Path("/somewhere") / ("x" * length), ".isthmus-training").name
+    name = hidden_sibling(Path("/somewhere") / ("x" * length), ".isthmus-training").name
     assert len(os.fsencode(name)) <= SHORT
     assert (name == "." + "x" * length + ".isthmus-training") == (length <= 100)
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
-    with Lock(tmp_path / "run", "taken"), pytest.raises(BadInput, match="taken"), Lock(tmp_path / "run", "taken"):
+    with (
+        FolderLock(tmp_path / "run", "taken"),
+        pytest.raises(BadInput, match="taken"),
+        FolderLock(tmp_path / "run", "taken"),
+    ):
         pass
-    with Lock(tmp_path / "run", "taken"):
+    with FolderLock(tmp_path / "run", "taken"):
         pass
 
 

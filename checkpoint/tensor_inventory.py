@@ -1,4 +1,4 @@
-"""What the weight files of a model hold, by headers: which of its tensors, under which names, and what does not fit."""
+"""The tensors in a model's files, by their headers: under which names, and what does not fit the configuration."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from .config import build_config, schema_of
-from .foreign import plain
+from .file_version import opened
 from .headers import TensorInfo
+from .lazy_state import DTYPES, LazyState, StoredTensor
 from .model import Families, Schema, model_of_names
-from .naming import Group, Naming, library_naming, plain_naming
+from .naming import Conversion, Naming, library_naming, plain_naming
 from .pickles import pickle_header
 from .rows import in_blocks
 from .source import Source
-from .state import DTYPES, LazyState, StoredTensor
-from .version import opened
+from .untrusted_text import plain
 
-# Parts of names that wrappers of a model add, with how a model is saved without them.
+# Parts of names that a wrapper around the model adds; what wraps it, and how to save the model without it.
 _MERGE = "merge the adapter into the model (merge_and_unload), and save that"
 _INSIDE = "save the model inside (model.module.save_pretrained)"
 WRAPPERS = {
@@ -35,7 +35,7 @@ WRAPPERS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """What does not fit in the files of a model, and what to do."""
+    """What does not fit in the files of a model (`what`), and what to do (`advice`)."""
 
     what: str
     advice: str
@@ -45,10 +45,10 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """The tensors in the files of a model (`infos`, with the file of each), its `schema`, and how one names the other.
+class TensorInventory:
+    """The tensors in the files of a model: its `schema`, the `naming` of the files, and the file and header of each.
 
-    `problems` say what does not fit, each with what to do. A tied tensor that is stored by itself is in `naming`.
+    `problems` are what does not fit. `naming` includes tied tensors that are stored separately.
     """
 
     schema: Schema
@@ -58,46 +58,49 @@ class Contents:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes of the model's tensors, by safetensors' names."""
-        return tuple(sorted({self.infos[name][1].dtype for group in self.naming.groups for name in group.stored}))
+        """The dtypes of the model's tensors, by their names in safetensors."""
+        return tuple(sorted({self.infos[name][1].dtype for name in self._stored_names}))
+
+    @property
+    def _stored_names(self) -> list[str]:
+        return [name for conversion in self.naming.conversions for name in conversion.stored]
 
     def state(self, source: Source) -> LazyState:
-        """The model's tensors that are stored, read when they are looked up."""
-        stored = {
-            name: StoredTensor(source.path(file), source.version(file), name, self.infos[name][1])
-            for group in self.naming.groups
-            for name in group.stored
-            for file in (self.infos[name][0],)
-        }
-        groups = self.naming.by_name()
-        in_order = {name: groups[name] for name in (*self.schema.shapes, *self.schema.tied) if name in groups}
-        return LazyState(in_order, stored, source.name)
+        """The stored tensors of the model, read when they are looked up."""
+        stored = {}
+        for name in self._stored_names:
+            file, info = self.infos[name]
+            stored[name] = StoredTensor(source.path(file), source.version(file), name, info)
+        conversions = self.naming.by_name()
+        names = [name for name in (*self.schema.shapes, *self.schema.tied) if name in conversions]
+        return LazyState({name: conversions[name] for name in names}, stored, source.name)
 
-    def settled(self, source: Source) -> Contents:
-        """The model that transformers makes of tied tensors that are stored twice: one where they are equal, else two.
+    def with_ties_resolved(self, source: Source) -> TensorInventory:
+        """The inventory after tied tensors that are stored twice are compared: tied if they are equal, else untied.
 
-        Reads both where both are stored; a state of the result has each tensor once.
+        transformers does the same on loading. A state of the result has each tensor once.
         """
         present = self.naming.by_name()
         both = [(target, first) for target, first in self.schema.tied.items() if target in present]
         if both and any(first in present for _, first in both):
             state = self.state(source)
             if not all(_equal(state, target, first) for target, first in both if first in present):
-                # The others are copies again: where transformers ties nothing, it expects each by its name.
+                # transformers then ties nothing, so the other tied tensors are separate copies, too.
                 return replace(self, schema=self.schema.untied())
-        drop = {group.stored for group in self.naming.groups if group.names[0] in self.schema.tied}
-        groups = tuple(group for group in self.naming.groups if group.stored not in drop)
-        return replace(self, naming=replace(self.naming, groups=groups))
+        conversions = self.naming.conversions
+        drop = {conversion.stored for conversion in conversions if conversion.names[0] in self.schema.tied}
+        rest = tuple(conversion for conversion in conversions if conversion.stored not in drop)
+        return replace(self, naming=replace(self.naming, conversions=rest))
 
 
 def _equal(state: LazyState, target: str, source: str) -> bool:
     blocks = zip(in_blocks(state, target), in_blocks(state, source), strict=True)
-    return all(torch.equal(mine, other) for mine, other in blocks)
+    return all(torch.equal(first, second) for first, second in blocks)
 
 
 def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
-    """Stored name → (file, header entry) of all tensors; None for pickled weights on the Hub, which have no header."""
-    found: dict[str, tuple[str, TensorInfo]] = {}
+    """The file and header entry of every tensor by name; None for pickled weights on the Hub, which have no header."""
+    stored: dict[str, tuple[str, TensorInfo]] = {}
     for filename in source.weight_files():
         if filename.endswith(".safetensors"):
             infos = source.header(filename)
@@ -106,19 +109,19 @@ def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
                 infos = pickle_header(file, filename, source.name)
         else:
             return None
-        found |= {name: (filename, info) for name, info in infos.items()}
-    return found
+        stored |= {name: (filename, info) for name, info in infos.items()}
+    return stored
 
 
-def contents_of(
+def inventory_of(
     source: Source,
     stored: Mapping[str, tuple[str, TensorInfo]],
     facts: Mapping[str, Any],
     families: Families | None = None,
-) -> Contents:
-    """What files with these `stored` tensors hold of the model with these `facts`.
+) -> TensorInventory:
+    """The inventory of files with the tensors `stored`, for the model with these `facts`.
 
-    By the family's own names where all tensors have them, else by transformers' rules. Raises as `schema_of` does.
+    The names are those of the family if all tensors have them, else transformers' rules. Raises as `schema_of` does.
     """
     schema = schema_of(facts, source.name, families)
     infos = {name: info for name, (_, info) in stored.items()}
@@ -130,11 +133,13 @@ def contents_of(
         library = library_naming(infos, model)
         naming = library if naming is None or len(library.by_name()) > len(naming.by_name()) else naming
     naming = _swapped(naming, schema)
-    return Contents(schema, naming, stored, tuple(_problems(naming, schema, infos, source.name, facts["model_type"])))
+    return TensorInventory(
+        schema, naming, stored, tuple(_problems(naming, schema, infos, source.name, facts["model_type"]))
+    )
 
 
 def _swapped(naming: Naming, schema: Schema) -> Naming:
-    """Where only the tied name is stored, it is the one tensor that both names mean."""
+    """If only the tied name of a tensor is stored, that tensor stands for both names."""
     present = naming.by_name().keys()
     names: dict[str, str] = {}
     for target, source in schema.tied.items():
@@ -145,8 +150,8 @@ def _swapped(naming: Naming, schema: Schema) -> Naming:
 
 def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], model: str, kind: str) -> list[Problem]:
     shapes = schema.shapes | {target: schema.shapes[source] for target, source in schema.tied.items()}
-    groups = naming.by_name()
-    missing = [name for name in schema.shapes if name not in groups]
+    conversions = naming.by_name()
+    missing = [name for name in schema.shapes if name not in conversions]
     wrapper = _wrapper(naming.unknown, shapes) if missing else None
     if wrapper is not None:
         left_by, advice = WRAPPERS[wrapper]
@@ -161,12 +166,14 @@ def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], m
         sentences.append(f"'{model}' stores one tensor twice, as '{plain(first)}' and as '{plain(second)}'")
     if missing:
         sentences.append(f"'{model}' lacks the tensor '{missing[0]}'{_more(missing)}")
-    mistyped = [name for group in naming.groups for name in group.stored if infos[name].dtype not in DTYPES]
+    mistyped = [
+        name for conversion in naming.conversions for name in conversion.stored if infos[name].dtype not in DTYPES
+    ]
     misshapen = [
-        (group.stored[0], list(there), list(shapes[name]))
-        for group in naming.groups
-        for name, there in _loaded_shapes(group, infos).items()
-        if name in shapes and there != shapes[name]
+        (conversion.stored[0], list(shape), list(shapes[name]))
+        for conversion in naming.conversions
+        for name, shape in _loaded_shapes(conversion, infos).items()
+        if name in shapes and shape != shapes[name]
     ]
     for stored, shape, expected in misshapen[:1]:
         sentences.append(f"'{plain(stored)}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
@@ -177,13 +184,13 @@ def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], m
     return [Problem(sentence, advice) for sentence in sentences]
 
 
-def _loaded_shapes(group: Group, infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors that a group becomes; none where its parts do not fit each other."""
-    empty = {name: torch.empty(infos[name].shape, device="meta") for name in group.stored}
+def _loaded_shapes(conversion: Conversion, infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of the model; empty shapes if the stored tensors do not fit each other."""
+    empty = {name: torch.empty(infos[name].shape, device="meta") for name in conversion.stored}
     try:
-        return {name: tuple(value.shape) for name, value in group.loaded(empty).items()}
+        return {name: tuple(value.shape) for name, value in conversion.loaded(empty).items()}
     except Exception:
-        return dict.fromkeys(group.names, ())
+        return dict.fromkeys(conversion.names, ())
 
 
 def _more(several: Sequence[object]) -> str:
@@ -191,12 +198,12 @@ def _more(several: Sequence[object]) -> str:
 
 
 def _wrapper(unknown: Sequence[str], shapes: Mapping[str, object]) -> str | None:
-    """The part of names that a wrapper left, where the tensors are those of the model without it."""
+    """The part that a wrapper added to names, if without it they are the names of the model."""
     for wrapper in WRAPPERS:
         inside = [name for name in unknown if wrapper in name.split(".")]
-        bare = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in inside]
+        unwrapped = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in inside]
         tails = {name.split(".", 1)[-1] for name in shapes}
-        if any(name in shapes or name in tails or name.removeprefix("model.") in shapes for name in bare):
+        if any(name in shapes or name in tails or name.removeprefix("model.") in shapes for name in unwrapped):
             return wrapper
     everywhere = (wrapper for wrapper in WRAPPERS if all(wrapper in name.split(".") for name in unknown))
     return next(everywhere, None) if unknown else None

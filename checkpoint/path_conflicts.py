@@ -1,7 +1,7 @@
-"""What a command reads and what it writes: no output may be an input, contain one, or lie in one.
+"""Conflicts between the paths that a command reads and writes: no output may be an input, contain one, or lie in one.
 
-Places are compared by device and inode, of the directories above them, too: symbolic links, hard links, bind mounts,
-``..`` and other spellings of a name are seen through.
+Paths are compared by the device and inode of each directory on them. So symbolic links, hard links, bind mounts, ``..``
+and other spellings of a path do not hide a conflict.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Any
 from .errors import BadInput
 from .reference import parse_reference
 
-ENTRIES = 100_000  # of one input that are looked at, so that a huge tree costs a second at most
+ENTRIES = 100_000  # of one input that are looked at: a huge tree costs at most a second
 NAME_BYTES = 255
 _HIDDEN = re.compile(r"\..*\.isthmus-(training|[0-9a-f]{16})")
 
-# An existing file or directory: device, inode, (). What does not exist: those of the nearest folder that does, and
-# the rest of its path.
+# For an existing file or directory: device, inode, (). Else: device and inode of the nearest existing folder above it,
+# and the rest of the path.
 Identity = tuple[int, int, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Something on disk that a command reads or writes: `name` is what messages call it; `path` is absolute."""
+    """Something on disk that a command reads or writes: its `name` in messages, and its absolute `path`."""
 
     name: str
     path: Path
 
     @classmethod
     def of(cls, what: str, path: str | Path) -> Place:
-        """The place at `path`, seen from the current directory; `what` is, for instance, "the model"."""
+        """The place at `path`, relative to the current directory; `what` is, for instance, "the model"."""
         if "\0" in str(path):
             raise BadInput(f"{what} {str(path)[:60]!a} holds a character that no path can have: check it")
         absolute = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - which leaves an unknown user's ~ as it is
@@ -44,13 +44,13 @@ class Place:
 
 
 def model_places(references: Iterable[Any], what: str = "the model") -> list[Place]:
-    """Where models are, given as references or opened: directories, and for the Hub its cache. Others are left out."""
+    """The places of models, given as references or opened: directories, or the Hub's cache. Bad ones are skipped."""
     places = []
     for reference in references:
         try:
             place = parse_reference(getattr(reference, "reference", reference))
         except (BadInput, RuntimeError, OSError, ValueError):
-            continue  # who opens it says so
+            continue  # opening the model reports it
         if place.directory is not None:
             places.append(Place.of(what, place.directory))
         else:
@@ -61,14 +61,14 @@ def model_places(references: Iterable[Any], what: str = "the model") -> list[Pla
 
 
 def output_path(target: str | Path) -> Path:
-    """An output's absolute path, with the links of its parent resolved: what will be replaced, and nothing else.
+    """The absolute path of an output, with links in its parent resolved: the directory that will be replaced.
 
     Raises BadInput for a name that cannot be a new directory, or that isthmus uses for its own work.
     """
     path = Path(target).absolute()
     try:
         path = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
-        path.is_symlink()  # a path that is too long fails here
+        path.is_symlink()  # raises OSError for a path that is too long
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"the output '{_short(path.name)}' cannot be written: {reason}; choose another name") from None
@@ -82,21 +82,18 @@ def output_path(target: str | Path) -> Path:
 
 
 def require_apart(outputs: Sequence[Place], inputs: Iterable[Place]) -> None:
-    """Refuse outputs that are an input or another output, contain one, or lie in one.
-
-    Raises BadInput that names both.
-    """
+    """Refuse outputs that are an input or another output, contain one, or lie in one. The BadInput names both."""
     for output, other in combinations(outputs, 2):
         relation = _relation(output.path, other.path)
         if relation is not None:
-            raise BadInput(f"{output.name} {relation} {other.name}, which this command writes, too: choose another")
+            raise BadInput(f"{output.name} {relation} {other.name}, which this command also writes: choose another")
     chains = [(output, _chain(output.path)) for output in outputs]
     for place in inputs if outputs else ():
         for output in outputs:
             relation = _relation(output.path, place.path)
             if relation is not None:
                 raise BadInput(
-                    f"{output.name} {relation} {place.name}, which this command reads, and would destroy or change it: "
+                    f"{output.name} {relation} {place.name}, which this command reads and would destroy or change: "
                     "choose another output"
                 )
         for path, identity in _below(place.path):
@@ -109,17 +106,17 @@ def require_apart(outputs: Sequence[Place], inputs: Iterable[Place]) -> None:
 
 
 def holds(directory: Path, path: Path) -> bool:
-    """Whether `path` is `directory` or lies in it, by whatever name."""
+    """Whether `path` is `directory` or lies in it, under any name."""
     return _chain(directory)[0] in _chain(path)
 
 
 def _relation(output: Path, place: Path) -> str | None:
-    mine, other = _chain(output), _chain(place)
-    if mine[0] == other[0]:
+    output_chain, place_chain = _chain(output), _chain(place)
+    if output_chain[0] == place_chain[0]:
         return "is"
-    if mine[0] in other:
+    if output_chain[0] in place_chain:
         return "contains"
-    return "lies in" if other[0] in mine else None
+    return "lies in" if place_chain[0] in output_chain else None
 
 
 def _chain(path: Path) -> list[Identity]:
@@ -129,19 +126,19 @@ def _chain(path: Path) -> list[Identity]:
     missing: list[str] = []
     for place in (real, *real.parents):
         try:
-            facts = place.stat()
+            status = place.stat()
         except OSError:
             missing.append(place.name)
             continue
         for depth in range(len(missing)):
-            chain.append((facts.st_dev, facts.st_ino, tuple(reversed(missing[depth:]))))
+            chain.append((status.st_dev, status.st_ino, tuple(reversed(missing[depth:]))))
         missing = []
-        chain.append((facts.st_dev, facts.st_ino, ()))
+        chain.append((status.st_dev, status.st_ino, ()))
     return chain
 
 
 def _below(place: Path) -> Iterator[tuple[Path, Identity | None]]:
-    """What may lie elsewhere, too, of what an input directory holds: folders, with their identity; linked files."""
+    """The entries of an input directory that may also lie elsewhere: folders, with their identity, and linked files."""
     count = 0
     if not place.is_dir():
         return
@@ -150,12 +147,12 @@ def _below(place: Path) -> Iterator[tuple[Path, Identity | None]]:
             count += 1
             path = Path(folder, name)
             try:
-                facts = path.lstat()
+                status = path.lstat()
             except OSError:
                 continue
-            if stat.S_ISDIR(facts.st_mode):
-                yield path, (facts.st_dev, facts.st_ino, ())
-            elif path.is_file() and (stat.S_ISLNK(facts.st_mode) or facts.st_nlink > 1):
+            if stat.S_ISDIR(status.st_mode):
+                yield path, (status.st_dev, status.st_ino, ())
+            elif path.is_file() and (stat.S_ISLNK(status.st_mode) or status.st_nlink > 1):
                 yield path, None
         if count > ENTRIES:
             return

@@ -1,4 +1,4 @@
-"""The weights of a model on disk as a state: each tensor is read when it is looked up, checked, and in float32."""
+"""The weights of a model on disk as a state: each tensor is read when it is looked up, checked, and float32."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from .errors import CorruptCheckpoint
+from .file_version import FileVersion, opened, read_into, require_version
 from .headers import TensorInfo
-from .naming import Group
+from .naming import Conversion
 from .pickles import read_pickle
 from .rows import in_blocks, row_counts
-from .version import Version, opened, read_into, require_version
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is: its file, of which version, its name there, and what the header says of it."""
+    """Where a tensor is: its file and the version of it, its name there, and what the header says of it."""
 
     path: Path
-    version: Version
+    version: FileVersion
     name: str
     info: TensorInfo
 
@@ -32,29 +32,29 @@ class StoredTensor:
 class LazyState(Mapping[str, Tensor]):
     """A state on disk. Every look-up reads one tensor of the model into memory, and checks it.
 
-    `groups` say of which stored tensors those of the model are made. Every read also looks whether any of the files is
-    another one than when the model was opened, so that a state is never a mixture of two versions. Raises
-    CorruptCheckpoint where one is, and for NaN and Inf.
+    `conversions` say from which stored tensors each tensor of the model is made. Every read also checks that no file
+    has changed since the model was opened, so a state never mixes two versions. Raises CorruptCheckpoint if one has
+    changed, and for NaN and Inf.
     """
 
-    def __init__(self, groups: Mapping[str, Group], stored: Mapping[str, StoredTensor], model: str):
-        self._groups, self._stored, self._model = groups, stored, model
+    def __init__(self, conversions: Mapping[str, Conversion], stored: Mapping[str, StoredTensor], model: str):
+        self._conversions, self._stored, self._model = conversions, stored, model
         self._versions = {tensor.path: tensor.version for tensor in stored.values()}
         self._pickles: dict[Path, dict[str, Tensor]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        group = self._groups[name]
-        tensors = {stored: self._read(self._stored[stored]) for stored in group.stored}
+        conversion = self._conversions[name]
+        tensors = {stored: self._read(self._stored[stored]) for stored in conversion.stored}
         self._require_unchanged()
-        tensor = group.loaded(tensors)[name]
+        tensor = conversion.loaded(tensors)[name]
         self._require_finite(name, tensor)
         return tensor.float()
 
     def blocks(self, name: str) -> Iterator[Tensor]:
-        """One tensor in blocks of rows (`isthmus.checkpoint.rows`), read one by one, checked as a look-up does."""
-        group = self._groups[name]
-        stored = self._stored[group.stored[0]]
-        if group.rule is not None or stored.info.start < 0 or not stored.info.shape:
+        """One tensor in blocks of rows (`isthmus.checkpoint.rows`), read and checked one by one."""
+        conversion = self._conversions[name]
+        stored = self._stored[conversion.stored[0]]
+        if conversion.rule is not None or stored.info.start < 0 or not stored.info.shape:
             yield from in_blocks({name: self[name]}, name)
             return
         for block in _read_blocks(stored, row_counts(stored.info.shape), self._model):
@@ -64,9 +64,9 @@ class LazyState(Mapping[str, Tensor]):
 
     def first_rows(self, name: str, count: int) -> Tensor:
         """At most the first `count` rows of a tensor, float32."""
-        group = self._groups[name]
-        stored = self._stored[group.stored[0]]
-        if group.rule is not None or stored.info.start < 0 or not stored.info.shape:
+        conversion = self._conversions[name]
+        stored = self._stored[conversion.stored[0]]
+        if conversion.rule is not None or stored.info.start < 0 or not stored.info.shape:
             return self[name][:count]
         rows = next(iter(_read_blocks(stored, [min(count, stored.info.shape[0])], self._model)))
         self._require_unchanged()
@@ -86,19 +86,19 @@ class LazyState(Mapping[str, Tensor]):
             require_version(path, version, self._model)
 
     def _require_finite(self, name: str, tensor: Tensor) -> None:
-        # A sum is finite only if the tensor is, and needs no second tensor of its size.
+        # A sum is finite only if the tensor is, and needs no second tensor of that size.
         if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
             raise CorruptCheckpoint(f"'{name}' of '{self._model}' holds NaN or Inf: the model cannot be merged")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._groups)
+        return iter(self._conversions)
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._conversions)
 
 
 def _read_blocks(stored: StoredTensor, rows: Sequence[int], model: str) -> Iterator[Tensor]:
-    """Blocks of so many rows of a stored tensor, from the first on, in its own dtype."""
+    """Blocks of a stored tensor in its own dtype; `rows` says how many rows each has, from the first on."""
     with opened(stored.path, stored.version, model) as file:
         file.seek(stored.info.start)
         for count in rows:
@@ -108,7 +108,7 @@ def _read_blocks(stored: StoredTensor, rows: Sequence[int], model: str) -> Itera
 
 
 class WithCopies(Mapping[str, Tensor]):
-    """A state in which some tensors are there under a second name: `copies` are {second name: first name}."""
+    """A state that has some tensors under a second name, too: `copies` are {second name: first name}."""
 
     def __init__(self, state: Mapping[str, Tensor], copies: Mapping[str, str]):
         self._state, self._copies = state, copies

@@ -1,4 +1,4 @@
-"""What isthmus wrote, about to be shown to others: unchanged, and with nothing private in its texts."""
+"""The files of a merge before they are pushed: unchanged since isthmus wrote them, finite, nothing private in them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BadInput
+from .file_version import FileVersion
 from .headers import read_header
+from .lazy_state import DTYPES, LazyState, StoredTensor
 from .manifest import files_in, require_unchanged
-from .naming import Group
+from .naming import Conversion
 from .source import CARD
-from .state import DTYPES, LazyState, StoredTensor
-from .version import Version
 
 TEXT = frozenset({".md", ".json", ".html", ".txt", ".jinja"})
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
@@ -22,7 +22,7 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file to push: its name in the repository, where it is, its size in bytes, and its two digests on the Hub."""
+    """A file to push: its name in the repository, its path here, its bytes, and the two digests that the Hub uses."""
 
     name: str
     path: Path
@@ -32,9 +32,10 @@ class OutputFile:
 
 
 def read_output(directory: Path, *, edited_card: bool = False) -> tuple[OutputFile, ...]:
-    """The files of a merge that isthmus wrote and nobody changed since; its card may be, where that is `edited_card`.
+    """The files of a merge that isthmus wrote and nobody has changed since, except for the card with `edited_card`.
 
-    Raises BadInput for any other directory, and when a text in it holds a token or a path of this machine.
+    Raises BadInput for any other directory, and if a text in it holds an access token or a path of this machine;
+    CorruptCheckpoint for NaN or Inf in its weights.
     """
     if not directory.is_dir():
         raise BadInput(f"there is no directory '{directory.name}': give what 'isthmus merge' wrote")
@@ -52,17 +53,17 @@ def _require_public(path: Path) -> None:
     text = path.read_text(encoding="utf-8", errors="replace")
     if _TOKEN.search(text):
         raise BadInput(f"'{path.name}' holds an access token of the Hub: take it out, and revoke it")
-    for what, place in (("home", Path.home()), ("working", Path.cwd()), ("temporary", Path(tempfile.gettempdir()))):
-        written = str(place)
-        if len(place.parts) > 1 and re.search(rf"(?<![\w/.-]){re.escape(written)}(?=[/\s\"'<]|$)", text):
-            raise BadInput(f"'{path.name}' holds the path of your {what} directory: merge again, or take it out")
+    directories = {"home": Path.home(), "working": Path.cwd(), "temporary": Path(tempfile.gettempdir())}
+    for kind, directory in directories.items():
+        if len(directory.parts) > 1 and re.search(rf"(?<![\w/.-]){re.escape(str(directory))}(?=[/\s\"'<]|$)", text):
+            raise BadInput(f"'{path.name}' holds the path of your {kind} directory: merge again, or take it out")
 
 
 def _require_finite(path: Path, model: str) -> None:
-    version = Version.of(path.stat())
+    version = FileVersion.of(path.stat())
     infos = {name: info for name, info in read_header(path, model).items() if info.dtype in DTYPES}
     stored = {name: StoredTensor(path, version, name, info) for name, info in infos.items()}
-    state = LazyState({name: Group((name,), (name,)) for name in infos}, stored, model)
+    state = LazyState({name: Conversion((name,), (name,)) for name in infos}, stored, model)
     for name in state:
         for _ in state.blocks(name):
             pass  # raises for NaN and Inf

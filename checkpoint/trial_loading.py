@@ -1,6 +1,6 @@
-"""Opened once by transformers before anybody else does: a model that it cannot open is not written.
+"""Trial loading by transformers: a model that it cannot open is not written.
 
-Weights stay on the meta device, so that of the largest model, too, only headers are read.
+Weights stay on the meta device, so that only headers are read even for the largest model.
 """
 
 from __future__ import annotations
@@ -16,57 +16,62 @@ from .checks.finding import Finding
 from .config import build_config
 from .errors import BadInput, CorruptCheckpoint
 from .model import empty_model
-from .panics import is_failure, quiet_panics
+from .rust_panics import is_failure, quiet_panics
 from .small_files import GENERATION, VOCABULARIES
 from .source import Source
 
-LONGEST = 300  # characters of what transformers says
+LONGEST = 300  # characters of an error of transformers
 
 
 def require_opens(directory: Path, model: str) -> None:
-    """Open a model that was written, with its generation settings and its tokenizer, as its users will.
+    """Open a written model with its generation settings and its tokenizer, as its users will.
 
-    Raises CorruptCheckpoint, in transformers' own words, where it cannot be opened, or where it finds other tensors in
-    the files than it expects.
+    Raises CorruptCheckpoint with the error of transformers if it cannot open them, or if the files have other tensors
+    than it expects.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     report: dict[str, Any] = {}
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    opening = "the model"
+    part = "the model"
     try:
         with quiet(), quiet_panics():
-            opened: Any = AutoModelForCausalLM.from_pretrained(
+            model_and_report: Any = AutoModelForCausalLM.from_pretrained(
                 directory, device_map="meta", output_loading_info=True, **options
             )
-            report = opened[1]
-            if (directory / GENERATION).exists():  # which the model does without where it is no JSON
-                opening = "the generation settings"
+            report = model_and_report[1]
+            if (directory / GENERATION).exists():  # with the model, a file that is not JSON would only be ignored
+                part = "the generation settings"
                 GenerationConfig.from_pretrained(directory, local_files_only=True)
             if any((directory / name).exists() for name in VOCABULARIES):
-                opening = "the tokenizer"
+                part = "the tokenizer"
                 AutoTokenizer.from_pretrained(directory, **options)
     except BaseException as error:
         if not is_failure(error):
             raise
         words = _words(error).replace(str(directory), model)
         raise CorruptCheckpoint(
-            f"transformers cannot open {opening} of '{model}' as it would be written ({words}), so nothing is written: "
+            f"transformers cannot open {part} of '{model}' as it would be written ({words}), so nothing is written: "
             "repair the config.json or the tokenizer that it comes from"
         ) from None
-    for key, sentence in (("missing_keys", "lacks"), ("unexpected_keys", "has too"), ("mismatched_keys", "misshapes")):
+    problems = {
+        "missing_keys": "lacks the tensor",
+        "unexpected_keys": "has an unexpected tensor",
+        "mismatched_keys": "has another shape for the tensor",
+    }
+    for key, problem in problems.items():
         if report.get(key):
             first = sorted(map(str, report[key]))[0]
             raise CorruptCheckpoint(
-                f"'{model}' as it would be written {sentence} the tensor '{first}' by what transformers expects of its "
+                f"'{model}' as it would be written {problem} '{first}', by what transformers expects from its "
                 "config.json, so nothing is written: repair the config.json that it comes from"
             )
 
 
 def opening_finding(source: Source, facts: Mapping[str, Any], *, generation: bool) -> Finding | None:
-    """What blocks where transformers cannot build a model from config.json alone.
+    """A finding that blocks if transformers cannot build a model from config.json; None if it can.
 
-    With `generation`, its generation settings are read, too.
+    With `generation`, the generation settings are read as well.
     """
     file = "config.json"
     try:
@@ -86,8 +91,8 @@ def opening_finding(source: Source, facts: Mapping[str, Any], *, generation: boo
 
 
 @contextmanager
-def transformers_at_hand(facts: Mapping[str, Any]) -> Iterator[None]:
-    """Import what will open a model of these facts by another thread, while its weights are written."""
+def preloaded_transformers(facts: Mapping[str, Any]) -> Iterator[None]:
+    """Import in a second thread what `require_opens` needs for a model with these facts, while weights are written."""
 
     def fetch() -> None:
         import accelerate  # noqa: F401
@@ -101,13 +106,13 @@ def transformers_at_hand(facts: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        future.exception()  # what is missing is said by what opens the model
+        future.exception()  # a failed import is reported when the model is opened
         pool.shutdown()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the bars and warnings of transformers: what matters is raised."""
+    """Silence the progress bars and warnings of transformers; errors are raised as ever."""
     from huggingface_hub.utils import are_progress_bars_disabled
     from transformers.utils import logging
 
@@ -123,7 +128,7 @@ def quiet() -> Iterator[None]:
 
 
 def _words(error: BaseException) -> str:
-    """What an exception says, on one line, not too long; a KeyError says nothing but a name."""
+    """The class and message of an exception on one line: the message of a KeyError alone is only a name."""
     text = " ".join(str(error).split())
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

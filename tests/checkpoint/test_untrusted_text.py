@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from isthmus.checkpoint.card import metadata
 from isthmus.checkpoint.checks.repository import derived_licence, licence_of
-from isthmus.checkpoint.foreign import code, fence, json_text, markdown, plain, shortened
 from isthmus.checkpoint.front_matter import front_matter
+from isthmus.checkpoint.untrusted_text import code, fence, json_text, markdown, plain, shortened
 
 MEMBERS = {
     "escape": "\x1b[31mred",

@@ -1,4 +1,4 @@
-"""Do two tokenizers do the same? Both are given text, and the tokens that come out are compared."""
+"""Do two tokenizers do the same? Both tokenize the same texts, and the results are compared."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..panics import is_failure
+from ..rust_panics import is_failure
 from ..tokenizer import ROLES, Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Letters of several scripts, digits, contractions, white space, punctuation, signs, what few vocabularies have.
+# Several scripts, digits, contractions, white space, punctuation, symbols, rare characters.
 TEXTS = (
     "The ferry left at dawn; nobody waved.",
     "the Ferry LEFT At dAWN",
@@ -41,9 +41,9 @@ TEXTS = (
     "\u16a0\u16c7 \U00010330\U00010331 \u2200x\u2208\u211d: x\u00b2\u22650 \u222b \u00a0\u200b\u2003|",
     "zx qj Wvk xxq pqr sghf brrr",
 )
-SAMPLE, SPECIAL = 8192, 64  # tokens of the vocabulary that are probes themselves, at most
+SAMPLE, SPECIAL = 8192, 64  # the most tokens of the vocabulary, and special tokens, that become texts
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens")
-# Settings of a part that say nothing of ids, or that are compared elsewhere.
+# Settings that do not change ids, or that are compared elsewhere.
 _WITHOUT_EFFECT = frozenset({"trim_offsets", "vocab", "merges", "dropout", "id"})
 
 
@@ -51,9 +51,9 @@ _WITHOUT_EFFECT = frozenset({"trim_offsets", "vocab", "merges", "dropout", "id"}
 class Difference:
     """What two tokenizers do differently.
 
-    `parts` are the parts whose settings, with all defaults filled in, differ, ``merges`` among them; `tokens` is a text
-    that becomes other tokens, `text` one whose tokens become other text again, each None where none was found among
-    `probes` texts.
+    `parts` have different settings, with all defaults filled in; ``merges`` counts as a part. `tokens` is a text that
+    becomes other tokens, `text` one whose tokens are decoded to another text; each is None if `probes` texts show no
+    difference.
     """
 
     parts: tuple[str, ...]
@@ -63,28 +63,28 @@ class Difference:
 
 
 def compare_tokenizers(first: Tokenizer, second: Tokenizer) -> Difference:
-    """Compare what two tokenizers that were built do with the same text."""
+    """Compare two built tokenizers by their settings and on the same texts."""
     assert first.built is not None
     assert second.built is not None
     settings_a, settings_b = _settings(first.built), _settings(second.built)
-    # Tokens that only one of them has, and those whose roles differ, are findings of their own.
-    own = {token for token in first.tokens.keys() ^ second.tokens.keys() if token} | _differing_roles(first, second)
+    # Tokens that only one of them has, and tokens with other roles, are reported elsewhere.
+    excluded = set(filter(None, first.tokens.keys() ^ second.tokens.keys())) | _differing_roles(first, second)
     for settings in (settings_a, settings_b):
-        settings["added_tokens"] = [t for t in settings.get("added_tokens") or [] if t["content"] not in own]
+        settings["added_tokens"] = [t for t in settings.get("added_tokens") or [] if t["content"] not in excluded]
     parts = tuple(part for part in (*PARTS, "merges") if _relevant(settings_a, part) != _relevant(settings_b, part))
-    texts = _probes(first, second, _merged(settings_a) ^ _merged(settings_b), own)
+    texts = _probes(first, second, _merged(settings_a) ^ _merged(settings_b), excluded)
     ids_a, ids_b = _encoded(first.built, texts), _encoded(second.built, texts)
     tokens = next((text for text, a, b in zip(texts, ids_a, ids_b, strict=True) if a != b), None)
-    back = None
+    decoded_apart = None
     for text, ids in zip(texts[: len(TEXTS)], ids_a, strict=False):
         if ids is not None and _decoded(first.built, ids) != _decoded(second.built, ids):
-            back = text
+            decoded_apart = text
             break
-    return Difference(parts, tokens, back, len(texts))
+    return Difference(parts, tokens, decoded_apart, len(texts))
 
 
-def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], own: set[str]) -> list[str]:
-    """The texts, those of tokens of the vocabulary, and special tokens in the midst of text."""
+def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], excluded: set[str]) -> list[str]:
+    """`TEXTS`, texts with special tokens inside, and the texts of tokens of the vocabulary."""
     assert first.built is not None
     shared = [token for token in sorted(first.tokens, key=first.tokens.__getitem__) if token in second.tokens]
     pieces = [token for token in sorted(merged) if token in first.tokens or token in second.tokens][:SAMPLE]
@@ -92,13 +92,13 @@ def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], own: set
     special = sorted(set(first.built.get_added_vocab()) & set(second.tokens), key=first.tokens.__getitem__)[:SPECIAL]
     texts = [*TEXTS, *(f"so {token} it{token}goes {token} " for token in special)]
     texts += [text for piece in dict.fromkeys(pieces) if (text := _text_of(first.built, piece))]
-    few = own if len(own) < 1000 else set(sorted(own)[:1000])
-    return [text for text in texts if not any(token in text for token in few)]
+    sample = excluded if len(excluded) < 1000 else set(sorted(excluded)[:1000])
+    return [text for text in texts if not any(token in text for token in sample)]
 
 
 def _differing_roles(first: Tokenizer, second: Tokenizer) -> set[str]:
     pairs = [(first.special.get(role), second.special.get(role)) for role in ROLES]
-    return {token for mine, other in pairs if mine != other for token in (mine, other) if token}
+    return {token for pair in pairs if pair[0] != pair[1] for token in pair if token}
 
 
 def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
@@ -111,10 +111,10 @@ def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Any]:
-    """The ids of every text, None for one that the tokenizer fails on."""
+    """The ids of every text; None for a text on which the tokenizer fails."""
     try:
         return list(tokenizer(list(texts), verbose=False)["input_ids"])
-    except BaseException as error:  # the tokenizers library panics with what is no Exception
+    except BaseException as error:  # a panic of the tokenizers library is not an Exception
         if not is_failure(error):
             raise
         return [None] * len(texts) if len(texts) == 1 else [_encoded(tokenizer, [text])[0] for text in texts]
@@ -130,7 +130,7 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str | None:
 
 
 def _settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The content of a tokenizer.json with all defaults filled in, empty for a tokenizer that has none."""
+    """The content of a tokenizer.json with all defaults filled in; empty if the tokenizer has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     settings: dict[str, Any] = {} if backend is None else json.loads(backend.to_str())
     return settings
@@ -156,6 +156,6 @@ def _relevant(settings: Mapping[str, Any], part: str) -> object:
 
 def _without(value: Any) -> Any:
     if isinstance(value, Mapping):
-        stated = {key: inner for key, inner in value.items() if inner not in (None, "")}  # two ways to say: nothing
+        stated = {key: inner for key, inner in value.items() if inner not in (None, "")}  # both mean: not set
         return {key: _without(inner) for key, inner in stated.items() if key not in _WITHOUT_EFFECT}
     return [_without(inner) for inner in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Panics of libraries written in Rust: no Exception in Python, and written to stderr before anybody catches them."""
+"""Panics of libraries written in Rust: in Python not an Exception, and printed to stderr before they can be caught."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STDERR = 2
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether an exception says that the work failed: any Exception, and a panic, which is derived from none."""
+    """Whether an exception means that the work failed: any Exception, and a panic, which is not one."""
     return isinstance(error, Exception) or is_panic(error)
 
 
@@ -22,9 +22,9 @@ def is_panic(error: BaseException) -> bool:
 
 @contextmanager
 def quiet_panics() -> Iterator[None]:
-    """Keep what is written to the process's stderr in the block; it is written at the end, unless there was a panic.
+    """Hold back the process's stderr during the block; print it at the end, unless there was a panic.
 
-    A panic comes as an exception, and its message and stack need not be shown beside the sentence that is made of it.
+    A panic also arrives as an exception, from which one sentence is made; its own message and stack are not shown.
     """
     try:
         saved = os.dup(STDERR)
