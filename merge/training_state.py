@@ -19,7 +19,7 @@ from ..checkpoint.path_conflicts import output_path
 from ..checkpoint.saving import STAGING, replace_json
 from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ..checkpoint.strict_json import parse_object
-from ..checkpoint.working_folders import LOCK, FolderLock, remove_leftovers
+from ..checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
 from .saved_path import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:

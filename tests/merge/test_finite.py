@@ -202,6 +202,6 @@ def test_what_is_pushed_is_read_again(tmp_path: Path, isthmus, what: str) -> Non
     if what == "report":
         report["merge_point"]["loss"] = math.nan
     (out / "isthmus.json").write_text(json.dumps(sealed(report, out)))  # as another version might have written it
-    sentence = {"weights": "NaN or Inf", "report": "no merge that isthmus wrote"}[what]  # NaN is not JSON
+    sentence = {"weights": "NaN or Inf", "report": "not a merge that isthmus wrote"}[what]  # NaN is not JSON
     with pytest.raises(BadInput, match=sentence):
         read_output(out)
