@@ -28,6 +28,7 @@ _HOMES = {
     "AlignmentError": "checkpoint.errors",
     "GateRefused": "checkpoint.errors",
     "Alignment": "align.alignment",
+    "align_models": "align.pipeline",
     "canonical": "align.canonical",
     "family": "align.families",
     "push": "checkpoint.push",
@@ -48,10 +49,10 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from .align import align
     from .align.alignment import Alignment
     from .align.canonical import canonical
     from .align.families import family
+    from .align.pipeline import align_models
     from .checkpoint.check import CheckResult, check
     from .checkpoint.errors import (
         AlignmentError,
@@ -98,7 +99,7 @@ __all__ = [
     "Recipe",
     "UnsupportedFamily",
     "WeightPath",
-    "align",
+    "align_models",
     "canonical",
     "check",
     "combine",
@@ -116,7 +117,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in ("align", "merge"):
+    if name == "merge":
         return importlib.import_module(f"isthmus.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"isthmus.{_HOMES[name]}"), name)

@@ -69,7 +69,7 @@ def movable(aligned: Aligned, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) 
     start, table = aligned.alignment, family(aligned.config)
     line = WeightPath("linear", aligned.a, aligned.b)
     if start.method in KEEP_FORM:
-        start = Alignment("orthogonal", table.identity() | start.elements, start.score)
+        start = Alignment("orthogonal", table.identity() | table.lifted(start.elements), start.score)
         line = replace(line, a=start.reference(a, table), b=start.apply(b, table))
     return line, LearnedAlignment(start, line.b, table.untied())
 
