@@ -8,6 +8,7 @@ A family is a table. Nothing here, and nothing that uses a table, knows the name
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
@@ -200,7 +201,12 @@ class Family:
     one; `matrices` lists the pieces whose spectra are measured; `prefix` is what transformers puts before the names of
     the base model. `activations` are the places where spaces can be seen for matching, `maps` the linear maps between
     hidden vectors, whose inputs tell how to average them.
-    `configuration` is what the forward pass reads of the configuration, defaults filled in.
+    `configuration` is what the forward pass reads of the configuration, defaults filled in, and `rounding` the keys of
+    that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
+    beside the weights.
+
+    Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
+    which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.
     """
 
     model_type: str
@@ -220,6 +226,8 @@ class Family:
     activations: tuple[Activation, ...]
     maps: tuple[LinearMap, ...]
     configuration: Mapping[str, object] = field(default_factory=dict)
+    rounding: frozenset[str] = frozenset()
+    buffers: str | None = None
 
     @property
     def head(self) -> str:
@@ -258,7 +266,7 @@ class Family:
                 sizes[piece.view.axis] += shapes[piece.parameter][piece.view.axis]
             shapes[piece.parameter] = tuple(sizes)
         tied = {self.unembedding.piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
-        return Schema(shapes, tied, self.prefix)
+        return Schema(shapes, tied, self.prefix, re.compile(self.buffers) if self.buffers else None)
 
     def identity(self) -> Elements:
         """The elements that move nothing."""

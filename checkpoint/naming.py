@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .model import Schema
 
-# Buffers that earlier versions of transformers stored as if they were weights, whatever the architecture.
+# Buffers that earlier versions of transformers stored as if they were weights, of architectures without a table.
 STORED_BUFFERS = re.compile(
     r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias|causal_mask)$"
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
@@ -152,7 +152,7 @@ def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | N
         name = name_there
         if name not in schema.all_names and f"{schema.prefix}.{name}" in schema.all_names:
             name = f"{schema.prefix}.{name}"
-        if name not in schema.all_names and STORED_BUFFERS.search(name_there):
+        if name not in schema.all_names and (schema.buffers or STORED_BUFFERS).search(name_there):
             ignored.append(name_there)
         elif name not in schema.all_names or name in groups:
             return None

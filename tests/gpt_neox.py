@@ -102,5 +102,7 @@ def gpt_neox(config: GPTNeoXConfig) -> Family:
         matrices=tuple(matrices),
         activations=tuple(activations),
         maps=tuple(maps),
+        rounding=frozenset({"layer_norm_eps"}),
+        buffers=r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",
     )
     return tied if config.tie_word_embeddings else tied.untied()

@@ -37,6 +37,8 @@ CONFIGURATION = (
     "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx",
 )
+# Causal masks, which earlier versions of transformers stored as if they were weights.
+BUFFERS = r"(^|\.)attn\.(bias|masked_bias)$"
 # The types of what a configuration file may say; of anything else transformers is asked.
 _NUMBER, _FLAG, _ID, _TEXT, _DICT = (int, float), (bool,), (int, type(None)), (str, type(None)), (dict, type(None))
 FIELDS = {
@@ -149,6 +151,8 @@ def gpt2(config: GPT2Config) -> Family:
         activations=tuple(activations),
         maps=tuple(maps),
         configuration={key: getattr(config, key, None) for key in CONFIGURATION} | {"n_inner": hidden},
+        rounding=frozenset({"layer_norm_epsilon"}),
+        buffers=BUFFERS,
     )
     return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()
 

@@ -64,6 +64,7 @@ TRAINING = re.compile(
     r"|output_router_logits|pretraining_tp|gradient_checkpointing|summary_\w+|problem_type|reorder_and_upcast_attn"
     r"|(classifier|classification|loss|decoder_start|forced|sep|mask|cls|image_token|suppress)_\w+|num_labels"
 )
+# What architectures without a table call the number that keeps a norm from dividing by zero.
 ROUNDING = frozenset(
     ["layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "norm_eps", "norm_epsilon", "layernorm_epsilon"]
 )
@@ -97,11 +98,13 @@ def configuration_findings(
     a, b = build_config(facts_a, name_a), build_config(facts_b, name_b)
     public = {own: standard for standard, own in a.attribute_map.items()}
     read_a, read_b = (dict(_read(config, families)) for config in (a, b))
+    rounding = families[a.model_type](a).rounding if families and a.model_type in families else ROUNDING
     findings = []
     for key in sorted(read_a.keys() | read_b.keys()):
         mine, other = read_a.get(key), read_b.get(key)
         if not is_token_key(key) and not _equal(mine, other):  # token ids are those of the tokenizer's model
-            findings.append(_difference(key, public.get(key, key), mine, name_a, other, name_b))
+            block = key.rpartition(".")[2] not in rounding
+            findings.append(_difference(key, public.get(key, key), mine, name_a, other, name_b, blocks=block))
     known = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, known)
     if a.tie_word_embeddings != b.tie_word_embeddings:
@@ -152,9 +155,11 @@ def _equal(mine: object, other: object) -> bool:
     return mine == other
 
 
-def _difference(key: str, standard: str, mine: object, name_a: str, other: object, name_b: str) -> Finding:
+def _difference(
+    key: str, standard: str, mine: object, name_a: str, other: object, name_b: str, *, blocks: bool
+) -> Finding:
     what = f"the {LABELS.get(standard, key)} differs: {mine} in '{name_a}', {other} in '{name_b}'"
-    if key.rpartition(".")[2] in ROUNDING:
+    if not blocks:
         return Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE)
     return Finding("blocks", what, "only models of one shape and function can be merged", FILE)
 
