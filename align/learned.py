@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .alignment import Alignment
 from .gauge import free_gauge, regauge
-from .groups import Motion
+from .motions import Motion
 from .muon import Muon
 from .symmetry import Elements, Family, State
 

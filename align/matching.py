@@ -60,11 +60,7 @@ class _Problem:
     ):
         self.table = table
         self._pool = ThreadPoolExecutor(max_workers=2)  # one for all sweeps: every new thread keeps memory of its own
-        self.names = [
-            name
-            for name, entry in table.pieces.items()
-            if weigh and name not in table.folded and any(axis.spaces for axis in entry.axes)
-        ]
+        self.names = table.compared if weigh else ()
         self.a, self.b = a, b
         self.weights = {name: self._weight(name) for name in self.names}
         bounds = {name: self.weights[name] * float(a[name].norm() * b[name].norm()) for name in self.names}

@@ -366,8 +366,20 @@ class Family:
                     yield name, position
 
     @property
+    def compared(self) -> tuple[str, ...]:
+        """The pieces that tell which elements match two states: those on which spaces act, except for scales of norms.
+
+        The canonical form folds most scales; on the others a group does not act linearly.
+        """
+        return tuple(
+            name
+            for name, piece in self.pieces.items()
+            if any(axis.spaces for axis in piece.axes) and not any(axis.scale for axis in piece.axes)
+        )
+
+    @property
     def folded(self) -> frozenset[str]:
-        """The scales of norms that the canonical form moves into readers: in it, they say nothing."""
+        """The scales of norms that the canonical form moves into readers."""
         return frozenset(norm.weight for norm in self.norms if norm.folds)
 
     @property

@@ -155,16 +155,11 @@ class _Group:
     def score(self, elements: Sequence[Elements]) -> float:
         """The mean cosine of all pairs of moved states, over the weights that a space acts on."""
         moved = [self.moved(index, found) for index, found in enumerate(elements)]
-        names = [
-            name
-            for name, piece in self.table.pieces.items()
-            if name not in self.table.folded and any(axis.spaces for axis in piece.axes)
-        ]
         found = []
         for i, one in enumerate(moved):
             for other in moved[:i]:
                 inner = bound = 0.0
-                for name in names:
+                for name in self.table.compared:
                     inner += float((one[name] * other[name]).sum())
                     bound += float(one[name].norm() * other[name].norm())
                 found.append(inner / bound)

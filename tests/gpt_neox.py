@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from transformers import GPTNeoXConfig
 
-from isthmus.align.groups import Matrices, OrthogonalKeepingOnes, Permutation, RotaryMatrices
+from isthmus.align.groups import Matrices, OrthogonalKeepingOnes, Permutation
+from isthmus.align.rotary import RotaryMatrices
 from isthmus.align.symmetry import (
     Activation,
     Attention,

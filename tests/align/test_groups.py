@@ -19,13 +19,11 @@ from isthmus.align.groups import (
     OrthogonalMatrices,
     Permutation,
     PermutationMatrices,
-    RotaryMatrices,
-    RotaryOrthogonalMatrices,
-    RotaryPermutationMatrices,
     SignedPermutation,
     assignment,
     procrustes,
 )
+from isthmus.align.rotary import RotaryMatrices, RotaryOrthogonalMatrices, RotaryPermutationMatrices
 
 GROUPS: list[Group] = [
     Permutation(6),
