@@ -28,6 +28,7 @@ _HOMES = {
     "AlignmentError": "checkpoint.errors",
     "GateRefused": "checkpoint.errors",
     "Alignment": "align.alignment",
+    "align_models": "align.pipeline",
     "canonical": "align.canonical",
     "family": "align.families",
     "push": "checkpoint.push",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from .align.alignment import Alignment
     from .align.canonical import canonical
     from .align.families import family
+    from .align.pipeline import align_models
     from .checkpoint.check import CheckResult, check
     from .checkpoint.errors import (
         AlignmentError,
@@ -118,8 +120,8 @@ __all__ = [
     "SpectrumPlan",
     "UnsupportedFamily",
     "WeightPath",
-    "align",
     "align_and_save",
+    "align_models",
     "canonical",
     "check",
     "corpus",
@@ -137,8 +139,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "align":
-        return importlib.import_module(f"isthmus.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"isthmus.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'isthmus' has no attribute '{name}'")

@@ -1,25 +1,17 @@
-"""Taking the gauge out: symmetries as data (`families`, `symmetry`), canonical forms, matching, alignments.
-
-The package can be called: ``isthmus.align(a, b)`` aligns two checkpoints.
-"""
+"""Taking the gauge out: groups, symmetries as data (`families`), canonical forms, matching, alignments."""
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .pipeline import align_checkpoints as align
+    from .pipeline import align_models
+
+__all__ = ["align_models"]
 
 
-class _Callable(ModuleType):
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        from .pipeline import align_checkpoints
-
-        return align_checkpoints(*args, **kwargs)  # type: ignore[arg-type]
-
-
-sys.modules[__name__].__class__ = _Callable
-
-__all__ = ["align"]
+def __getattr__(name: str) -> object:
+    if name == "align_models":
+        return importlib.import_module(f"{__name__}.pipeline").align_models
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

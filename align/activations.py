@@ -7,16 +7,16 @@ products of weights, taken from what the weights do (Li et al. 2015, arXiv 1511.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from ..checkpoint.model import empty_model, with_tied
-from .symmetry import Activation, Family
+from .symmetry import Activation, Family, View
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -41,7 +41,8 @@ def cross_correlations(
     models = [empty_model(config) for _ in (a, b)]
     full = [with_tied(state, model) for state, model in zip((a, b), models, strict=True)]
     rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
-    with captured(models[0], table) as seen_a, captured(models[1], table) as seen_b, torch.no_grad():
+    places = table.activations
+    with captured(models[0], places) as seen_a, captured(models[1], places) as seen_b, torch.no_grad():
         for part in torch.split(ids, rows):
             for model, state in zip(models, full, strict=True):
                 functional_call(model, dict(state), (part,), {"use_cache": False})
@@ -81,19 +82,38 @@ class _Sums:
         return cross, float((variances[0] * variances[1]).sqrt())
 
 
-@contextmanager
-def captured(model: torch.nn.Module, table: Family) -> Iterator[dict[Activation, Tensor]]:
-    """While it lasts, every forward pass leaves its vectors, (tokens, n) by place, in the dictionary."""
-    seen: dict[Activation, Tensor] = {}
+class Place(Protocol):
+    """Where vectors can be seen: a `view` of what goes into a module, or of what comes out of it."""
 
-    def hook(place: Activation) -> Callable[..., None]:
+    @property
+    def module(self) -> str:
+        """Its name in the model."""
+
+    @property
+    def side(self) -> Literal["input", "output"]:
+        """Of which vectors."""
+
+    @property
+    def view(self) -> View | None:
+        """Which of their entries; None for all."""
+
+
+P = TypeVar("P", bound=Place)
+
+
+@contextmanager
+def captured(model: torch.nn.Module, places: Iterable[P]) -> Iterator[dict[P, Tensor]]:
+    """While it lasts, every forward pass leaves its vectors, (tokens, n) by place, in the dictionary."""
+    seen: dict[P, Tensor] = {}
+
+    def hook(place: P) -> Callable[..., None]:
         def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            found = inputs[0] if place.side == "input" else output
-            seen[place] = found[..., place.start : place.stop].flatten(0, -2)
+            vectors = (inputs[0] if place.side == "input" else output).flatten(0, -2)
+            seen[place] = vectors if place.view is None else place.view.of(vectors)
 
         return keep
 
-    handles = [model.get_submodule(place.module).register_forward_hook(hook(place)) for place in table.activations]
+    handles = [model.get_submodule(place.module).register_forward_hook(hook(place)) for place in places]
     try:
         yield seen
     finally:

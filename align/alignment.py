@@ -21,7 +21,7 @@ from ..checkpoint.strict_json import parse_object
 from .canonical import canonical
 from .families import family
 from .gauge import regauge
-from .symmetry import Elements, Family, State, act_on_piece
+from .symmetry import Elements, Family, State
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -35,7 +35,7 @@ _GAUGE = "gauge/"
 
 @dataclass(frozen=True)
 class Alignment:
-    """One group element per space (`isthmus.align.symmetry` says which tensors), taking B to A.
+    """One group element per space (`isthmus.align.groups` says which tensors), taking B to A.
 
     `score` is the objective of the matching that found it, 1 for an exact copy (`isthmus.align.matching`). Applying an
     alignment brings a state into canonical form first; ``permutation`` and ``none`` keep its form. A ``learned`` one
@@ -51,6 +51,10 @@ class Alignment:
     def folds(self) -> bool:
         """Whether it needs canonical states, whose unembedding is untied."""
         return self.method not in KEEP_FORM
+
+    def acting(self, table: Family) -> Family:
+        """The table with the groups whose elements these are: permutations where it keeps a state's form."""
+        return table if self.folds else table.permuting()
 
     def config(self, config: PretrainedConfig) -> PretrainedConfig:
         """The configuration of an aligned model: untied where the canonical form unties."""
@@ -77,21 +81,13 @@ class Alignment:
 
         The pieces are taken out of the dictionary one by one, so that a large model is not held twice.
         """
-        moved = {name: act_on_piece(pieces.pop(name), entry, self.elements) for name, entry in table.pieces.items()}
+        table = self.acting(table)
+        moved = {name: table.act(name, pieces.pop(name), self.elements) for name in table.pieces}
         return table.join(regauge(moved, table, self.gauge) if self.gauge else moved)
 
     def inverse(self, table: Family) -> Alignment:
         """The alignment that takes A to B; in canonical form, so without a gauge."""
-        elements = dict(self.elements)
-        outer = {inner: heads for heads, inners in table.inner_spaces().items() for inner in inners}
-        for space, element in self.elements.items():
-            if element.dtype == torch.int64:
-                elements[space] = element.argsort()
-            elif element.ndim == 2:
-                elements[space] = torch.linalg.inv(element)
-            else:
-                elements[space] = torch.linalg.inv(element)[self.elements[outer[space]].argsort()]
-        return Alignment(self.method, elements, self.score)
+        return Alignment(self.method, self.acting(table).inverse(self.elements), self.score)
 
     def compose(self, then: Alignment, table: Family) -> Alignment:
         """This alignment followed by another: C to B, then B to A, is C to A, with the gauge of the other.
@@ -100,17 +96,7 @@ class Alignment:
         """
         if self.method != then.method:
             raise BadInput(f"only alignments of one method compose: these are {self.method} and {then.method}")
-        elements: Elements = {}
-        outer = {inner: heads for heads, inners in table.inner_spaces().items() for inner in inners}
-        for space, element in self.elements.items():
-            following = then.elements[space]
-            if element.dtype == torch.int64:
-                elements[space] = element[following]
-            elif element.ndim == 2:
-                elements[space] = element @ following
-            else:
-                elements[space] = element[then.elements[outer[space]]] @ following
-        return replace(then, elements=elements)
+        return replace(then, elements=self.acting(table).compose(self.elements, then.elements))
 
     def save(self, path: str | Path) -> None:
         """Write to one safetensors file."""

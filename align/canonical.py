@@ -4,12 +4,12 @@ Before rotations of the residual stream are symmetries at all, every LayerNorm's
 step below leaves the log-probabilities as they were (Ashkboos et al. 2024, arXiv 2401.15024, for the folding;
 Theus et al. 2025, arXiv 2506.22712, for its use in alignment):
 
-1. fold every norm's scale g and bias β into its readers: W ← diag(g) W, b ← b + β W; the unembedding has no bias, so
-   its norm keeps β / g;
-2. the mean over the residual axis is invisible to LayerNorm: subtract it from all that writes to the stream, and
-   from the input axis of all biased readers, whose input has none;
-3. the key bias adds one number to all scores of a query: set it to 0; attention weights sum to 1, so the value
-   bias moves through the output map into its bias;
+1. fold every norm's scale g and bias β into its readers: W ← diag(g) W, b ← b + β W; where a reader has no bias, as
+   most unembeddings, the norm keeps β / g;
+2. the mean over the residual axis is invisible to LayerNorm: subtract it from all that writes to the stream, and from
+   the input axis of all readers whose input has none (no RMSNorm has this symmetry, nor a norm that keeps β / g);
+3. the key bias adds one number to all scores of a query: set it to 0, where no rotation comes after it; attention
+   weights sum to 1, so the value bias moves through the output map into its bias, if there is one;
 4. the mean of the position embedding moves into the token embedding;
 5. the mean unembedding row shifts all logits alike: subtract it.
 """
@@ -32,7 +32,7 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
 
     Computed in float64 and rounded once at the end of each step.
 
-    Raises CorruptCheckpoint when the final norm has a scale of exactly zero, which no rotation can carry.
+    Raises CorruptCheckpoint when a norm that keeps its bias has a scale of exactly zero, which no rotation can carry.
     """
     pieces = table.split(state)
     if table.tied:
@@ -48,42 +48,57 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
     """
     pieces = {name: piece.double() if piece.ndim == 1 else piece for name, piece in pieces.items()}
 
-    for norm in (norm for norm in table.norms if norm.weight in pieces):
-        scale, shift = pieces[norm.weight], pieces[norm.bias]
-        kept = torch.zeros_like(shift)
+    for norm in (norm for norm in table.norms if norm.folds and norm.weight in pieces):
+        scale = norm.scale(pieces[norm.weight])
+        shift = pieces[norm.bias] if norm.bias is not None else torch.zeros_like(scale)
+        stays = norm.bias is not None and not norm.shifts
+        if stays and (scale == 0).any():
+            raise CorruptCheckpoint(
+                f"'{table.pieces[norm.weight].parameter}' has a scale of exactly zero, which has no canonical "
+                "form: merge with --align none --no-spectrum"
+            )
         for reader in norm.readers:
             weight = pieces[reader.weight].movedim(reader.axis, -1)  # (outputs, residual)
-            if reader.bias is None:
-                if (scale == 0).any():
-                    raise CorruptCheckpoint(
-                        f"'{table.pieces[norm.weight].parameter}' has a scale of exactly zero, which has no canonical "
-                        "form: merge with --align none --no-spectrum"
-                    )
-                kept = shift / scale
-                mean = sum(rows.double().sum(0) for rows in torch.split(weight, ROWS)) / weight.shape[0]
-                folded = _by_rows(weight, lambda rows, g=scale, m=mean: (rows - m) * g)  # type: ignore[misc]
-            else:
+            if norm.shifts and reader.bias is not None:
                 pieces[reader.bias] = pieces[reader.bias] + weight.double() @ shift
-                folded = _by_rows(weight, lambda rows, g=scale: _centred(rows * g))  # type: ignore[misc]
-            pieces[reader.weight] = folded.movedim(-1, reader.axis)
-        pieces[norm.weight], pieces[norm.bias] = torch.ones_like(scale), kept
+            mean = _mean_row(weight) if reader.weight == table.head else None
+            if mean is not None and reader.bias is not None:
+                pieces[reader.bias] = _centred(pieces[reader.bias])
+            centres = norm.centres and not stays
+
+            def folded(
+                rows: Tensor, scale: Tensor = scale, mean: Tensor | None = mean, centres: bool = centres
+            ) -> Tensor:
+                rows = (rows if mean is None else rows - mean) * scale
+                return _centred(rows) if centres else rows
+
+            pieces[reader.weight] = _by_rows(weight, folded).movedim(-1, reader.axis)
+        pieces[norm.weight] = norm.weight_of(torch.ones_like(scale))
+        if norm.bias is not None:
+            pieces[norm.bias] = shift / scale if stays else torch.zeros_like(shift)
+
+    for bias in (bias for bias in table.vanishing if bias.piece in pieces):
+        cleared = pieces[bias.piece].clone()
+        (cleared if bias.view is None else bias.view.in_runs(cleared)).zero_()
+        pieces[bias.piece] = cleared
 
     for attention in (attention for attention in table.attentions if attention.output in pieces):
-        pieces[attention.key_bias] = torch.zeros_like(pieces[attention.key_bias])
-        carried = pieces[attention.value_bias] @ pieces[attention.output].double()
+        output = pieces[attention.output].movedim(attention.axis, 0)  # (inputs, residual)
+        carried = pieces[attention.value_bias] @ output.double()
         pieces[attention.output_bias] = pieces[attention.output_bias] + carried
         pieces[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
 
     moved = {}
-    if table.positions in pieces:
+    if table.positions is not None and table.positions in pieces:
         offset = pieces[table.positions].double().mean(dim=0)
         moved = {table.positions: -offset, table.embedding: offset}
     for name, axis in table.writers:
-        if name in pieces:
+        if name in pieces and (table.centred or name in moved):
             written = pieces[name].movedim(axis, -1)
             added = moved.get(name, torch.zeros(written.shape[-1], dtype=torch.float64))
-            centred = _by_rows(written, lambda rows, added=added: _centred(rows + added))  # type: ignore[misc]
-            pieces[name] = centred.movedim(-1, axis)
+            change = _centred if table.centred else lambda rows: rows
+            shifted = _by_rows(written, lambda rows, added=added, change=change: change(rows + added))  # type: ignore[misc]
+            pieces[name] = shifted.movedim(-1, axis)
     return {name: piece.float() for name, piece in pieces.items()}
 
 
@@ -91,18 +106,28 @@ def linked(table: Family) -> dict[str, frozenset[str]]:
     """For every piece of an untied table, the pieces that its canonical form depends on, itself among them."""
     groups: dict[str, set[str]] = {name: {name} for name in table.pieces}
     for norm in table.norms:
-        readers = [name for reader in norm.readers for name in (reader.weight, reader.bias) if name]
+        readers = [name for reader in norm.readers for name in (reader.weight, reader.bias)]
         _join(groups, [norm.weight, norm.bias, *readers])
     for attention in table.attentions:
-        _join(groups, [attention.key_bias, attention.value_bias, attention.output, attention.output_bias])
+        _join(groups, [attention.value_bias, attention.output, attention.output_bias])
     _join(groups, [table.positions, table.embedding])
     return {name: frozenset(group) for name, group in groups.items()}
 
 
-def _join(groups: dict[str, set[str]], names: Sequence[str]) -> None:
-    together = set().union(*(groups[name] for name in names))
+def _join(groups: dict[str, set[str]], names: Sequence[str | None]) -> None:
+    together = set().union(*(groups[name] for name in names if name is not None))
     for name in together:
         groups[name] = together
+
+
+def _folded(rows: Tensor, *, scale: Tensor, mean: Tensor | None, centres: bool) -> Tensor:
+    rows = (rows if mean is None else rows - mean) * scale
+    return _centred(rows) if centres else rows
+
+
+def _mean_row(matrix: Tensor) -> Tensor:
+    total: Tensor = sum(rows.double().sum(0) for rows in torch.split(matrix, ROWS))  # type: ignore[assignment]
+    return total / matrix.shape[0]
 
 
 def _centred(rows: Tensor) -> Tensor:

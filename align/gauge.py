@@ -1,9 +1,9 @@
 """The gauge that the canonical form fixes, at other values: same function, another straight line.
 
-In canonical form every norm has scale 1 and its readers' norms shift 0, and values have no bias. All of that is choice:
-with any d > 0, β and u
+In canonical form every norm with readers has scale 1 and shift 0, as far as these take them, and values have no bias.
+All of that is choice: with any d > 0, β and u
 
-- norm: scale d, shift β (d ∘ its own where the reader has no bias); readers W ← diag(1/d) W, b ← b − β W;
+- norm: scale d, shift β (d ∘ its own where a reader has no bias); readers W ← diag(1/d) W, b ← b − β W;
 - attention: value bias b_v + u, output bias b_o − u W_o
 
 leave the log-probabilities alone. A straight line between a canonical A and such a B is not the line between two
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .canonical import canonical
+from .groups import Matrices
 from .symmetry import Family, State
 
 
@@ -31,12 +32,14 @@ def regauge(pieces: Mapping[str, Tensor], table: Family, gauge: Mapping[str, Ten
     """
     moved = dict(pieces)
     for norm in table.norms:
-        scale, shift = gauge.get(norm.weight), gauge.get(norm.bias)
+        scale, shift = gauge.get(norm.weight), None if norm.bias is None else gauge.get(norm.bias)
         if scale is not None:
-            moved[norm.weight] = moved[norm.weight] * scale
-            moved[norm.bias] = moved[norm.bias] * scale
-        if shift is not None:
-            moved[norm.bias] = moved[norm.bias] + shift
+            moved[norm.weight] = norm.weight_of(norm.scale(moved[norm.weight]) * scale)
+        if norm.bias is not None:
+            if scale is not None:
+                moved[norm.bias] = moved[norm.bias] * scale
+            if shift is not None:
+                moved[norm.bias] = moved[norm.bias] + shift
         for reader in norm.readers:
             weight = moved[reader.weight].movedim(reader.axis, -1)  # (outputs, residual)
             if scale is not None:
@@ -48,20 +51,21 @@ def regauge(pieces: Mapping[str, Tensor], table: Family, gauge: Mapping[str, Ten
         value = gauge.get(attention.value_bias)
         if value is not None:
             moved[attention.value_bias] = moved[attention.value_bias] + value
-            moved[attention.output_bias] = moved[attention.output_bias] - value @ moved[attention.output]
+            output = moved[attention.output].movedim(attention.axis, 0)  # (inputs, residual)
+            moved[attention.output_bias] = moved[attention.output_bias] - value @ output
     return moved
 
 
 def free_gauge(table: Family, pieces: Mapping[str, Tensor]) -> State:
     """The gauge that changes nothing, all that `regauge` takes: ones for scales, zeros for shifts and value biases."""
-    found = {}
-    for norm in table.norms:
-        found[norm.weight] = torch.ones_like(pieces[norm.weight])
-        if all(reader.bias for reader in norm.readers):
-            found[norm.bias] = torch.zeros_like(pieces[norm.bias])
+    gauge = {}
+    for norm in (norm for norm in table.norms if norm.folds):
+        gauge[norm.weight] = torch.ones_like(pieces[norm.weight])
+        if norm.bias is not None and norm.shifts:
+            gauge[norm.bias] = torch.zeros_like(pieces[norm.bias])
     for attention in table.attentions:
-        found[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
-    return found
+        gauge[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
+    return gauge
 
 
 def neutral(state: Mapping[str, Tensor], table: Family) -> State:
@@ -73,11 +77,14 @@ def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
     """Pieces in which both factors of every head's circuit have the same singular values; the circuits are unchanged.
 
     With P all that the inside of a head acts on directly (query, or value, with its bias) and D all on which it acts by
-    the inverse transpose (key, or output), P Dᵀ = U S Vᵀ is the circuit, and P = U √S, D = V √S. In float64.
+    the inverse transpose (key, or output), P Dᵀ is the circuit (`isthmus.align.groups.Matrices.balanced`). In float64.
     """
     moved = dict(pieces)
-    for inner in (name for name, space in table.spaces.items() if space.kind == "inner"):
-        blocks, size = table.spaces[inner].blocks, table.spaces[inner].size
+    for inner, space in table.spaces.items():
+        group = space.group
+        if not isinstance(group, Matrices):
+            continue
+        blocks, size = group.blocks, group.size
         sides: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
         for name, position in table.occurrences(inner):
             sides[table.pieces[name].axes[position].dual].append((name, position))
@@ -85,10 +92,7 @@ def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
         for dual in (False, True):
             rows = [moved[name].movedim(position, -1).reshape(-1, blocks, size) for name, position in sides[dual]]
             stacks.append(torch.cat([row.double() for row in rows]).transpose(0, 1))  # (blocks, rows, size)
-        (left, upper), (right, lower) = (torch.linalg.qr(stack) for stack in stacks)
-        u, s, vh = torch.linalg.svd(upper @ lower.mT)
-        roots = s.sqrt()[:, None]
-        factors = (left @ (u * roots), right @ (vh.mT * roots))
+        factors = group.balanced(stacks[0], stacks[1])
         for dual, factor in zip((False, True), factors, strict=True):
             start = 0
             for name, position in sides[dual]:

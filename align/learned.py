@@ -2,9 +2,8 @@
 
 It starts from an alignment in closed form, and moves B further by
 
-- a rotation of the residual stream that keeps the all-ones vector, by the Cayley map of a skew-symmetric matrix on its
-  complement (Lezcano-Casado and Martínez-Rubio 2019, arXiv 1901.08428, for the parametrisation);
-- an invertible matrix inside every head, one for query and key and one for value and output;
+- the elements of every group that moves continuously (`isthmus.align.groups.Group.motion`): a rotation of the residual
+  stream, invertible maps inside every head, one for query and key and one for value and output;
 - the gauge of norms and value biases (`isthmus.align.gauge`); scales as exponentials, so that they stay positive.
 
 None of it changes B's function. Neurons and heads keep the order that the closed form found. Learning the symmetries of
@@ -20,12 +19,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
 
 from .alignment import Alignment
 from .gauge import free_gauge, regauge
+from .motions import Motion
 from .muon import Muon
-from .symmetry import Elements, Family, State, act_on_piece
+from .symmetry import Elements, Family, State
 
 ROTATION_LR, GAUGE_LR, HEADS_LR = 6e-3, 4e-2, 5e-2
 
@@ -37,9 +36,6 @@ class LearnedAlignment(nn.Module):
     untied, `table` the untied symmetry table.
     """
 
-    complement: Tensor
-    rotation: _Square
-
     def __init__(self, start: Alignment, b: Mapping[str, Tensor], table: Family):
         super().__init__()
         self._start, self._table = start, table
@@ -47,38 +43,26 @@ class LearnedAlignment(nn.Module):
         pieces = table.split(b)
         for index, name in enumerate(self.names):
             self.register_buffer(f"b{index}", pieces[name].detach().clone(), persistent=False)
-        self._stream = next(name for name, space in table.spaces.items() if space.kind == "stream")
-        width = table.spaces[self._stream].size
-        self.register_buffer("complement", _complement_of_ones(width).float(), persistent=False)
-        self.rotation = _Square(width - 1)
-        orthogonal(self.rotation, orthogonal_map="cayley")
-        self._inner = {name: space for name, space in table.spaces.items() if space.kind == "inner"}
-        self.heads = nn.ParameterList(
-            nn.Parameter(torch.eye(space.size)) for space in self._inner.values() for _ in range(space.blocks)
-        )
+        motions = {name: motion for name, space in table.spaces.items() if (motion := space.group.motion())}
+        self._moving = tuple(motions)
+        self.motions = nn.ModuleList(motions.values())
         self._free = tuple(free_gauge(table, pieces))
-        self._scales = frozenset(norm.weight for norm in table.norms)
+        self._scales = table.folded
         self.gauge = nn.ParameterList(nn.Parameter(torch.zeros_like(pieces[name])) for name in self._free)
 
     def forward(self) -> State:
         """B's pieces, moved; in float32 whatever the precision of the training."""
-        with torch.autocast(self.complement.device.type, enabled=False):
+        with torch.autocast(self.gauge[0].device.type, enabled=False):
             elements, gauge = self._elements(), self._gauge()
             moved = {
-                name: act_on_piece(getattr(self, f"b{index}"), self._table.pieces[name], elements)
+                name: self._table.act(name, getattr(self, f"b{index}"), elements)
                 for index, name in enumerate(self.names)
             }
             return regauge(moved, self._table, gauge)
 
     def _elements(self) -> Elements:
-        """The rotation and the maps inside heads, relative to the start."""
-        width = self.complement.shape[0]
-        kept = self.complement @ self.rotation.weight @ self.complement.mT
-        elements: Elements = {self._stream: kept + 1.0 / width}
-        heads = iter(self.heads)
-        for name, space in self._inner.items():
-            elements[name] = torch.stack([next(heads) for _ in range(space.blocks)])
-        return elements
+        """The elements that move, relative to the start."""
+        return {name: motion() for name, motion in zip(self._moving, self.motions, strict=True)}
 
     def _gauge(self) -> State:
         return {
@@ -90,35 +74,17 @@ class LearnedAlignment(nn.Module):
     def alignment(self) -> Alignment:
         """Where it now is, as an alignment of the original B; in float64."""
         exact = deepcopy(self).double().to("cpu")
-        exact.complement = _complement_of_ones(len(exact.complement))
         here = self._table.identity() | exact._elements()
         gauge = {name: value.float() for name, value in exact._gauge().items()}
         moved = Alignment("learned", here, self._start.score, gauge)
         return replace(self._start, method="learned").compose(moved, self._table)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the rotation and the gauge, Muon for the maps inside heads; nothing is decayed."""
-        groups = [
-            {"params": list(self.rotation.parameters()), "lr": ROTATION_LR},
-            {"params": list(self.gauge), "lr": GAUGE_LR},
-        ]
-        return [
-            torch.optim.Adam(groups, betas=(0.9, 0.99)),
-            Muon(self.heads.parameters(), lr=HEADS_LR, weight_decay=0.0, momentum=0.9),
-        ]
-
-
-class _Square(nn.Module):
-    """A square matrix, first the identity."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(size))
-
-
-def _complement_of_ones(width: int) -> Tensor:
-    """An orthonormal basis of the vectors whose entries sum to 0, (width, width − 1)."""
-    start = torch.eye(width, dtype=torch.float64)
-    start[:, 0] = 1.0
-    basis: Tensor = torch.linalg.qr(start)[0]
-    return basis[:, 1:]
+        """Muon for the maps inside heads, Adam for rotations and the gauge; nothing is decayed."""
+        matrices = [matrix for motion in self.motions if isinstance(motion, Motion) for matrix in motion.matrices()]
+        free = {id(matrix) for matrix in matrices}
+        rotations = [parameter for parameter in self.motions.parameters() if id(parameter) not in free]
+        groups = [{"params": rotations, "lr": ROTATION_LR}, {"params": list(self.gauge), "lr": GAUGE_LR}]
+        adam = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
+        muon = [Muon(matrices, lr=HEADS_LR, weight_decay=0.0, momentum=0.9)] if matrices else []
+        return [adam, *muon]

@@ -4,10 +4,10 @@ For canonical pieces A_p, B_p the elements g maximise Σ_p w_p ⟨A_p, g·B_p⟩
 the problem is linear in the element and has a closed form (Ainsworth et al. 2023, arXiv 2209.04836, for permutations;
 Theus et al. 2025, arXiv 2506.22712, for transformers):
 
-- permutations by the assignment problem on the similarity matrix;
-- rotations of the residual stream by orthogonal Procrustes on the complement of the all-ones vector, which stays fixed;
-- heads jointly with the rotations inside them: the similarity of two heads is the sum of the nuclear norms of their
-  QK and OV cross-products, which is what the best rotation inside them attains.
+- a space by itself by what its group says (`isthmus.align.groups.Group.solve`): permutations by the assignment problem
+  on the similarity matrix, rotations of the residual stream by orthogonal Procrustes;
+- heads jointly with the rotations inside them: the similarity of two heads is what the best rotations inside them
+  attain, the sum of the nuclear norms of their QK and OV cross-products.
 
 Correlations of activations (`isthmus.align.activations`) can stand beside the weights or in their place: a term
 tr(gᵀ C) for every space, which counts `BESIDE_WEIGHTS` times what the weights on which the space acts do. That lowered
@@ -21,7 +21,7 @@ barrier by 0 to 4 percent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from .memory import release_freed
-from .symmetry import Elements, Family, act, act_on_piece
+from .symmetry import Elements, Family
 
 INSIDE_HEADS = 4.0
 BESIDE_WEIGHTS = 0.5  # how much the activations of a space count, against all the weights on which it acts
@@ -46,34 +46,6 @@ class Matching:
     start: str
 
 
-def assignment(similarity: Tensor) -> Tensor:
-    """The permutation p that maximises Σ_i similarity[p[i], i]; similarity (n, n), rows B, columns A."""
-    from scipy.optimize import linear_sum_assignment  # a third of a second that a plain average does not need
-
-    # In the layout and with the sign that scipy works on, so that it makes no copies of its own.
-    costs = torch.empty(similarity.shape, dtype=torch.float64).copy_(similarity.T).neg_()
-    _, columns = linear_sum_assignment(costs.numpy())
-    return torch.from_numpy(columns).to(torch.int64)
-
-
-def procrustes(cross: Tensor) -> Tensor:
-    """The orthogonal Q that maximises tr(Qᵀ cross), batched over leading axes; cross = Bᵀ A, (..., n, n), float64."""
-    left, _, right = torch.linalg.svd(cross.double())
-    return torch.matmul(left, right)
-
-
-def stream_rotation(cross: Tensor) -> Tensor:
-    """The orthogonal Q with Q·1 = 1 that maximises tr(Qᵀ cross); cross (n, n), float64.
-
-    Both sides are projected on the complement of 1, where Procrustes is solved; 1 maps to itself.
-    """
-    size = cross.shape[0]
-    ones = torch.full((size, size), 1.0 / size, dtype=torch.float64)
-    centre = torch.eye(size, dtype=torch.float64) - ones
-    centred = centre @ cross.double() @ centre
-    return procrustes(centred + ones * (1.0 + torch.linalg.matrix_norm(centred)))
-
-
 class _Problem:
     """The pieces of A and B that carry information, and the linearised problem of each space."""
 
@@ -83,19 +55,12 @@ class _Problem:
         b: Mapping[str, Tensor],
         table: Family,
         *,
-        rotate: bool,
-        inside: bool = True,
         activations: Mapping[str, Tensor] | None = None,
         weigh: bool = True,
     ):
-        self.table, self.rotate, self.turn_heads = table, rotate, rotate and inside
+        self.table = table
         self._pool = ThreadPoolExecutor(max_workers=2)  # one for all sweeps: every new thread keeps memory of its own
-        constant = {norm.weight for norm in table.norms}  # all ones in canonical form
-        self.names = [
-            name
-            for name, entry in table.pieces.items()
-            if weigh and name not in constant and any(axis.spaces for axis in entry.axes)
-        ]
+        self.names = table.compared if weigh else ()
         self.a, self.b = a, b
         self.weights = {name: self._weight(name) for name in self.names}
         bounds = {name: self.weights[name] * float(a[name].norm() * b[name].norm()) for name in self.names}
@@ -105,9 +70,19 @@ class _Problem:
         }
         self.total = sum(bounds.values()) + sum(beside.values())
         self.seen = {space: beside[space] * cross for space, cross in (activations or {}).items()}
-        self.inner = table.inner_spaces()
-        self.stream = next(name for name, space in table.spaces.items() if space.kind == "stream")
-        self.layers = [name for name, space in table.spaces.items() if space.kind in ("neurons", "heads")]
+        self.stream = table.stream
+        self.layers = [name for name, space in table.spaces.items() if name != table.stream and space.inside is None]
+        self.inner = {name: table.inner(name) for name in self.layers}
+        # Pieces on whose blocks a space acts that has others inside, and none of these does.
+        self.bare = {
+            space: [
+                name
+                for name, _ in table.occurrences(space)
+                if name in self.names and not any(set(inners) & set(axis.spaces) for axis in table.pieces[name].axes)
+            ]
+            for space, inners in self.inner.items()
+            if inners
+        }
         # Pieces that only the stream acts on give the same cross-product whatever the other elements are.
         self._stream_alone = {
             name: self._term(name, position, self.b[name])
@@ -117,7 +92,7 @@ class _Problem:
 
     def _weight(self, name: str) -> float:
         acting = {space for axis in self.table.pieces[name].axes for space in axis.spaces}
-        return INSIDE_HEADS if any(self.table.spaces[space].kind == "inner" for space in acting) else 1.0
+        return INSIDE_HEADS if any(self.table.spaces[space].inside for space in acting) else 1.0
 
     def _term(self, name: str, position: int, moved: Tensor) -> Tensor:
         """w Bᵀ A of one piece along one axis: (n, n), rows B, columns A."""
@@ -127,10 +102,13 @@ class _Problem:
     def cross(self, space: str, elements: Elements, acted_by: str | None = None) -> Tensor:
         """Σ_p w_p B'_pᵀ A_p along the axes of `space`, B' transformed by all other spaces: (n, n), rows B, columns A.
 
-        With `acted_by`, over the pieces on which that space acts, too. What the activations say is added.
+        With `acted_by`, over the pieces on which that space acts, too; else, where there are spaces inside this one,
+        over the pieces on which none of them acts. What the activations say is added.
         """
         skip = frozenset((space, *self.inner.get(space, ())))
-        wanted = {name for name, _ in self.table.occurrences(acted_by)} if acted_by else set(self.names)
+        wanted = set(self.bare.get(space, self.names))
+        if acted_by:
+            wanted = {name for name, _ in self.table.occurrences(acted_by)}
         seen = self.seen.get(acted_by or space)
         total = None if seen is None else seen.clone()
         for name, position in self.table.occurrences(space):
@@ -139,7 +117,7 @@ class _Problem:
             if space == self.stream and name in self._stream_alone:
                 term = self._stream_alone[name]
             else:
-                moved = act_on_piece(self.b[name], self.table.pieces[name], elements, skip=skip)
+                moved = self.table.act(name, self.b[name], elements, skip=skip)
                 term = self._term(name, position, moved)
             total = term.clone() if total is None else total.add_(term)
         assert total is not None
@@ -148,47 +126,44 @@ class _Problem:
     def starts(self) -> Elements:
         """Elements of the stream to begin with, by name."""
         alone = self._stream_alone
-        size = self.table.spaces[self.stream].size
+        group = self.table.spaces[self.stream].group
         crosses = {}
         if alone:
-            crosses["all embeddings"] = sum(alone.values(), torch.zeros(size, size))
+            crosses["all embeddings"] = sum(alone.values(), torch.zeros(group.size, group.size))
             crosses["embedding"], crosses["unembedding"] = alone[self.table.embedding], alone[self.table.head]
         if self.stream in self.seen:
             crosses["activations"] = self.seen[self.stream]
-        found = {name: self.solve_stream(cross) for name, cross in crosses.items()}
-        return found | {"identity": torch.eye(size, dtype=torch.float64) if self.rotate else torch.arange(size)}
+        solved = {name: group.solve(cross) for name, cross in crosses.items()}
+        return solved | {"identity": group.identity()}
 
-    def solve_stream(self, cross: Tensor) -> Tensor:
-        """The residual stream, by Procrustes or by assignment."""
-        return stream_rotation(cross) if self.rotate else assignment(cross)
+    def cross_of_blocks(self, space: str, elements: Elements) -> Tensor:
+        """`cross`, summed over the insides of blocks that the space permutes as they are."""
+        cross, count = self.cross(space, elements), self.table.spaces[space].group.size
+        return cross if len(cross) == count else _pairs(cross, count).diagonal(dim1=-2, dim2=-1).sum(-1)
 
     def solve_heads(self, space: str, elements: Elements) -> tuple[Elements, float]:
-        """Heads by assignment and the inside of heads by rotation or permutation, jointly optimal; what they attain."""
-        count = self.table.spaces[space].size
-        crosses, values = {}, torch.zeros(count, count, dtype=torch.float64)
+        """A space of blocks and the spaces inside of it, jointly optimal; what they attain."""
+        group = self.table.spaces[space].group
+        crosses, values = {}, torch.zeros(group.size, group.size, dtype=torch.float64)
         for inner in self.inner[space]:
-            full = self.cross(space, elements, acted_by=inner).double()
-            rows = torch.unflatten(full, 0, (count, -1))
-            pairs = torch.unflatten(rows, 2, (count, -1)).transpose(1, 2)
-            crosses[inner] = pairs  # (heads of B, heads of A, d, d)
-            if self.turn_heads:
-                values += torch.linalg.svdvals(pairs).sum(-1)
-            else:
-                values += (_permutation_matrices(pairs) * pairs).sum((-1, -2))
-        order = assignment(values)
-        solved: Elements = {space: order}
+            pairs = _pairs(self.cross(space, elements, acted_by=inner).double(), group.size)
+            crosses[inner] = pairs
+            values += self.table.spaces[inner].group.attained(pairs)
+        if self.bare[space]:
+            values += self.cross_of_blocks(space, elements)
+        solved = {space: group.solve(values)}
         for inner, pairs in crosses.items():
-            chosen = pairs[order, torch.arange(count)]
-            solved[inner] = procrustes(chosen) if self.turn_heads else _permutation_matrices(chosen)
-        return solved, float(values[order, torch.arange(count)].sum())
+            chosen = group.act(pairs, 0, solved[space]).diagonal().movedim(-1, 0).contiguous()  # (blocks of A, d, d)
+            solved[inner] = self.table.spaces[inner].group.solve(chosen)
+        return solved, float(group.act(values, 0, solved[space]).diagonal().sum())
 
     def solve_layers(self, elements: Elements) -> Elements:
-        """Neurons and heads of all layers given the stream: independent of each other, so two at a time."""
+        """The spaces of all layers given the stream: independent of each other, so two at a time."""
 
         def solve(space: str) -> Elements:
-            if self.table.spaces[space].kind == "heads":
+            if self.inner[space]:
                 return self.solve_heads(space, elements)[0]
-            return {space: assignment(self.cross(space, elements))}
+            return {space: self.table.spaces[space].group.solve(self.cross_of_blocks(space, elements))}
 
         solved = dict(elements)
         for found in self._pool.map(solve, self.layers):
@@ -199,7 +174,7 @@ class _Problem:
         """All spaces once, the layers first, and the objective that the new elements attain."""
         elements = self.solve_layers(elements)
         cross = self.cross(self.stream, elements)
-        elements[self.stream] = self.solve_stream(cross)
+        elements[self.stream] = self.table.spaces[self.stream].group.solve(cross)
         return elements, self._objective(elements, cross)
 
     def objective(self, elements: Elements) -> float:
@@ -208,45 +183,43 @@ class _Problem:
 
     def _objective(self, elements: Elements, cross: Tensor) -> float:
         """The same from the stream's cross-product, in which all pieces that the stream acts on are summed up."""
-        found = float((act(cross, 0, elements[self.stream]).diagonal()).sum(dtype=torch.float64))
+        moved = self.table.act_on_space(self.stream, cross, 0, elements)
+        value = float(moved.diagonal().sum(dtype=torch.float64))
         for name in self.names:
-            piece = self.table.pieces[name]
-            if not any(self.stream in axis.spaces for axis in piece.axes):
-                moved = act_on_piece(self.b[name], piece, elements)
-                found += self.weights[name] * float((self.a[name] * moved).sum(dtype=torch.float64))
-        outer = {inner: heads for heads, inners in self.inner.items() for inner in inners}
+            if not any(self.stream in axis.spaces for axis in self.table.pieces[name].axes):
+                moved = self.table.act(name, self.b[name], elements)
+                value += self.weights[name] * float((self.a[name] * moved).sum(dtype=torch.float64))
         for space, seen in self.seen.items():
             if space != self.stream:
-                for acting in filter(None, (outer.get(space), space)):
-                    seen = act(seen, 0, elements[acting])
-                found += float(seen.diagonal().sum())
-        return found / self.total
+                value += float(self.table.act_on_space(space, seen, 0, elements).diagonal().sum())
+        return value / self.total
 
     def promise(self, residual: Tensor) -> float:
         """How good a start is: an upper bound of what the stream's own pieces and some layers attain with it.
 
-        The first and the last layer are looked at. Heads are solved; every neuron may take the best of the other
-        side's, which spares the assignment problem.
+        The first and the last layer are looked at. Heads are solved; of neurons an upper bound is enough, which spares
+        the assignment problem.
         """
         elements: Elements = {self.stream: residual}
-        said = [*self._stream_alone.values(), *(self.seen[name] for name in (self.stream,) if name in self.seen)]
-        found = sum(float(act(cross, 0, residual).diagonal().sum()) for cross in said)
-        for kind in ("neurons", "heads"):
-            names = [name for name in self.layers if self.table.spaces[name].kind == kind]
-            for name in dict.fromkeys((names[0], names[-1])):
-                if kind == "heads":
-                    found += self.solve_heads(name, elements)[1]
-                else:
-                    found += float(self.cross(name, elements).amax(0).sum())
-        return found
+        crosses = [*self._stream_alone.values(), *(self.seen[name] for name in (self.stream,) if name in self.seen)]
+        value = sum(
+            float(self.table.act_on_space(self.stream, cross, 0, elements).diagonal().sum()) for cross in crosses
+        )
+        for name in _ends([name for name in self.layers if not self.inner[name]]):
+            value += float(self.table.spaces[name].group.bound(self.cross_of_blocks(name, elements)))
+        for name in _ends([name for name in self.layers if self.inner[name]]):
+            value += self.solve_heads(name, elements)[1]
+        return value
 
 
-def _permutation_matrices(crosses: Tensor) -> Tensor:
-    """The permutation matrix P of every (d, d) cross-product that maximises ⟨P, cross⟩; batched over leading axes."""
-    matrices = torch.zeros_like(crosses).flatten(0, -3)
-    for matrix, cross in zip(matrices, crosses.flatten(0, -3), strict=True):
-        matrix[assignment(cross), torch.arange(cross.shape[0])] = 1.0
-    return matrices.view_as(crosses)
+def _ends(names: Sequence[str]) -> Iterable[str]:
+    """The first and the last, once if they are the same."""
+    return dict.fromkeys([*names[:1], *names[-1:]])
+
+
+def _pairs(cross: Tensor, count: int) -> Tensor:
+    """A cross-product of axes with `count` blocks as those of pairs of blocks: (blocks of B, blocks of A, d, d)."""
+    return torch.unflatten(torch.unflatten(cross, 0, (count, -1)), 2, (count, -1)).transpose(1, 2)
 
 
 def match(
@@ -263,8 +236,9 @@ def match(
     tolerance: float = 1e-2,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
 ) -> Matching:
-    """The best elements found over several starts; `a`, `b` are canonical pieces, `rotate` allows rotations:
-    of the residual stream, and `inside` heads.
+    """The best elements found over several starts; `a`, `b` are canonical pieces.
+
+    Without `rotate`, only permutations: of all spaces, or without `inside` of those inside others.
 
     `activations` are correlations by space, which stand beside the weights, or where these do not `weigh` alone. With
     `start`, elements of all spaces, only these are followed.
@@ -274,7 +248,11 @@ def match(
     are solved for them; the most promising one is followed until a sweep over all spaces raises the objective by less
     than the share `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
     """
-    problem = _Problem(a, b, table, rotate=rotate, inside=inside, activations=activations, weigh=weigh)
+    if not rotate:
+        table = table.permuting()
+    elif not inside:
+        table = table.permuting(lambda space: space.inside is not None)
+    problem = _Problem(a, b, table, activations=activations, weigh=weigh)
     if start is not None:
         name, elements = "given", dict(start)
     else:

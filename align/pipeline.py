@@ -107,7 +107,7 @@ def _streamed(
     found = match(pieces_a, pieces_b, pieces_a.table, rotate=rotate, on_sweep=on_sweep)
     alignment = Alignment(method, found.elements, found.score)
     reference: Mapping[str, Tensor] = a
-    moved = JoinedState(StoredPieces(b, table), table, found.elements)
+    moved = JoinedState(StoredPieces(b, table), table.permuting(), found.elements)
     if rotate:
         reference = JoinedState(pieces_a, pieces_a.table)
         moved = JoinedState(pieces_b, pieces_b.table, found.elements)
@@ -115,7 +115,7 @@ def _streamed(
     return Aligned(reference, moved, alignment.config(config), alignment, error)
 
 
-def align_checkpoints(
+def align_models(
     a: str | Path | Checkpoint,
     b: str | Path | Checkpoint,
     method: Method = "orthogonal",

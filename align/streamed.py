@@ -6,11 +6,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from threading import Lock
 
-import torch
 from torch import Tensor
 
 from .canonical import canonical_pieces, linked
-from .symmetry import Elements, Family, State, act_on_piece
+from .symmetry import Elements, Family, State
 
 KEPT = 4  # groups of pieces that stay in memory
 
@@ -63,7 +62,7 @@ class CanonicalPieces(Mapping[str, Tensor]):
         if self._stored.tied and self.table.head in entries:
             entries[self.table.head] = self._stored.pieces[self._stored.embedding]
         parameters = {name: self._state[name] for name in {entry.parameter for entry in entries.values()}}
-        return {name: parameters[e.parameter][..., slice(e.start, e.stop)] for name, e in entries.items()}
+        return {name: entry.of(parameters[entry.parameter]) for name, entry in entries.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.table.pieces)
@@ -77,16 +76,11 @@ class JoinedState(Mapping[str, Tensor]):
 
     def __init__(self, pieces: Mapping[str, Tensor], table: Family, elements: Elements | None = None):
         self._pieces, self._table, self._elements = pieces, table, elements or {}
-        self._names: dict[str, list[str]] = {}
-        for name, entry in table.pieces.items():
-            self._names.setdefault(entry.parameter, []).append(name)
+        self._names = table.parts()
 
     def __getitem__(self, parameter: str) -> Tensor:
-        parts = [
-            act_on_piece(self._pieces[name], self._table.pieces[name], self._elements)
-            for name in self._names[parameter]
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        names = self._names[parameter]
+        return self._table.fused([self._table.act(name, self._pieces[name], self._elements) for name in names], names)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,28 +1,23 @@
-"""Architectures as data: which space each axis of each weight lives in, and what acts on a space.
+"""Architectures as data: which space each axis of each weight lives in, and which group acts on a space.
 
-A family is a table. Nothing here, and nothing that uses a table, knows the name of a tensor: the
-algorithms see *pieces* (a weight, or the query, key or value part of a fused one), *axes* and *spaces*.
-
-A group element is one tensor per space, and always takes B to A:
-
-- ``(m,)`` int64, a permutation of m equal blocks of the axis: block i of the result is block ``p[i]``;
-- ``(n, n)`` float, a matrix G: a vector x along the axis becomes x G;
-- ``(m, d, d)`` float, one matrix per block of the axis, applied after the permutation of the blocks.
-
-A dual axis transforms by the inverse transpose, so that inner products of a primal and a dual axis stay.
+A family is a table. Nothing here, and nothing that uses a table, knows the name of a tensor: the algorithms see
+*pieces* (a weight, or the query, key or value part of a fused one), *axes*, *spaces* and *groups*
+(`isthmus.align.groups`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.model import Schema
+from .groups import Group
 
 State = dict[str, Tensor]
 Elements = dict[str, Tensor]
@@ -30,38 +25,73 @@ Elements = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Space:
-    """One index set on which a symmetry acts. `size` counts what is permuted, or the dimension rotated.
+    """One index set and the group that acts on it: the residual stream, the neurons of an MLP, the heads of a layer.
 
-    Kinds: ``stream`` the residual stream (permutation, or rotation that keeps the all-ones vector);
-    ``neurons`` an MLP's hidden units (permutation); ``heads`` the heads of a layer (permutation); ``inner`` the
-    inside of every head of a layer, `blocks` matrices of `size` x `size`.
+    The group of a space `inside` another, as the inside of heads, has an element for every block of the other, and acts
+    after it; with the permutations of the blocks, the elements go along.
     """
 
-    kind: Literal["stream", "neurons", "heads", "inner"]
-    size: int
-    blocks: int = 1
+    group: Group
+    inside: str | None = None
 
 
 @dataclass(frozen=True)
 class Axis:
     """How one axis of a piece transforms: by the elements of `spaces`, in order; by none when empty.
 
-    `size` is the length of an axis on which nothing acts.
+    `size` is the length of an axis on which nothing acts, or of a block where its inside is not acted on. The axis of a
+    norm's `scale` transforms as a diagonal matrix does.
     """
 
     spaces: tuple[str, ...] = ()
     dual: bool = False
     size: int = 1
+    scale: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of an axis: of each of `runs` equal runs, the entries `start:stop`.
+
+    One run for parts that lie one after the other; as many as there are heads where they are interleaved.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    runs: int = 1
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """This part of a tensor: a view of it where that is possible."""
+        axis = self.axis % tensor.ndim
+        return self.in_runs(tensor).flatten(axis, axis + 1)
+
+    def in_runs(self, tensor: Tensor) -> Tensor:
+        """The same, always a view, the axis split into runs and what lies inside of them."""
+        axis = self.axis % tensor.ndim
+        return torch.unflatten(tensor, axis, (self.runs, -1)).narrow(axis + 1, self.start, self.stop - self.start)
+
+    def fused(self, parts: Sequence[Tensor]) -> Tensor:
+        """The whole, of all parts of the same runs in their order."""
+        axis = self.axis % parts[0].ndim
+        whole = torch.cat([torch.unflatten(part, axis, (self.runs, -1)) for part in parts], dim=axis + 1)
+        return whole.flatten(axis, axis + 1)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A parameter, or columns `start:stop` of its last axis, with what acts on each of its axes."""
+    """A parameter, or a `view` of it, with what acts on each of its axes.
+
+    The pieces of one parameter have views of the same axis and number of runs, and stand in the table in their order.
+    """
 
     parameter: str
     axes: tuple[Axis, ...]
-    start: int | None = None
-    stop: int | None = None
+    view: View | None = None
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The piece of its parameter: a view where that is possible."""
+        return parameter if self.view is None else self.view.of(parameter)
 
 
 @dataclass(frozen=True)
@@ -70,120 +100,263 @@ class Reader:
 
     weight: str
     axis: int
-    bias: str | None
+    bias: str | None = None
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm over the residual stream and the linear maps that read it, and nothing else reads it."""
+    """A norm over the residual stream, and the linear maps that read what it gives.
+
+    `centres` is true of LayerNorm, which subtracts the mean, and false of RMSNorm. `neutral` is the value of the weight
+    for which it scales by 1: 0 where a model stores the scale less 1. A norm without readers writes to the stream
+    itself, or its vectors go elsewhere: its scale stays.
+    """
 
     weight: str
-    bias: str
+    bias: str | None
     readers: tuple[Reader, ...]
+    centres: bool = True
+    neutral: float = 1.0
+
+    @property
+    def folds(self) -> bool:
+        """Whether its scale can move into readers."""
+        return bool(self.readers)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether its bias can move into the biases of readers: only if all of them have one."""
+        return self.bias is not None and self.folds and all(reader.bias for reader in self.readers)
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """By how much it scales with this weight."""
+        return weight if self.neutral == 1 else weight + (1 - self.neutral)
+
+    def weight_of(self, scale: Tensor) -> Tensor:
+        """The weight with which it scales by so much."""
+        return scale if self.neutral == 1 else scale - (1 - self.neutral)
 
 
 @dataclass(frozen=True)
 class Attention:
-    """The pieces of an attention layer that have gauge of their own: biases of k and v, output map."""
+    """A value bias, and the output map that can take it: attention weights sum to 1, so it moves into the map's bias.
 
-    key_bias: str
+    `axis` of the piece `output` is that along which values come in. Only where there are both biases.
+    """
+
     value_bias: str
     output: str
+    axis: int
     output_bias: str
 
 
 @dataclass(frozen=True)
+class Vanishing:
+    """A bias that drops out, as a key's does in the softmax: all of the piece, or what `view` takes of it."""
+
+    piece: str
+    view: View | None = None
+
+
+@dataclass(frozen=True)
 class Activation:
-    """Where vectors along a space can be seen: columns `start:stop` of what goes into a module, or comes out of it."""
+    """Where vectors along a space can be seen: a `view` of what goes into a module, or of what comes out of it."""
 
     space: str
     module: str
     side: Literal["input", "output"]
-    start: int | None = None
-    stop: int | None = None
+    view: View | None = None
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A module that multiplies what goes into it by its weight, along `axis` of that."""
+
+    module: str
+    axis: int
+    side: ClassVar[Literal["input"]] = "input"
+    view: ClassVar[None] = None
+
+    @property
+    def weight(self) -> str:
+        """The name of its weight."""
+        return f"{self.module}.weight"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The unembedding: what it is in the table of a model whose embedding is not tied to it."""
+
+    name: str
+    piece: Piece
+    map: LinearMap
 
 
 @dataclass(frozen=True)
 class Family:
     """The symmetry table of one model: pieces, spaces, and where the gauge of its norms and biases sits.
 
-    `writers` are (piece, axis) pairs that add to the residual stream; `head` is the unembedding, which is no piece
-    of its own while it is `tied` to `embedding`; `matrices` lists the pieces whose spectra are measured; `prefix` is
-    what transformers puts before the names of the base model; `activations` are the places where spaces can be seen.
-    `configuration` is what the forward pass reads of the configuration, defaults filled in.
+    `stream` is the space of the residual stream; `writers` are (piece, axis) pairs that add to it; `unembedding` is no
+    piece of its own while it is `tied` to `embedding`; `positions` is the table of position embeddings, if there is
+    one; `matrices` lists the pieces whose spectra are measured; `prefix` is what transformers puts before the names of
+    the base model. `activations` are the places where spaces can be seen for matching, `maps` the linear maps between
+    hidden vectors, whose inputs tell how to average them.
+    `configuration` is what the forward pass reads of the configuration, defaults filled in, and `rounding` the keys of
+    that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
+    beside the weights.
+
+    Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
+    which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.
     """
 
     model_type: str
     prefix: str
-    spaces: dict[str, Space]
-    pieces: dict[str, Piece]
+    stream: str
+    spaces: Mapping[str, Space]
+    pieces: Mapping[str, Piece]
     norms: tuple[Norm, ...]
     attentions: tuple[Attention, ...]
+    vanishing: tuple[Vanishing, ...]
     writers: tuple[tuple[str, int], ...]
     embedding: str
-    positions: str
-    head: str
-    head_piece: Piece
+    positions: str | None
+    unembedding: Head
     tied: bool
     matrices: tuple[str, ...]
     activations: tuple[Activation, ...]
+    maps: tuple[LinearMap, ...]
     configuration: Mapping[str, object] = field(default_factory=dict)
+    rounding: frozenset[str] = frozenset()
+    buffers: str | None = None
+
+    @property
+    def head(self) -> str:
+        """The name of the unembedding as a piece."""
+        return self.unembedding.name
 
     def untied(self) -> Family:
         """The table of the same model with an unembedding of its own."""
-        return replace(self, pieces=self.pieces | {self.head: self.head_piece}, tied=False)
+        if not self.tied:
+            return self
+        pieces = {**self.pieces, self.head: self.unembedding.piece}
+        return replace(self, pieces=pieces, maps=(*self.maps, self.unembedding.map), tied=False)
+
+    def permuting(self, wanted: Callable[[Space], bool] = lambda space: True) -> Family:
+        """The same table with only the permutations of every group, or of the groups of the spaces that are `wanted`.
+
+        They act on a state in any form, where other elements may need the canonical one.
+        """
+        return replace(
+            self,
+            spaces={
+                name: replace(space, group=space.group.permutations()) if wanted(space) else space
+                for name, space in self.spaces.items()
+            },
+        )
 
     def schema(self) -> Schema:
         """The tensors of the model, as transformers names them, without importing its modelling code."""
         shapes: dict[str, tuple[int, ...]] = {}
         for piece in self.pieces.values():
-            sizes = [axis.size * math.prod(self.spaces[space].size for space in axis.spaces) for axis in piece.axes]
+            sizes = [
+                axis.size * math.prod(self.spaces[space].group.size for space in axis.spaces) for axis in piece.axes
+            ]
             if piece.parameter in shapes:
-                sizes[-1] += shapes[piece.parameter][-1]
+                assert piece.view is not None
+                sizes[piece.view.axis] += shapes[piece.parameter][piece.view.axis]
             shapes[piece.parameter] = tuple(sizes)
-        tied = {self.head_piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
-        return Schema(shapes, tied, self.prefix)
+        tied = {self.unembedding.piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
+        return Schema(shapes, tied, self.prefix, re.compile(self.buffers) if self.buffers else None)
 
     def identity(self) -> Elements:
-        """The elements that move nothing, rotations as matrices."""
-        found: Elements = {}
-        for name, space in self.spaces.items():
-            if space.kind in ("neurons", "heads"):
-                found[name] = torch.arange(space.size)
-            else:
-                eye = torch.eye(space.size, dtype=torch.float64)
-                found[name] = eye.repeat(space.blocks, 1, 1) if space.kind == "inner" else eye
-        return found
+        """The elements that move nothing."""
+        return {name: space.group.identity() for name, space in self.spaces.items()}
 
-    def inner_spaces(self) -> dict[str, tuple[str, ...]]:
-        """For every ``heads`` space, the ``inner`` spaces that act inside those heads."""
-        found: dict[str, tuple[str, ...]] = {}
-        for entry in self.pieces.values():
-            for axis in entry.axes:
-                if len(axis.spaces) == 2:
-                    outer, inner = axis.spaces
-                    found[outer] = tuple(dict.fromkeys((*found.get(outer, ()), inner)))
-        return found
+    def random(self, generator: torch.Generator) -> Elements:
+        """Elements drawn at random."""
+        return {name: space.group.random(generator) for name, space in self.spaces.items()}
+
+    def inverse(self, elements: Mapping[str, Tensor]) -> Elements:
+        """The elements that take back what these do."""
+        inverses: Elements = {}
+        for name in sorted(elements, key=lambda name: len(self.outer(name))):  # a space after those around it
+            inverse = self.spaces[name].group.inverse(elements[name])
+            inverses[name] = self._carried(name, inverse, inverses)
+        return {name: inverses[name] for name in elements}
+
+    def compose(self, first: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Elements:
+        """The elements that do what these and then those do."""
+        return {
+            name: self.spaces[name].group.compose(self._carried(name, element, then), then[name])
+            for name, element in first.items()
+        }
+
+    def lifted(self, permutations: Mapping[str, Tensor]) -> Elements:
+        """Elements of the table of `permuting`, as those of this one."""
+        return {name: self.spaces[name].group.lifted(element) for name, element in permutations.items()}
+
+    def outer(self, space: str) -> tuple[str, ...]:
+        """The spaces that a space is inside of, from the outermost."""
+        around = self.spaces[space].inside
+        return () if around is None else (*self.outer(around), around)
+
+    def inner(self, space: str) -> tuple[str, ...]:
+        """The spaces that are inside a space, directly."""
+        return tuple(name for name, other in self.spaces.items() if other.inside == space)
+
+    def _carried(self, space: str, element: Tensor, elements: Mapping[str, Tensor]) -> Tensor:
+        """An element before those of the spaces around it, as the element after them that does the same."""
+        for around in self.outer(space):
+            if around in elements:
+                element = self.spaces[around].group.act(element, 0, elements[around])
+        return element
+
+    def act(
+        self, name: str, piece: Tensor, elements: Mapping[str, Tensor], *, skip: frozenset[str] = frozenset()
+    ) -> Tensor:
+        """Act on every axis of a piece with the elements that are given, except for the spaces in `skip`."""
+        for position, axis in enumerate(self.pieces[name].axes):
+            for space in axis.spaces:
+                if space in elements and space not in skip:
+                    group, element = self.spaces[space].group, elements[space]
+                    if axis.scale:
+                        piece = group.act_on_scale(piece, position, element)
+                    else:
+                        piece = group.act(piece, position, element, dual=axis.dual)
+        return piece
+
+    def act_on_space(self, space: str, tensor: Tensor, axis: int, elements: Mapping[str, Tensor]) -> Tensor:
+        """Act on an axis along a space, with the elements of the spaces around it first."""
+        for acting in (*self.outer(space), space):
+            tensor = self.spaces[acting].group.act(tensor, axis, elements[acting])
+        return tensor
 
     def split(self, state: Mapping[str, Tensor]) -> State:
-        """Pieces of a state: views, one per entry of `pieces`."""
+        """Pieces of a state, one per entry of `pieces`: views where that is possible."""
         return {name: self.piece(state, name) for name in self.pieces}
 
     def piece(self, state: Mapping[str, Tensor], name: str) -> Tensor:
         """One piece of a state."""
         entry = self.pieces[name]
-        whole = state[entry.parameter]
-        return whole if entry.start is None else whole[..., entry.start : entry.stop]
+        return entry.of(state[entry.parameter])
 
     def join(self, pieces: Mapping[str, Tensor]) -> State:
-        """The state whose pieces these are: fused weights are put together again, in the table's order."""
-        parts: dict[str, list[Tensor]] = {}
-        for name, entry in self.pieces.items():
-            parts.setdefault(entry.parameter, []).append(pieces[name])
+        """The state whose pieces these are: fused weights are put together again."""
         return {
-            parameter: values[0] if len(values) == 1 else torch.cat(values, dim=-1)
-            for parameter, values in parts.items()
+            parameter: self.fused([pieces[name] for name in names], names) for parameter, names in self.parts().items()
         }
+
+    def parts(self) -> dict[str, list[str]]:
+        """The pieces of every parameter, in the table's order."""
+        names: dict[str, list[str]] = {}
+        for name, entry in self.pieces.items():
+            names.setdefault(entry.parameter, []).append(name)
+        return names
+
+    def fused(self, parts: Sequence[Tensor], names: Sequence[str]) -> Tensor:
+        """A parameter, of its pieces with these names."""
+        view = self.pieces[names[0]].view
+        return parts[0] if view is None else view.fused(parts)
 
     def occurrences(self, space: str) -> Iterator[tuple[str, int]]:
         """Every (piece, axis) on which a space acts."""
@@ -192,27 +365,24 @@ class Family:
                 if space in axis.spaces:
                     yield name, position
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The pieces that tell which elements match two states: those on which spaces act, except for scales of norms.
 
-def act(tensor: Tensor, position: int, element: Tensor, *, dual: bool = False) -> Tensor:
-    """Act with one group element on one axis of a tensor; the element's dtype and shape say which action it is."""
-    if element.dtype == torch.int64:
-        blocks = torch.unflatten(tensor, position, (element.numel(), -1))
-        return torch.flatten(blocks.index_select(position, element), position, position + 1)
-    matrix = torch.linalg.inv(element).mT if dual else element
-    matrix = matrix.to(tensor.dtype)
-    moved = tensor.movedim(position, -1)
-    if element.ndim == 2:
-        return (moved @ matrix).movedim(-1, position)
-    heads = torch.unflatten(moved, -1, tuple(element.shape[:2]))
-    return torch.einsum("...hd,hde->...he", heads, matrix).flatten(-2).movedim(-1, position)
+        The canonical form folds most scales; on the others a group does not act linearly.
+        """
+        return tuple(
+            name
+            for name, piece in self.pieces.items()
+            if any(axis.spaces for axis in piece.axes) and not any(axis.scale for axis in piece.axes)
+        )
 
+    @property
+    def folded(self) -> frozenset[str]:
+        """The scales of norms that the canonical form moves into readers."""
+        return frozenset(norm.weight for norm in self.norms if norm.folds)
 
-def act_on_piece(
-    tensor: Tensor, piece: Piece, elements: Mapping[str, Tensor], *, skip: frozenset[str] = frozenset()
-) -> Tensor:
-    """Act on every axis of a piece with the elements that are given, but for the spaces in `skip`."""
-    for position, axis in enumerate(piece.axes):
-        for space in axis.spaces:
-            if space in elements and space not in skip:
-                tensor = act(tensor, position, elements[space], dual=axis.dual)
-    return tensor
+    @property
+    def centred(self) -> bool:
+        """Whether the mean of the residual stream is seen by none of the norms that read it."""
+        return all(norm.centres for norm in self.norms)

@@ -23,7 +23,7 @@ from .families import family
 from .matching import match
 from .memory import release_freed
 from .pipeline import Aligned, align_states
-from .symmetry import Elements, Family, State, act_on_piece
+from .symmetry import Elements, Family, State
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -130,16 +130,15 @@ class _Group:
         config: PretrainedConfig,
         ids: Tensor | None,
     ):
-        self.pieces, self.table, self.method = pieces, table, method
+        self.pieces, self.method = pieces, method
+        self.table = Alignment(method, {}, 0.0).acting(table)
         self.config, self.ids = config, ids if method in LOOKING else None
 
     def moved(self, index: int, elements: Elements) -> State:
         """The pieces of one state under its elements."""
         if not elements:
             return dict(self.pieces[index])
-        return {
-            name: act_on_piece(piece, self.table.pieces[name], elements) for name, piece in self.pieces[index].items()
-        }
+        return {name: self.table.act(name, piece, elements) for name, piece in self.pieces[index].items()}
 
     def matched(
         self, index: int, elements: Sequence[Elements], others: Sequence[int], start: Elements | None = None
@@ -173,13 +172,11 @@ class _Group:
     def score(self, elements: Sequence[Elements]) -> float:
         """The mean cosine of all pairs of moved states, over the weights that a space acts on."""
         moved = [self.moved(index, found) for index, found in enumerate(elements)]
-        names = [name for name, piece in self.table.pieces.items() if any(axis.spaces for axis in piece.axes)]
-        constant = {norm.weight for norm in self.table.norms}
         found = []
         for i, one in enumerate(moved):
             for other in moved[:i]:
                 inner = bound = 0.0
-                for name in set(names) - constant:
+                for name in self.table.compared:
                     inner += float((one[name] * other[name]).sum())
                     bound += float(one[name].norm() * other[name].norm())
                 found.append(inner / bound)

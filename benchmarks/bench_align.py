@@ -12,7 +12,7 @@ from pathlib import Path
 
 from measurement import measure, record
 
-SCRIPT = "import sys, isthmus; isthmus.align(sys.argv[1], sys.argv[2])"
+SCRIPT = "import sys, isthmus; isthmus.align_models(sys.argv[1], sys.argv[2])"
 LOSS = """
 import sys, torch, isthmus
 from isthmus.eval.loss import LossMeter

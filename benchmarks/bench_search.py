@@ -6,7 +6,7 @@ from pathlib import Path
 
 from measurement import record
 
-from isthmus.align.pipeline import align_checkpoints
+from isthmus.align.pipeline import align_models
 from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
@@ -28,7 +28,7 @@ SEEDS = (0, 1, 2)
 
 
 def compare(a: str, b: str, method: str, seed: int) -> dict[str, object]:
-    aligned = align_checkpoints(EMBEDDED / a, EMBEDDED / b, method)  # type: ignore[arg-type]
+    aligned = align_models(EMBEDDED / a, EMBEDDED / b, method)  # type: ignore[arg-type]
     text = labelled_blocks(
         ("stdlib:docs:heldout", "stdlib:code:heldout"),
         load(EMBEDDED / a).tokenizer(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -80,11 +81,15 @@ class _Tied(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Schema:
-    """The tensors of a model: shapes by name, tied names (target: source), the prefix of the base model."""
+    """The tensors of a model: shapes by name, tied names (target: source), the prefix of the base model.
+
+    `buffers` matches the names of tensors that old files have beside them and that are no weights, where it is known.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str]
     prefix: str
+    buffers: re.Pattern[str] | None = field(default=None, compare=False)
 
     @cached_property
     def all_names(self) -> frozenset[str]:
@@ -94,7 +99,7 @@ class Schema:
     def untied(self) -> Schema:
         """The same model, every tied tensor with a place of its own."""
         own = {target: self.shapes[source] for target, source in self.tied.items()}
-        return Schema(self.shapes | own, {}, self.prefix)
+        return replace(self, shapes=self.shapes | own, tied={})
 
 
 class HasSchema(Protocol):
@@ -107,6 +112,11 @@ class HasSchema(Protocol):
     @property
     def configuration(self) -> Mapping[str, object]:
         """What the forward pass reads of the configuration, defaults filled in."""
+        ...
+
+    @property
+    def rounding(self) -> frozenset[str]:
+        """The keys of that by which results differ by rounding alone."""
         ...
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .model import Schema
 
-# Buffers that earlier versions of transformers stored beside the weights, in many architectures.
+# Buffers that earlier versions of transformers stored as if they were weights, of architectures without a table.
 STORED_BUFFERS = re.compile(
     r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias|causal_mask)$"
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
@@ -154,7 +154,7 @@ def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | N
         name = stored_name
         if name not in schema.all_names and f"{schema.prefix}.{name}" in schema.all_names:
             name = f"{schema.prefix}.{name}"
-        if name not in schema.all_names and STORED_BUFFERS.search(stored_name):
+        if name not in schema.all_names and (schema.buffers or STORED_BUFFERS).search(stored_name):
             ignored.append(stored_name)
         elif name not in schema.all_names or name in conversions:
             return None

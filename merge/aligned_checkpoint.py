@@ -122,9 +122,7 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
             inputs.tokenizer(),
             context=inputs.context,
             vocabulary=int(config.vocab_size),
-            fit_tokens=max(
-                ACTIVATION_TOKENS, plan.learn.training.tokens(len(plan.data), inputs.context) if learns else 0
-            ),
+            fit_tokens=max(ACTIVATION_TOKENS, trained),
             select_tokens=SELECT_TOKENS if learns else 0,
             report_tokens=0,
             seed=plan.seed,

@@ -42,7 +42,7 @@ def movable(aligned: Universe, states: Sequence[Mapping[str, Tensor]]) -> tuple[
     start, table = aligned.alignment, family(aligned.config)
     line = WeightPath.line(aligned.states)
     if start.method in KEEP_FORM:
-        start = Alignment("orthogonal", table.identity() | start.elements, start.score)
+        start = Alignment("orthogonal", table.identity() | table.lifted(start.elements), start.score)
         line = replace(line, a=start.reference(states[0], table), b=start.apply(states[1], table))
     return line, LearnedAlignment(start, line.b, table.untied())
 

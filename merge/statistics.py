@@ -70,26 +70,11 @@ def input_moments(
     model = empty_model(config)
     full = with_tied({name: state[name] for name in state}, model)
     sums: dict[str, Inputs] = {}
-    axes = _input_axes(table)
-    with captured(model, table) as seen:
+    with captured(model, table.maps) as seen:
         for block in ids:
             functional_call(model, dict(full), (block[None],), {"use_cache": False})
             for place, vectors in seen.items():
-                name = f"{place.module}.weight"
-                if place.side == "input" and name in axes:
-                    before = sums[name].gram if name in sums else 0
-                    sums[name] = Inputs(before + (vectors.mT @ vectors).double() / ids.numel(), axes[name])
+                before = sums[place.weight].gram if place.weight in sums else 0
+                sums[place.weight] = Inputs(before + (vectors.mT @ vectors).double() / ids.numel(), place.axis)
             on_block()
     return sums
-
-
-def _input_axes(table: Family) -> dict[str, int]:
-    """Along which axis of its weight the inputs of a linear map lie, by the weight's name."""
-    found = {}
-    for place in table.activations:
-        if place.side == "input":
-            for piece in table.pieces.values():
-                acting = [position for position, axis in enumerate(piece.axes) if place.space in axis.spaces]
-                if piece.parameter == f"{place.module}.weight" and acting:
-                    found[piece.parameter] = acting[0]
-    return found

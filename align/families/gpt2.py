@@ -7,7 +7,21 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from ...checkpoint.errors import UnsupportedFamily
-from ..symmetry import Activation, Attention, Axis, Family, Norm, Piece, Reader, Space
+from ..groups import Matrices, OrthogonalKeepingOnes, Permutation
+from ..symmetry import (
+    Activation,
+    Attention,
+    Axis,
+    Family,
+    Head,
+    LinearMap,
+    Norm,
+    Piece,
+    Reader,
+    Space,
+    Vanishing,
+    View,
+)
 
 if TYPE_CHECKING:
     from transformers import GPT2Config
@@ -23,6 +37,8 @@ CONFIGURATION = (
     "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx",
 )
+# Causal masks, which earlier versions of transformers stored as if they were weights.
+BUFFERS = r"(^|\.)attn\.(bias|masked_bias)$"
 # The types of what a configuration file may say; of anything else transformers is asked.
 _NUMBER, _FLAG, _ID, _TEXT, _DICT = (int, float), (bool,), (int, type(None)), (str, type(None)), (dict, type(None))
 FIELDS = {
@@ -59,31 +75,32 @@ def gpt2(config: GPT2Config) -> Family:
         raise UnsupportedFamily("a GPT-2 with cross-attention (add_cross_attention) is not supported")
     width, heads = config.n_embd, config.n_head
     hidden = getattr(config, "n_inner", None) or 4 * width
-    tokens, stream = Axis(size=config.vocab_size), Axis(("residual",))
+    tokens, stream, scale = Axis(size=config.vocab_size), Axis(("residual",)), Axis(("residual",), scale=True)
 
-    spaces = {"residual": Space("stream", width)}
+    spaces = {"residual": Space(OrthogonalKeepingOnes(width))}
     pieces = {
         "wte": Piece("transformer.wte.weight", (tokens, stream)),
         "wpe": Piece("transformer.wpe.weight", (Axis(size=config.n_positions), stream)),
     }
-    norms, attentions, matrices = [], [], []
+    norms, attentions, vanishing, matrices, maps = [], [], [], [], []
     activations = [Activation("residual", "lm_head", "input")]
     writers = [("wte", 1), ("wpe", 1)]
     for layer in range(config.n_layer):
         h, prefix = f"h.{layer}", f"transformer.h.{layer}"
+        inside = Space(Matrices(width // heads, heads), inside=f"{h}.heads")
         spaces |= {
-            f"{h}.heads": Space("heads", heads),
-            f"{h}.qk": Space("inner", width // heads, heads),
-            f"{h}.ov": Space("inner", width // heads, heads),
-            f"{h}.mlp": Space("neurons", hidden),
+            f"{h}.heads": Space(Permutation(heads)),
+            f"{h}.qk": inside,
+            f"{h}.ov": inside,
+            f"{h}.mlp": Space(Permutation(hidden)),
         }
         query, output = Axis((f"{h}.heads", f"{h}.qk")), Axis((f"{h}.heads", f"{h}.ov"), dual=True)
         key, value = Axis(query.spaces, dual=True), Axis(output.spaces)
         neurons = Axis((f"{h}.mlp",))
         for index, (name, axis) in enumerate((("q", query), ("k", key), ("v", value))):
-            span = index * width, (index + 1) * width
-            pieces[f"{h}.{name}"] = Piece(f"{prefix}.attn.c_attn.weight", (stream, axis), *span)
-            pieces[f"{h}.{name}.bias"] = Piece(f"{prefix}.attn.c_attn.bias", (axis,), *span)
+            columns = View(-1, index * width, (index + 1) * width)
+            pieces[f"{h}.{name}"] = Piece(f"{prefix}.attn.c_attn.weight", (stream, axis), columns)
+            pieces[f"{h}.{name}.bias"] = Piece(f"{prefix}.attn.c_attn.bias", (axis,), columns)
         pieces |= {
             f"{h}.o": Piece(f"{prefix}.attn.c_proj.weight", (output, stream)),
             f"{h}.o.bias": Piece(f"{prefix}.attn.c_proj.bias", (stream,)),
@@ -93,44 +110,51 @@ def gpt2(config: GPT2Config) -> Family:
             f"{h}.proj.bias": Piece(f"{prefix}.mlp.c_proj.bias", (stream,)),
         }
         for name, readers in (("ln_1", ("q", "k", "v")), ("ln_2", ("fc",))):
-            pieces[f"{h}.{name}"] = Piece(f"{prefix}.{name}.weight", (stream,))
+            pieces[f"{h}.{name}"] = Piece(f"{prefix}.{name}.weight", (scale,))
             pieces[f"{h}.{name}.bias"] = Piece(f"{prefix}.{name}.bias", (stream,))
             reads = tuple(Reader(f"{h}.{reader}", 0, f"{h}.{reader}.bias") for reader in readers)
             norms.append(Norm(f"{h}.{name}", f"{h}.{name}.bias", reads))
-        attentions.append(Attention(f"{h}.k.bias", f"{h}.v.bias", f"{h}.o", f"{h}.o.bias"))
+        attentions.append(Attention(f"{h}.v.bias", f"{h}.o", 0, f"{h}.o.bias"))
+        vanishing.append(Vanishing(f"{h}.k.bias"))
         writers += [(f"{h}.o", 1), (f"{h}.o.bias", 0), (f"{h}.proj", 1), (f"{h}.proj.bias", 0)]
         attention, mlp = f"{prefix}.attn", f"{prefix}.mlp"
         activations += [
             Activation("residual", f"{attention}.c_attn", "input"),
-            Activation(f"{h}.qk", f"{attention}.c_attn", "output", 0, width),
-            Activation(f"{h}.qk", f"{attention}.c_attn", "output", width, 2 * width),
+            Activation(f"{h}.qk", f"{attention}.c_attn", "output", View(-1, 0, width)),
+            Activation(f"{h}.qk", f"{attention}.c_attn", "output", View(-1, width, 2 * width)),
             Activation(f"{h}.ov", f"{attention}.c_proj", "input"),
             Activation("residual", f"{mlp}.c_fc", "input"),
             Activation(f"{h}.mlp", f"{mlp}.c_proj", "input"),
         ]
+        modules = (f"{attention}.c_attn", f"{attention}.c_proj", f"{mlp}.c_fc", f"{mlp}.c_proj")
+        maps += [LinearMap(module, 0) for module in modules]
         matrices += [f"{h}.{name}" for name in ("q", "k", "v", "o", "fc", "proj")]
 
     pieces |= {
-        "ln_f": Piece("transformer.ln_f.weight", (stream,)),
+        "ln_f": Piece("transformer.ln_f.weight", (scale,)),
         "ln_f.bias": Piece("transformer.ln_f.bias", (stream,)),
     }
-    norms.append(Norm("ln_f", "ln_f.bias", (Reader("lm_head", 1, None),)))
+    norms.append(Norm("ln_f", "ln_f.bias", (Reader("lm_head", 1),)))
     tied = Family(
         model_type="gpt2",
         prefix="transformer",
+        stream="residual",
         spaces=spaces,
         pieces=pieces,
         norms=tuple(norms),
         attentions=tuple(attentions),
+        vanishing=tuple(vanishing),
         writers=tuple(writers),
         embedding="wte",
         positions="wpe",
-        head="lm_head",
-        head_piece=Piece("lm_head.weight", (tokens, stream)),
+        unembedding=Head("lm_head", Piece("lm_head.weight", (tokens, stream)), LinearMap("lm_head", 1)),
         tied=True,
         matrices=tuple(matrices),
         activations=tuple(activations),
+        maps=tuple(maps),
         configuration={key: getattr(config, key, None) for key in CONFIGURATION} | {"n_inner": hidden},
+        rounding=frozenset({"layer_norm_epsilon"}),
+        buffers=BUFFERS,
     )
     return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()
 

@@ -64,6 +64,7 @@ TRAINING = re.compile(
     r"|output_router_logits|pretraining_tp|gradient_checkpointing|summary_\w+|problem_type|reorder_and_upcast_attn"
     r"|(classifier|classification|loss|decoder_start|forced|sep|mask|cls|image_token|suppress)_\w+|num_labels"
 )
+# What architectures without a table call the number that keeps a norm from dividing by zero.
 ROUNDING = frozenset(
     ["layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "norm_eps", "norm_epsilon", "layernorm_epsilon"]
 )
@@ -100,11 +101,13 @@ def configuration_findings(
         read_a = dict(_read(a, families))
     with failures_of(name_b):
         read_b = dict(_read(b, families))
+    rounding = families[a.model_type](a).rounding if families and a.model_type in families else ROUNDING
     findings = []
     for key in sorted(read_a.keys() | read_b.keys()):
         value_a, value_b = read_a.get(key), read_b.get(key)
         if not is_token_key(key) and not _equal(value_a, value_b):  # token ids come with the tokenizer
-            findings.append(_difference(key, public.get(key, key), value_a, name_a, value_b, name_b))
+            block = key.rpartition(".")[2] not in rounding
+            findings.append(_difference(key, public.get(key, key), value_a, name_a, value_b, name_b, blocks=block))
     handled = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, handled)
     if a.tie_word_embeddings != b.tie_word_embeddings:
@@ -155,9 +158,11 @@ def _equal(a: object, b: object) -> bool:
     return a == b
 
 
-def _difference(key: str, standard: str, value_a: object, name_a: str, value_b: object, name_b: str) -> Finding:
+def _difference(
+    key: str, standard: str, value_a: object, name_a: str, value_b: object, name_b: str, *, blocks: bool
+) -> Finding:
     what = f"the {LABELS.get(standard, key)} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
-    if key.rpartition(".")[2] in ROUNDING:
+    if not blocks:
         return Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE)
     return Finding("blocks", what, "only models of one shape and function can be merged", FILE)
 

@@ -57,11 +57,11 @@ def test_activations_need_text_and_learning_another_room() -> None:
 
 def test_checkpoints_are_checked_first(saved) -> None:
     with pytest.raises(IncompatibleModels, match="number of heads differs"):
-        isthmus.align(saved("a"), saved("b", n_head=2))
+        isthmus.align_models(saved("a"), saved("b", n_head=2))
 
 
 def test_from_python(saved) -> None:
-    found = isthmus.align(saved("a"), str(saved("b", 1)), "permutation")
+    found = isthmus.align_models(saved("a"), str(saved("b", 1)), "permutation")
     assert found.alignment.method == "permutation"
 
 

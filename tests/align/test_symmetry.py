@@ -3,28 +3,42 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isthmus.align.symmetry import act
+from isthmus.align.symmetry import Axis, Norm, Piece, Reader, View
 
 
-def test_a_permutation_takes_blocks_by_index() -> None:
-    x = torch.arange(6.0)
-    assert act(x, 0, torch.tensor([2, 0, 1])).tolist() == [4.0, 5.0, 0.0, 1.0, 2.0, 3.0]
-    assert act(x, 0, torch.arange(5, -1, -1)).tolist() == [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
+@pytest.mark.parametrize("shape", [(12,), (3, 12), (12, 5)])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_views_of_one_axis_make_the_whole(shape: tuple[int, ...], runs: int) -> None:
+    whole = torch.randn(shape)
+    axis, length = shape.index(12), 12 // runs
+    views = [View(axis, start, start + length // 3, runs) for start in range(0, length, length // 3)]
+    parts = [view.of(whole) for view in views]
+    assert all(part.shape[axis] == 4 for part in parts)
+    assert torch.equal(views[0].fused(parts), whole)
+    assert torch.equal(views[1].in_runs(whole).flatten(axis, axis + 1), parts[1])
 
 
-@pytest.mark.parametrize("position", [0, 1])
-def test_matrices_act_on_row_vectors(position: int) -> None:
-    x, g = torch.randn(6, 6), torch.randn(6, 6)
-    assert torch.allclose(act(x, position, g), x @ g if position else g.T @ x, atol=1e-6)
+def test_an_interleaved_view_takes_its_part_of_every_run() -> None:
+    assert View(0, 1, 3, runs=2).of(torch.arange(8)).tolist() == [1, 2, 5, 6]
+    assert View(-1, 0, 1, runs=2).of(torch.arange(8).view(2, 4)).tolist() == [[0, 2], [4, 6]]
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (3, 2, 2)])
-def test_a_dual_axis_keeps_inner_products(shape: tuple[int, ...]) -> None:
-    x, y, g = torch.randn(4, 6).double(), torch.randn(5, 6).double(), torch.randn(shape).double()
-    assert torch.allclose(act(x, 1, g) @ act(y, 1, g, dual=True).T, x @ y.T, atol=1e-9)
+def test_a_view_of_one_run_shares_its_memory() -> None:
+    whole = torch.zeros(4, 6)
+    Piece("w", (Axis(), Axis()), View(-1, 2, 4)).of(whole).fill_(1)
+    assert whole.sum() == 8
 
 
-def test_blocks_have_a_matrix_each() -> None:
-    x, g = torch.randn(4, 6), torch.randn(3, 2, 2)
-    expected = torch.cat([x[:, 2 * i : 2 * i + 2] @ g[i] for i in range(3)], dim=1)
-    assert torch.allclose(act(x, 1, g), expected, atol=1e-6)
+@pytest.mark.parametrize("neutral", [0.0, 1.0])
+def test_a_norm_scales_by_its_weight_relative_to_the_neutral_value(neutral: float) -> None:
+    norm, weight = Norm("n", None, (Reader("w", 0),), neutral=neutral), torch.tensor([neutral, neutral + 2])
+    assert norm.scale(weight).tolist() == [1, 3]
+    assert torch.equal(norm.weight_of(norm.scale(weight)), weight)
+
+
+def test_which_norms_fold_and_which_biases_move() -> None:
+    biased, plain = Reader("w", 0, "b"), Reader("v", 0)
+    assert Norm("n", "nb", (biased,)).shifts
+    assert not Norm("n", "nb", (biased, plain)).shifts
+    assert not Norm("n", None, (biased,)).shifts
+    assert not Norm("n", "nb", ()).folds

@@ -119,7 +119,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     line, moving = movable(UNIVERSE, (STATE_A, STATE_B))
     module, ids = PathModule(line, START.config, moving), FIT["docs"][:2]
     module(ids, 0.5).backward()
-    for parameter in (moving.gauge[0], moving.heads[3]):
+    for parameter in (moving.gauge[0], list(moving.motions.parameters())[4]):
         index = parameter.grad.abs().flatten().argmax()
         expected, flat, step = parameter.grad.flatten()[index].item(), parameter.data.view(-1), 1e-2
         losses = []
