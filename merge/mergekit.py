@@ -91,16 +91,16 @@ class _RecipeReader(YamlReader):
             self.refuse(self.root, "give either models or slices, not both")
         slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
         models, segments = self.ordered(slices, operator, base, top)
-        found = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
-        self.require_given(found, top["merge_method"])
+        plan = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
+        self.require_given(plan, top["merge_method"])
         return Recipe(
             operator,
             models,
-            found.base,
+            plan.base,
             shared,
             segments,
             self.dtype(top),
-            self.tokenizer(top.get("tokenizer_source"), found, base),
+            self.tokenizer(top.get("tokenizer_source"), plan, base),
             self.place(top["tokenizer_source"]) if "tokenizer_source" in top else "",
             tuple(self.notes),
         )

@@ -96,12 +96,12 @@ class _Sparsified(ABC):
 
     def __iter__(self) -> Iterator[Parts]:
         for base, deltas, masks in self.masks(self._blocks):
-            kept = []
+            sparse = []
             for delta, mask, factor in zip(deltas, masks, self._factors, strict=True):
-                kept.append(delta if mask is None else delta.mul_(mask))
+                sparse.append(delta if mask is None else delta.mul_(mask))
                 if factor != 1:
-                    kept[-1] *= factor
-            yield [base, *kept]
+                    sparse[-1] *= factor
+            yield [base, *sparse]
 
     def _rescaling(self) -> list[float]:
         """Σ |δ_i| over all entries, divided by the sum over those that are kept."""
@@ -112,7 +112,7 @@ class _Sparsified(ABC):
                 before[i] += float(delta.sum())
                 after[i] += float((delta if mask is None else delta.mul_(mask)).sum())
         return [
-            1.0 if min(whole, kept) < SMALLEST_SUM else whole / kept for whole, kept in zip(before, after, strict=True)
+            1.0 if min(whole, part) < SMALLEST_SUM else whole / part for whole, part in zip(before, after, strict=True)
         ]
 
 
