@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 REFERENCE = ROOT / "docs" / "commands.md"
 PROGRAM: Any = typer.main.get_command(app)
-OPTION = re.compile(r"--[a-z][a-z-]+")
+OPTION = re.compile(r"--[a-z][a-z-]*")
 
 
 def descend(words: list[str]) -> tuple[Any, list[str]]:
@@ -69,7 +69,7 @@ def inline_code(text: str) -> list[str]:
 
 
 def test_the_pages_hold_commands() -> None:
-    assert len([line for page in PAGES for line in command_lines(page.read_text())]) > 40
+    assert len([line for page in PAGES for line in command_lines(page.read_text())]) > 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -114,13 +114,17 @@ def commands_of(heading: str) -> list[Any]:
 
 
 def test_the_reference_has_a_section_for_every_command() -> None:
-    described = {id(command) for heading in sections() for command in commands_of(heading)}
-    assert [command.name for command in every_command() if id(command) not in described] == []
+    described = [command.name for heading in sections() for command in commands_of(heading)]
+    assert {command.name for command in every_command()} <= set(described)
 
 
-def test_the_reference_has_every_option() -> None:
-    mentioned = set(OPTION.findall(REFERENCE.read_text()))
+def test_the_reference_has_every_option_of_every_command() -> None:
+    """In a section of that command; what trains bends is with `path`, how to push with `push`."""
     for command in every_command():
+        headings = [heading for heading in sections() if command in commands_of(heading)]
+        if command.name == "merge":
+            headings += [heading for heading in sections() if heading.startswith(("isthmus path", "isthmus push"))]
+        mentioned = {option for heading in headings for option in OPTION.findall(sections()[heading])}
         assert set(options(command)) <= mentioned, command.name
 
 
@@ -133,7 +137,7 @@ def test_tables_of_the_reference_have_the_options_and_defaults_of_the_command(he
     for table in re.findall(r"^\| option \|.*?\n(?:\|.*\n)+", text, re.MULTILINE):
         header, _, *rows = table.splitlines()
         for row in rows:
-            cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+            cells = [cell.strip() for cell in row.strip("|").split("|")]
             names = OPTION.findall(cells[0])
             assert set(names) <= set(allowed), row
             if header.startswith("| option | default |"):
