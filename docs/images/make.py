@@ -9,7 +9,6 @@ from isthmus.eval.figures import loss_figure, png
 from isthmus.lab.demo import CHECKPOINTS
 
 DATA = ("stdlib:docs", "stdlib:code")
-found = isthmus.merge(
-    CHECKPOINTS / "adamw-1", CHECKPOINTS / "muon-1", data=DATA, align="orthogonal", path=isthmus.CurvePlan()
-)
-Path(__file__).with_name("path.png").write_bytes(png(loss_figure(found.report)))
+plan = isthmus.MergePlan(data=DATA, align="orthogonal", path=isthmus.CurvePlan())
+merged = isthmus.merge_models([CHECKPOINTS / "adamw-1", CHECKPOINTS / "muon-1"], plan)
+Path(__file__).with_name("path.png").write_bytes(png(loss_figure(merged.report)))
