@@ -47,6 +47,13 @@ import isthmus.merge.result
 
 isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.save)  # type: ignore[method-assign]
 
+import isthmus.eval.samples
+import isthmus.merge.plane
+
+# Reports of tests have a coarse plane and few words: processes of their own, as of the demo, have them whole.
+isthmus.merge.plane.RESOLUTION = 5
+isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
+
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 
 
