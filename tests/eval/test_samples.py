@@ -35,6 +35,9 @@ def test_a_context_shorter_than_a_prompt_and_a_sample() -> None:
     assert told.continuations["m"]
     short = tiny_config(vocab_size=1024, n_positions=16)
     (told,) = samples(
-        {"m": (state_of(tiny_model(vocab_size=1024, n_positions=16)), short)}, tokenizer, {"x": ids[:, :16]}, new_tokens=64
+        {"m": (state_of(tiny_model(vocab_size=1024, n_positions=16)), short)},
+        tokenizer,
+        {"x": ids[:, :16]},
+        new_tokens=64,
     )
     assert told.continuations["m"]

@@ -39,7 +39,9 @@ def test_their_text_is_recognisable() -> None:
     docs = load(EMBEDDED / "docs")
     (text,) = labelled_blocks(["stdlib:docs:heldout"], docs.tokenizer(), context=128, vocabulary=1024)
     assert LossMeter(docs.config, {"docs": text.report})(docs.state).mean < 3.4
-    told = samples({"docs": (docs.state, docs.config)}, docs.tokenizer(), {"docs": text.report}, per_label=4, new_tokens=64)
+    told = samples(
+        {"docs": (docs.state, docs.config)}, docs.tokenizer(), {"docs": text.report}, per_label=4, new_tokens=64
+    )
     words = " ".join(sample.continuations["docs"] for sample in told).split()
     assert {"the", "a", "of", "to"} & set(words)
 

@@ -41,7 +41,9 @@ class World:
 
     def learned(self, plan: LearnPlan, kept: TrainingState | None = None, progress: Progress | None = None) -> Trained:
         progress = progress or Progress()
-        return learn(self.start, self.a, self.b, self.fit, self.select, plan, device="cpu", progress=progress, kept=kept)
+        return learn(
+            self.start, self.a, self.b, self.fit, self.select, plan, device="cpu", progress=progress, kept=kept
+        )
 
 
 @pytest.fixture(scope="module")
