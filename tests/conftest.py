@@ -57,7 +57,14 @@ isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 
 
-LONGEST = ("test_fuzz.py", "test_studies.py", "test_hostile_models.py", "test_cli.py", "test_learn.py", "test_streams.py")
+LONGEST = (
+    "test_fuzz.py",
+    "test_studies.py",
+    "test_hostile_models.py",
+    "test_cli.py",
+    "test_learn.py",
+    "test_streams.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
