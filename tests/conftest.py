@@ -47,7 +47,29 @@ import isthmus.merge.result
 
 isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.save)  # type: ignore[method-assign]
 
+import isthmus.eval.samples
+import isthmus.merge.plane
+
+# Reports of tests have a coarse plane and few words: processes of their own, as of the demo, have them whole.
+isthmus.merge.plane.RESOLUTION = 5
+isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
+
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
+
+
+LONGEST = (
+    "test_fuzz.py",
+    "test_studies.py",
+    "test_hostile_models.py",
+    "test_cli.py",
+    "test_learn.py",
+    "test_streams.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that none of them is left for the end, when one worker has nothing more to do."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_unconfigure() -> None:

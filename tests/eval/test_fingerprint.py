@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,9 @@ def test_a_model_that_was_never_trained_is_unknown() -> None:
 
 
 def test_the_study_trains_judges_and_keeps_what_is_there(tmp_path: Path) -> None:
-    chosen = [subject for subject in CALIBRATION if subject.recipe.name == "x-muon-30"]
+    subject = next(subject for subject in CALIBRATION if subject.recipe.name == "x-muon-30")
+    text = ("stdlib:docs:heldout", "stdlib:code:heldout")  # a part of the text of the recipe
+    chosen = [replace(subject, recipe=replace(subject.recipe, data=text))]
     first = fingerprint_study(tmp_path, chosen)
     assert (first[0].name, first[0].judged, first[0].outcome) == ("x-muon-30", "muon", "right")
     assert [verdict.outcome for verdict in first] == ["right"] * 7  # the embedded ones beside it

@@ -32,11 +32,14 @@ def test_a_context_shorter_than_a_prompt_and_a_sample() -> None:
     tokenizer = load(EMBEDDED / "docs").tokenizer()
     config = tiny_config(vocab_size=1024)
     ids = torch.randint(1024, (1, 32), generator=torch.Generator().manual_seed(0))
-    (sample,) = samples({"m": (state_of(tiny_model(vocab_size=1024)), config)}, tokenizer, {"x": ids})
+    (sample,) = samples({"m": (state_of(tiny_model(vocab_size=1024)), config)}, tokenizer, {"x": ids}, new_tokens=64)
     assert sample.continuations["m"]
     short = tiny_config(vocab_size=1024, n_positions=16)
     (sample,) = samples(
-        {"m": (state_of(tiny_model(vocab_size=1024, n_positions=16)), short)}, tokenizer, {"x": ids[:, :16]}
+        {"m": (state_of(tiny_model(vocab_size=1024, n_positions=16)), short)},
+        tokenizer,
+        {"x": ids[:, :16]},
+        new_tokens=64,
     )
     assert sample.continuations["m"]
 

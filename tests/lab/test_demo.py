@@ -15,9 +15,13 @@ from isthmus.lab.demo import CHECKPOINTS, DATA, EXAMPLES
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What the demo wrote, and its stderr: of the run that `ISTHMUS_DEMO` names, or of one of our own."""
+    import os
     import subprocess
     import sys
 
+    if place := os.environ.get("ISTHMUS_DEMO"):
+        return Path(place), Path(f"{place}.log").read_text()
     out = tmp_path_factory.mktemp("demo") / "out"
     offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin", "COLUMNS": "120"}
     command = [sys.executable, "-m", "isthmus", "demo", "-o", str(out)]

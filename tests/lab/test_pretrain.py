@@ -11,7 +11,7 @@ from conftest import EMBEDDED
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.lab.pretrain import EMBEDDED as RECIPES
-from isthmus.lab.pretrain import batches, make_checkpoints, pretrain, small_config
+from isthmus.lab.pretrain import batches, make_checkpoints, pretrain, small_config, train_tokenizer
 
 
 def test_the_embedded_checkpoints_are_those_of_the_recipes() -> None:
@@ -39,8 +39,10 @@ def test_their_text_is_recognisable() -> None:
     docs = load(EMBEDDED / "docs")
     (text,) = labelled_blocks(["stdlib:docs:heldout"], docs.tokenizer(), context=128, vocabulary=1024)
     assert LossMeter(docs.config, {"docs": text.report})(docs.state).mean < 3.4
-    written = samples({"docs": (docs.state, docs.config)}, docs.tokenizer(), {"docs": text.report}, per_label=4)
-    words = " ".join(sample.continuations["docs"] for sample in written).split()
+    told = samples(
+        {"docs": (docs.state, docs.config)}, docs.tokenizer(), {"docs": text.report}, per_label=4, new_tokens=64
+    )
+    words = " ".join(sample.continuations["docs"] for sample in told).split()
     assert {"the", "a", "of", "to"} & set(words)
 
 
@@ -94,8 +96,11 @@ def test_making_checkpoints(tmp_path: Path) -> None:
     assert make_checkpoints(tmp_path, names=["muon-1"]) == {}, "what is there is kept"
 
 
-def test_a_checkpoint_from_the_recipe(tmp_path: Path, isthmus) -> None:
-    """The command, for two steps: text, tokenizer, training, saving, and a model that loads."""
+def test_a_checkpoint_from_the_recipe(tmp_path: Path, isthmus, monkeypatch) -> None:
+    """The command, for two steps and on a tenth of its text: tokenizer, training, saving, and a model that loads."""
+    text = ("stdlib:docs:heldout", "stdlib:code:heldout")
+    monkeypatch.setattr(train_tokenizer, "__defaults__", (text,))
+    monkeypatch.setattr("isthmus.lab.pretrain.EMBEDDED", tuple(replace(recipe, data=text) for recipe in RECIPES))
     done = isthmus("lab", "pretrain", tmp_path, "--name", "muon-1", "--steps", 2)
     assert done.code == 0
     assert "muon-1: training loss 6." in done.err

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,57 +21,79 @@ from isthmus.merge.fitting import learn, movable
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, LearnPlan, PathTraining
 from isthmus.merge.progress import Progress
-from isthmus.merge.training import PathModule
+from isthmus.merge.training import PathModule, Trained
 from isthmus.merge.training_state import TrainingState
 
 DATA = ("stdlib:docs", "stdlib:code")
-A, B = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")
-STATE_A, STATE_B = dict(A.state), dict(B.state)
-TEXT = labelled_blocks(
-    DATA, A.tokenizer(), context=64, vocabulary=1024, fit_tokens=32_768, select_tokens=2048, report_tokens=2048
-)
-FIT, SELECT, REPORT = ({part.label: getattr(part, name) for part in TEXT} for name in ("fit", "select", "report"))
-START = align_states(STATE_A, STATE_B, A.config)
-UNIVERSE = Universe.of_pair(START)
-PLAN = LearnPlan(steps=48, batch=8)
+PLAN, BRIEF = LearnPlan(steps=48), LearnPlan(steps=12)
 
 
-def learned(plan: LearnPlan = PLAN, kept: TrainingState | None = None, progress: Progress | None = None):
-    progress = progress or Progress()
-    return learn(UNIVERSE, (STATE_A, STATE_B), FIT, SELECT, plan, device="cpu", progress=progress, run=kept)
+@dataclass(frozen=True)
+class World:
+    """Two models, aligned in closed form, and text."""
+
+    config: Any
+    a: dict[str, torch.Tensor]
+    b: dict[str, torch.Tensor]
+    start: Universe
+    fit: dict[str, torch.Tensor]
+    select: dict[str, torch.Tensor]
+    report: dict[str, torch.Tensor]
+
+    def learned(self, plan: LearnPlan, kept: TrainingState | None = None, progress: Progress | None = None) -> Trained:
+        progress = progress or Progress()
+        return learn(
+            self.start, (self.a, self.b), self.fit, self.select, plan, device="cpu", progress=progress, run=kept
+        )
 
 
 @pytest.fixture(scope="module")
-def found():
-    return learned()
+def world() -> World:
+    first, second = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")
+    a, b = dict(first.state), dict(second.state)
+    text = labelled_blocks(
+        DATA, first.tokenizer(), context=64, vocabulary=1024, fit_tokens=32_768, select_tokens=512, report_tokens=2048
+    )
+    parts = ({part.label: getattr(part, name) for part in text} for name in ("fit", "select", "report"))
+    return World(first.config, a, b, Universe.of_pair(align_states(a, b, first.config)), *parts)
 
 
-def barrier(path: WeightPath, blocks: dict[str, torch.Tensor]) -> float:
-    return profile(path, LossMeter(START.config, blocks), [i / 10 for i in range(11)]).barrier
+@pytest.fixture(scope="module")
+def long(world: World) -> Trained:
+    return world.learned(PLAN)
 
 
-def test_the_barrier_falls_on_text_that_was_not_trained_on(found) -> None:
-    before, after = (barrier(path, REPORT) for path in (WeightPath("linear", START.a, START.b), found.path))
-    assert after < 0.7 * before
+@pytest.fixture(scope="module")
+def brief(world: World) -> Trained:
+    return world.learned(BRIEF)
 
 
-def test_the_function_is_preserved_and_the_path_ends_in_it(found) -> None:
-    aligned = found.alignment.apply(STATE_B, family(B.config))
-    assert found.alignment.verify(STATE_B, aligned, B.config) < 1e-4
-    assert max((aligned[name] - found.path.b[name]).abs().max().item() for name in aligned) < 1e-4
-    assert found.path.a is START.a
+def barrier(path: WeightPath, world: World) -> float:
+    return profile(path, LossMeter(world.start.config, world.report), [i / 10 for i in range(11)]).barrier
 
 
-def test_it_never_ends_above_its_start(monkeypatch) -> None:
+def test_the_barrier_falls_on_text_that_was_not_trained_on(world: World, long: Trained) -> None:
+    straight = WeightPath("linear", world.start.states[0], world.start.states[1])
+    assert barrier(long.path, world) < 0.7 * barrier(straight, world)
+
+
+def test_the_function_is_preserved_and_the_path_ends_in_it(world: World, long: Trained) -> None:
+    aligned = long.alignment.apply(world.b, family(world.config))
+    assert long.alignment.verify(world.b, aligned, world.config) < 1e-4
+    assert max((aligned[name] - long.path.b[name]).abs().max().item() for name in aligned) < 1e-4
+    assert long.path.a is world.start.states[0]
+
+
+def test_it_never_ends_above_its_start(world: World, monkeypatch) -> None:
     """Even where every step leads up: the closed form is kept, to the last digit."""
     for name, rate in (("ROTATION_LR", 30.0), ("GAUGE_LR", 3.0), ("HEADS_LR", 3.0)):
         monkeypatch.setattr(f"isthmus.align.learned.{name}", rate)
-    found = learned(LearnPlan(steps=12, batch=4))
-    heights = [height for _, _, height in found.history]
+    trained = world.learned(LearnPlan(steps=12, batch=4))
+    heights = [height for _, _, height in trained.history]
     assert max(heights) > heights[0]
-    assert found.best == 0
-    assert all(torch.equal(found.path.b[name], START.b[name]) for name in START.b)
-    assert set(torch.cat(list(found.alignment.gauge.values())).tolist()) == {0.0, 1.0}
+    assert trained.best == 0
+    assert all(torch.equal(trained.path.b[name], world.start.states[1][name]) for name in world.start.states[1])
+    assert set(torch.cat(list(trained.alignment.gauge.values())).tolist()) == {0.0, 1.0}
 
 
 def test_a_merge_keeps_the_closed_form_that_learning_made_worse(monkeypatch) -> None:
@@ -77,16 +101,18 @@ def test_a_merge_keeps_the_closed_form_that_learning_made_worse(monkeypatch) -> 
     monkeypatch.setattr("isthmus.merge.search.Search.no_higher_than", lambda self, other: False)
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
     plan = LearnPlan(steps=12)
-    found = merge(*ends, data=DATA, tokens=1024, align="learned", learn=plan, measure_spectrum=False)
+    found = merge(*ends, data=DATA, tokens=256, align="learned", learn=plan, measure_spectrum=False)
     assert found.alignment.method == found.report["alignment"]["learning"]["start"] == "combined"
     assert found.report["alignment"]["tried"].keys() == {"none", "orthogonal", "combined", "learned"}
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_precisions(precision: str) -> None:
-    found = learned(LearnPlan(steps=12, precision=precision))  # type: ignore[arg-type]
-    assert found.history[-1][2] < found.history[0][2]
-    assert found.alignment.verify(STATE_B, found.alignment.apply(STATE_B, family(B.config)), B.config) < 1e-4
+def test_precisions(world: World, brief: Trained) -> None:
+    rough = world.learned(LearnPlan(steps=12, precision="bf16"))
+    assert rough.history != brief.history
+    for trained in (brief, rough):
+        assert trained.history[-1][2] < trained.history[0][2]
+        moved = trained.alignment.apply(world.b, family(world.config))
+        assert trained.alignment.verify(world.b, moved, world.config) < 1e-4
 
 
 class _Stopped(Exception):
@@ -103,21 +129,30 @@ class _StopsLate(Progress):
             raise _Stopped
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(found, tmp_path: Path) -> None:
-    kept = TrainingState.beside(tmp_path / "out", "this run")
+class _Counting(Progress):
+    steps = 0
+
+    def advance(self, steps: int = 1) -> None:  # once for all steps that are done already
+        self.steps += 1
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(world: World, brief: Trained, tmp_path: Path) -> None:
+    state = TrainingState.beside(tmp_path / "out", "this run")
     with pytest.raises(_Stopped):
-        learned(kept=kept, progress=_StopsLate(30))
-    assert kept.exists()
-    again = learned(kept=kept)
-    assert again.history == found.history
-    assert all(torch.equal(again.path.b[name], found.path.b[name]) for name in found.path.b)
-    pairs = zip(again.alignment.elements.values(), found.alignment.elements.values(), strict=True)
+        world.learned(BRIEF, kept=state, progress=_StopsLate(7))
+    assert state.exists()
+    progress = _Counting()
+    again = world.learned(BRIEF, kept=state, progress=progress)
+    assert 0 < progress.steps < BRIEF.steps
+    assert again.history == brief.history
+    assert all(torch.equal(again.path.b[name], brief.path.b[name]) for name in brief.path.b)
+    pairs = zip(again.alignment.elements.values(), brief.alignment.elements.values(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
-    line, moving = movable(UNIVERSE, (STATE_A, STATE_B))
-    module, ids = PathModule(line, START.config, moving), FIT["docs"][:2]
+def test_the_gradient_is_that_of_finite_differences(world: World) -> None:
+    line, moving = movable(world.start, (world.a, world.b))
+    module, ids = PathModule(line, world.start.config, moving), world.fit["docs"][:2]
     module(ids, 0.5).backward()
     for parameter in (moving.gauge[0], list(moving.motions.parameters())[4]):
         index = parameter.grad.abs().flatten().argmax()
@@ -133,7 +168,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 def test_bends_and_the_alignment_train_together() -> None:
     plan = CurvePlan(training=PathTraining(steps=12, batch=8))
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
-    found = merge(*ends, data=DATA, tokens=1024, align="learned", path=plan, measure_spectrum=False)
+    found = merge(*ends, data=DATA, tokens=256, align="learned", path=plan, measure_spectrum=False)
     assert found.alignment.method == "learned"
     assert found.report["alignment"]["learning"] == {"start": "combined", "with_bends": True}
     assert found.report["alignment"]["max_log_prob_error"] < 1e-4
@@ -145,20 +180,20 @@ def test_bends_and_the_alignment_train_together() -> None:
 def test_relatives_are_learned_from_no_alignment_at_all() -> None:
     ends = EMBEDDED / "docs", EMBEDDED / "code"
     plan = LearnPlan(steps=12)
-    report = merge(*ends, data=DATA, tokens=1024, align="learned", learn=plan, measure_spectrum=False).report
+    report = merge(*ends, data=DATA, tokens=512, align="learned", learn=plan, measure_spectrum=False).report
     assert report["alignment"]["learning"]["start"] == "none"
     assert report["barrier"] < 0.05
 
 
-def test_the_merge_is_a_plain_model_with_its_gauge_taken_out(tmp_path: Path) -> None:
+def test_the_merge_is_a_plain_model_with_its_gauge_taken_out(world: World, tmp_path: Path) -> None:
     from transformers import GPT2LMHeadModel
 
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
-    found = merge(*ends, data=DATA, tokens=1024, align="learned", learn=LearnPlan(steps=12))
+    found = merge(*ends, data=DATA, tokens=256, align="learned", learn=LearnPlan(steps=12))
     found.save(tmp_path / "out")
     model = GPT2LMHeadModel.from_pretrained(tmp_path / "out")
     embedding = 1024 * 128
-    assert model.num_parameters() == sum(value.numel() for value in STATE_A.values()) + embedding
+    assert model.num_parameters() == sum(value.numel() for value in world.a.values()) + embedding
     assert all(torch.equal(block.ln_1.weight, torch.ones(128)) for block in model.transformer.h)
     assert found.alignment.gauge["h.0.ln_1"].std() > 0.01
     assert found.report["spectrum"]["verdict"] == "transition"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import files_loss
 import pytest
 import torch
 from conftest import EMBEDDED
@@ -290,8 +292,10 @@ def test_other_architectures_are_merged_by_methods_too(tmp_path: Path) -> None:
     assert 0.4 <= kept.float().mean().item() <= 0.8
     low, high = torch.minimum(one[name], two[name]) - 1e-6, torch.maximum(one[name], two[name]) + 1e-6
     assert ((merged[name] >= low) & (merged[name] <= high))[kept].all(), "an average of those that agree"
-    report = combine(plan, align="auto", **QUICKER).report
-    assert report["merge_point"]["loss"] > 0
-    assert report["spectrum"] is None
+    measured = combine(plan, align="auto", **QUICKER)
+    assert measured.report["merge_point"]["loss"] == pytest.approx(math.log(1024), abs=0.1), "models that know nothing"
+    assert measured.report["spectrum"] is None
+    measured.save(tmp_path / "measured")
+    assert tmp_path / "measured" in files_loss.CHECKED
     with pytest.raises(UnsupportedFamily, match="llama"):
         combine(plan, align="orthogonal", **QUICKER)

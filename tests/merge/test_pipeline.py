@@ -20,6 +20,7 @@ from isthmus.merge.progress import Progress
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 TIMES = ("seconds",)
+PARTS = ("fit", "select", "report")
 SHORT = LearnPlan(steps=24)
 
 
@@ -31,7 +32,7 @@ def without_times(report: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def strangers() -> isthmus.Merge:
-    return merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048, learn=SHORT)
+    return merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=1024, learn=SHORT)
 
 
 def test_the_report_keeps_its_contract(strangers) -> None:
@@ -93,23 +94,25 @@ def test_variants_of_one_base_need_no_alignment_and_gain() -> None:
 
 
 def test_two_runs_with_one_seed_are_the_same(strangers, tmp_path: Path) -> None:
-    again = merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=2048, learn=SHORT)
+    again = merge(EMBEDDED / "adamw-1", EMBEDDED / "muon-1", data=DATA, tokens=1024, learn=SHORT)
     first, second = (run.save(tmp_path / name / "m") for run, name in ((strangers, "one"), (again, "two")))
     assert without_times(strangers.report) == without_times(again.report)
     assert first["files"] == second["files"]
 
 
 def test_no_token_serves_two(strangers) -> None:
-    """The seed moves the parts; what is selected on is never what is reported."""
+    """The seed moves the parts; what is trained or selected on is never what is reported."""
     from isthmus.checkpoint.loading import load
     from isthmus.eval.text import labelled_blocks
 
-    text = labelled_blocks(DATA, load(EMBEDDED / "docs").tokenizer(), context=128, vocabulary=1024)
-    chosen = {tuple(row) for part in text for row in part.select.tolist()}
-    shown = {tuple(row) for part in text for row in part.report.tolist()}
-    assert chosen
-    assert shown
-    assert not chosen & shown
+    tokenizer = load(EMBEDDED / "docs").tokenizer()
+    amounts = {"fit_tokens": 2048, "select_tokens": 2048, "report_tokens": 2048}
+    text = labelled_blocks(DATA, tokenizer, context=128, vocabulary=1024, **amounts)
+    fit, select, report = ({tuple(row) for part in text for row in getattr(part, name).tolist()} for name in PARTS)
+    assert min(len(fit), len(select), len(report)) > 24
+    assert not fit & select
+    assert not fit & report
+    assert not select & report
 
 
 def test_a_plain_average_needs_no_text(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_a_tied_and_an_untied_model(saved) -> None:
 def test_alignment_without_text(saved) -> None:
     found = merge(saved("a"), saved("b", 1), align="orthogonal", t=0.5)
     assert found.report["alignment"]["max_log_prob_error"] < 1e-4
-    assert found.report["spectrum"]["verdict"] in ("preserved", "transition", "contracted", "inflated")
+    assert found.report["spectrum"]["verdict"] == "contracted", "rotations do not make random matrices meet"
 
 
 def test_one_model_with_itself_is_itself() -> None:
@@ -158,12 +161,21 @@ def test_one_model_with_itself_is_itself() -> None:
     assert found.report["spectrum"]["distance"] == pytest.approx(0.0, abs=1e-9)
 
 
+def highest_excess(report: dict) -> float:
+    """Of any label, at the merge point."""
+    t, losses = report["merge_point"]["t"], report["merge_point"]["losses"]
+    first, second = (end["loss"] for end in report["endpoints"])
+    return max(losses[label] - (1 - t) * first[label] - t * second[label] for label in losses)
+
+
 def test_objective_worst_balances_the_labels() -> None:
-    kind = {"data": DATA, "tokens": 4096, "align": "none", "measure_spectrum": False}
-    mean, worst = (merge(EMBEDDED / "docs", EMBEDDED / "code", objective=name, **kind) for name in ("mean", "worst"))
-    assert worst.report["settings"]["objective"] == "worst"
-    assert 0.1 <= mean.report["merge_point"]["t"] <= 0.9
-    assert 0.1 <= worst.report["merge_point"]["t"] <= 0.9
+    """The base is better on docstrings, and its fine-tune on code: the mean stays nearer to the base."""
+    kind = {"data": DATA, "tokens": 2048, "align": "none", "measure_spectrum": False}
+    mean, worst = (
+        merge(EMBEDDED / "adamw-1", EMBEDDED / "code", objective=name, **kind).report for name in ("mean", "worst")
+    )
+    assert (mean["settings"]["objective"], worst["settings"]["objective"]) == ("mean", "worst")
+    assert highest_excess(worst) < highest_excess(mean)
 
 
 GATES = {
