@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.errors import BadInput
-from isthmus.cli.places import require_places
 from isthmus.eval.seen import Seen
 from isthmus.merge.mergekit import read_recipe
+from isthmus.merge.recipe_bounds import directories_in
 from isthmus.merge.stored import read_bends
 from isthmus.merge.training_state import TrainingState
 
@@ -28,7 +28,7 @@ readers = {
     "bends.safetensors": read_bends,
     "latest.json": lambda path: run.exists(),
     "recipe.yml": read_recipe,
-    "other.yml": lambda path: require_places(None, models=[path, path]),
+    "other.yml": directories_in,
 }
 for name, read in readers.items():
     try:
