@@ -15,7 +15,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, cast, get_args, get_origin
 
 import typer
 
@@ -38,7 +38,8 @@ from .merge.plans import (
     OperatorPlan,
     Option,
     PlanePlan,
-    options_of,
+    fields_of,
+    plan_in,
 )
 from .terminal import (
     emit,
@@ -217,16 +218,10 @@ class _Field:
 
 @cache
 def _fields(plan: type) -> tuple[_Field, ...]:
-    options, kinds = options_of(plan), get_type_hints(plan)
+    described = fields_of(plan)
     return tuple(
-        _Field(one.name, kinds[one.name], options.get(one.name), _plan_in(kinds[one.name]), one.default)
-        for one in fields(plan)
+        _Field(one.name, *described[one.name], plan_in(described[one.name][0]), one.default) for one in fields(plan)
     )
-
-
-def _plan_in(kind: Any) -> type | None:
-    """The plan that a type is, or of which it is a union with others."""
-    return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
 
 
 def _with_options(function: Command) -> Command:

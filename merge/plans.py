@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
 
@@ -86,25 +86,31 @@ class Option:
         return self.name.partition("/")[0]
 
 
+@cache
+def fields_of(plan: type) -> dict[str, tuple[Any, Option | None]]:
+    """The fields of a plan: the type of each, and its option."""
+    described = {}
+    for name, hint in get_type_hints(plan, include_extras=True).items():
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        described[name] = kind, next((mark for mark in marks if isinstance(mark, Option)), None)
+    return described
+
+
 def options_of(plan: type) -> dict[str, Option]:
     """The options of a plan by the names of its fields."""
-    hints = get_type_hints(plan, include_extras=True)
-    return {
-        name: part
-        for name, hint in hints.items()
-        for part in getattr(hint, "__metadata__", ())
-        if isinstance(part, Option)
-    }
+    return {name: option for name, (_, option) in fields_of(plan).items() if option is not None}
+
+
+def plan_in(kind: Any) -> type | None:
+    """The plan that a type is, or may be as one of a union."""
+    return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
 
 
 def option_names(plan: type) -> set[str]:
     """The first names of all options of a plan and of the plans that it holds."""
     names = {option.first for option in options_of(plan).values()}
-    for hint in get_type_hints(plan).values():
-        for part in (hint, *get_args(hint)):
-            if is_dataclass(part) and isinstance(part, type):
-                names |= option_names(part)
-    return names
+    parts = [plan_in(kind) for kind, _ in fields_of(plan).values()]
+    return names.union(*(option_names(part) for part in parts if part is not None))
 
 
 def read_point(word: str) -> float | None:
