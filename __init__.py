@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     )
     from .checkpoint.loading import Checkpoint, load
     from .checkpoint.push import push
-    from .cli.commands import align
+    from .cli import align
     from .eval.corpora import corpus
     from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble

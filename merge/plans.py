@@ -7,10 +7,11 @@ command that makes a merge again its words. Nothing here imports torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
 
@@ -26,6 +27,18 @@ Precision = Literal["no", "bf16"]
 Objective = Literal["mean", "worst"]
 Soup = Literal["uniform", "greedy", "search"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+OperatorName = Literal[
+    "linear",
+    "slerp",
+    "karcher",
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "model_stock",
+    "fisher",
+    "regmean",
+]
 
 CURVES: tuple[CurveKind, ...] = get_args(CurveKind)
 LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "lion": 2e-4}
@@ -35,40 +48,123 @@ MAX_PASSES = 4.0  # over the text that is trained on
 FEWEST_STEPS = 20
 LOOKS_AT_TEXT: frozenset[str] = frozenset({"activations", "combined"})
 
-TEXT, POINT, SPECTRUM, GATES = "Text", "The merge point", "The spectrum", "Gates: refuse the merge"
-ALIGNMENT, TRAINING, OPERATORS = "Alignment", "Training of bends and alignments", "Merging by a method"
-RUNNING = "Where and how"
+# Panels of the help, in the order in which they are shown.
+TEXT = "Text to measure on"
+ALIGNMENT = "Alignment: how the models are brought together"
+MEMBERS = "Members of the ensemble"
+PATH = "Two models: the path between them, and the point to save"
+OPERATORS = "Any number of models: merging by a method"
+SPECTRUM = "The spectrum: the singular values of the weights"
+GATES = "Gates: save nothing unless the merge is good enough"
+TRAINING = "Training of curved paths and learned alignments"
+RUNNING = "Where and how: memory, precision, device, seed"
+PANELS = (TEXT, ALIGNMENT, MEMBERS, PATH, OPERATORS, SPECTRUM, GATES, TRAINING, RUNNING)
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is given on the command line: its name, its help and the panel that holds it, its minimum."""
+    """How a field is given on the command line: its name, its help, the panel that holds it, its minimum.
+
+    `unset` is the word for None, where there is one; `default` is what the help says of it where that takes more words.
+    `read` makes the value of a word; where the field may hold a plan of its own, from a word and a function that builds
+    that plan from its options. What is not `recorded` is left out by `unusual`.
+    """
 
     name: str
     help: str
-    panel: str
+    panel: str | None = None
     minimum: float | None = None
+    short: str | None = None
+    unset: str | None = None
+    default: str | None = None
+    read: Callable[..., Any] | None = None
+    recorded: bool = True
+
+    @property
+    def first(self) -> str:
+        """Its first name, where it has one to switch it off, too."""
+        return self.name.partition("/")[0]
+
+
+@cache
+def fields_of(plan: type) -> dict[str, tuple[Any, Option | None]]:
+    """The fields of a plan: the type of each, and its option."""
+    described = {}
+    for name, hint in get_type_hints(plan, include_extras=True).items():
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        described[name] = kind, next((mark for mark in marks if isinstance(mark, Option)), None)
+    return described
 
 
 def options_of(plan: type) -> dict[str, Option]:
     """The options of a plan by the names of its fields."""
-    hints = get_type_hints(plan, include_extras=True)
-    return {
-        name: part
-        for name, hint in hints.items()
-        for part in getattr(hint, "__metadata__", ())
-        if isinstance(part, Option)
-    }
+    return {name: option for name, (_, option) in fields_of(plan).items() if option is not None}
 
 
-PrecisionOption = Annotated[
-    Precision | None,
-    Option(
-        "--mixed-precision",
-        "bf16 trains in bfloat16 where that is safe; by default as accelerate was launched.",
-        TRAINING,
-    ),
-]
+def plan_in(kind: Any) -> type | None:
+    """The plan that a type is, or may be as one of a union."""
+    return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
+
+
+def option_names(plan: type) -> set[str]:
+    """The first names of all options of a plan and of the plans that it holds."""
+    names = {option.first for option in options_of(plan).values()}
+    parts = [plan_in(kind) for kind, _ in fields_of(plan).values()]
+    return names.union(*(option_names(part) for part in parts if part is not None))
+
+
+def read_point(word: str) -> float | None:
+    """What `--t` says: a number, or None for auto. Raises BadInput for anything else."""
+    if word == "auto":
+        return None
+    try:
+        return float(word)
+    except ValueError:
+        raise BadInput(f"--t takes auto or a number from 0 to 1; got '{word}'") from None
+
+
+def read_path(word: str, curve: Callable[[], CurvePlan]) -> Literal["linear"] | CurvePlan | Path:
+    """What `--path` says: the straight line, a curve to be trained, or the directory of one that was.
+
+    Raises BadInput for anything else.
+    """
+    if word == "linear":
+        return "linear"
+    if word in CURVES:
+        return curve()
+    if not Path(word).is_dir():
+        raise BadInput(f"--path {word}: give linear, {', '.join(CURVES)}, or a directory that `isthmus path` wrote")
+    return Path(word)
+
+
+def read_gradients(option: str, words: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+    """What an option that is given once for all models or once for each says: a number, or several with commas."""
+    return tuple(_gradient(option, word) for word in words)
+
+
+def _gradient(option: str, word: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, word.split(",")))
+    except ValueError:
+        raise BadInput(f"{option} takes a number, or a gradient of numbers with commas; got '{word}'") from None
+
+
+DATA = Option(
+    "--data",
+    "Text, with a label or without (law=cases.txt): a file, a directory, a .jsonl, stdlib:docs or stdlib:code. "
+    "Repeatable.",
+    TEXT,
+    recorded=False,
+)
+TOKENS = Option("--tokens", "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
+DEVICE = Option("--device", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
+SEED = Option("--seed", "Seed of everything random.", RUNNING)
+PRECISION = Option(
+    "--mixed-precision",
+    "bf16 trains in bfloat16 where that is safe; by default as accelerate was launched.",
+    TRAINING,
+)
+PartSeed = Annotated[int, replace(SEED, recorded=False)]  # the plan that holds this one records it
 
 
 @dataclass(frozen=True)
@@ -79,8 +175,8 @@ class LearnPlan:
     batch: Annotated[
         int, Option("--align-batch", "Blocks of text per step of a learned alignment.", TRAINING, minimum=1)
     ] = 8
-    precision: PrecisionOption = None
-    seed: int = 0
+    precision: Annotated[Precision | None, PRECISION] = None
+    seed: PartSeed = 0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1:
@@ -134,10 +230,10 @@ class PathTraining:
             minimum=0.0,
         ),
     ] = 0.2
-    precision: PrecisionOption = None
+    precision: Annotated[Precision | None, PRECISION] = None
     patience: int = 6
     span: tuple[float, float] | None = None
-    seed: int = 0
+    seed: PartSeed = 0
 
     def tokens(self, labels: int, context: int) -> int:
         """The tokens of every label that training reads, blocks of `context` each."""
@@ -158,7 +254,12 @@ class CurvePlan:
     put back (`isthmus.merge.spectra.restore_spectrum`).
     """
 
-    kind: CurveKind = "polychain"
+    kind: Annotated[
+        CurveKind,
+        Option(
+            "--path", "Straight segments through the bends, or a smooth curve towards them.", TRAINING, recorded=False
+        ),
+    ] = "polychain"
     bends: Annotated[int, Option("--bends", "Bends of a curved path.", TRAINING, minimum=1)] = 1
     optimizer: Annotated[
         Literal["auto"] | OptimizerName,
@@ -238,13 +339,15 @@ class SpectrumPlan:
 class Gates:
     """What a merge must satisfy to be saved. `None` and False ask for nothing."""
 
-    max_barrier: Annotated[float | None, Option("--max-barrier", "Refuse a higher barrier, in nats.", GATES)] = None
+    max_barrier: Annotated[
+        float | None, Option("--max-barrier", "Refuse a higher barrier, in nats.", GATES, recorded=False)
+    ] = None
     require_spectrum: Annotated[
-        bool, Option("--require-spectrum", "Refuse a contracted or inflated spectrum.", GATES)
+        bool, Option("--require-spectrum", "Refuse a contracted or inflated spectrum.", GATES, recorded=False)
     ] = False
-    require_gain: Annotated[bool, Option("--require-gain", "Refuse a merge worse than the better endpoint.", GATES)] = (
-        False
-    )
+    require_gain: Annotated[
+        bool, Option("--require-gain", "Refuse a merge worse than the better endpoint.", GATES, recorded=False)
+    ] = False
 
     def __post_init__(self) -> None:
         require_number("--max-barrier", self.max_barrier)
@@ -314,9 +417,18 @@ class MergePlan:
     float32.
     """
 
-    data: Sequence[str] = ()
+    data: Annotated[Sequence[str], DATA] = ()
     learn: LearnPlan = field(default_factory=LearnPlan)
-    path: Literal["linear"] | CurvePlan | Path = "linear"
+    path: Annotated[
+        Literal["linear"] | CurvePlan | Path,
+        Option(
+            "--path",
+            "linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models.",
+            PATH,
+            read=read_path,
+            recorded=False,
+        ),
+    ] = "linear"
     align: Annotated[
         Align | None,
         Option(
@@ -324,25 +436,28 @@ class MergePlan:
             "auto tries none, orthogonal, combined and (two models) learned in turn, until the barrier is within the "
             "noise.",
             ALIGNMENT,
+            default="auto; none for a recipe, and for a method without --data",
         ),
     ] = None
     soup: Soup = "uniform"
-    t: Annotated[float | None, Option("--t", "The merge point: auto, or a number from 0 (A) to 1 (B).", POINT)] = None
+    t: Annotated[
+        float | None,
+        Option("--t", "The merge point: auto, or a number from 0 (A) to 1 (B).", PATH, unset="auto", read=read_point),
+    ] = None
     objective: Annotated[
-        Objective, Option("--objective", "What t minimises: the mean over texts, or the worst text's excess.", POINT)
+        Objective, Option("--objective", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
     ] = "mean"
-    interior: Annotated[float, Option("--interior", "Keep t this far from both ends.", POINT)] = 0.1
+    interior: Annotated[float, Option("--interior", "Keep t this far from both ends.", PATH)] = 0.1
     fit_on: Annotated[
         Sequence[str], Option("--fit-on", "Train on the text of this label only. Repeatable.", TRAINING)
     ] = ()
     spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
-    tokens: Annotated[
-        int, Option("--tokens", "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
-    ] = 8192
+    tokens: Annotated[int, TOKENS] = 8192
     dtype: Annotated[
-        Dtype | None, Option("--dtype", "What to save in; auto keeps the models' when they share one.", RUNNING)
+        Dtype | None,
+        Option("--dtype", "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"),
     ] = None
-    seed: Annotated[int, Option("--seed", "Seed of everything random.", RUNNING)] = 0
+    seed: Annotated[int, SEED] = 0
     max_memory: Annotated[
         str | None,
         Option(
@@ -353,7 +468,7 @@ class MergePlan:
     ] = None
     optimizers: tuple[str | None, str | None] = (None, None)
     gates: Gates = field(default_factory=Gates)
-    device: str = "auto"
+    device: Annotated[str, DEVICE] = "auto"
 
     @property
     def alignment(self) -> Align:
@@ -391,18 +506,44 @@ class MergePlan:
         if not self.data and self.gates.need_loss:
             raise BadInput("--max-barrier and --require-gain need a loss: add --data")
 
-    def idle(self, recipe: Recipe | None) -> set[str]:
-        """The options that change nothing here, by their first names."""
-        if recipe is not None:
-            return {*(() if self.data else ("--tokens",))}
-        idle = {"--objective", "--interior"} if self.t is not None else set()
-        if not self.data:
-            idle.add("--tokens")
-        if not self.learns_on_line:
-            idle |= {"--align-steps", "--align-batch"}
-        if not self.trains:
-            idle |= {"--fit-on", "--mixed-precision"}
-        return idle
+
+@dataclass(frozen=True)
+class OperatorPlan:
+    """An operator for any number of models, as options give it: what `isthmus.merge.recipe.recipe` makes a recipe of.
+
+    `weights` and `densities` are given once for all models or once for each, a number or a gradient over the layers.
+    With `search`, weights are searched for, in place of `soup`.
+    """
+
+    method: Annotated[
+        OperatorName | None,
+        Option("--method", "Merge by an operator instead of a path; linear for more than two models.", OPERATORS),
+    ] = None
+    base: Annotated[str | None, Option("--base", "The model that the others were trained from.", OPERATORS)] = None
+    weights: Annotated[
+        Sequence[Sequence[float]],
+        Option(
+            "--weight",
+            "A model's weight, once for all or once for each: a number, or a gradient over the layers (0,0.5,1).",
+            OPERATORS,
+            read=partial(read_gradients, "--weight"),
+        ),
+    ] = ()
+    densities: Annotated[
+        Sequence[Sequence[float]],
+        Option(
+            "--density",
+            "The share of a task vector that ties and dare keep, as --weight.",
+            OPERATORS,
+            read=partial(read_gradients, "--density"),
+        ),
+    ] = ()
+    scale: Annotated[float | None, Option("--lambda", "What merged task vectors are multiplied by.", OPERATORS)] = None
+    soup: Annotated[
+        Literal["uniform", "greedy"],
+        Option("--soup", "greedy leaves out models that do not lower the loss.", OPERATORS),
+    ] = "uniform"
+    search: Annotated[bool, Option("--search", "Search for weights on the select text.", OPERATORS)] = False
 
 
 @dataclass(frozen=True)
@@ -414,7 +555,7 @@ class AlignPlan:
     """
 
     method: Annotated[
-        Method,
+        Literal["permutation", "orthogonal", "activations", "combined", "learned"],
         Option(
             "--method",
             "permutation keeps tied embeddings; orthogonal also rotates; activations, combined and learned look at "
@@ -422,14 +563,14 @@ class AlignPlan:
             ALIGNMENT,
         ),
     ] = "orthogonal"
-    data: Sequence[str] = ()
+    data: Annotated[Sequence[str], DATA] = ()
     learn: LearnPlan = field(default_factory=LearnPlan)
     stream: Annotated[
         bool, Option("--stream", "For models larger than memory: read layers when it is their turn.", RUNNING)
     ] = False
-    dtype: Annotated[Dtype | None, Option("--dtype", "What to save in; auto keeps B's.", RUNNING)] = None
-    device: str = "auto"
-    seed: int = 0
+    dtype: Annotated[Dtype | None, Option("--dtype", "What to save in; auto keeps B's.", RUNNING, unset="auto")] = None
+    device: Annotated[str, DEVICE] = "auto"
+    seed: Annotated[int, SEED] = 0
 
     @property
     def needs_text(self) -> bool:
@@ -443,14 +584,14 @@ class PlanePlan:
     points.
     """
 
-    data: Sequence[str] = ()
+    data: Annotated[Sequence[str], DATA] = ()
     align: Annotated[
         Literal["none", "permutation", "orthogonal"], Option("--align", "How B and C are aligned to A.", ALIGNMENT)
     ] = "orthogonal"
     tokens: Annotated[int, Option("--tokens", "Tokens of each text to measure on.", TEXT, minimum=1)] = 2048
-    resolution: Annotated[int, Option("--resolution", "Points along each side.", RUNNING, minimum=2)] = 13
-    device: str = "auto"
-    seed: int = 0
+    resolution: Annotated[int, Option("--resolution", "Points along each side.", minimum=2)] = 13
+    device: Annotated[str, DEVICE] = "auto"
+    seed: Annotated[int, SEED] = 0
 
 
 @dataclass(frozen=True)
@@ -460,26 +601,24 @@ class EnsemblePlan:
     `path` is the directory of a path between the first two models, whose points `at` are members, too.
     """
 
-    data: Sequence[str] = ()
+    data: Annotated[Sequence[str], DATA] = ()
     path: Annotated[
-        Path | None, Option("--path", "A path between the first two, as `isthmus path` wrote it.", ALIGNMENT)
+        Path | None, Option("--path", "A path between the first two, as `isthmus path` wrote it.", MEMBERS)
     ] = None
     at: Annotated[
-        Sequence[float], Option("--at", "A point of the path that is a member, too. Repeatable.", ALIGNMENT)
+        Sequence[float], Option("--at", "A point of the path that is a member, too. Repeatable.", MEMBERS)
     ] = ()
     average: Annotated[
         Literal["probabilities", "logits"],
-        Option("--average", "What is averaged; logits are the geometric mean.", RUNNING),
+        Option("--average", "What is averaged; logits are the geometric mean.", MEMBERS),
     ] = "probabilities"
     align: Annotated[
         Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"],
         Option("--align", "How the models are aligned for their soup and their merge.", ALIGNMENT),
     ] = "auto"
-    tokens: Annotated[
-        int, Option("--tokens", "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
-    ] = 8192
-    device: str = "auto"
-    seed: int = 0
+    tokens: Annotated[int, TOKENS] = 8192
+    device: Annotated[str, DEVICE] = "auto"
+    seed: Annotated[int, SEED] = 0
 
 
 def _numbers(plan: MergePlan) -> dict[str, float | None]:
@@ -564,7 +703,7 @@ def require_number(name: str, value: float | None) -> None:
 def unusual(plan: Any, usual: Any, idle: Collection[str] = ()) -> list[str]:
     """The options of a plan and its parts that differ from those of another, and what they are, as words.
 
-    Options in `idle` are left out.
+    Options whose first names are in `idle` are left out, and those that are not `recorded`.
     """
     words: list[str] = []
     options = options_of(type(plan))
@@ -573,7 +712,7 @@ def unusual(plan: Any, usual: Any, idle: Collection[str] = ()) -> list[str]:
         described = options.get(one.name)
         if is_dataclass(value) and is_dataclass(default):
             words += unusual(value, default, idle)
-        elif described is None or value == default or described.name in idle:
+        elif described is None or not described.recorded or value == default or described.first in idle:
             continue
         elif isinstance(value, bool):
             on, _, off = described.name.partition("/")

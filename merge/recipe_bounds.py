@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import yaml
 from yaml.nodes import CollectionNode, Node, ScalarNode
 
 from ..checkpoint.errors import BadInput
@@ -18,6 +20,26 @@ def recipe_text(path: Path) -> str:
     Raises BadInput for a file that is too large, or not a plain one; OSError; UnicodeDecodeError.
     """
     return read_bytes(path, RECIPE, f"the recipe '{path.name}'").decode("utf-8")
+
+
+def directories_in(recipe: Path) -> list[str]:
+    """The directories that a recipe names anywhere, even where that has no effect; none of one that cannot be read."""
+    try:
+        nodes = list(yaml.compose_all(recipe_text(recipe), Loader=yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, BadInput):
+        return []  # who reads it says so
+    names: set[str] = set()
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, ScalarNode):
+            names.add(node.value)
+        nodes += _children(node)
+    # os.path, because a name that cannot be one is no error here
+    return sorted(name for name in names if name and os.path.isdir(os.path.expanduser(name)))  # noqa: PTH111, PTH112
 
 
 def require_small(root: Node | None, name: str) -> None:

@@ -18,6 +18,7 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.untrusted_text import plain
 from ..eval.corpora import corpus
+from .idle import idle_in_merge
 from .plans import Align, CurvePlan, MergePlan, unusual
 from .recipe import Recipe, Settings
 
@@ -58,7 +59,8 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
         words += ["--path", plan.path.kind, *unusual(plan.path, CurvePlan())]
     elif plan.path != "linear":
         words += ["--path", f"./{Path(plan.path).resolve().name}"]
-    words += unusual(replace(plan, align=_said_alignment(plan, recipe, options)), MergePlan(), plan.idle(recipe))
+    idle = {name for rule in idle_in_merge(plan, by_operator=recipe is not None) for name in rule.options}
+    words += unusual(replace(plan, align=_said_alignment(plan, recipe, options)), MergePlan(), idle)
     if plan.soup != "uniform":
         words += ["--search"] if plan.soup == "search" else ["--soup", plan.soup]
     for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), plan.optimizers, strict=True):

@@ -489,7 +489,7 @@ def test_align_reads_layers_when_it_is_their_turn(isthmus, tmp_path: Path) -> No
 
 
 def test_the_methods_of_the_command_line_are_those_there_are() -> None:
-    from isthmus.cli.options import MethodChoice
     from isthmus.merge.operators.registry import OPERATORS
+    from isthmus.merge.plans import OperatorName
 
-    assert get_args(MethodChoice) == tuple(OPERATORS)
+    assert get_args(OperatorName) == tuple(OPERATORS)

@@ -18,14 +18,20 @@ FLOORS = {
     "eval": {"checkpoint"},
     "merge": {"checkpoint", "align", "eval"},
     "lab": {"checkpoint", "align", "eval", "merge"},
-    "cli": {"checkpoint", "align", "eval", "merge", "lab"},
+    "terminal": {"checkpoint", "eval", "merge", "lab"},
+    "cli": {"checkpoint", "align", "eval", "merge", "lab", "terminal"},
 }
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # that are not called as their package is
 
 
+def modules_of(floor: str) -> list[Path]:
+    """A folder of modules, or a single one."""
+    return sorted((ROOT / floor).rglob("*.py")) or [ROOT / f"{floor}.py"]
+
+
 MODULES = {
     path.relative_to(ROOT).with_suffix("").parts: path
-    for path in [ROOT / "__init__.py", *(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))]
+    for path in [ROOT / "__init__.py", *(path for floor in FLOORS for path in modules_of(floor))]
 }
 
 
@@ -55,8 +61,7 @@ def arrows(path: Path) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize("floor", FLOORS)
 def test_no_arrow_runs_back_up(floor: str) -> None:
-    paths = [path for path in MODULES.values() if path.is_relative_to(ROOT / floor)]
-    targets = {(path.name, target[0]) for path in paths for target in arrows(path)}
+    targets = {(path.name, target[0]) for path in modules_of(floor) for target in arrows(path)}
     assert targets, "the imports were not understood"
     assert {target for target in targets if target[1] not in FLOORS[floor] | {floor}} == set()
 

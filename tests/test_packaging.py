@@ -32,7 +32,7 @@ def test_the_wheel_holds_the_package_and_its_data(built: Path) -> None:
     names = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
     for expected in (
         "isthmus/__init__.py",
-        "isthmus/cli/__init__.py",
+        "isthmus/cli.py",
         "isthmus/py.typed",
         "isthmus/align/families/gpt2.py",
         "isthmus/checkpoint/card.md.jinja",
@@ -52,7 +52,7 @@ def test_the_sdist_can_be_built_and_holds_no_tests(built: Path) -> None:
         "pyproject.toml",
         "LICENSE",
         "README.md",
-        "cli/__init__.py",
+        "cli.py",
         "lab/checkpoints/docs/model.safetensors",
     } <= names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "docs/", ".ci"))]

@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoint.errors import BadInput
-from ..checkpoint.path_conflicts import Place, holds, model_places, output_path, require_apart
+from .errors import BadInput
+from .path_conflicts import Place, holds, output_path, require_apart
+from .saving import require_free
+
+RESULTS = ({"schema", "command"}, {"study", "question"})  # keys that every result of a command or a study has
+LAB_RESULT = {"models", "pairs", "table"}  # keys, and no others, of the other results of the lab
 
 
-def require_places(
+def require_outputs(
     json_file: str | None,
-    outputs: Sequence[tuple[str, Path | None]] = (),
+    outputs: Sequence[tuple[str, Path | None]],
+    inputs: Sequence[Place],
     *,
-    models: Iterable[str | None] = (),
-    data: Iterable[str] | None = None,
-    directories: Iterable[Path | str | None] = (),
     overwrite: bool = False,
     existing: bool = False,
 ) -> None:
     """Refuse outputs, and a --json file, that are an input, contain one or lie in one, or that cannot be written.
 
-    `outputs` are directories and what messages call them; with `existing`, they may hold anything. `models` may name a
-    recipe, too; `directories` are read as well.
+    `outputs` are directories and what messages call them; with `existing`, they may hold anything.
     """
-    from ..checkpoint.saving import require_free
-
-    inputs = [place for model in models if model is not None for place in _of_model(model)]
-    inputs += [Place.of("the directory", path) for path in directories if path is not None]
-    if data:
-        from ..eval.corpora import text_places
-
-        inputs += text_places(data)
     targets = []
     for what, path in outputs:
         if path is None:
@@ -54,42 +47,6 @@ def require_places(
         path = Path(json_file)
         if path.parent.exists() or not any(holds(folder.path, path) for folder in folders):  # else it will be made
             _require_json(path)
-
-
-def _of_model(model: str) -> list[Place]:
-    """Where a model is; or a recipe, and all directories that it names."""
-    from ..merge.mergekit import is_recipe
-
-    if not is_recipe(model):
-        return model_places([model])
-    return [Place.of("the recipe", model), *model_places(sorted(_names(Path(model))))]
-
-
-def _names(recipe: Path) -> set[str]:
-    """The directories that a recipe names anywhere, be it where they have no effect."""
-    import yaml
-
-    from ..merge.recipe_bounds import recipe_text
-
-    try:
-        nodes = list(yaml.compose_all(recipe_text(recipe), Loader=yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError, BadInput):
-        return set()  # who reads it says so
-    found: set[str] = set()
-    seen: set[int] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.ScalarNode):
-            found.add(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            nodes += [part for pair in node.value for part in pair]
-        else:
-            nodes += node.value
-    # os.path, because a name that cannot be one is no error here
-    return {name for name in found if name and os.path.isdir(os.path.expanduser(name))}  # noqa: PTH111, PTH112
 
 
 def _json_place(json_file: str) -> Place:
@@ -122,16 +79,4 @@ def _is_result(path: Path) -> bool:
     if not isinstance(content, dict):
         return False
     keys = set(content)
-    return (
-        {"schema", "command"} <= keys
-        or {"study", "question"} <= keys
-        or (
-            bool(keys)
-            and keys
-            <= {
-                "models",
-                "pairs",
-                "table",
-            }
-        )
-    )
+    return any(result <= keys for result in RESULTS) or (bool(keys) and keys <= LAB_RESULT)

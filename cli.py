@@ -1,0 +1,916 @@
+"""The command line: parse, call, print. People read stderr, programs read stdout or --json.
+
+A parameter of a command that is a plan (`isthmus.merge.plans`) stands for the options that the plan describes.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, cast, get_args, get_origin
+
+import typer
+
+from .checkpoint.errors import BadInput, IsthmusError
+from .checkpoint.outputs import require_outputs
+from .checkpoint.path_conflicts import model_places
+from .checkpoint.places import Place
+from .checkpoint.redaction import Redacting
+from .checkpoint.reference import shown_name
+from .checkpoint.working_folders import release_all
+from .eval.processes import finish, is_main
+from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
+from .merge.plans import (
+    PANELS,
+    PATH,
+    TRAINING,
+    AlignPlan,
+    CurvePlan,
+    EnsemblePlan,
+    MergePlan,
+    OperatorPlan,
+    Option,
+    PlanePlan,
+    fields_of,
+    plan_in,
+)
+from .terminal import (
+    emit,
+    fail,
+    print_alignment,
+    print_ensemble,
+    print_findings,
+    print_fingerprints,
+    print_merge,
+    print_push,
+    print_spectra,
+    say,
+    screen,
+)
+
+if TYPE_CHECKING:
+    from .checkpoint.push_target import PushTarget
+    from .checkpoint.upload_check import OutputFile
+    from .merge.recipe import Recipe
+
+INTERRUPTED = 130
+COLLECT_EVERY = 10_000  # objects: torch makes a million while it is imported, and they all stay
+PUSHING = "Pushing to the Hub"
+
+Command = Callable[..., None]
+
+
+def _shown(*examples: tuple[str, str]) -> str:
+    """Examples below a help, each of what it is for and the words behind `isthmus`."""
+    return "\n\n".join(["Examples", *(f"{purpose}:\n  isthmus {words}" for purpose, words in examples)])
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Merge transformer checkpoints along low-loss paths.",
+    epilog=_shown(
+        ("Can these be merged?", "check ./a ./b"),
+        ("Merge them at the best point for a text", "merge ./a ./b -o merged --data law.txt"),
+    ),
+)
+lab = typer.Typer(
+    no_args_is_help=True,
+    help="The studies, and how the embedded checkpoints were made.",
+    epilog=_shown(
+        ("A study in a minute, to see that it runs", "lab table study --quick"),
+        ("The whole study", "lab table study"),
+    ),
+)
+app.add_typer(lab, name="lab")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a command answers: people on stderr unless `quiet`, programs in a JSON file."""
+
+    json_file: Annotated[str | None, Option("--json", "Write the result as JSON to this file, or - for stdout.")] = None
+    quiet: Annotated[bool, Option("--quiet", "Print nothing but errors.", short="-q")] = False
+    debug: Annotated[bool, Option("--debug", "Show tracebacks.")] = False
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """Where on the Hub a merge goes, and with what message."""
+
+    repo_id: Annotated[str | None, Option("--push", "Push the merge to this repository of the Hub.", PUSHING)] = None
+    private: Annotated[bool, Option("--private", "Create the repository as a private one.", PUSHING)] = False
+    revision: Annotated[str | None, Option("--revision", "The branch; created if need be.", PUSHING)] = None
+    create_pr: Annotated[bool, Option("--create-pr", "Open a pull request instead.", PUSHING)] = False
+    message: Annotated[str | None, Option("--commit-message", "What the commit says.", PUSHING)] = None
+
+    def target(self, repo_id: str, *, writing: bool = True) -> PushTarget:
+        """What the Hub says of that place now."""
+        from .checkpoint.push_target import PushTarget
+
+        return PushTarget.find(
+            repo_id, revision=self.revision, private=self.private, create_pr=self.create_pr, writing=writing
+        )
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How much a study does, and at a time."""
+
+    quick: Annotated[bool, Option("--quick", "A minute, to see that it runs: the numbers mean nothing.")] = False
+    workers: Annotated[
+        int | None, Option("--workers", "Parts at a time, one core each.", minimum=1, default="all cores")
+    ] = None
+    data: Annotated[Sequence[str], Option("--data", "More text to measure on, as for merge. Repeatable.")] = ()
+
+
+class Given(dict[str, str]):
+    """The options on the command line, by their first names, as they are written there."""
+
+
+@dataclass(frozen=True)
+class Only:
+    """Marks a plan of which a command takes these fields and no others."""
+
+    fields: tuple[str, ...]
+
+
+Silent = Annotated[Reply, Only(("quiet", "debug"))]
+Study = Annotated[StudyOptions, Only(("quick", "workers"))]
+PushPlace = Annotated[PushOptions, Only(("private", "revision", "create_pr", "message"))]
+Trained = Annotated[MergePlan, Only(("data", "align", "fit_on", "tokens", "device", "seed"))]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.", show_default=False
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The directory to write.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory that is not empty.")]
+Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Drop an interrupted training of this output.", rich_help_panel=TRAINING),
+]
+OptimizerA = Annotated[
+    str | None,
+    typer.Option(
+        "--optimizer-a", help="What trained A, where you know better.", show_default=False, rich_help_panel=PATH
+    ),
+]
+OptimizerB = Annotated[
+    str | None,
+    typer.Option(
+        "--optimizer-b", help="What trained B, where you know better.", show_default=False, rich_help_panel=PATH
+    ),
+]
+WorkDirectory = Annotated[
+    Path, typer.Argument(help="The directory to work in; what is finished there is not repeated.", show_default=False)
+]
+
+
+def command(
+    *examples: tuple[str, str], group: typer.Typer = app, name: str | None = None, about: str = ""
+) -> Callable[[Command], Command]:
+    """Make a function a command. Its help is `about`, or its docstring, and `examples`."""
+
+    def register(function: Command) -> Command:
+        paragraphs = (about or inspect.getdoc(function) or "").split("\n\n")
+        group.command(
+            name,
+            help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
+            epilog=_shown(*examples),
+        )(_with_options(function))
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A field of a plan: its type, its option, the plan that it holds or may hold, its default."""
+
+    name: str
+    kind: Any
+    option: Option | None
+    part: type | None
+    default: Any
+
+    @property
+    def key(self) -> str:
+        """The name of its option in the signature of a command; fields of several plans may share it."""
+        return "option" + self.option.first.replace("-", "_") if self.option else ""
+
+    @property
+    def many(self) -> bool:
+        """Whether its option can be repeated."""
+        return get_origin(self.kind) is Sequence
+
+
+@cache
+def _fields(plan: type) -> tuple[_Field, ...]:
+    described = fields_of(plan)
+    return tuple(
+        _Field(one.name, *described[one.name], plan_in(described[one.name][0]), one.default) for one in fields(plan)
+    )
+
+
+def _with_options(function: Command) -> Command:
+    """The function as typer reads it: in place of a parameter that is a plan, the options of that plan."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    plans: dict[str, tuple[type, tuple[str, ...] | None]] = {}
+    options = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
+    for name, parameter in parameters.items():
+        kind, *marks = get_args(parameter.annotation) or (parameter.annotation,)
+        if is_dataclass(kind):
+            only = next((mark.fields for mark in marks if isinstance(mark, Only)), None)
+            plans[name] = cast("type", kind), only
+            for option in _options(*plans[name]):
+                options.setdefault(option.name, option)
+        elif kind is not Given:
+            options[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+
+    def run(context: typer.Context, **values: Any) -> None:
+        arguments = {name: values[name] for name in parameters if name in values}
+        arguments |= {name: _build(plan, values, only) for name, (plan, only) in plans.items()}
+        if "given" in parameters:
+            arguments["given"] = _given(context)
+        function(**arguments)
+
+    ordered = sorted(options.values(), key=_place_in_help)
+    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in ordered}
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    return run
+
+
+def _options(plan: type, only: Sequence[str] | None = None) -> Iterator[inspect.Parameter]:
+    """The options of a plan, then those of the plans that it holds, which may share a name with an outer one."""
+    taken = [field for field in _fields(plan) if only is None or field.name in only]
+    yield from (_as_parameter(field, field.option) for field in taken if field.option is not None)
+    for field in taken:
+        if field.part is not None:
+            yield from _options(field.part)
+
+
+def _as_parameter(field: _Field, option: Option) -> inspect.Parameter:
+    words = _words(field.kind)
+    default = option.unset if field.default is None else None if field.many else field.default
+    kind: Any = field.kind
+    if field.many:
+        kind = cast("Any", list)[str if option.read else get_args(kind)[0]] | None
+    elif option.read:
+        kind = str
+    elif words:
+        kind = Literal[(option.unset, *words) if option.unset else words]
+        kind = kind | None if default is None else kind
+    described = typer.Option(
+        *(option.name, option.short) if option.short else (option.name,),
+        help=option.help,
+        min=option.minimum,
+        show_default=option.default or default is not None,
+        rich_help_panel=option.panel,
+    )
+    return inspect.Parameter(
+        field.key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, described]
+    )
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """The words of a Literal, or of all in a union."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(word for part in get_args(kind) for word in _words(part))
+
+
+def _place_in_help(parameter: inspect.Parameter) -> int:
+    """Of an option, the place of its panel, those of a command's own before the others."""
+    panels = [getattr(mark, "rich_help_panel", None) for mark in get_args(parameter.annotation)]
+    panel = next((panel for panel in panels if panel), None)
+    return (None, *PANELS, PUSHING).index(panel)
+
+
+def _build(plan: type, values: dict[str, Any], only: Sequence[str] | None = None) -> Any:
+    """The plan that options make; its other fields keep their defaults."""
+    content = {}
+    for field in _fields(plan):
+        if only is not None and field.name not in only:
+            continue
+        if field.option is not None:
+            content[field.name] = _value(field, field.option, values)
+        elif field.part is not None:
+            content[field.name] = _build(field.part, values)
+    return plan(**content)
+
+
+def _value(field: _Field, option: Option, values: dict[str, Any]) -> Any:
+    value = tuple(values[field.key] or ()) if field.many else values[field.key]
+    if option.read is not None:
+        return option.read(value, *([partial(_build, field.part, values)] if field.part is not None else []))
+    return None if option.unset is not None and value == option.unset else value
+
+
+def _given(context: typer.Context) -> Given:
+    given = Given()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE" and parameter.param_type_name == "option":
+            off = context.params.get(str(parameter.name)) is False and parameter.secondary_opts
+            given[parameter.opts[0]] = (parameter.secondary_opts if off else parameter.opts)[0]
+    return given
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("isthmus"))
+        raise typer.Exit
+
+
+@app.callback()
+def _isthmus(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass  # typer reads the options that stand before the command off this function
+
+
+@command(
+    ("Two models on the Hub", "check gpt2 user/gpt2-finetuned"),
+    ("For a script", "check ./a ./b ./c --json - --quiet"),
+)
+def check(
+    models: Annotated[list[str], typer.Argument(help="Two or more models.", show_default=False)], *, reply: Reply
+) -> None:
+    """Can these models be merged? Headers and small files only, no weights are downloaded."""
+    if len(models) < 2:
+        raise BadInput("check compares models: give at least two")
+    require_outputs(reply.json_file, [], _inputs(models))
+    with screen(reply.quiet) as progress:
+        from .align.families import FAMILIES
+        from .checkpoint.check import check as run
+
+        progress.stage("checking")
+        result = run(*models, families=FAMILIES)
+    emit(reply.json_file, result.to_dict())
+    if not reply.quiet:
+        print_findings(result.findings)
+        if result.cost:
+            say((str(result.cost), "dim"))
+        say(("these can be merged", "green") if result.mergeable else ("these cannot be merged", "red"))
+    if not result.mergeable:
+        raise typer.Exit(3)
+
+
+@command(
+    ("Average them yourself afterwards", "align ./a ./b -o b-aligned --reference a-canonical"),
+    ("The best alignment, learned on text", "align ./a ./b -o b-aligned --method learned --data law.txt"),
+)
+def align(
+    a: Model,
+    b: Model,
+    *,
+    output: Output,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="Also write A, in the form that B was moved next to, to this directory.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    plan: AlignPlan,
+    restart: Restart = False,
+    given: Given,
+    reply: Reply,
+) -> None:
+    """Move B next to A; B's function does not change. Writes the moved B and alignment.safetensors.
+
+    An orthogonally aligned B is in canonical form: average it with the canonical form of A, which --reference writes.
+    """
+    outputs = [("the output", output), ("--reference", reference)]
+    require_outputs(reply.json_file, outputs, _inputs((a, b), plan.data), overwrite=overwrite)
+    require_effect(given, idle_in_align(plan))
+    with screen(reply.quiet) as progress:
+        if restart:
+            _drop_training(output)
+        from .merge.aligned_checkpoint import align_and_save
+
+        report = align_and_save(a, b, output, plan, reference=reference, overwrite=overwrite, progress=progress)
+    emit(reply.json_file, report)
+    if not reply.quiet:
+        print_alignment(report)
+        say(f"written to {output}")
+
+
+@command(
+    ("Two models, at the best point for two texts", "merge ./a ./b -o merged --data law.txt --data code=stdlib:code"),
+    ("Three fine-tunes of one base", "merge ./a ./b ./c -o merged --method ties --base gpt2"),
+)
+def merge(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two models, or more with --method; or a recipe of mergekit's, a .yml file.", show_default=False
+        ),
+    ],
+    *,
+    output: Output,
+    overwrite: Overwrite = False,
+    operator: OperatorPlan,
+    plan: MergePlan,
+    optimizer_a: OptimizerA = None,
+    optimizer_b: OptimizerB = None,
+    restart: Restart = False,
+    push: PushOptions,
+    given: Given,
+    reply: Reply,
+) -> None:
+    """Merge models: check, align, walk the path to its lowest point or apply a method, measure, save.
+
+    Two models are merged along the path between them. More, or two with --method, are merged by an operator: linear,
+    slerp, karcher, task_arithmetic, ties, dare_linear, dare_ties, model_stock, fisher, regmean.
+    """
+    by_operator = operator.method is not None or len(models) != 2
+    soup = "search" if operator.search else operator.soup
+    plan = replace(plan, soup=soup, optimizers=(optimizer_a, optimizer_b))
+    require_effect(given, idle_in_merge(plan, by_operator=by_operator))
+    inputs = _inputs((*models, operator.base), plan.data, [plan.path] if isinstance(plan.path, Path) else [])
+    require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
+    target = _target_of_merge(push, reply)
+    if restart:
+        _drop_training(output)
+    with screen(reply.quiet) as progress:
+        from .merge.pipeline import merge_models
+
+        recipe, plan = _recipe(models, operator, plan, given) if by_operator else (models, plan)
+        result = merge_models(recipe, plan, beside=output, progress=progress)
+        progress.stage("saving")
+        report = result.report
+        if is_main():
+            report = result.save(output, overwrite=overwrite, repo_id=target.repo_id if target else None)
+    emit(reply.json_file, report)
+    if not reply.quiet:
+        print_merge(report)
+        say(f"written to {output}")
+    if target is not None:  # looked up again: others may have pushed there meanwhile
+        from .checkpoint.upload_check import read_output
+
+        _push(read_output(output), push.target(target.repo_id), push.message, replace(reply, json_file=None))
+
+
+@command(
+    ("A new repository that nobody else sees", "push merged user/merged --private"),
+    ("See what would be sent", "push merged user/merged --dry-run"),
+)
+def push(
+    directory: Annotated[Path, typer.Argument(help="What `isthmus merge` wrote.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(help="The repository: user/model.", show_default=False)],
+    *,
+    edited_card: Annotated[
+        bool, typer.Option("--edited-card", help="README.md was changed on purpose since the merge.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and send nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model that is in the repository already.")
+    ] = False,
+    options: PushPlace,
+    reply: Reply,
+) -> None:
+    """Push a merge to the Hub, in one commit. The same command again goes on with an interrupted upload.
+
+    Log in with `hf auth login` first, or set HF_TOKEN.
+    """
+    from .checkpoint.upload_check import read_output
+
+    require_outputs(reply.json_file, [], _inputs(directories=[directory]))
+    with screen(reply.quiet) as progress:
+        progress.stage("reading what was written")
+        files = read_output(directory, edited_card=edited_card)
+        progress.stage("looking at the Hub")
+        target = options.target(repo_id, writing=not dry_run)
+    _push(files, target, options.message, reply, overwrite=overwrite, dry_run=dry_run)
+
+
+@command(
+    ("A curve with one bend", "path ./a ./b -o curve --data law.txt"),
+    ("On several GPUs, with `accelerate launch -m` before it", "path ./a ./b -o curve --data law.txt --bends 3"),
+    name="path",
+)
+def train_path(
+    a: Model,
+    b: Model,
+    *,
+    output: Output,
+    overwrite: Overwrite = False,
+    plan: Trained,
+    curve: CurvePlan,
+    restart: Restart = False,
+    optimizer_a: OptimizerA = None,
+    optimizer_b: OptimizerB = None,
+    reply: Reply,
+) -> None:
+    """Train a curved path between two models and save it, for `merge --path OUT`.
+
+    The same command again goes on with a training that was interrupted. With `accelerate launch -m isthmus path ...` it
+    runs on several processes or GPUs.
+    """
+    require_outputs(reply.json_file, [("the output", output)], _inputs((a, b), plan.data), overwrite=overwrite)
+    if restart:
+        _drop_training(output)
+    plan = replace(plan, path=curve, optimizers=(optimizer_a, optimizer_b))
+    with screen(reply.quiet) as progress:
+        from .merge.pipeline import merge_models
+        from .merge.result import path_report
+
+        result = merge_models([a, b], plan, beside=output, progress=progress)
+        progress.stage("saving")
+        if is_main():
+            result.save_path(output, overwrite=overwrite)
+    report = path_report(result.report)
+    emit(reply.json_file, report)
+    if not reply.quiet:
+        print_merge(report)
+        say(f"the path is written to {output}; merge with --path {output}")
+    if result.report["path"]["diverged_at"]:
+        raise typer.Exit(1)
+
+
+@command(
+    ("Three fine-tunes", "plane ./a ./b ./c -o plane --data law.txt"),
+    ("As they are, in more detail", "plane ./a ./b ./c -o plane --data law.txt --align none --resolution 25"),
+)
+def plane(
+    models: Annotated[list[str], typer.Argument(help="Three models; B and C are aligned to A.", show_default=False)],
+    *,
+    output: Output,
+    overwrite: Overwrite = False,
+    plan: PlanePlan,
+    reply: Reply,
+) -> None:
+    """The loss on the plane through three models: report.html and plane.png."""
+    require_outputs(reply.json_file, [("the output", output)], _inputs(models, plan.data), overwrite=overwrite)
+    with screen(reply.quiet) as progress:
+        from .merge.plane import loss_plane
+
+        result = loss_plane(models, plan, progress=progress)
+        if is_main():
+            result.save(output, overwrite=overwrite)
+    emit(reply.json_file, result.report)
+    if not reply.quiet:
+        say(f"written to {output}: look at report.html or plane.png there")
+
+
+@command(
+    ("What trained this model?", "spectrum ./a"),
+    ("How far apart are the spectra of two?", "spectrum ./a ./b --json spectra.json"),
+)
+def spectrum(
+    models: Annotated[list[str], typer.Argument(help="One or more models.", show_default=False)], *, reply: Reply
+) -> None:
+    """Spectra: stable ranks of every kind of matrix, the optimizers that left them, distances between models."""
+    require_outputs(reply.json_file, [], _inputs(models))
+    with screen(reply.quiet) as progress:
+        from .merge.spectra import compare_models
+
+        report = compare_models(models, progress)
+    emit(reply.json_file, report)
+    if not reply.quiet:
+        print_spectra(report)
+
+
+@command(
+    ("Is the merge as good as the ensemble?", "ensemble ./a ./b --data law.txt"),
+    ("With the middle of a trained path", "ensemble ./a ./b --data law.txt --path curve --at 0.5 -o ensemble"),
+)
+def ensemble(
+    models: Annotated[list[str], typer.Argument(help="Two or more models.", show_default=False)],
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Save it as a small directory for isthmus.load_ensemble, without weights.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    plan: EnsemblePlan,
+    given: Given,
+    reply: Reply,
+) -> None:
+    """The members, their soup, their merge and their ensemble on the same text, with the cost of each."""
+    require_effect(given, idle_in_ensemble(len(models), saves=output is not None))
+    inputs = _inputs(models, plan.data, [plan.path] if plan.path else [])
+    require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
+    with screen(reply.quiet) as progress:
+        from .merge.ensembles import ensemble as measure_ensemble
+
+        result = measure_ensemble(models, plan, progress=progress)
+        if output is not None and is_main():
+            progress.stage("saving")
+            result.save(output, overwrite=overwrite)
+    emit(reply.json_file, result.report)
+    if not reply.quiet:
+        print_ensemble(result.report)
+        if output is not None:
+            say(f"written to {output}: open it with isthmus.load_ensemble")
+
+
+@command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o /tmp/demo"))
+def demo(
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")] = Path("isthmus-demo"),
+    overwrite: Overwrite = False,
+    reply: Silent,
+) -> None:
+    """The main job on the embedded checkpoints, offline, in about a minute."""
+    from .lab.demo import EXAMPLES, require_room, run_example
+
+    require_room(output, overwrite=overwrite)
+    for example in EXAMPLES:
+        if not reply.quiet:
+            say()
+            say((example.title, "bold"))
+            say((example.command(output), "dim"))
+        with screen(reply.quiet) as progress:
+            report = run_example(example, output, overwrite=overwrite, progress=progress)
+        if not reply.quiet:
+            print_merge(report)
+            say(f"written to {output / example.name}, the figures to report.html there")
+
+
+@command(
+    ("All of them, some hours", "lab pretrain checkpoints"),
+    ("One, to see that it runs", "lab pretrain checkpoints --name adamw-1 --steps 50"),
+    group=lab,
+)
+def pretrain(
+    output: WorkDirectory,
+    *,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Train only these. Repeatable.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Fewer steps than the recipes say.", show_default=False)
+    ] = None,
+    reply: Silent,
+) -> None:
+    """Train the embedded checkpoints again, from the standard library of this Python. Finished ones are kept."""
+    from .lab.pretrain import make_checkpoints
+
+    with screen(reply.quiet) as progress:
+        losses = make_checkpoints(output, names=name, steps=steps, progress=progress)
+    if not reply.quiet:
+        for checkpoint, loss in losses.items():
+            say(f"{checkpoint}: training loss {loss:.3f}")
+
+
+@command(
+    ("The table", "lab fingerprint study"),
+    ("The numbers as well", "lab fingerprint study --json fingerprints.json"),
+    group=lab,
+)
+def fingerprint(output: WorkDirectory, *, reply: Reply) -> None:
+    """Does the spectral fingerprint tell optimizers apart? Trains models (an hour on two cores) and judges them."""
+    from dataclasses import asdict
+
+    require_outputs(reply.json_file, [("the directory", output)], [], existing=True)
+    from .lab.fingerprint_study import fingerprint_study
+
+    with screen(reply.quiet) as progress:
+        verdicts = fingerprint_study(output, progress=progress)
+    emit(reply.json_file, {"models": [{**asdict(verdict), "outcome": verdict.outcome} for verdict in verdicts]})
+    if not reply.quiet:
+        print_fingerprints(verdicts)
+
+
+@command(
+    ("The table", "lab symmetries study"),
+    ("The numbers as well", "lab symmetries study --json symmetries.json"),
+    group=lab,
+)
+def symmetries(output: WorkDirectory, *, reply: Reply) -> None:
+    """Which symmetry buys what? Trains models, ablates fifteen pairs (an hour on two cores), keeps what is done."""
+    from dataclasses import asdict
+
+    require_outputs(reply.json_file, [("the directory", output)], [], existing=True)
+    from .lab.symmetries import symmetry_study, table_rows
+
+    with screen(reply.quiet) as progress:
+        pairs = symmetry_study(output, progress=progress)
+    rows = table_rows(pairs)
+    names = ("kind", "step", "barrier", "std", "share")
+    table = [dict(zip(names, row, strict=True)) for row in rows]
+    emit(reply.json_file, {"pairs": [asdict(pair) for pair in pairs], "table": table})
+    if not reply.quiet:
+        for kind, step, barrier, spread, share in rows:
+            say(f"{kind:12} {step:18} {barrier:.3f} ± {spread:.3f} nats ({share:.0%} of no alignment)")
+
+
+def _study_command(name: str, about: str) -> None:
+    quick, whole = f"lab {name} study --quick", f"lab {name} study --workers 4"
+
+    @command(("In a minute", quick), ("With four cores", whole), group=lab, name=name, about=about)
+    def study(directory: WorkDirectory, *, options: Study, reply: Reply) -> None:
+        _run_study(name, directory, options, reply)
+
+
+for _name, _about in {
+    "relu": "Two-layer ReLU networks: constraint sets, connectivity in them, optimizers' regions, a certified barrier.",
+    "table": "Barriers between small GPT-2s trained by AdamW, Muon and Lion, by alignment, and with one bend.",
+    "spectra": "Spectra along paths between those models, and the calibration of the verdict on them.",
+    "planes": "The loss on planes through three of those models, before and after alignment.",
+    "practice": "Does the optimizer of fine-tuning change how models merge? Is a merge a good start for training on?",
+}.items():
+    _study_command(_name, _about)
+
+
+@command(
+    ("In a minute", "lab generalization study --quick"),
+    ("On your text, too", "lab generalization study --data law.txt"),
+    group=lab,
+)
+def generalization(directory: WorkDirectory, *, options: StudyOptions, reply: Reply) -> None:
+    """Points of those paths on other text than the models were trained on, and in ensembles."""
+    _run_study("generalization", directory, options, reply)
+
+
+def _run_study(name: str, directory: Path, options: StudyOptions, reply: Reply) -> None:
+    inputs = _inputs(data=options.data)
+    require_outputs(reply.json_file, [("the directory", directory)], inputs, existing=True)
+    from .lab.parts import cores
+    from .lab.studies import StudyOptions as Settings
+    from .lab.studies import run_study
+
+    with screen(reply.quiet) as progress:
+        settings = Settings(options.quick, options.workers or cores(), tuple(options.data))
+        record = run_study(name, directory, settings, progress)
+    emit(reply.json_file, record)
+    if not reply.quiet:
+        say(record["question"])
+        say(f"{directory / name}.json has the numbers, .png the figure")
+
+
+def _inputs(
+    models: Sequence[str | None] = (), data: Sequence[str] = (), directories: Sequence[Path] = ()
+) -> list[Place]:
+    """Where all that a command reads is: models or recipes, with what these name, text, and other directories."""
+    places = []
+    for model in models:
+        from .merge.mergekit import is_recipe
+        from .merge.recipe_bounds import directories_in
+
+        if model is not None and is_recipe(model):
+            places += [Place.of("the recipe", model), *model_places(directories_in(Path(model)))]
+        elif model is not None:
+            places += model_places([model])
+    if data:
+        from .eval.corpora import text_places
+
+        places += text_places(data)
+    return [*places, *(Place.of("the directory", path) for path in directories)]
+
+
+def _drop_training(output: Path) -> None:
+    """Forget an interrupted training beside an output directory: --restart."""
+    from .merge.training_state import TrainingState
+
+    if is_main():
+        TrainingState.beside(output, None).remove()
+
+
+def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, given: Given) -> tuple[Recipe, MergePlan]:
+    """The recipe that models and options come to, or that a file is; and the plan without what the recipe says."""
+    from .merge.mergekit import is_recipe, read_recipe
+    from .merge.recipe import recipe
+
+    if len(models) == 1 and is_recipe(models[0]):
+        for option in ("--method", "--base", "--weight", "--density", "--lambda", "--t"):
+            if option in given:
+                raise BadInput(f"the recipe says what {option} would: leave {option} out")
+        written = read_recipe(models[0])
+        if written.dtype and plan.dtype:
+            raise BadInput(f"the recipe says what --dtype would ({written.dtype}): leave --dtype out")
+        return written, replace(plan, align=plan.align or "none")
+    if len(models) == 1:
+        raise BadInput("give two models or more, or a recipe (a .yml file)")
+    chosen = recipe(
+        operator.method or "linear",
+        models,
+        base=operator.base,
+        weights=operator.weights,
+        densities=operator.densities,
+        scale=operator.scale,
+        t=plan.t,
+    )
+    usual = "auto" if plan.data and plan.max_memory is None else "none"
+    return chosen, replace(plan, t=None, align=plan.align or usual)
+
+
+def _target_of_merge(push: PushOptions, reply: Reply) -> PushTarget | None:
+    """Where a merge will be pushed to: whether that can be is found out before the work begins."""
+    if push.repo_id is None and push != PushOptions():
+        raise BadInput("--private, --revision, --create-pr and --commit-message are for --push: say where to push to")
+    if push.repo_id is None or not is_main():
+        return None
+    with screen(reply.quiet) as progress:
+        progress.stage("looking at the Hub")
+        target = push.target(push.repo_id)
+        target.require_room()
+    return target
+
+
+def _push(
+    files: Sequence[OutputFile],
+    target: PushTarget,
+    message: str | None,
+    reply: Reply,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Upload the files of a merge, with the hub client's own progress bars."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    from .checkpoint.push import plan_push
+
+    plan = plan_push(files, target, overwrite=overwrite)
+    if reply.quiet:
+        disable_progress_bars()
+    pushed = None if dry_run else plan.carry_out(message)
+    emit(reply.json_file, plan.to_dict(pushed))
+    if not reply.quiet:
+        print_push(plan, pushed)
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence and an exit code. Nothing secret is written to stderr."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    gc.set_threshold(COLLECT_EVERY)
+    with redirect_stderr(cast("TextIO", Redacting(sys.stderr))):
+        _run()
+
+
+def _run() -> None:
+    try:
+        code = app(standalone_mode=False)  # typer gives the code of an Exit, and 130 for Ctrl-C
+        finish()
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
+    except IsthmusError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted; nothing half-written was left", INTERRUPTED)
+    except MemoryError:
+        fail("out of memory; nothing half-written was left", 1)
+    except BrokenPipeError:  # nobody reads it any more
+        sys.exit(1)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        usage = getattr(error, "exit_code", None)
+        if isinstance(usage, int) and hasattr(error, "format_message"):
+            fail(error.format_message() or f"see 'isthmus {' '.join(sys.argv[1:2])} --help'", 2)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+            fail(f"cannot use '{shown_name(Path(place))[:100]}': {error.strerror}", 2)
+        advice = "the traceback is above" if "--debug" in sys.argv else "run again with --debug to see where"
+        fail(f"something unforeseen happened ({type(error).__name__}: {error}); {advice}", 1)
+
+
+def script() -> NoReturn:
+    """`main` as a process of its own, which ends without taking torch apart: that takes as long as a small merge."""
+    code = 0
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:  # closed by who started this: the next file must not be opened in its place
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
+    try:
+        main()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    release_all()  # what is still referred to may own a temporary folder
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError:  # nobody reads it any more, or there is no room; what matters was flushed when it was written
+        code = code or 1
+    os._exit(code)

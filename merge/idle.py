@@ -1,0 +1,103 @@
+"""Options that change nothing in what is asked for: given on the command line, each is an error of one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..checkpoint.errors import BadInput
+from .plans import CURVES, AlignPlan, CurvePlan, LearnPlan, MergePlan, OperatorPlan, option_names
+
+SHARED = {"--path", "--seed", "--mixed-precision"}  # of bends and of alignments
+OF_BENDS = option_names(CurvePlan) - SHARED
+OF_LEARNING = option_names(LearnPlan) - SHARED
+OF_TRAINING = {"--mixed-precision", "--fit-on"}
+OF_THE_PATH = {
+    "--path",
+    "--restore-spectrum",
+    "--objective",
+    "--interior",
+    "--optimizer-a",
+    "--optimizer-b",
+    "--restart",
+}
+OF_OPERATORS = {*option_names(OperatorPlan), "--max-memory"} - {"--method"}
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Options, by their first names, that change nothing, and why: what a sentence says after the option."""
+
+    options: Collection[str]
+    why: str
+
+
+def require_effect(given: Mapping[str, str], rules: Sequence[Idle]) -> None:
+    """Raise BadInput for the first option that was given and changes nothing.
+
+    `given` are the options on the command line, by their first names, as they are written there.
+    """
+    for rule in rules:
+        for name, written in given.items():
+            if name in rule.options:
+                raise BadInput(f"{written} {rule.why}")
+
+
+def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Idle]:
+    """What changes nothing in a merge, of two models on a path or of any number by an operator."""
+    two_models = "is for two models and the path between them: leave it out, or leave --method out"
+    curve = isinstance(plan.path, CurvePlan)
+    reads_no_text = not plan.data and not curve
+    plain = reads_no_text and plan.path == "linear" and (plan.align == "none" or (by_operator and plan.align is None))
+    measures = plan.spectrum.measure or (plan.spectrum.measure is None and not plain)
+    rules = [
+        (not by_operator, OF_OPERATORS, "is one of the options that are for a --method: name one, or leave it out"),
+        (by_operator, {*OF_THE_PATH, *OF_BENDS, *OF_LEARNING, *OF_TRAINING}, two_models),
+        (by_operator and plan.t is None, {"--t"}, f"auto {two_models}"),
+        (not curve, OF_BENDS, f"is for bends: add --path {' or '.join(CURVES)}, or leave it out"),
+        (
+            not plan.learns_on_line,
+            OF_LEARNING,
+            "is for an alignment that is learned for a straight line: that takes --data, and --align auto or learned",
+        ),
+        (not plan.trains, OF_TRAINING, "is for training, and neither bends nor an alignment are trained here"),
+        (plan.t is not None, {"--objective", "--interior"}, "is for the choice of t: leave out it, or --t"),
+        (reads_no_text, {"--tokens"}, "counts tokens of text: add --data, or leave it out"),
+        (
+            plan.gates.require_spectrum and plan.spectrum.measure is False,
+            {"--spectrum"},
+            "contradicts --require-spectrum: leave one out",
+        ),
+        (
+            not plan.gates.require_spectrum and not measures,
+            {"--max-excess", "--same-kind"},
+            "is for the verdict on a spectrum, and none is measured: add --spectrum, or leave it out",
+        ),
+        (plan.soup == "search", {"--soup"}, "contradicts --search: leave one out"),
+        (plan.soup == "search", {"--weight"}, "contradicts --search, which chooses weights: leave one out"),
+        (
+            plan.soup == "greedy",
+            {"--weight"},
+            f"contradicts --soup {plan.soup}, which chooses weights: leave one out",
+        ),
+    ]
+    return [Idle(options, why) for holds, options, why in rules if holds]
+
+
+def idle_in_align(plan: AlignPlan) -> list[Idle]:
+    """What changes nothing in an alignment by the method of the plan."""
+    text = f"is text, at which --method {plan.method} does not look: take activations, combined or learned, or leave "
+    rules = [
+        (not plan.needs_text, {"--data"}, f"{text}it out"),
+        (plan.method != "learned", {*OF_LEARNING, "--mixed-precision"}, "is for --method learned: leave it out"),
+    ]
+    return [Idle(options, why) for holds, options, why in rules if holds]
+
+
+def idle_in_ensemble(models: int, *, saves: bool) -> list[Idle]:
+    """What changes nothing in an ensemble of this many models."""
+    rules = [
+        (models < 2, {"--align"}, "is for the soup of two models or more: leave it out"),
+        (not saves, {"--overwrite"}, "is for an output: add -o, or leave it out"),
+    ]
+    return [Idle(options, why) for holds, options, why in rules if holds]

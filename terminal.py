@@ -1,0 +1,291 @@
+"""What people see on stderr, and programs read on stdout: progress, findings, tables, sentences, errors, JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from .checkpoint.errors import IsthmusError
+from .checkpoint.redaction import redact, redacted
+from .checkpoint.reference import require_path, shown_name
+from .checkpoint.saving import replace_file
+from .checkpoint.untrusted_text import json_text, plain, plain_lines
+from .eval.processes import is_main
+from .merge.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from .checkpoint.checks.finding import Finding
+    from .checkpoint.push import Pushed, PushPlan
+    from .lab.fingerprint_study import FingerprintVerdict
+
+LONGEST = 4000  # characters of one line
+COLOURS = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
+MOST_FINDINGS = 10
+MEASURES = {
+    "peak": "peakedness",
+    "share": "share",
+    "attention": "attention",
+    "kurtosis": "kurtosis",
+    "embedding": "embedding",
+}
+
+
+def say(*parts: str | tuple[str, str]) -> None:
+    """A line on stderr, from the main process alone; a part is text, or text with a style of rich's.
+
+    No part is read as markup, and what strangers wrote in it is made visible (`cell`).
+    """
+    if not is_main():
+        return
+    shown = [cell(part) if isinstance(part, str) else (visible(part[0]), part[1]) for part in parts]
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(*shown))
+
+
+def visible(text: object) -> str:
+    """One line of visible characters, without secrets: what may go to a terminal."""
+    return plain(redact(str(text)), LONGEST)
+
+
+def cell(text: object) -> Text:
+    """The same for a table or a line of rich's, which then sees no markup in it."""
+    return Text(visible(text))
+
+
+def emit(target: str | None, content: dict[str, Any]) -> None:
+    """Write JSON to a file, or to stdout for ``-``.
+
+    Raises IsthmusError when it cannot be written.
+    """
+    if target is None or not is_main():
+        return
+    text = json_text(redacted(content), allow_nan=True) + "\n"
+    if target == "-":
+        if sys.stdout is None:
+            raise IsthmusError("cannot write the output: the standard output is closed")
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads it any more
+            sys.exit(1)
+        except OSError as error:
+            raise IsthmusError(f"cannot write the output: {error.strerror}") from None
+        return
+    require_path(target, "the JSON file")
+    try:
+        replace_file(target, text)
+    except OSError as error:
+        raise IsthmusError(f"cannot write the JSON file '{shown_name(Path(target))}': {error.strerror}") from None
+
+
+@contextmanager
+def screen(quiet: bool) -> Iterator[Progress]:
+    """A progress bar on stderr, gone when the work is done; silent with --quiet. Also keeps libraries from talking."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"(?!isthmus)")
+    for library in ("transformers", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    if quiet or not is_main():
+        yield Progress()
+        return
+    with BarProgress() as bar:
+        yield bar
+
+
+class BarProgress(Progress):
+    """One line: the stage, how far it is, the time it took, an estimate of the rest. It vanishes at the end."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._rich = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> BarProgress:
+        self._rich.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._rich.stop()
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Print them, above the bar."""
+        print_findings(findings)
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Replace the bar by one for a new stage."""
+        if self._task is not None:
+            self._rich.remove_task(self._task)
+        self._task = self._rich.add_task(visible(name), total=total, note="")
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._rich.advance(self._task, steps)
+
+    def note(self, text: str) -> None:
+        """Show a number beside the bar."""
+        if self._task is not None:
+            self._rich.update(self._task, note=visible(text))
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """One line a finding, the gravest first; beyond the first `MOST_FINDINGS` only their count."""
+    for finding in findings[:MOST_FINDINGS]:
+        say((finding.kind, COLOURS[finding.kind]), "  ", str(finding))
+    rest = findings[MOST_FINDINGS:]
+    if rest:
+        counts = ", ".join(f"{count} {kind}" for kind, count in Counter(finding.kind for finding in rest).items())
+        say((f"and {len(rest)} more ({counts}): 'isthmus check --json -' shows them all", "dim"))
+
+
+def print_merge(report: dict[str, Any]) -> None:
+    """The losses of a merge or a path, and what its report says."""
+    from .eval.summary import loss_table, sentences
+
+    columns, rows = loss_table(report)
+    if rows:
+        table = _table("loss, nats per token", *columns)
+        for row in rows:
+            losses = (f"{loss:.3f}" for loss in row.losses)
+            table.add_row(cell(row.model), *losses, style="bold" if row.is_merge else None)
+        _print_table(table)
+    for sentence in sentences(report):
+        say(sentence)
+
+
+def print_alignment(report: dict[str, Any]) -> None:
+    """How B was aligned."""
+    say(
+        f"aligned ({report['method']}) in {report['seconds']:.1f} s, score {report['score']:.3f}, "
+        f"log-probabilities within {report['max_log_prob_error']:.1e}"
+    )
+
+
+def print_ensemble(report: dict[str, Any]) -> None:
+    """Members, soup, merge and ensemble: losses and costs."""
+    labels = [part["label"] for part in report["data"]]
+    mean = ["mean"] if len(labels) > 1 else []
+    table = _table("loss, nats per token", *labels, *mean, "passes", "weights", "seconds")
+    for row in report["models"]:
+        losses = [row["losses"][label] for label in labels] + ([row["loss"]] if mean else [])
+        costs = (str(row["passes"]), f"{row['weights'] / 1e6:.1f} M", f"{row['seconds']:.1f}")
+        style = "bold" if row["kind"] == "ensemble" else None
+        table.add_row(cell(row["name"]), *(f"{loss:.3f}" for loss in losses), *costs, style=style)
+    _print_table(table)
+    merge = next(row for row in report["models"] if row["kind"] == "merge")
+    weights = ", ".join(f"{weight:.3g}" for weight in merge["merge_weights"])
+    method = merge["alignment"]
+    how = "without alignment" if method == "none" else f"after {method} alignment"
+    say(f"soup: the plain average {how}; merge: that with the weights {weights}")
+    gain, error = report["gain"], report["gain_stderr"]
+    say(
+        f"the ensemble's {report['average']} are averaged: "
+        f"{'better' if gain > 0 else 'worse'} than the best member by {abs(gain):.3f} ± {error:.3f} nats"
+    )
+
+
+def print_spectra(report: dict[str, Any]) -> None:
+    """Stable ranks of models, their optimizers, and the distances between them."""
+    kinds = list(report["models"][0]["stable_rank"])
+    table = _table("mean stable rank", *kinds)
+    for model in report["models"]:
+        table.add_row(cell(model["ref"]), *(f"{model['stable_rank'][kind]:.1f}" for kind in kinds))
+    _print_table(table)
+    for model in report["models"]:
+        optimizer = model["optimizer"]
+        say(f"{model['ref']}: trained by {optimizer['optimizer'] or 'an unknown optimizer'}, {optimizer['why']}")
+    for pair in report["distances"]:
+        say(f"{pair['a']} and {pair['b']}: {pair['distance']:.3f} nats apart")
+
+
+def print_push(plan: PushPlan, pushed: Pushed | None) -> None:
+    """What a push sent; or, of one that was not carried out, what it would send."""
+    if pushed is not None:
+        verb = "proposed" if plan.target.create_pr else "pushed"
+        say(f"{verb if plan.changed else 'nothing to push, it is all there'}: {pushed.url}")
+        return
+    table = _table("file", "bytes")
+    table.add_column()
+    for file in plan.files:
+        table.add_row(cell(file.name), f"{file.size:,}", "" if file in plan.changed else "is there already")
+    for name in plan.stale:
+        table.add_row(cell(name), "", "would be removed")
+    _print_table(table)
+    say(f"nothing was sent; a push would {plan}")
+
+
+def print_fingerprints(verdicts: Sequence[FingerprintVerdict]) -> None:
+    """How models of known optimizers were judged."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("model", "trained by", *MEASURES, "judged"):
+        table.add_column(column, no_wrap=True)
+    for verdict in verdicts:
+        numbers = [f"{getattr(verdict.numbers, measure):.2f}" for measure in MEASURES.values()]
+        judged = verdict.judged or "unknown"
+        style = "red" if verdict.outcome == "wrong" else "bold" if verdict.held_out else None
+        table.add_row(cell(verdict.name), cell(verdict.trained_by), *numbers, judged, style=style)
+    _print_table(table)
+    outcomes = [verdict.outcome for verdict in verdicts if verdict.held_out]
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("right", "unknown", "wrong"))
+    say(f"held out: {counts}")
+
+
+def _table(first: str, *numbers: str) -> Table:
+    """A table of a column of names, and columns of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(first)
+    for column in numbers:
+        table.add_column(cell(column), justify="right")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    if is_main():
+        Console(stderr=True).print(table)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print an error, with --debug below its traceback, and leave."""
+    if "--debug" in sys.argv:
+        import traceback
+
+        _print_error(plain_lines(redact(traceback.format_exc())))
+    _print_error(f"isthmus: {visible(message)}")
+    sys.exit(code)
+
+
+def _print_error(text: str) -> None:
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # nobody reads it, or there is no room: the exit code says it still
+            print(text, file=sys.stderr, flush=True)
