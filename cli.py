@@ -21,8 +21,7 @@ import typer
 
 from .checkpoint.errors import BadInput, IsthmusError
 from .checkpoint.outputs import require_outputs
-from .checkpoint.path_conflicts import model_places
-from .checkpoint.places import Place
+from .checkpoint.path_conflicts import Place, model_places
 from .checkpoint.redaction import Redacting
 from .checkpoint.reference import shown_name
 from .checkpoint.working_folders import release_all
@@ -32,6 +31,7 @@ from .merge.plans import (
     PANELS,
     PATH,
     TRAINING,
+    Align,
     AlignPlan,
     CurvePlan,
     EnsemblePlan,
@@ -817,7 +817,7 @@ def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, give
         scale=operator.scale,
         t=plan.t,
     )
-    usual = "auto" if plan.data and plan.max_memory is None else "none"
+    usual: Align = "auto" if plan.data and plan.max_memory is None else "none"
     return chosen, replace(plan, t=None, align=plan.align or usual)
 
 
