@@ -48,9 +48,9 @@ _HOMES = {
     "merge_models": "merge.pipeline",
     "loss_plane": "merge.plane",
     "align_and_save": "merge.aligned_checkpoint",
-    "Recipe": "merge.recipe",
-    "recipe": "merge.recipe",
-    "read_recipe": "merge.mergekit",
+    "Recipe": "merge.recipes.recipe",
+    "recipe": "merge.recipes.recipe",
+    "read_recipe": "merge.recipes.mergekit",
     "ensemble": "merge.ensembles",
     "load_ensemble": "merge.ensembles",
 }
@@ -73,11 +73,9 @@ if TYPE_CHECKING:
     )
     from .checkpoint.loading import Checkpoint, load
     from .checkpoint.push import push
-    from .cli import align
     from .eval.corpora import corpus
     from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble
-    from .merge.mergekit import read_recipe
     from .merge.path import WeightPath
     from .merge.pipeline import merge_models
     from .merge.plane import loss_plane
@@ -92,7 +90,8 @@ if TYPE_CHECKING:
         PlanePlan,
         SpectrumPlan,
     )
-    from .merge.recipe import Recipe, recipe
+    from .merge.recipes.mergekit import read_recipe
+    from .merge.recipes.recipe import Recipe, recipe
     from .merge.result import Merge
     from .merge.spectra import spectrum
 

@@ -59,7 +59,7 @@ from .terminal import (
 if TYPE_CHECKING:
     from .checkpoint.push_target import PushTarget
     from .checkpoint.upload_check import OutputFile
-    from .merge.recipe import Recipe
+    from .merge.recipes.recipe import Recipe
 
 INTERRUPTED = 130
 COLLECT_EVERY = 10_000  # objects: torch makes a million while it is imported, and they all stay
@@ -771,8 +771,8 @@ def _inputs(
     """Where all that a command reads is: models or recipes, with what these name, text, and other directories."""
     places = []
     for model in models:
-        from .merge.mergekit import is_recipe
-        from .merge.recipe_bounds import directories_in
+        from .merge.recipes.mergekit import is_recipe
+        from .merge.recipes.recipe_bounds import directories_in
 
         if model is not None and is_recipe(model):
             places += [Place.of("the recipe", model), *model_places(directories_in(Path(model)))]
@@ -787,7 +787,7 @@ def _inputs(
 
 def _drop_training(output: Path) -> None:
     """Forget an interrupted training beside an output directory: --restart."""
-    from .merge.training_state import TrainingState
+    from .merge.training.training_state import TrainingState
 
     if is_main():
         TrainingState.beside(output, None).remove()
@@ -795,8 +795,8 @@ def _drop_training(output: Path) -> None:
 
 def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, given: Given) -> tuple[Recipe, MergePlan]:
     """The recipe that models and options come to, or that a file is; and the plan without what the recipe says."""
-    from .merge.mergekit import is_recipe, read_recipe
-    from .merge.recipe import recipe
+    from .merge.recipes.mergekit import is_recipe, read_recipe
+    from .merge.recipes.recipe import recipe
 
     if len(models) == 1 and is_recipe(models[0]):
         for option in ("--method", "--base", "--weight", "--density", "--lambda", "--t"):

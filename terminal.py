@@ -28,7 +28,7 @@ from .checkpoint.reference import require_path, shown_name
 from .checkpoint.saving import replace_file
 from .checkpoint.untrusted_text import json_text, plain, plain_lines
 from .eval.processes import is_main
-from .merge.progress import Progress
+from .eval.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

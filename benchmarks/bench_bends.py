@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from isthmus.align.families import family
 from isthmus.checkpoint.loading import load
-from isthmus.merge.optimizers import make_optimizers
 from isthmus.merge.path import Kind, WeightPath
 from isthmus.merge.plans import OptimizerName
-from isthmus.merge.training import PathModule
+from isthmus.merge.training.optimizers import make_optimizers
+from isthmus.merge.training.path_training import PathModule
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 BATCH, ROUNDS = (32, 128), 15

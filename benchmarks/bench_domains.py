@@ -15,11 +15,11 @@ from pathlib import Path
 from measured import record
 
 from isthmus.checkpoint.loading import load
+from isthmus.eval.progress import Progress
 from isthmus.lab.pretrain import make_checkpoint, small_config
 from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import MergePlan, SpectrumPlan
-from isthmus.merge.progress import Progress
-from isthmus.merge.recipe import Recipe, recipe
+from isthmus.merge.recipes.recipe import Recipe, recipe
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TOKENS = 8192

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..checkpoint.path_conflicts import model_places
 from ..checkpoint.saving import require_free
+from ..eval.progress import Progress
 from ..merge.pipeline import merge_models
 from ..merge.plans import LearnPlan, MergePlan
-from ..merge.progress import Progress
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from ..checkpoint.loading import load
 from ..eval.fingerprint import Fingerprint, judge
-from ..merge.optimizer_inference import fingerprint_of
-from ..merge.progress import Progress
+from ..eval.optimizer_inference import fingerprint_of
+from ..eval.progress import Progress
 from ..merge.spectra import spectrum
 from .demo import CHECKPOINTS
 from .pretrain import CODE, DOCS, EMBEDDED, TrainingRecipe, make_checkpoint, small_config

@@ -15,7 +15,7 @@ from typing import Any
 from ..align.alignment import Alignment
 from ..eval.barrier import profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from ..merge.progress import Progress
+from ..eval.progress import Progress
 from ..merge.search import grid, inside
 from .pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, kinds, model, pairs, text, train_models, trained_path
 from .parts import compute

@@ -22,14 +22,14 @@ from torch import Tensor
 from ..align.pipeline import Aligned, align_states
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import atomic_directory
+from ..eval.progress import Progress
 from ..eval.text import Blocks, labelled_blocks
 from ..eval.text_hashes import TextHashes
-from ..merge.choosing import ACTIVATION_TOKENS
-from ..merge.fitting import train_curve, training_record
 from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
-from ..merge.progress import Progress
+from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.saved_path import endpoint_digests, read_path, write_path
+from ..merge.training.fitting import train_curve, training_record
 from .demo import CHECKPOINTS
 from .parts import compute
 from .pretrain import CODE, DOCS, TrainingRecipe, make_checkpoint, small_config

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.saving import replace_json
-from ..merge.progress import Progress
+from ..eval.progress import Progress
 
 Part = Callable[[], Mapping[str, Any]]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..align.pipeline import align_states
 from ..eval.loss import LossMeter
 from ..eval.plane import AffineCombination, measure_plane
-from ..merge.progress import Progress
+from ..eval.progress import Progress
 from .pairs import OPTIMIZERS, SEEDS, Effort, aligned, model, text, train_models
 from .parts import compute
 

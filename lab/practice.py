@@ -19,9 +19,9 @@ from typing import Any, Literal
 from ..checkpoint.loading import Checkpoint, load
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter
+from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import OptimizerName
-from ..merge.progress import Progress
 from ..merge.search import grid
 from .demo import CHECKPOINTS
 from .pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer

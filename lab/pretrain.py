@@ -22,9 +22,9 @@ from ..checkpoint.loading import load
 from ..checkpoint.saving import atomic_directory, save_small_files, write_json
 from ..checkpoint.shards import save_weights
 from ..eval.corpora import corpus
-from ..merge.optimizers import Schedule, make_optimizers
+from ..eval.progress import Progress
 from ..merge.plans import OptimizerName
-from ..merge.progress import Progress
+from ..merge.training.optimizers import Schedule, make_optimizers
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, PreTrainedTokenizerBase

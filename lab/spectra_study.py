@@ -19,6 +19,7 @@ from typing import Any
 from ..align.alignment import Alignment
 from ..eval.barrier import profile
 from ..eval.loss import LossMeter
+from ..eval.progress import Progress
 from ..eval.spectrum import (
     Spectrum,
     along_path,
@@ -30,7 +31,6 @@ from ..eval.spectrum import (
 )
 from ..merge.path import WeightPath
 from ..merge.plans import OptimizerName
-from ..merge.progress import Progress
 from ..merge.spectra import spectrum
 from .pairs import (
     OPTIMIZERS,

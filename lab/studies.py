@@ -15,7 +15,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.saving import replace_file, replace_json
 from ..checkpoint.working_folders import FolderLock
 from ..eval.figures import png
-from ..merge.progress import Progress
+from ..eval.progress import Progress
 from .generalization import OTHER_TEXTS, generalization_study
 from .pairs import HELD_OUT, QUICK, SEEDS, Effort
 from .planes import planes_study

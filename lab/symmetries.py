@@ -26,13 +26,14 @@ from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import replace_json
 from ..eval.barrier import profile
 from ..eval.loss import LossMeter
+from ..eval.progress import Progress
 from ..eval.text import Blocks, labelled_blocks
-from ..merge.choosing import ACTIVATION_TOKENS, activation_ids
-from ..merge.fitting import learn
+from ..merge.choosing import activation_ids
 from ..merge.path import WeightPath
 from ..merge.plans import LearnPlan
-from ..merge.progress import Progress
+from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.search import grid
+from ..merge.training.fitting import learn
 from .demo import CHECKPOINTS
 from .pretrain import EMBEDDED, TrainingRecipe, make_checkpoint, small_config
 

@@ -14,11 +14,11 @@ from ..align.pipeline import Aligned, align_states
 from ..align.universe import Universe
 from ..eval.barrier import Profile, profile
 from ..eval.loss import LossMeter
-from ..merge.fitting import learn
+from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import LearnPlan
-from ..merge.progress import Progress
 from ..merge.search import grid
+from ..merge.training.fitting import learn
 from .pairs import (
     OPTIMIZERS,
     SEEDS,

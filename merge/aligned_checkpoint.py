@@ -24,14 +24,13 @@ from ..checkpoint.saving import atomic_directory, require_free, save_small_files
 from ..checkpoint.shards import save_weights
 from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..eval.corpora import text_places
+from ..eval.progress import Progress
 from ..eval.text import labelled_blocks
 from .along_path import Candidate, PathChooser
-from .choosing import ACTIVATION_TOKENS
 from .job import pick_device
 from .path import WeightPath
 from .plans import AlignPlan, MergePlan
-from .progress import Progress
-from .reading import MergeText
+from .reading import ACTIVATION_TOKENS, MergeText
 
 if TYPE_CHECKING:
     from ..align.alignment import Alignment

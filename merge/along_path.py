@@ -18,17 +18,17 @@ from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.loss import LossMeter
+from ..eval.progress import Progress
 from ..eval.text_hashes import TextHashes
 from .choosing import Aligner, Choice, climb, closed_forms
-from .fitting import learn, learning_record, movable, train_curve, training_record
 from .path import WeightPath
 from .plans import CurvePlan, LearnPlan, MergePlan
-from .progress import Progress
 from .reading import MergeText
 from .saved_path import SavedPath, read_path
 from .search import Search, grid
 from .spectra import restore_spectrum
-from .training_state import TrainingState
+from .training.fitting import learn, learning_record, movable, train_curve, training_record
+from .training.training_state import TrainingState
 from .verify import require_same_function
 
 

@@ -13,17 +13,17 @@ from ..align.families import family
 from ..align.universe import Universe
 from ..checkpoint.inputs import Inputs
 from ..eval.loss import Losses, LossMeter
-from .choosing import Aligner, Choice, climb, closed_forms, tokens_per_label
-from .combined import Combined, Known
+from ..eval.progress import Progress
+from .choosing import Aligner, Choice, climb, closed_forms
 from .measure import weighed
+from .operators.combined import Combined, Known
+from .operators.statistics import fisher_diagonal, input_moments
 from .path import Blend
 from .plans import LOOKS_AT_TEXT, MergePlan
-from .progress import Progress
-from .reading import MergeText
-from .recipe import Recipe, Segment, Setting
+from .reading import MergeText, tokens_per_label
+from .recipes.recipe import Recipe, Segment, Setting
 from .search import SURE
 from .soup import WeightSearch
-from .statistics import fisher_diagonal, input_moments
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ from torch import Tensor
 from ..align.alignment import LOOKING, Method
 from ..align.universe import Universe, align_all
 from ..checkpoint.finite import finite_algebra
+from ..eval.progress import Progress
 from ..eval.text_hashes import TextHashes
 from .path import WeightPath
 from .plans import Align
-from .progress import Progress
-from .recipe import Recipe
-from .training_state import TrainingState
+from .reading import ACTIVATION_TOKENS, MergeText, tokens_per_label
+from .recipes.recipe import Recipe
+from .training.training_state import TrainingState
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from .reading import MergeText
 
-ACTIVATION_TOKENS = 16_384
 CLOSED: tuple[Method, ...] = ("none", "orthogonal", "combined")
 Candidate = TypeVar("Candidate")
 
@@ -116,11 +116,6 @@ class Aligner:
     def token_ids(self) -> Tensor:
         """The token ids on which models are looked at, for alignment or for statistics."""
         return activation_ids(self.text.fit(tokens_per_label(len(self.text.labels))))
-
-
-def tokens_per_label(labels: int) -> int:
-    """The fit tokens of every label that models are looked at on."""
-    return -(-ACTIVATION_TOKENS // max(1, labels))
 
 
 def activation_ids(fit: Mapping[str, Tensor]) -> Tensor:

@@ -27,15 +27,15 @@ from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object
 from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..eval.progress import Progress
 from ..eval.text import Blocks
 from .by_operator import OperatorChooser, operator_fit_tokens
 from .job import pick_device
 from .measure import losses_json
 from .path import Blend
 from .plans import EnsemblePlan, MergePlan
-from .progress import Progress
 from .reading import read_text
-from .recipe import recipe
+from .recipes.recipe import recipe
 from .saved_path import SavedPath, path_places, read_path
 
 if TYPE_CHECKING:

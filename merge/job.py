@@ -17,10 +17,10 @@ from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.path_conflicts import Place, model_places
 from ..eval.corpora import text_places
+from ..eval.progress import Progress
 from .plans import Align, MergePlan
-from .progress import Progress
-from .recipe import Recipe, recipe, recipe_places
-from .recipe_effect import require_effect
+from .recipes.recipe import Recipe, recipe, recipe_places
+from .recipes.recipe_effect import require_effect
 from .reproduce import merge_command
 from .saved_path import path_places
 

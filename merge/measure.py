@@ -15,8 +15,8 @@ from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..eval.progress import Progress
 from .path import Blend, WeightPath
-from .progress import Progress
 from .search import grid
 from .vocabulary import Whole, kept_rows, whole_state
 

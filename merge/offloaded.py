@@ -18,10 +18,10 @@ from ..checkpoint.shards import save_weights
 from ..checkpoint.working_folders import WorkingFolder
 from ..eval.loss import ensemble_losses, per_block
 from ..eval.offloaded_loss import offloaded_token_losses
+from ..eval.progress import Progress
 from .measure import Measured
 from .path import Blend
-from .progress import Progress
-from .recipe import Recipe
+from .recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

@@ -24,28 +24,28 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import Fingerprint
 from ..eval.offloaded_loss import bytes_of
+from ..eval.optimizer_inference import fingerprint_of, optimizer_of
+from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, along_path, among
 from .along_path import PathChooser, saved_path
 from .by_operator import OperatorChooser, operator_fit_tokens, operator_record
 from .choosing import Choice
-from .combined import Combined
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
-from .optimizer_inference import fingerprint_of, optimizer_of
+from .operators.combined import Combined
 from .path import WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
-from .progress import Progress
 from .reading import MergeText, path_fit_tokens, read_text
-from .recipe import Recipe
+from .recipes.recipe import Recipe
 from .record import Record
 from .result import Merge
 from .saved_path import SavedPath
 from .search import grid
 from .spectra import spectrum
-from .training_state import TrainingState
+from .training.training_state import TrainingState
 from .verify import Shown
 from .vocabulary import Whole, vocabulary_record
 

@@ -22,12 +22,12 @@ from ..checkpoint.saving import atomic_directory, write_json
 from ..eval.corpora import text_places
 from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane
+from ..eval.progress import Progress
 from ..eval.report import render_report
 from ..eval.text import Blocks, labelled_blocks
 from .job import pick_device
 from .path import WeightPath, coefficients
 from .plans import PlanePlan
-from .progress import Progress
 from .search import grid
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
 
 if TYPE_CHECKING:
     from ..eval.spectrum import SpectrumReport
-    from .recipe import Recipe
+    from .recipes.recipe import Recipe
 
 Method = Literal["none", "permutation", "orthogonal", "activations", "combined", "learned"]
 Align = Literal["auto"] | Method
@@ -509,7 +509,7 @@ class MergePlan:
 
 @dataclass(frozen=True)
 class OperatorPlan:
-    """An operator for any number of models, as options give it: what `isthmus.merge.recipe.recipe` makes a recipe of.
+    """An operator for any number of models, as options give it, for `isthmus.merge.recipes.recipe.recipe`.
 
     `weights` and `densities` are given once for all models or once for each, a number or a gradient over the layers.
     With `search`, weights are searched for, in place of `soup`.

@@ -12,11 +12,12 @@ from ..align.alignment import LOOKING
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
+from ..eval.progress import Progress
 from ..eval.text import Blocks, Text, Tokenizer
 from ..eval.text_hashes import TextHashes
-from .choosing import tokens_per_label
 from .plans import CurvePlan, MergePlan
-from .progress import Progress
+
+ACTIVATION_TOKENS = 16_384  # that models are looked at on, for alignment or for statistics
 
 
 class MergeText:
@@ -95,6 +96,11 @@ def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokeniz
     """The text as a model's tokenizer cuts it."""
     vocabulary = int(model.config.vocab_size)
     return Text(plan.data, tokenizer, context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
+
+
+def tokens_per_label(labels: int) -> int:
+    """The fit tokens of every label that models are looked at on."""
+    return -(-ACTIVATION_TOKENS // max(1, labels))
 
 
 def path_fit_tokens(plan: MergePlan, context: int) -> int:

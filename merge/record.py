@@ -16,7 +16,7 @@ from ..eval.spectrum import PathSpectrum, SpectrumReport
 from ..eval.text import Blocks
 from .measure import Measured, unmeasured
 from .plans import MergePlan
-from .recipe import Recipe
+from .recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

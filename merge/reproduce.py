@@ -20,7 +20,7 @@ from ..checkpoint.untrusted_text import plain
 from ..eval.corpora import corpus
 from .idle import idle_in_merge
 from .plans import Align, CurvePlan, MergePlan, unusual
-from .recipe import Recipe, Settings
+from .recipes.recipe import Recipe, Settings
 
 LONGEST = 1000  # characters of one word of a command
 

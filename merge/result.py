@@ -32,7 +32,7 @@ from ..eval.summary import loss_table, sentences
 from ..eval.text_hashes import TextHashes
 from .path import WeightPath
 from .saved_path import endpoint_digests, write_path
-from .training_state import TrainingState
+from .training.training_state import TrainingState
 from .verify import Shown, require_finite_output, require_shown
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from ..checkpoint.optimizer_evidence import file_evidence
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
 from ..eval.fingerprint import judge
+from ..eval.optimizer_inference import fingerprint_of, optimizer_of
+from ..eval.progress import Progress
 from ..eval.spectrum import NULL, Spectrum, mean_distance, singular_values, stable_rank
-from .optimizer_inference import fingerprint_of, optimizer_of
-from .progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from isthmus.eval.progress import Progress
 from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import MergePlan, SpectrumPlan
-from isthmus.merge.progress import Progress
-from isthmus.merge.recipe import Recipe
+from isthmus.merge.recipes.recipe import Recipe
 from isthmus.merge.result import Merge
 
 SPECTRUM = {"measure_spectrum": "measure", "restore": "restore", "max_excess": "max_excess", "same_kind": "same_kind"}

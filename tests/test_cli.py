@@ -304,7 +304,7 @@ def test_out_of_range_ids_of_a_foreign_tokenizer(isthmus, saved, tmp_path: Path)
 
 
 def test_align_learns_on_text_and_says_so_without(isthmus, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("isthmus.merge.moved.SELECT_TOKENS", 1024)  # looked at after every step
+    monkeypatch.setattr("isthmus.merge.aligned_checkpoint.SELECT_TOKENS", 1024)  # looked at after every step
     moved = ("align", ADAMW, MUON, "-o", tmp_path / "moved", "--method", "learned")
     without = isthmus(*moved)
     assert without.code == 2

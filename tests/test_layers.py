@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "checkpoint": set(),
     "align": {"checkpoint"},
-    "eval": {"checkpoint"},
+    "eval": {"checkpoint", "align"},
     "merge": {"checkpoint", "align", "eval"},
     "lab": {"checkpoint", "align", "eval", "merge"},
     "terminal": {"checkpoint", "eval", "merge", "lab"},
@@ -64,6 +64,14 @@ def test_no_arrow_runs_back_up(floor: str) -> None:
     targets = {(path.name, target[0]) for path in modules_of(floor) for target in arrows(path)}
     assert targets, "the imports were not understood"
     assert {target for target in targets if target[1] not in FLOORS[floor] | {floor}} == set()
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    left = {module: arrows(path) for module, path in MODULES.items()}
+    while leaves := [module for module, targets in left.items() if not targets]:
+        left = {module: targets.difference(leaves) for module, targets in left.items() if module not in leaves}
+    circle = {".".join(module): sorted(".".join(target) for target in targets) for module, targets in left.items()}
+    assert circle == {}
 
 
 def test_imports_of_ours_are_relative() -> None:

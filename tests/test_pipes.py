@@ -16,9 +16,9 @@ from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.errors import BadInput
 from isthmus.cli.places import require_places
 from isthmus.eval.text_hashes import TextHashes
-from isthmus.merge.mergekit import read_recipe
+from isthmus.merge.recipes.mergekit import read_recipe
 from isthmus.merge.saved_path import read_bends
-from isthmus.merge.training_state import TrainingState
+from isthmus.merge.training.training_state import TrainingState
 
 folder = Path(sys.argv[1])
 run = TrainingState(folder, {})
@@ -61,7 +61,7 @@ def test_nothing_waits_for_a_pipe(tmp_path: Path) -> None:
 
 def test_a_training_with_a_pipe_among_its_files_is_damaged(tmp_path: Path) -> None:
     from isthmus.checkpoint.errors import BadInput
-    from isthmus.merge.training_state import TrainingState
+    from isthmus.merge.training.training_state import TrainingState
 
     (tmp_path / "step-3").mkdir()
     (tmp_path / "latest.json").write_text('{"identity": {}, "step": 3, "history": [[0, null, 1.0]]}')

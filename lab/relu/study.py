@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...merge.progress import Progress
+from ...eval.progress import Progress
 from ..parts import compute
 from .certificate import Problem, certify, cone_of, to_json
 from .constraint import GEOMETRY, Geometry, size

@@ -15,7 +15,7 @@ def fisher(blocks: RowBlocks, *, weights: Sequence[float], floor: float = 1e-6) 
     """Σ w_i F_i θ_i / Σ w_i F_i, entry by entry (Matena & Raffel 2022, arXiv 2111.09832).
 
     Every block has the N models' rows, float32, and then those of the diagonals F_i of their Fisher information
-    (`isthmus.merge.statistics.fisher_diagonal`), to which `floor` is added.
+    (`isthmus.merge.operators.statistics.fisher_diagonal`), to which `floor` is added.
     """
     count = len(weights)
     for parts in blocks:

@@ -185,7 +185,7 @@ def test_between_the_check_and_the_load(tmp_path: Path, way: str, monkeypatch: p
         WAYS[way](new, old)
         return found
 
-    monkeypatch.setattr("isthmus.checkpoint.pair.check", overwritten)
+    monkeypatch.setattr("isthmus.checkpoint.inputs.check", overwritten)
     with pytest.raises(CorruptCheckpoint, match="was changed"):
         open_inputs((old, other), families=FAMILIES)
 

@@ -190,7 +190,7 @@ def _texts(folder: Path) -> None:
 def _outputs(folder: Path) -> None:
     """A merge, a path, an ensemble and an interrupted training, as the command line writes them."""
     from isthmus.cli import main
-    from isthmus.merge.training_state import TrainingState
+    from isthmus.merge.training.training_state import TrainingState
 
     before, removed = Path.cwd(), TrainingState.remove
     os.chdir(folder)

@@ -8,10 +8,10 @@ import pytest
 from conftest import EMBEDDED
 
 from isthmus.checkpoint.loading import load
+from isthmus.eval.progress import Progress
 from isthmus.eval.text import labelled_blocks
 from isthmus.lab.symmetries import STEPS, Ablation, ablate, pairs, recipes, symmetry_study, table_rows
 from isthmus.merge.plans import LearnPlan
-from isthmus.merge.progress import Progress
 
 
 def test_every_step_is_measured_and_the_group_pays() -> None:

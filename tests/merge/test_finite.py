@@ -19,7 +19,7 @@ from isthmus.checkpoint.manifest import sealed
 from isthmus.checkpoint.upload_check import read_output
 from isthmus.merge.operators.registry import OPERATORS
 from isthmus.merge.plans import Gates
-from isthmus.merge.recipe import Recipe, Segment, Setting, recipe
+from isthmus.merge.recipes.recipe import Recipe, Segment, Setting, recipe
 
 TEXT = ("--data", "stdlib:docs:heldout", "--tokens", 64)
 

@@ -22,9 +22,9 @@ from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels,
 from isthmus.checkpoint.lazy_state import LazyState
 from isthmus.eval.summary import loss_table, sentences
 from isthmus.merge import combined
-from isthmus.merge.mergekit import read_recipe
 from isthmus.merge.plans import Gates
-from isthmus.merge.recipe import recipe
+from isthmus.merge.recipes.mergekit import read_recipe
+from isthmus.merge.recipes.recipe import recipe
 
 BASE, DOCS, CODE, OTHER, MUON = (str(EMBEDDED / name) for name in ("adamw-1", "docs", "code", "adamw-2", "muon-1"))
 TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 import isthmus
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, GateRefused, IncompatibleModels, UnsupportedFamily
 from isthmus.eval.corpora import corpus
+from isthmus.eval.progress import Progress
 from isthmus.eval.text import Blocks, labelled_blocks
 from isthmus.merge.plans import Gates, LearnPlan
-from isthmus.merge.progress import Progress
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
 TIMES = ("seconds",)

@@ -8,7 +8,7 @@ from group import random_elements
 from isthmus.align.alignment import Alignment
 from isthmus.align.families import family
 from isthmus.checkpoint.errors import IncompatibleModels
-from isthmus.merge.progress import Progress
+from isthmus.eval.progress import Progress
 from isthmus.merge.spectra import compare_models, spectrum
 
 NAMES = [f"h.{layer}.{kind}" for layer in range(2) for kind in ("q", "k", "v", "o", "fc", "proj")]

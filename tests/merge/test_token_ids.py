@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from isthmus.checkpoint.errors import IsthmusError
 from isthmus.checkpoint.token_ids import token_ids, with_token_ids, within
 from isthmus.merge.ensembles import ensemble, load_ensemble
-from isthmus.merge.mergekit import read_recipe
 from isthmus.merge.plans import EnsemblePlan
-from isthmus.merge.recipe import recipe
+from isthmus.merge.recipes.mergekit import read_recipe
+from isthmus.merge.recipes.recipe import recipe
 
 TEXT = "It isn't far: the ferry leaves at 7, and \u00e9t\u00e9 ends. \u6e21\u8239 \U0001f6a2"
 

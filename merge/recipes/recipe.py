@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoint.checks.finding import Finding
-from ..checkpoint.errors import BadInput
-from ..checkpoint.path_conflicts import Place, model_places
-from .operators.registry import Operator, Value, operator
+from ...checkpoint.checks.finding import Finding
+from ...checkpoint.errors import BadInput
+from ...checkpoint.path_conflicts import Place, model_places
+from ..operators.registry import Operator, Value, operator
 
 
 @dataclass(frozen=True)

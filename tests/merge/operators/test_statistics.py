@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from isthmus.align.families import family
 from isthmus.checkpoint.model import empty_model, with_tied
-from isthmus.merge.statistics import fisher_diagonal, input_moments
+from isthmus.merge.operators.statistics import fisher_diagonal, input_moments
 
 SMALL = {"vocab_size": 11, "n_positions": 6, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": 8}
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from yaml.nodes import MappingNode, Node, SequenceNode
 
-from ..checkpoint.checks.finding import Finding
-from ..checkpoint.errors import BadInput
-from ..checkpoint.reference import require_path
-from .operators.registry import OPERATORS, Operator, Parameter
+from ...checkpoint.checks.finding import Finding
+from ...checkpoint.errors import BadInput
+from ...checkpoint.reference import require_path
+from ..operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
 from .recipe_bounds import recipe_text
 from .yaml_reader import YamlReader

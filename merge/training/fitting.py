@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..align.alignment import KEEP_FORM, Alignment
-from ..align.families import family
-from ..align.learned import LearnedAlignment
-from ..align.universe import Universe
-from ..eval.barrier import profile
-from ..eval.loss import LossMeter
-from .path import WeightPath
-from .plans import CurvePlan, LearnPlan, PathTraining
-from .progress import Progress
-from .spectra import restore_spectrum
-from .training import Trained, train_path
+from ...align.alignment import KEEP_FORM, Alignment
+from ...align.families import family
+from ...align.learned import LearnedAlignment
+from ...align.universe import Universe
+from ...eval.barrier import profile
+from ...eval.loss import LossMeter
+from ...eval.progress import Progress
+from ..path import WeightPath
+from ..plans import CurvePlan, LearnPlan, PathTraining
+from ..spectra import restore_spectrum
+from .path_training import Trained, train_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.recipe import Setting, layer_of, recipe
+from isthmus.merge.recipes.recipe import Setting, layer_of, recipe
 
 NAMES = ["wte", "h.0.a", "h.1.a", "h.2.a", "ln_f"]
 

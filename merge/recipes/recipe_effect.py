@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..checkpoint.errors import BadInput
-from .operators.registry import Value
+from ...checkpoint.errors import BadInput
+from ..operators.registry import Value
 from .recipe import Recipe, Setting, Settings, layer_of
 
 Uses = Mapping[tuple[int, int], set[int]]  # (id of a setting, case) → the values of its gradient that count

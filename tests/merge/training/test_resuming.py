@@ -150,7 +150,7 @@ def test_a_recipe_that_was_stopped_is_the_same(drive: Driver, world: Path, tmp_p
 
 def test_two_trainings_into_one_output(world: Path, tmp_path: Path, isthmus: Any) -> None:
     """The second is refused at once; the first goes on, unharmed."""
-    from isthmus.merge.training_state import TrainingState
+    from isthmus.merge.training.training_state import TrainingState
 
     settings = ("--data", world / "text.txt", "--tokens", 256, "--steps", 4, "--batch", 2, "--align", "none")
     command = ("path", world / "a", world / "b", "-o", tmp_path / "out", *settings)

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..align.alignment import Alignment
-from ..checkpoint.digest import digest
-from ..checkpoint.errors import BadInput, CorruptCheckpoint
-from ..checkpoint.path_conflicts import output_path
-from ..checkpoint.saving import STAGING, replace_json
-from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
-from ..checkpoint.strict_json import parse_object
-from ..checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
-from .saved_path import endpoint_digests, read_bends, write_bends
+from ...align.alignment import Alignment
+from ...checkpoint.digest import digest
+from ...checkpoint.errors import BadInput, CorruptCheckpoint
+from ...checkpoint.path_conflicts import output_path
+from ...checkpoint.saving import STAGING, replace_json
+from ...checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
+from ...checkpoint.strict_json import parse_object
+from ...checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
+from ..saved_path import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ..align.symmetry import State
-    from ..align.universe import Universe
-    from ..checkpoint.loading import Checkpoint
+    from ...align.symmetry import State
+    from ...align.universe import Universe
+    from ...checkpoint.loading import Checkpoint
 
 Entry = tuple[int, float | None, float]
 BEST, ALIGNMENT = "best.safetensors", "alignment.safetensors"

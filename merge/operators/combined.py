@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.errors import NotFinite
-from ..checkpoint.finite import LinAlgError, magnitude
-from ..checkpoint.rows import in_blocks
-from .operators.blocks import Parts
-from .operators.registry import Operator
+from ...checkpoint.errors import NotFinite
+from ...checkpoint.finite import LinAlgError, magnitude
+from ...checkpoint.rows import in_blocks
+from .blocks import Parts
+from .registry import Operator
 
 WORTH_READING_AHEAD = 2**16  # items
 WORTH_KEEPING = 2**24  # items of all states together

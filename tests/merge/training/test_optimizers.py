@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from isthmus.merge.optimizers import Schedule, learning_rate_factor, make_optimizers
+from isthmus.merge.training.optimizers import Schedule, learning_rate_factor, make_optimizers
 
 
 def leaves() -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from ..checkpoint.errors import BadInput, one_line
+from ...checkpoint.errors import BadInput, one_line
 from .recipe_bounds import require_small
 
 

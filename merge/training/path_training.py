@@ -21,21 +21,21 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..align.families import family
-from ..align.learned import LearnedAlignment
-from ..align.symmetry import Family, State
-from ..checkpoint.errors import BadInput, TooLittleText
-from ..checkpoint.model import empty_model, with_tied
-from ..eval.processes import is_main
+from ...align.families import family
+from ...align.learned import LearnedAlignment
+from ...align.symmetry import Family, State
+from ...checkpoint.errors import BadInput, TooLittleText
+from ...checkpoint.model import empty_model, with_tied
+from ...eval.processes import is_main
+from ..path import WeightPath, coefficients, mix
+from ..plans import MAX_PASSES, PathTraining
 from .optimizers import Schedule, make_optimizers
-from .path import WeightPath, coefficients, mix
-from .plans import MAX_PASSES, PathTraining
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PretrainedConfig
 
-    from ..align.alignment import Alignment
+    from ...align.alignment import Alignment
     from .training_state import TrainingState
 
 BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's

@@ -16,13 +16,13 @@ from isthmus.checkpoint.errors import BadInput, TooLittleText
 from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
+from isthmus.eval.progress import Progress
 from isthmus.eval.text import labelled_blocks
-from isthmus.merge.fitting import learn, movable
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, LearnPlan, PathTraining
-from isthmus.merge.progress import Progress
-from isthmus.merge.training import PathModule, Trained
-from isthmus.merge.training_state import TrainingState
+from isthmus.merge.training.fitting import learn, movable
+from isthmus.merge.training.path_training import PathModule, Trained
+from isthmus.merge.training.training_state import TrainingState
 
 DATA = ("stdlib:docs", "stdlib:code")
 PLAN, BRIEF = LearnPlan(steps=48), LearnPlan(steps=12)

@@ -6,11 +6,11 @@ from conftest import EMBEDDED
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.corpora import corpus
+from isthmus.eval.progress import Progress
 from isthmus.eval.text import blocks
-from isthmus.merge.fitting import train_curve, training_record
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, PathTraining
-from isthmus.merge.progress import Progress
+from isthmus.merge.training.fitting import train_curve, training_record
 
 
 class Notes(Progress):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.mergekit import read_recipe
-from isthmus.merge.recipe import recipe
-from isthmus.merge.recipe_effect import require_effect
+from isthmus.merge.recipes.mergekit import read_recipe
+from isthmus.merge.recipes.recipe import recipe
+from isthmus.merge.recipes.recipe_effect import require_effect
 
 PARTS = ("attn.c_attn.weight", "mlp.c_fc.weight")
 NAMES = ["transformer.wte.weight", *(f"transformer.h.{i}.{part}" for i in range(3) for part in PARTS), "ln_f.weight"]

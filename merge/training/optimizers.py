@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..align.muon import Muon
-from .plans import OptimizerName
+from ...align.muon import Muon
+from ..plans import OptimizerName
 
 BETAS = (0.9, 0.95)
 

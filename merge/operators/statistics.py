@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..align.activations import captured
-from ..align.symmetry import Family, State
-from ..checkpoint.model import empty_model, with_tied
+from ...align.activations import captured
+from ...align.symmetry import Family, State
+from ...checkpoint.model import empty_model, with_tied
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from yaml.nodes import CollectionNode, Node, ScalarNode
 
-from ..checkpoint.errors import BadInput
-from ..checkpoint.size_limits import RECIPE, read_bytes
+from ...checkpoint.errors import BadInput
+from ...checkpoint.size_limits import RECIPE, read_bytes
 
 ENTRIES, SCALAR = 50_000, 1_000
 

@@ -18,8 +18,8 @@ from isthmus.eval.loss import LossMeter
 from isthmus.eval.text import blocks
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.plans import PathTraining
-from isthmus.merge.training import Batches, PathModule, Trained, train_path
-from isthmus.merge.training_state import TrainingState
+from isthmus.merge.training.path_training import Batches, PathModule, Trained, train_path
+from isthmus.merge.training.training_state import TrainingState
 
 ADAMW, MUON = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")
 CONFIG = ADAMW.config

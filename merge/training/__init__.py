@@ -1,0 +1,1 @@
+"""Training along paths: of bends, and of an alignment; resumable."""
