@@ -247,6 +247,19 @@ def test_alignments_compose_and_turn_back(case: Case, method: str) -> None:
 
 
 @every_table
+def test_a_permutation_is_a_start_for_what_is_learned(case: Case) -> None:
+    """Lifted, it moves a canonical form as it did, and composes with rotations."""
+    _, state, table = case.make()
+    whole, form = table.untied(), canonical(state, table)
+    permutations = random_elements(whole, "permutation", 1)
+    start = Alignment("orthogonal", whole.lifted(permutations), 0.5)
+    expected = moved(form, whole.permuting(), permutations)
+    assert all(torch.allclose(moved(form, whole, start.elements)[name], expected[name], atol=1e-6) for name in form)
+    there = LearnedAlignment(start, expected, whole).alignment().apply(state, table)
+    assert all(torch.allclose(there[name], expected[name], atol=1e-5) for name in form)
+
+
+@every_table
 def test_wherever_a_learned_alignment_is_the_function_is_the_same(case: Case) -> None:
     config, state, table = case.make()
     start = Alignment("orthogonal", random_elements(table, "orthogonal", 3), 0.5)
