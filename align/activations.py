@@ -46,12 +46,12 @@ def cross_correlations(
         for part in torch.split(ids, rows):
             for model, state in zip(models, full, strict=True):
                 functional_call(model, dict(state), (part,), {"use_cache": False})
-            for place, found in sums.items():
-                found.add(seen_a.pop(place), seen_b.pop(place))
+            for place, products in sums.items():
+                products.add(seen_a.pop(place), seen_b.pop(place))
     crosses: dict[str, Tensor] = {}
     bounds: dict[str, float] = {}
-    for place, found in sums.items():
-        cross, bound = found.covariance()
+    for place, products in sums.items():
+        cross, bound = products.covariance()
         crosses[place.space] = crosses.get(place.space, 0) + cross
         bounds[place.space] = bounds.get(place.space, 0.0) + bound
     return {space: cross / (bounds[space] or 1.0) for space, cross in crosses.items()}

@@ -8,7 +8,7 @@ lie along the first axis of its tensor: the other group acts on that axis, as on
 Another kind of group is another class. Those that further architectures need:
 
 - complex numbers for frequencies, under rotary positions: `isthmus.align.rotary`;
-- signs or scales of single entries inside a permutation of neurons: a group like `Matrices` whose blocks have size 1;
+- signed scales of single entries inside a permutation of neurons: `Matrices` with blocks of size 1;
 - queries inside the groups that share a key: a `Permutation` for every group, one row of indices each, inside the
   permutation of the groups;
 - one element for several blocks, as for the queries that share a key: a group that repeats its element in `act` and

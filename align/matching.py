@@ -38,7 +38,7 @@ COPY = 1e-7  # how close to the upper bound an objective is taken for that of an
 
 @dataclass(frozen=True)
 class Matching:
-    """Elements found, the objective they attain as a cosine in [-1, 1], and how many sweeps it took."""
+    """The elements, the objective they attain as a cosine in [-1, 1], and how many sweeps it took."""
 
     elements: Elements
     score: float
@@ -166,8 +166,8 @@ class _Problem:
             return {space: self.table.spaces[space].group.solve(self.cross_of_blocks(space, elements))}
 
         solved = dict(elements)
-        for found in self._pool.map(solve, self.layers):
-            solved |= found
+        for layer in self._pool.map(solve, self.layers):
+            solved |= layer
         return solved
 
     def sweep(self, elements: Elements) -> tuple[Elements, float]:
@@ -257,8 +257,8 @@ def match(
         name, elements = "given", dict(start)
     else:
         starts = problem.starts()
-        promises = {found: problem.promise(residual) for found, residual in starts.items()}
-        name = max(promises, key=lambda found: promises[found])
+        promises = {one: problem.promise(residual) for one, residual in starts.items()}
+        name = max(promises, key=lambda one: promises[one])
         elements = {problem.stream: starts[name]}
     score, count = -float("inf"), 0
     for count in range(1, sweeps + 1):

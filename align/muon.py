@@ -55,9 +55,9 @@ def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], ste
     """
     a, b, c = coefficients
     wide: Tensor = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    found = wide / wide.norm().clamp(min=eps)
+    factor = wide / wide.norm().clamp(min=eps)
     for _ in range(steps):
-        gram = found @ found.T
-        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
-    turned: Tensor = found.T if matrix.shape[0] > matrix.shape[1] else found
+        gram = factor @ factor.T
+        factor = torch.addmm(factor, torch.addmm(gram, gram, gram, beta=b, alpha=c), factor, beta=a)
+    turned: Tensor = factor.T if matrix.shape[0] > matrix.shape[1] else factor
     return turned

@@ -79,8 +79,8 @@ def align_states(
         untied_config = Alignment(method, {}, 0.0).config(config)
         seen = cross_correlations(untied.join(pieces_a), untied.join(pieces_b), untied_config, untied, ids)
     weigh = method != "activations"
-    found = match(pieces_a, pieces_b, untied, rotate=rotate, activations=seen, weigh=weigh, on_sweep=on_sweep)
-    alignment = Alignment(method, found.elements, found.score)
+    matching = match(pieces_a, pieces_b, untied, rotate=rotate, activations=seen, weigh=weigh, on_sweep=on_sweep)
+    alignment = Alignment(method, matching.elements, matching.score)
     if rotate:
         moved, reference = alignment.apply_to_pieces(pieces_b, untied), untied.join(pieces_a)
     else:
@@ -104,13 +104,13 @@ def _streamed(
         raise BadInput(f"'{method}' looks at whole models: models that stay on disk take permutation or orthogonal")
     pieces_a, pieces_b = CanonicalPieces(a, table), CanonicalPieces(b, table)
     rotate = method not in KEEP_FORM
-    found = match(pieces_a, pieces_b, pieces_a.table, rotate=rotate, on_sweep=on_sweep)
-    alignment = Alignment(method, found.elements, found.score)
+    matching = match(pieces_a, pieces_b, pieces_a.table, rotate=rotate, on_sweep=on_sweep)
+    alignment = Alignment(method, matching.elements, matching.score)
     reference: Mapping[str, Tensor] = a
-    moved = JoinedState(StoredPieces(b, table), table.permuting(), found.elements)
+    moved = JoinedState(StoredPieces(b, table), table.permuting(), matching.elements)
     if rotate:
         reference = JoinedState(pieces_a, pieces_a.table)
-        moved = JoinedState(pieces_b, pieces_b.table, found.elements)
+        moved = JoinedState(pieces_b, pieces_b.table, matching.elements)
     error = alignment.verify(b, moved, config, seed=seed, measure=streamed_log_probs)
     return Aligned(reference, moved, alignment.config(config), alignment, error)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .canonical import canonical_pieces, linked
 from .symmetry import Elements, Family, State
 
-KEPT = 4  # groups of pieces that stay in memory
+CACHED = 4  # groups of pieces that stay in memory
 
 
 class StoredPieces(Mapping[str, Tensor]):
@@ -33,28 +33,28 @@ class StoredPieces(Mapping[str, Tensor]):
 class CanonicalPieces(Mapping[str, Tensor]):
     """The pieces of a state in canonical form, made from those that they depend on when one is looked up.
 
-    The last few groups of a layer stay in memory; embeddings, which are large and seldom asked for, do not.
+    The last few groups of a layer stay in memory; embeddings, which are large and rarely looked up, do not.
     """
 
     def __init__(self, state: Mapping[str, Tensor], table: Family):
         self._state, self._stored, self.table = state, table, table.untied()
         self._groups = linked(self.table)
-        self._kept: OrderedDict[frozenset[str], State] = OrderedDict()
+        self._cache: OrderedDict[frozenset[str], State] = OrderedDict()
         self._lock = Lock()
 
     def __getitem__(self, name: str) -> Tensor:
         group = self._groups[name]
         with self._lock:
-            if group in self._kept:
-                self._kept.move_to_end(group)
-                return self._kept[group][name]
-        found = canonical_pieces(self._read(group), self.table)
+            if group in self._cache:
+                self._cache.move_to_end(group)
+                return self._cache[group][name]
+        pieces = canonical_pieces(self._read(group), self.table)
         if group.isdisjoint({self.table.embedding, self.table.head}):
             with self._lock:
-                self._kept[group] = found
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-        return found[name]
+                self._cache[group] = pieces
+                while len(self._cache) > CACHED:
+                    self._cache.popitem(last=False)
+        return pieces[name]
 
     def _read(self, group: frozenset[str]) -> State:
         """The pieces of a group as they are stored, every parameter read once."""

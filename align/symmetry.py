@@ -201,6 +201,7 @@ class Family:
     one; `matrices` lists the pieces whose spectra are measured; `prefix` is what transformers puts before the names of
     the base model. `activations` are the places where spaces can be seen for matching, `maps` the linear maps between
     hidden vectors, whose inputs tell how to average them.
+
     `configuration` is what the forward pass reads of the configuration, defaults filled in, and `rounding` the keys of
     that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
     beside the weights.

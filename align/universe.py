@@ -102,9 +102,9 @@ def align_all(
         scores.append(problem.score(elements))
         if scores[-1] - scores[-2] < RISE * abs(scores[-1]):
             break
-    alignments = [Alignment(method, found, scores[-1]) for found in elements]
+    alignments = [Alignment(method, own, scores[-1]) for own in elements]
     moved = (
-        [untied.join(problem.moved(i, found)) for i, found in enumerate(elements)]
+        [untied.join(problem.moved(i, own)) for i, own in enumerate(elements)]
         if rotate
         else [
             dict(states[0]),
@@ -166,18 +166,18 @@ class _Group:
         if self.ids is None:
             return None
         own, join = self.table.join(self.pieces[index]), self.table.join
-        found = [cross_correlations(join(there), own, self.config, self.table, self.ids) for there in near]
-        return {space: sum((one[space] for one in found[1:]), first) / len(found) for space, first in found[0].items()}
+        first, *others = (cross_correlations(join(there), own, self.config, self.table, self.ids) for there in near)
+        return {space: sum((one[space] for one in others), cross) / len(near) for space, cross in first.items()}
 
     def score(self, elements: Sequence[Elements]) -> float:
         """The mean cosine of all pairs of moved states, over the weights that a space acts on."""
-        moved = [self.moved(index, found) for index, found in enumerate(elements)]
-        found = []
+        moved = [self.moved(index, own) for index, own in enumerate(elements)]
+        cosines = []
         for i, one in enumerate(moved):
             for other in moved[:i]:
                 inner = bound = 0.0
                 for name in self.table.compared:
                     inner += float((one[name] * other[name]).sum())
                     bound += float(one[name].norm() * other[name].norm())
-                found.append(inner / bound)
-        return sum(found) / len(found)
+                cosines.append(inner / bound)
+        return sum(cosines) / len(cosines)

@@ -6,7 +6,8 @@ unembedding is its own; positions are rotary, so that less acts inside heads, an
 
 from __future__ import annotations
 
-from transformers import GPTNeoXConfig
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from isthmus.align.groups import Matrices, OrthogonalKeepingOnes, Permutation
 from isthmus.align.rotary import RotaryMatrices
@@ -24,6 +25,22 @@ from isthmus.align.symmetry import (
     Vanishing,
     View,
 )
+
+
+def tiny_neox(seed: int = 0, **changes: object) -> GPTNeoXForCausalLM:
+    """A random GPT-NeoX; norms and biases are random, too."""
+    facts = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    facts |= {"intermediate_size": 64, "max_position_embeddings": 32, "rotary_pct": 0.5, "hidden_act": "gelu"}
+    torch.manual_seed(seed)
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(**{**facts, "bos_token_id": 0, "eos_token_id": 0, **changes})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+                parameter.copy_(centre + 0.3 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(5)
+    return model
 
 
 def gpt_neox(config: GPTNeoXConfig) -> Family:

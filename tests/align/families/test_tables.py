@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from conftest import state_of, tiny_config, tiny_model
-from gpt_neox import gpt_neox
+from gpt_neox import gpt_neox, tiny_neox
 from group import moved, random_elements
 from torch import Tensor
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from isthmus.align.activations import captured
 from isthmus.align.alignment import Alignment
@@ -27,22 +27,6 @@ from isthmus.checkpoint.errors import UnsupportedFamily
 from isthmus.checkpoint.model import empty_model, log_probs, schema, with_tied
 
 IDS = torch.randint(128, (2, 32), generator=torch.Generator().manual_seed(7))
-
-
-def tiny_neox(seed: int = 0, **changes: object) -> GPTNeoXForCausalLM:
-    """A random GPT-NeoX; norms and biases are random, too."""
-    facts = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    facts |= {"intermediate_size": 64, "max_position_embeddings": 32, "rotary_pct": 0.5, "hidden_act": "gelu"}
-    torch.manual_seed(seed)
-    model = GPTNeoXForCausalLM(GPTNeoXConfig(**{**facts, "bos_token_id": 0, "eos_token_id": 0, **changes})).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-                parameter.copy_(centre + 0.3 * torch.randn_like(parameter))
-            else:
-                parameter.mul_(5)
-    return model
 
 
 @dataclass(frozen=True)
@@ -244,6 +228,19 @@ def test_alignments_compose_and_turn_back(case: Case, method: str) -> None:
     back = first.inverse(table).apply_to_pieces(table.split(halfway), table)
     assert max((both[name] - end[name]).abs().max().item() for name in end) < 1e-5
     assert max((back[name] - start[name]).abs().max().item() for name in end) < 1e-5
+
+
+@every_table
+def test_a_permutation_is_a_start_for_what_is_learned(case: Case) -> None:
+    """Lifted, it moves a canonical form as it did, and composes with rotations."""
+    _, state, table = case.make()
+    whole, form = table.untied(), canonical(state, table)
+    permutations = random_elements(whole, "permutation", 1)
+    start = Alignment("orthogonal", whole.lifted(permutations), 0.5)
+    expected = moved(form, whole.permuting(), permutations)
+    assert all(torch.allclose(moved(form, whole, start.elements)[name], expected[name], atol=1e-6) for name in form)
+    there = LearnedAlignment(start, expected, whole).alignment().apply(state, table)
+    assert all(torch.allclose(there[name], expected[name], atol=1e-5) for name in form)
 
 
 @every_table
