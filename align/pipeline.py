@@ -57,7 +57,8 @@ def align_states(
     in memory at any time, and the aligned states are made when they are looked up.
 
     Raises BadInput for activations without text, and for ``learned``, which is trained
-    (`isthmus.merge.training.fitting.learn`); AlignmentError when the aligned model's log-probabilities differ by more than 1e-4; UnsupportedFamily.
+    (`isthmus.merge.training.fitting.learn`); AlignmentError when the aligned model's log-probabilities differ by more
+    than 1e-4; UnsupportedFamily.
     """
     if method == "none":
         return Aligned(a, b, config, Alignment("none", {}, 0.0), 0.0)
