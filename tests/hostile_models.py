@@ -24,6 +24,11 @@ def write(name: str, text: str | bytes) -> Change:
     return change
 
 
+def late(make: Callable[[], Change]) -> Change:
+    """A change whose content is made when it is needed: all of them together are half a gigabyte."""
+    return lambda model: make()(model)
+
+
 def config(**facts: object) -> Change:
     def change(model: Path) -> None:
         content = json.loads((model / "config.json").read_text())
@@ -134,8 +139,11 @@ def many_files(model: Path) -> None:
 
 
 def shards(count: int) -> Change:
-    content = {"weight_map": {f"w{number}": f"s{number}.safetensors" for number in range(count)}}
-    return lambda model: write("model.safetensors.index.json", json.dumps(content))(model)
+    def change(model: Path) -> None:
+        content = {"weight_map": {f"w{number}": f"s{number}.safetensors" for number in range(count)}}
+        write("model.safetensors.index.json", json.dumps(content))(model)
+
+    return change
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -195,7 +203,7 @@ HOSTILE: dict[str, Change] = {
     "a card of spaces": write("README.md", " " * (MB - 10)),
     "a card of quotation marks": write("README.md", "> " * (MB // 2 - 10)),
     "a card of optimizers": write("README.md", "optimizer " * (MB // 10 - 10)),
-    "a card of one line": write("README.md", "x" * (10 * MB)),
+    "a card of one line": late(lambda: write("README.md", "x" * (10 * MB))),
     "a card of aliases": write("README.md", aliases("license")),
     "a licence of aliases": write("README.md", aliases("license_name").replace("---\na0", "---\nlicense: other\na0")),
     "a card of brackets": write("README.md", f"---\nlicense: {'[' * 400_000}\n---\n"),
@@ -217,7 +225,7 @@ HOSTILE: dict[str, Change] = {
     "huge positions": config(n_positions=2**40),
     "stages without end": config(num_stages=10**10),
     "a deep configuration": lambda model: config(extra=json.loads("[" * 200 + "]" * 200))(model),
-    "many labels": config(id2label={str(number): "x" for number in range(300_000)}),
+    "many labels": late(lambda: config(id2label={str(number): "x" for number in range(300_000)})),
     "a huge configuration": sparse("config.json", 2**40),
     # tokenizers
     "nested normalizers": tokenizer(normalizer=nested(40)),
@@ -227,13 +235,13 @@ HOSTILE: dict[str, Change] = {
     "padding without end": tokenizer(padding=padded(strategy={"Fixed": 2**40})),
     "padding to a multiple": tokenizer(padding=padded(pad_to_multiple_of=2**40)),
     "a tokenizer of a terabyte": sparse("tokenizer.json", 2**40),
-    "a tokenizer of lists": write("tokenizer.json", b'{"model": [' + b"[]," * (20 * MB) + b"[]]}"),
-    "a tokenizer of objects": write("tokenizer.json", b'{"model": [' + b'{"":0},' * (8 * MB) + b"0]}"),
+    "a tokenizer of lists": late(lambda: write("tokenizer.json", b'{"model": [' + b"[]," * (20 * MB) + b"[]]}")),
+    "a tokenizer of objects": late(lambda: write("tokenizer.json", b'{"model": [' + b'{"":0},' * (8 * MB) + b"0]}")),
     "merges of a terabyte": sparse("merges.txt", 2**40),
     "a template of a terabyte": sparse("chat_template.jinja", 2**40),
     # headers and indexes
     "a header of small entries": entries(500_000),
-    "a header of a hundred megabytes": header(b"{" + b" " * (100 * MB) + b"}"),
+    "a header of a hundred megabytes": late(lambda: header(b"{" + b" " * (100 * MB) + b"}")),
     "a shape of many axes": header(b'{"x":{"dtype":"F32","shape":[' + b"1," * 500_000 + b'1],"data_offsets":[0,4]}}'),
     "an axis of nines": header(b'{"x":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,4]}}'),
     "many tensors nobody knows": entries(20_000),

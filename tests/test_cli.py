@@ -362,12 +362,12 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     assert "the path in 'path' leads from 'adamw-1' and 'muon-1'" in other.err
 
 
-def test_a_killed_training_goes_on_to_the_same_path(tmp_path: Path) -> None:
-    def command(name: str) -> list[str]:
-        return [sys.executable, "-m", "isthmus", "path", *map(str, (ADAMW, MUON, "-o", tmp_path / name, *BRIEF))]
+def test_a_killed_training_goes_on_to_the_same_path(isthmus, tmp_path: Path) -> None:
+    def command(name: str) -> tuple[object, ...]:
+        return ("path", ADAMW, MUON, "-o", tmp_path / name, *BRIEF)
 
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    process = subprocess.Popen(command("cut"), stderr=subprocess.DEVNULL)
+    assert isthmus(*command("whole")).code == 0
+    process = subprocess.Popen([sys.executable, "-m", "isthmus", *map(str, command("cut"))], stderr=subprocess.DEVNULL)
     state = tmp_path / ".cut.isthmus-training" / "latest.json"
     while process.poll() is None and not state.exists():
         time.sleep(0.01)
@@ -375,11 +375,11 @@ def test_a_killed_training_goes_on_to_the_same_path(tmp_path: Path) -> None:
     process.wait()
     assert state.exists()
     assert not (tmp_path / "cut").exists()
-    other = subprocess.run([*command("cut"), "--bend-lr", "0.01"], capture_output=True, text=True)
-    assert other.returncode == 2
-    assert "or --restart to drop it" in other.stderr
-    resumed = subprocess.run([*command("cut"), "--debug"], capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
+    other = isthmus(*command("cut"), "--bend-lr", 0.01)
+    assert other.code == 2
+    assert "or --restart to drop it" in other.err
+    resumed = isthmus(*command("cut"), "--debug")
+    assert resumed.code == 0, resumed.err
     whole, cut = ((tmp_path / name / "bends.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
     assert not state.parent.exists()
