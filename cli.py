@@ -514,12 +514,7 @@ def ensemble(
 
 
 @command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o /tmp/demo"))
-def demo(
-    *,
-    output: Output = Path("isthmus-demo"),
-    overwrite: Overwrite = False,
-    reply: Silent,
-) -> None:
+def demo(*, output: Output = Path("isthmus-demo"), overwrite: Overwrite = False, reply: Silent) -> None:
     """The main job on the embedded checkpoints, offline, in about a minute."""
     from .lab.demo import EXAMPLES, require_room, run_example
 
@@ -535,7 +530,7 @@ def demo(
 
 
 @command(
-    ("All of them, some hours", "lab pretrain checkpoints"),
+    ("All of them", "lab pretrain checkpoints"),
     ("One, to see that it runs", "lab pretrain checkpoints --name adamw-1 --steps 50"),
     group=lab,
 )
