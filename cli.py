@@ -10,10 +10,11 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache, partial
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, cast, get_args, get_origin
 
@@ -27,21 +28,8 @@ from .checkpoint.reference import shown_name
 from .checkpoint.working_folders import release_all
 from .eval.processes import finish, is_main
 from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
-from .merge.plans import (
-    PANELS,
-    PATH,
-    TRAINING,
-    Align,
-    AlignPlan,
-    CurvePlan,
-    EnsemblePlan,
-    MergePlan,
-    OperatorPlan,
-    Option,
-    PlanePlan,
-    fields_of,
-    plan_in,
-)
+from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, options_of, value_of
+from .merge.plans import Align, AlignPlan, CurvePlan, EnsemblePlan, MergePlan, OperatorPlan, PlanePlan
 from .terminal import (
     emit,
     fail,
@@ -52,6 +40,7 @@ from .terminal import (
     print_merge,
     print_push,
     print_spectra,
+    print_symmetries,
     say,
     screen,
 )
@@ -102,6 +91,14 @@ class Reply:
     quiet: Annotated[bool, Option("--quiet", "Print nothing but errors.", short="-q")] = False
     debug: Annotated[bool, Option("--debug", "Show tracebacks.")] = False
 
+    def give(self, report: dict[str, Any], show: Callable[[dict[str, Any]], None], *sentences: str) -> None:
+        """Write the report for programs; show it, and the sentences, to people."""
+        emit(self.json_file, report)
+        if not self.quiet:
+            show(report)
+            for sentence in sentences:
+                say(sentence)
+
 
 @dataclass(frozen=True)
 class PushOptions:
@@ -133,6 +130,11 @@ class StudyOptions:
     data: Annotated[Sequence[str], Option("--data", "More text to measure on, as for merge. Repeatable.")] = ()
 
 
+def _argument(help: str) -> Any:
+    """What is given by its place, always."""
+    return typer.Argument(help=help, show_default=False)
+
+
 class Given(dict[str, str]):
     """The options on the command line, by their first names, as they are written there."""
 
@@ -149,33 +151,13 @@ Study = Annotated[StudyOptions, Only(("quick", "workers"))]
 PushPlace = Annotated[PushOptions, Only(("private", "revision", "create_pr", "message"))]
 Trained = Annotated[MergePlan, Only(("data", "align", "fit_on", "tokens", "device", "seed"))]
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.", show_default=False
-    ),
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="The directory to write.", show_default=False)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory that is not empty.")]
-Restart = Annotated[
-    bool,
-    typer.Option("--restart", help="Drop an interrupted training of this output.", rich_help_panel=TRAINING),
-]
-OptimizerA = Annotated[
-    str | None,
-    typer.Option(
-        "--optimizer-a", help="What trained A, where you know better.", show_default=False, rich_help_panel=PATH
-    ),
-]
-OptimizerB = Annotated[
-    str | None,
-    typer.Option(
-        "--optimizer-b", help="What trained B, where you know better.", show_default=False, rich_help_panel=PATH
-    ),
-]
-WorkDirectory = Annotated[
-    Path, typer.Argument(help="The directory to work in; what is finished there is not repeated.", show_default=False)
-]
+Model = Annotated[str, _argument("A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.")]
+WorkDirectory = Annotated[Path, _argument("The directory to work in; what is finished there is not repeated.")]
+Output = Annotated[Path, Option("--output", "The directory to write.", short="-o")]
+Overwrite = Annotated[bool, Option("--overwrite", "Replace an output directory that is not empty.")]
+Restart = Annotated[bool, Option("--restart", "Drop an interrupted training of this output.", TRAINING)]
+OptimizerA = Annotated[str | None, Option("--optimizer-a", "What trained A, where you know better.", PATH)]
+OptimizerB = Annotated[str | None, Option("--optimizer-b", "What trained B, where you know better.", PATH)]
 
 
 def command(
@@ -195,89 +177,54 @@ def command(
     return register
 
 
-@dataclass(frozen=True)
-class _Field:
-    """A field of a plan: its type, its option, the plan that it holds or may hold, its default."""
-
-    name: str
-    kind: Any
-    option: Option | None
-    part: type | None
-    default: Any
-
-    @property
-    def key(self) -> str:
-        """The name of its option in the signature of a command; fields of several plans may share it."""
-        return "option" + self.option.first.replace("-", "_") if self.option else ""
-
-    @property
-    def many(self) -> bool:
-        """Whether its option can be repeated."""
-        return get_origin(self.kind) is Sequence
-
-
-@cache
-def _fields(plan: type) -> tuple[_Field, ...]:
-    described = fields_of(plan)
-    return tuple(
-        _Field(one.name, *described[one.name], plan_in(described[one.name][0]), one.default) for one in fields(plan)
-    )
-
-
 def _with_options(function: Command) -> Command:
     """The function as typer reads it: in place of a parameter that is a plan, the options of that plan."""
-    parameters = inspect.signature(function, eval_str=True).parameters
-    plans: dict[str, tuple[type, tuple[str, ...] | None]] = {}
-    options = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
-    for name, parameter in parameters.items():
+    readers: dict[str, Callable[[dict[str, Any]], Any]] = {}
+    words = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         kind, *marks = get_args(parameter.annotation) or (parameter.annotation,)
-        if is_dataclass(kind):
+        option = next((mark for mark in marks if isinstance(mark, Option)), None)
+        described: list[Field] = []
+        if isinstance(kind, type) and is_dataclass(kind):
             only = next((mark.fields for mark in marks if isinstance(mark, Only)), None)
-            plans[name] = cast("type", kind), only
-            for option in _options(*plans[name]):
-                options.setdefault(option.name, option)
-        elif kind is not Given:
-            options[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            readers[name], described = partial(build, kind, only=only), options_of(kind, only)
+        elif option is not None:
+            described = [Field(name, kind, option, None, parameter.default)]
+            readers[name] = partial(value_of, described[0], option)
+        else:
+            readers[name] = itemgetter(name)
+        if not described and kind is not Given:
+            words[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for field in described:
+            words.setdefault(field.key, _as_parameter(field))
 
     def run(context: typer.Context, **values: Any) -> None:
-        arguments = {name: values[name] for name in parameters if name in values}
-        arguments |= {name: _build(plan, values, only) for name, (plan, only) in plans.items()}
-        if "given" in parameters:
-            arguments["given"] = _given(context)
-        function(**arguments)
+        values["given"] = _given(context)
+        function(**{name: read(values) for name, read in readers.items()})
 
-    ordered = sorted(options.values(), key=_place_in_help)
+    ordered = sorted(words.values(), key=_place_in_help)
     run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in ordered}
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     return run
 
 
-def _options(plan: type, only: Sequence[str] | None = None) -> Iterator[inspect.Parameter]:
-    """The options of a plan, then those of the plans that it holds, which may share a name with an outer one."""
-    taken = [field for field in _fields(plan) if only is None or field.name in only]
-    yield from (_as_parameter(field, field.option) for field in taken if field.option is not None)
-    for field in taken:
-        if field.part is not None:
-            yield from _options(field.part)
-
-
-def _as_parameter(field: _Field, option: Option) -> inspect.Parameter:
-    words = _words(field.kind)
+def _as_parameter(field: Field) -> inspect.Parameter:
+    """An option as typer reads it."""
+    option, kind = cast("Option", field.option), cast("Any", field.kind)
     default = option.unset if field.default is None else None if field.many else field.default
-    kind: Any = field.kind
     if field.many:
         kind = cast("Any", list)[str if option.read else get_args(kind)[0]] | None
     elif option.read:
         kind = str
-    elif words:
-        kind = Literal[(option.unset, *words) if option.unset else words]
+    elif choices := _choices(kind):
+        kind = Literal[(option.unset, *choices) if option.unset else choices]
         kind = kind | None if default is None else kind
     described = typer.Option(
         *(option.name, option.short) if option.short else (option.name,),
         help=option.help,
         min=option.minimum,
-        show_default=option.default or default is not None,
+        show_default=option.default or default not in (None, inspect.Parameter.empty),
         rich_help_panel=option.panel,
     )
     return inspect.Parameter(
@@ -285,41 +232,22 @@ def _as_parameter(field: _Field, option: Option) -> inspect.Parameter:
     )
 
 
-def _words(kind: Any) -> tuple[str, ...]:
+def _choices(kind: Any) -> tuple[str, ...]:
     """The words of a Literal, or of all in a union."""
     if get_origin(kind) is Literal:
         return get_args(kind)
-    return tuple(word for part in get_args(kind) for word in _words(part))
+    return tuple(word for part in get_args(kind) for word in _choices(part))
 
 
 def _place_in_help(parameter: inspect.Parameter) -> int:
-    """Of an option, the place of its panel, those of a command's own before the others."""
+    """Where in the help the panel of an option stands: the one without a name of its own comes first."""
     panels = [getattr(mark, "rich_help_panel", None) for mark in get_args(parameter.annotation)]
     panel = next((panel for panel in panels if panel), None)
     return (None, *PANELS, PUSHING).index(panel)
 
 
-def _build(plan: type, values: dict[str, Any], only: Sequence[str] | None = None) -> Any:
-    """The plan that options make; its other fields keep their defaults."""
-    content = {}
-    for field in _fields(plan):
-        if only is not None and field.name not in only:
-            continue
-        if field.option is not None:
-            content[field.name] = _value(field, field.option, values)
-        elif field.part is not None:
-            content[field.name] = _build(field.part, values)
-    return plan(**content)
-
-
-def _value(field: _Field, option: Option, values: dict[str, Any]) -> Any:
-    value = tuple(values[field.key] or ()) if field.many else values[field.key]
-    if option.read is not None:
-        return option.read(value, *([partial(_build, field.part, values)] if field.part is not None else []))
-    return None if option.unset is not None and value == option.unset else value
-
-
 def _given(context: typer.Context) -> Given:
+    """The options of this call."""
     given = Given()
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
@@ -350,9 +278,7 @@ def _isthmus(
     ("Two models on the Hub", "check gpt2 user/gpt2-finetuned"),
     ("For a script", "check ./a ./b ./c --json - --quiet"),
 )
-def check(
-    models: Annotated[list[str], typer.Argument(help="Two or more models.", show_default=False)], *, reply: Reply
-) -> None:
+def check(models: Annotated[list[str], _argument("Two or more models.")], *, reply: Reply) -> None:
     """Can these models be merged? Headers and small files only, no weights are downloaded."""
     if len(models) < 2:
         raise BadInput("check compares models: give at least two")
@@ -383,12 +309,7 @@ def align(
     *,
     output: Output,
     reference: Annotated[
-        Path | None,
-        typer.Option(
-            "--reference",
-            help="Also write A, in the form that B was moved next to, to this directory.",
-            show_default=False,
-        ),
+        Path | None, Option("--reference", "Also write A, in the form that B was moved next to, to this directory.")
     ] = None,
     overwrite: Overwrite = False,
     plan: AlignPlan,
@@ -409,10 +330,7 @@ def align(
         from .merge.aligned_checkpoint import align_and_save
 
         report = align_and_save(a, b, output, plan, reference=reference, overwrite=overwrite, progress=progress)
-    emit(reply.json_file, report)
-    if not reply.quiet:
-        print_alignment(report)
-        say(f"written to {output}")
+    reply.give(report, print_alignment, f"written to {output}")
 
 
 @command(
@@ -421,10 +339,7 @@ def align(
 )
 def merge(
     models: Annotated[
-        list[str],
-        typer.Argument(
-            help="Two models, or more with --method; or a recipe of mergekit's, a .yml file.", show_default=False
-        ),
+        list[str], _argument("Two models, or more with --method; or a recipe of mergekit's, a .yml file.")
     ],
     *,
     output: Output,
@@ -461,10 +376,7 @@ def merge(
         report = result.report
         if is_main():
             report = result.save(output, overwrite=overwrite, repo_id=target.repo_id if target else None)
-    emit(reply.json_file, report)
-    if not reply.quiet:
-        print_merge(report)
-        say(f"written to {output}")
+    reply.give(report, print_merge, f"written to {output}")
     if target is not None:  # looked up again: others may have pushed there meanwhile
         from .checkpoint.upload_check import read_output
 
@@ -476,16 +388,12 @@ def merge(
     ("See what would be sent", "push merged user/merged --dry-run"),
 )
 def push(
-    directory: Annotated[Path, typer.Argument(help="What `isthmus merge` wrote.", show_default=False)],
-    repo_id: Annotated[str, typer.Argument(help="The repository: user/model.", show_default=False)],
+    directory: Annotated[Path, _argument("What `isthmus merge` wrote.")],
+    repo_id: Annotated[str, _argument("The repository: user/model.")],
     *,
-    edited_card: Annotated[
-        bool, typer.Option("--edited-card", help="README.md was changed on purpose since the merge.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and send nothing.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the model that is in the repository already.")
-    ] = False,
+    edited_card: Annotated[bool, Option("--edited-card", "README.md was changed on purpose since the merge.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", "List what would go, and send nothing.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", "Replace the model that is in the repository already.")] = False,
     options: PushPlace,
     reply: Reply,
 ) -> None:
@@ -540,10 +448,7 @@ def train_path(
         if is_main():
             result.save_path(output, overwrite=overwrite)
     report = path_report(result.report)
-    emit(reply.json_file, report)
-    if not reply.quiet:
-        print_merge(report)
-        say(f"the path is written to {output}; merge with --path {output}")
+    reply.give(report, print_merge, f"the path is written to {output}; merge with --path {output}")
     if result.report["path"]["diverged_at"]:
         raise typer.Exit(1)
 
@@ -553,7 +458,7 @@ def train_path(
     ("As they are, in more detail", "plane ./a ./b ./c -o plane --data law.txt --align none --resolution 25"),
 )
 def plane(
-    models: Annotated[list[str], typer.Argument(help="Three models; B and C are aligned to A.", show_default=False)],
+    models: Annotated[list[str], _argument("Three models; B and C are aligned to A.")],
     *,
     output: Output,
     overwrite: Overwrite = False,
@@ -568,27 +473,21 @@ def plane(
         result = loss_plane(models, plan, progress=progress)
         if is_main():
             result.save(output, overwrite=overwrite)
-    emit(reply.json_file, result.report)
-    if not reply.quiet:
-        say(f"written to {output}: look at report.html or plane.png there")
+    reply.give(result.report, lambda _: say(f"written to {output}: look at report.html or plane.png there"))
 
 
 @command(
     ("What trained this model?", "spectrum ./a"),
     ("How far apart are the spectra of two?", "spectrum ./a ./b --json spectra.json"),
 )
-def spectrum(
-    models: Annotated[list[str], typer.Argument(help="One or more models.", show_default=False)], *, reply: Reply
-) -> None:
+def spectrum(models: Annotated[list[str], _argument("One or more models.")], *, reply: Reply) -> None:
     """Spectra: stable ranks of every kind of matrix, the optimizers that left them, distances between models."""
     require_outputs(reply.json_file, [], _inputs(models))
     with screen(reply.quiet) as progress:
         from .merge.spectra import compare_models
 
         report = compare_models(models, progress)
-    emit(reply.json_file, report)
-    if not reply.quiet:
-        print_spectra(report)
+    reply.give(report, print_spectra)
 
 
 @command(
@@ -596,16 +495,11 @@ def spectrum(
     ("With the middle of a trained path", "ensemble ./a ./b --data law.txt --path curve --at 0.5 -o ensemble"),
 )
 def ensemble(
-    models: Annotated[list[str], typer.Argument(help="Two or more models.", show_default=False)],
+    models: Annotated[list[str], _argument("Two or more models.")],
     *,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Save it as a small directory for isthmus.load_ensemble, without weights.",
-            show_default=False,
-        ),
+        Option("--output", "Save it as a small directory for isthmus.load_ensemble, without weights.", short="-o"),
     ] = None,
     overwrite: Overwrite = False,
     plan: EnsemblePlan,
@@ -623,20 +517,12 @@ def ensemble(
         if output is not None and is_main():
             progress.stage("saving")
             result.save(output, overwrite=overwrite)
-    emit(reply.json_file, result.report)
-    if not reply.quiet:
-        print_ensemble(result.report)
-        if output is not None:
-            say(f"written to {output}: open it with isthmus.load_ensemble")
+    written = [f"written to {output}: open it with isthmus.load_ensemble"] if output else []
+    reply.give(result.report, print_ensemble, *written)
 
 
 @command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o /tmp/demo"))
-def demo(
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")] = Path("isthmus-demo"),
-    overwrite: Overwrite = False,
-    reply: Silent,
-) -> None:
+def demo(*, output: Output = Path("isthmus-demo"), overwrite: Overwrite = False, reply: Silent) -> None:
     """The main job on the embedded checkpoints, offline, in about a minute."""
     from .lab.demo import EXAMPLES, require_room, run_example
 
@@ -648,32 +534,26 @@ def demo(
             say((example.command(output), "dim"))
         with screen(reply.quiet) as progress:
             report = run_example(example, output, overwrite=overwrite, progress=progress)
-        if not reply.quiet:
-            print_merge(report)
-            say(f"written to {output / example.name}, the figures to report.html there")
+        reply.give(report, print_merge, f"written to {output / example.name}, the figures to report.html there")
 
 
 @command(
-    ("All of them, some hours", "lab pretrain checkpoints"),
+    ("All of them", "lab pretrain checkpoints"),
     ("One, to see that it runs", "lab pretrain checkpoints --name adamw-1 --steps 50"),
     group=lab,
 )
 def pretrain(
     output: WorkDirectory,
     *,
-    name: Annotated[
-        list[str] | None, typer.Option("--name", help="Train only these. Repeatable.", show_default=False)
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Fewer steps than the recipes say.", show_default=False)
-    ] = None,
+    name: Annotated[Sequence[str], Option("--name", "Train only these. Repeatable.")] = (),
+    steps: Annotated[int | None, Option("--steps", "Fewer steps than the recipes say.", minimum=1)] = None,
     reply: Silent,
 ) -> None:
     """Train the embedded checkpoints again, from the standard library of this Python. Finished ones are kept."""
     from .lab.pretrain import make_checkpoints
 
     with screen(reply.quiet) as progress:
-        losses = make_checkpoints(output, names=name, steps=steps, progress=progress)
+        losses = make_checkpoints(output, names=name or None, steps=steps, progress=progress)
     if not reply.quiet:
         for checkpoint, loss in losses.items():
             say(f"{checkpoint}: training loss {loss:.3f}")
@@ -686,16 +566,13 @@ def pretrain(
 )
 def fingerprint(output: WorkDirectory, *, reply: Reply) -> None:
     """Does the spectral fingerprint tell optimizers apart? Trains models (an hour on two cores) and judges them."""
-    from dataclasses import asdict
-
     require_outputs(reply.json_file, [("the directory", output)], [], existing=True)
     from .lab.fingerprint_study import fingerprint_study
 
     with screen(reply.quiet) as progress:
         verdicts = fingerprint_study(output, progress=progress)
-    emit(reply.json_file, {"models": [{**asdict(verdict), "outcome": verdict.outcome} for verdict in verdicts]})
-    if not reply.quiet:
-        print_fingerprints(verdicts)
+    report = {"models": [{**asdict(verdict), "outcome": verdict.outcome} for verdict in verdicts]}
+    reply.give(report, lambda _: print_fingerprints(verdicts))
 
 
 @command(
@@ -705,20 +582,14 @@ def fingerprint(output: WorkDirectory, *, reply: Reply) -> None:
 )
 def symmetries(output: WorkDirectory, *, reply: Reply) -> None:
     """Which symmetry buys what? Trains models, ablates fifteen pairs (an hour on two cores), keeps what is done."""
-    from dataclasses import asdict
-
     require_outputs(reply.json_file, [("the directory", output)], [], existing=True)
     from .lab.symmetries import symmetry_study, table_rows
 
     with screen(reply.quiet) as progress:
         pairs = symmetry_study(output, progress=progress)
-    rows = table_rows(pairs)
     names = ("kind", "step", "barrier", "std", "share")
-    table = [dict(zip(names, row, strict=True)) for row in rows]
-    emit(reply.json_file, {"pairs": [asdict(pair) for pair in pairs], "table": table})
-    if not reply.quiet:
-        for kind, step, barrier, spread, share in rows:
-            say(f"{kind:12} {step:18} {barrier:.3f} ± {spread:.3f} nats ({share:.0%} of no alignment)")
+    table = [dict(zip(names, row, strict=True)) for row in table_rows(pairs)]
+    reply.give({"pairs": [asdict(pair) for pair in pairs], "table": table}, print_symmetries)
 
 
 def _study_command(name: str, about: str) -> None:
@@ -759,10 +630,8 @@ def _run_study(name: str, directory: Path, options: StudyOptions, reply: Reply) 
     with screen(reply.quiet) as progress:
         settings = Settings(options.quick, options.workers or cores(), tuple(options.data))
         record = run_study(name, directory, settings, progress)
-    emit(reply.json_file, record)
-    if not reply.quiet:
-        say(record["question"])
-        say(f"{directory / name}.json has the numbers, .png the figure")
+    numbers = f"{directory / name}.json has the numbers, .png the figure"
+    reply.give(record, lambda study: say(study["question"]), numbers)
 
 
 def _inputs(
@@ -852,9 +721,7 @@ def _push(
     if reply.quiet:
         disable_progress_bars()
     pushed = None if dry_run else plan.carry_out(message)
-    emit(reply.json_file, plan.to_dict(pushed))
-    if not reply.quiet:
-        print_push(plan, pushed)
+    reply.give(plan.to_dict(pushed), lambda _: print_push(plan, pushed))
 
 
 def main() -> None:

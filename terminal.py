@@ -261,6 +261,13 @@ def print_fingerprints(verdicts: Sequence[FingerprintVerdict]) -> None:
     say(f"held out: {counts}")
 
 
+def print_symmetries(report: dict[str, Any]) -> None:
+    """What each step of alignment buys, by kind of pair."""
+    for row in report["table"]:
+        height = f"{row['barrier']:.3f} ± {row['std']:.3f} nats ({row['share']:.0%} of no alignment)"
+        say(f"{row['kind']:12} {row['step']:18} {height}")
+
+
 def _table(first: str, *numbers: str) -> Table:
     """A table of a column of names, and columns of numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..checkpoint.errors import BadInput
-from .plans import CURVES, AlignPlan, CurvePlan, LearnPlan, MergePlan, OperatorPlan, option_names
+from .options import option_names
+from .plans import CURVES, AlignPlan, CurvePlan, LearnPlan, MergePlan, OperatorPlan
 
 SHARED = {"--path", "--seed", "--mixed-precision"}  # of bends and of alignments
 OF_BENDS = option_names(CurvePlan) - SHARED

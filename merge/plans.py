@@ -7,13 +7,14 @@ command that makes a merge again its words. Nothing here imports torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
+from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, Option
 
 if TYPE_CHECKING:
     from ..eval.spectrum import SpectrumReport
@@ -47,70 +48,6 @@ AFFORDABLE = {"cpu": 2e12, "cuda": 1e15}
 MAX_PASSES = 4.0  # over the text that is trained on
 FEWEST_STEPS = 20
 LOOKS_AT_TEXT: frozenset[str] = frozenset({"activations", "combined"})
-
-# Panels of the help, in the order in which they are shown.
-TEXT = "Text to measure on"
-ALIGNMENT = "Alignment: how the models are brought together"
-MEMBERS = "Members of the ensemble"
-PATH = "Two models: the path between them, and the point to save"
-OPERATORS = "Any number of models: merging by a method"
-SPECTRUM = "The spectrum: the singular values of the weights"
-GATES = "Gates: save nothing unless the merge is good enough"
-TRAINING = "Training of curved paths and learned alignments"
-RUNNING = "Where and how: memory, precision, device, seed"
-PANELS = (TEXT, ALIGNMENT, MEMBERS, PATH, OPERATORS, SPECTRUM, GATES, TRAINING, RUNNING)
-
-
-@dataclass(frozen=True)
-class Option:
-    """How a field is given on the command line: its name, its help, the panel that holds it, its minimum.
-
-    `unset` is the word for None, where there is one; `default` is what the help says of it where that takes more words.
-    `read` makes the value of a word; where the field may hold a plan of its own, from a word and a function that builds
-    that plan from its options. What is not `recorded` is left out by `unusual`.
-    """
-
-    name: str
-    help: str
-    panel: str | None = None
-    minimum: float | None = None
-    short: str | None = None
-    unset: str | None = None
-    default: str | None = None
-    read: Callable[..., Any] | None = None
-    recorded: bool = True
-
-    @property
-    def first(self) -> str:
-        """Its first name, where it has one to switch it off, too."""
-        return self.name.partition("/")[0]
-
-
-@cache
-def fields_of(plan: type) -> dict[str, tuple[Any, Option | None]]:
-    """The fields of a plan: the type of each, and its option."""
-    described = {}
-    for name, hint in get_type_hints(plan, include_extras=True).items():
-        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        described[name] = kind, next((mark for mark in marks if isinstance(mark, Option)), None)
-    return described
-
-
-def options_of(plan: type) -> dict[str, Option]:
-    """The options of a plan by the names of its fields."""
-    return {name: option for name, (_, option) in fields_of(plan).items() if option is not None}
-
-
-def plan_in(kind: Any) -> type | None:
-    """The plan that a type is, or may be as one of a union."""
-    return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
-
-
-def option_names(plan: type) -> set[str]:
-    """The first names of all options of a plan and of the plans that it holds."""
-    names = {option.first for option in options_of(plan).values()}
-    parts = [plan_in(kind) for kind, _ in fields_of(plan).values()]
-    return names.union(*(option_names(part) for part in parts if part is not None))
 
 
 def read_point(word: str) -> float | None:
@@ -698,26 +635,3 @@ def require_number(name: str, value: float | None) -> None:
     """Raise BadInput for an option whose value is NaN or Inf; None is an option that was not given."""
     if value is not None and not math.isfinite(value):
         raise BadInput(f"{name} takes a finite number; got {value}")
-
-
-def unusual(plan: Any, usual: Any, idle: Collection[str] = ()) -> list[str]:
-    """The options of a plan and its parts that differ from those of another, and what they are, as words.
-
-    Options whose first names are in `idle` are left out, and those that are not `recorded`.
-    """
-    words: list[str] = []
-    options = options_of(type(plan))
-    for one in fields(plan):
-        value, default = getattr(plan, one.name), getattr(usual, one.name)
-        described = options.get(one.name)
-        if is_dataclass(value) and is_dataclass(default):
-            words += unusual(value, default, idle)
-        elif described is None or not described.recorded or value == default or described.first in idle:
-            continue
-        elif isinstance(value, bool):
-            on, _, off = described.name.partition("/")
-            words.append(on if value else off)
-        else:
-            for part in value if isinstance(value, (list, tuple)) else [value]:
-                words += [described.name, str(part)]
-    return words

@@ -19,7 +19,8 @@ from ..checkpoint.reference import parse_reference
 from ..checkpoint.untrusted_text import plain
 from ..eval.corpora import corpus
 from .idle import idle_in_merge
-from .plans import Align, CurvePlan, MergePlan, unusual
+from .options import unusual
+from .plans import Align, CurvePlan, MergePlan
 from .recipes.recipe import Recipe, Settings
 
 LONGEST = 1000  # characters of one word of a command

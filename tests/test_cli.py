@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+import typer
 from conftest import EMBEDDED, without_findings
 from safetensors.torch import load_file, save_file
 
@@ -493,3 +494,69 @@ def test_the_methods_of_the_command_line_are_those_there_are() -> None:
     from isthmus.merge.plans import OperatorName
 
     assert get_args(OperatorName) == tuple(OPERATORS)
+
+
+def program(*words: str) -> Any:
+    """The command of these names, as typer reads it."""
+    from isthmus.cli import app
+
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    return command
+
+
+def every_command(command: Any) -> list[Any]:
+    inner = getattr(command, "commands", {}).values()
+    return [command, *(leaf for one in inner for leaf in every_command(one))]
+
+
+def test_every_help_has_two_examples_that_the_command_line_reads() -> None:
+    for command in every_command(program()):
+        examples = [line.split() for line in command.epilog.splitlines() if line.startswith("  isthmus ")]
+        assert len(examples) == 2, command.name
+        for _, *words in examples:
+            assert len(" ".join(words)) <= 70, "it does not fit into a line of the help"
+            count = 2 if words[0] == "lab" else 1
+            named = program(*words[:count])
+            assert named is command or hasattr(command, "commands") or named.name == command.name
+            named.make_context(named.name, words[count:])
+
+
+def plan_of(plan: type, *words: str) -> Any:
+    """The plan that `isthmus merge` makes of options."""
+    from isthmus.merge.options import build
+
+    return build(plan, program("merge").make_context("merge", ["a", "b", "-o", "out", *words]).params)
+
+
+def test_options_make_plans_and_plans_say_their_options() -> None:
+    from isthmus.merge.options import unusual
+    from isthmus.merge.plans import CurvePlan, MergePlan, OperatorPlan
+
+    assert plan_of(MergePlan) == MergePlan()
+    assert plan_of(OperatorPlan) == OperatorPlan()
+    words = [
+        "--align-steps",
+        "5",
+        "--mixed-precision",
+        "bf16",
+        "--align",
+        "none",
+        "--t",
+        "0.25",
+        "--objective",
+        "worst",
+    ]
+    words += ["--interior", "0.2", "--fit-on", "law", "--fit-on", "code", "--no-spectrum", "--restore-spectrum"]
+    words += ["--max-excess", "0.3", "--tokens", "64", "--dtype", "float16", "--seed", "3", "--require-gain"]
+    plan = plan_of(MergePlan, *words)
+    assert unusual(plan, MergePlan()) == words
+    assert (plan.t, plan.fit_on, plan.dtype, plan.learn.seed) == (0.25, ("law", "code"), "float16", 3)
+    assert unusual(plan, MergePlan(), {"--fit-on", "--no-spectrum", "--spectrum"}) == [*words[:12], *words[17:]]
+    bent = ["--bends", "2", "--bend-start", "midpoint", "--steps", "9", "--bend-lr", "0.1", "--mixed-precision", "no"]
+    curve = plan_of(MergePlan, "--path", "bezier", "--seed", "3", *bent).path
+    assert (curve.kind, curve.training.seed) == ("bezier", 3)
+    assert unusual(curve, CurvePlan()) == bent
+    assert plan_of(MergePlan, "--path", str(EMBEDDED)).path == EMBEDDED
+    assert plan_of(OperatorPlan, "--weight", "1", "--weight", "0,2").weights == ((1.0,), (0.0, 2.0))

@@ -202,15 +202,15 @@ def test_small_files(tmp_path: Path, name: str) -> None:
 def test_a_merge_of_a_model_that_is_overwritten(tmp_path: Path, isthmus, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = (version(tmp_path / name, seed, "one file") for name, seed in (("m", 1), ("new", 2)))
     other = version(tmp_path / "other", 3, "one file")
-    from isthmus.merge import output
+    from isthmus.merge import result
 
-    save: Callable[..., dict[str, str]] = output.save_weights
+    save: Callable[..., dict[str, str]] = result.save_weights
 
     def slow(*arguments: object, **options: object) -> dict[str, str]:
         in_place(new, old)
         return save(*arguments, **options)
 
-    monkeypatch.setattr(output, "save_weights", slow)
+    monkeypatch.setattr(result, "save_weights", slow)
     done = isthmus("merge", old, other, "-o", tmp_path / "out", "--align", "none", "--t", "0.5")
     assert done.code == 2
     assert "'model.safetensors' of 'm' was changed while it was read" in done.err

@@ -24,7 +24,7 @@ import glob, json, os, sys, time
 sys.path.insert(0, sys.argv[1])
 import accelerate, matplotlib.figure, scipy.optimize, torch, torch._dynamo, transformers
 from isthmus.cli import script
-from isthmus.merge import many, output, pipeline
+from isthmus.merge import pipeline
 from transformers import GPT2LMHeadModel
 for line in sys.stdin:
     awaited, sent, later, arguments = json.loads(line)
