@@ -17,13 +17,13 @@ from ..eval.progress import Progress
 from .choosing import Aligner, Choice, climb, closed_forms
 from .measure import weighed
 from .operators.combined import Combined, Known
+from .operators.soup import WeightSearch
 from .operators.statistics import fisher_diagonal, input_moments
 from .path import Blend
 from .plans import LOOKS_AT_TEXT, MergePlan
 from .reading import MergeText, tokens_per_label
 from .recipes.recipe import Recipe, Segment, Setting
 from .search import SURE
-from .soup import WeightSearch
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..eval.loss import Losses
+from ...eval.loss import Losses
 
 Soup = Literal["uniform", "greedy", "search"]
 Weights = tuple[float, ...]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from isthmus.eval.loss import Losses
-from isthmus.merge.soup import EVALUATIONS, LARGEST, WeightSearch
+from isthmus.merge.operators.soup import WeightSearch
+from isthmus.merge.soup import EVALUATIONS, LARGEST
 
 
 def bowl(lowest: Sequence[float], simplex: bool = True) -> WeightSearch:
