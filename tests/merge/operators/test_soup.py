@@ -9,7 +9,7 @@ import torch
 
 from isthmus.eval.loss import Losses
 from isthmus.merge.operators.soup import WeightSearch
-from isthmus.merge.soup import EVALUATIONS, LARGEST
+from isthmus.merge.operators.soup import EVALUATIONS, LARGEST
 
 
 def bowl(lowest: Sequence[float], simplex: bool = True) -> WeightSearch:
