@@ -7,7 +7,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -44,27 +46,59 @@ def version(directory: Path, seed: int, form: str) -> Path:
     return directory
 
 
-def in_place(new: Path, target: Path) -> None:
+def in_place(new: Path, target: Path) -> Iterator[None]:
     for file in new.iterdir():
         with (target / file.name).open("r+b") as out:
             out.write(file.read_bytes())
             out.truncate()
+        yield
 
 
-def by_rename(new: Path, target: Path) -> None:
+def by_rename(new: Path, target: Path) -> Iterator[None]:
     for file in new.iterdir():
         shutil.copy(file, target / f".{file.name}.part")
         (target / f".{file.name}.part").rename(target / file.name)
+        yield
 
 
-def whole_directory(new: Path, target: Path) -> None:
+def whole_directory(new: Path, target: Path) -> Iterator[None]:
     shutil.copytree(new, target.with_name("next"))
     target.rename(target.with_name("last"))
     target.with_name("next").rename(target)
     shutil.rmtree(target.with_name("last"))
+    yield
 
 
 WAYS = {"in place": in_place, "by rename": by_rename, "whole directory": whole_directory}
+
+
+@dataclass
+class Writer:
+    """Overwrites a model again and again, and knows when it was held up between two files of one version.
+
+    A pause of more than `TICK` looks like the end of the work to whoever reads the folder: nobody can tell.
+    """
+
+    way: str
+    versions: list[Path]
+    target: Path
+    held_up: list[tuple[float, float]] = field(default_factory=list)
+
+    def __call__(self, over: threading.Event) -> None:
+        turn = 1
+        while not over.is_set():
+            last = time.monotonic()
+            for _ in WAYS[self.way](self.versions[turn % 2], self.target):
+                now = time.monotonic()
+                if now - last > TICK:
+                    self.held_up.append((last, now))
+                last = now
+            time.sleep(2.5 * TICK if turn % 3 else 0)
+            turn += 1
+
+    def was_held_up(self, start: float, stop: float) -> bool:
+        """Whether that happened in a span of time."""
+        return any(first < stop and last > start for first, last in self.held_up)
 
 
 def number_of(model: Checkpoint, state: dict[str, Tensor]) -> set[object]:
@@ -84,34 +118,28 @@ GENERATED = ("config.json", "generation_config.json")
 def test_reads_while_it_is_overwritten(tmp_path: Path, way: str, form: str) -> None:
     versions = [version(tmp_path / f"v{seed}", seed, form) for seed in (1, 2)]
     target = Path(shutil.copytree(versions[0], tmp_path / "m"))
-    over = threading.Event()
-
-    def overwrite() -> None:
-        turn = 1
-        while not over.is_set():
-            WAYS[way](versions[turn % 2], target)
-            time.sleep(2.5 * TICK if turn % 3 else 0)
-            turn += 1
-
-    writer = threading.Thread(target=overwrite)
+    over, overwrite = threading.Event(), Writer(way, versions, target)
+    writer = threading.Thread(target=overwrite, args=(over,))
     writer.start()
     outcomes = []
     try:
         for turn in range(READS):
-            try:
+            start, parts = time.monotonic(), set()
+            with suppress(BadInput):
                 model = load(target, families=FAMILIES)
                 state = {name: model.state[name] for name in model.state}
                 if turn % 2:
                     state = {name: torch.cat(list(in_blocks(model.state, name))) for name in state}
                 time.sleep(TICK)
-                outcomes.append(number_of(model, state))
-            except BadInput:
-                outcomes.append(set())
+                parts = number_of(model, state)
+            outcomes.append((start, time.monotonic(), parts))
     finally:
         over.set()
         writer.join()
-    print(f"{way}, {form}: {sum(map(bool, outcomes))} of {READS} read, the others refused")
-    assert all(len(outcome) <= 1 and "neither" not in outcome for outcome in outcomes), outcomes
+    mixed = [(start, stop) for start, stop, parts in outcomes if len(parts) > 1 or "neither" in parts]
+    seen = sum(bool(parts) for _, _, parts in outcomes)
+    print(f"{way}, {form}: {seen} of {READS} read, {len(mixed)} while the writer was held up, the others refused")
+    assert all(overwrite.was_held_up(*span) for span in mixed), outcomes
 
 
 @pytest.mark.parametrize("form", ["one file", "shards", "pickle"])
@@ -122,7 +150,7 @@ def test_what_was_opened_is_not_read_from_another_version(tmp_path: Path, way: s
     first, *others = model.state
     before = model.state[first].clone()
     kept = model.state[first]
-    WAYS[way](new, old)
+    list(WAYS[way](new, old))
     assert torch.equal(kept, before)
     for name in others:
         with pytest.raises(CorruptCheckpoint, match="of 'm' was changed while it was read: run again"):
@@ -147,7 +175,7 @@ def test_times_that_are_put_back_do_not_hide_it(tmp_path: Path) -> None:
     old, new = (version(tmp_path / name, seed, "one file") for name, seed in (("m", 1), ("new", 2)))
     model, file = load(old, families=FAMILIES), old / "model.safetensors"
     before = file.stat()
-    in_place(new, old)
+    list(in_place(new, old))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(CorruptCheckpoint, match="was changed"):
         dict(model.state)
@@ -168,7 +196,8 @@ def test_a_file_that_is_always_written(tmp_path: Path, monkeypatch: pytest.Monke
     writer.start()
     try:
         with pytest.raises(CorruptCheckpoint, match=r"'model\.safetensors' of 'm' is being written: run again when"):
-            load(old)
+            for _ in range(50):  # on a busy machine the writer is held up now and then
+                load(old)
     finally:
         over.set()
         writer.join()
@@ -182,7 +211,7 @@ def test_between_the_check_and_the_load(tmp_path: Path, way: str, monkeypatch: p
 
     def overwritten(*arguments: object, **options: object) -> object:
         found = check(*arguments, **options)  # type: ignore[arg-type]
-        WAYS[way](new, old)
+        list(WAYS[way](new, old))
         return found
 
     monkeypatch.setattr("isthmus.checkpoint.inputs.check", overwritten)
@@ -207,7 +236,7 @@ def test_a_merge_of_a_model_that_is_overwritten(tmp_path: Path, isthmus, monkeyp
     save: Callable[..., dict[str, str]] = result.save_weights
 
     def slow(*arguments: object, **options: object) -> dict[str, str]:
-        in_place(new, old)
+        list(in_place(new, old))
         return save(*arguments, **options)
 
     monkeypatch.setattr(result, "save_weights", slow)

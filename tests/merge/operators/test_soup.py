@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from isthmus.eval.loss import Losses
-from isthmus.merge.operators.soup import WeightSearch
-from isthmus.merge.operators.soup import EVALUATIONS, LARGEST
+from isthmus.merge.operators.soup import EVALUATIONS, LARGEST, WeightSearch
 
 
 def bowl(lowest: Sequence[float], simplex: bool = True) -> WeightSearch:
