@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ from .checkpoint.saving import replace_file
 from .checkpoint.untrusted_text import json_text, plain, plain_lines
 from .eval.processes import is_main
 from .eval.progress import Progress
+
+STDOUT = 1
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -98,18 +101,44 @@ def emit(target: str | None, content: dict[str, Any]) -> None:
 
 @contextmanager
 def screen(quiet: bool) -> Iterator[Progress]:
-    """A progress bar on stderr, gone when the work is done; silent with --quiet. Also keeps libraries from talking."""
+    """A progress bar on stderr, gone when the work is done; silent with --quiet. Also keeps libraries from talking.
+
+    While the work goes on, nothing reaches stdout, which is for what programs read.
+    """
     import logging
     import warnings
 
     warnings.filterwarnings("ignore", module=r"(?!isthmus)")
     for library in ("transformers", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    if quiet or not is_main():
-        yield Progress()
+    with _silent_stdout():
+        if quiet or not is_main():
+            yield Progress()
+            return
+        with BarProgress() as bar:
+            yield bar
+
+
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Drop what is written to stdout meanwhile, also by code that is not Python's: tokenizers prints there."""
+    try:
+        saved = os.dup(STDOUT)
+    except OSError:  # it is closed
+        yield
         return
-    with BarProgress() as bar:
-        yield bar
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+        os.dup2(null, STDOUT)
+        yield
+    finally:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+        os.dup2(saved, STDOUT)
+        os.close(saved)
+        os.close(null)
 
 
 class BarProgress(Progress):

@@ -93,3 +93,11 @@ def test_names_that_no_system_has(isthmus, tmp_path: Path, monkeypatch, use: str
     assert found.err.splitlines()[-1].startswith("isthmus: ")
     assert "unforeseen" not in found.err
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_but_the_result_is_on_stdout(tmp_path: Path, saved) -> None:
+    """tokenizers prints what it does not know of a special token to stdout, past Python's streams."""
+    model = saved("m", tokenizer=True)
+    (model / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|end|>", "type": "x"}}')
+    done = subprocess.run(["bash", "-c", f"{COMMAND} check {model} {model} --json -"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["command"] == "check"

@@ -181,6 +181,11 @@ def test_times_that_are_put_back_do_not_hide_it(tmp_path: Path) -> None:
         dict(model.state)
 
 
+def load_often(directory: Path) -> None:
+    for _ in range(50):  # on a busy machine the writer is held up now and then
+        load(directory)
+
+
 def test_a_file_that_is_always_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isthmus.checkpoint.file_version.PATIENCE", 0.1)
     old, over = version(tmp_path / "m", 1, "one file"), threading.Event()
@@ -196,8 +201,7 @@ def test_a_file_that_is_always_written(tmp_path: Path, monkeypatch: pytest.Monke
     writer.start()
     try:
         with pytest.raises(CorruptCheckpoint, match=r"'model\.safetensors' of 'm' is being written: run again when"):
-            for _ in range(50):  # on a busy machine the writer is held up now and then
-                load(old)
+            load_often(old)
     finally:
         over.set()
         writer.join()
