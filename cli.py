@@ -59,7 +59,8 @@ Command = Callable[..., None]
 
 def _shown(*examples: tuple[str, str]) -> str:
     """Examples below a help, each of what it is for and the words behind `isthmus`."""
-    return "\n\n".join(["Examples", *(f"{purpose}:\n  isthmus {words}" for purpose, words in examples)])
+    shown = [f"{purpose}\n  isthmus {words}" for purpose, words in examples]
+    return "\n\n".join(["Examples", *shown])
 
 
 app = typer.Typer(
