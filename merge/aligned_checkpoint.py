@@ -156,12 +156,12 @@ def _save_model(
     dtype: torch.dtype | None,
     name: str,
 ) -> dict[str, str]:
-    kept = dtype or source.dtype
+    saved_dtype = dtype or source.dtype
     facts = alignment.facts(source.facts)
     maker = f"'{source.name}' after {alignment.method} alignment"
     shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
     with preloaded_transformers(facts):
-        digests = save_weights(directory, shapes, stored, kept, maker=maker)
-        save_small_files(directory, facts, source.files, kept)
+        digests = save_weights(directory, shapes, stored, saved_dtype, maker=maker)
+        save_small_files(directory, facts, source.files, saved_dtype)
     require_opens(directory, name)
     return digests

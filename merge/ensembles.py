@@ -191,14 +191,14 @@ def load_ensemble(directory: str | Path) -> Ensemble:
     try:
         content = read_bytes(folder / FILE, DOCUMENT, f"'{FILE}' in '{folder.name}'")
         facts = parse_object(content, f"'{FILE}'")
-        said = [(str(entry["ref"]), bool(entry["local"]), entry["sha256"]) for entry in facts["members"]]
+        entries = [(str(entry["ref"]), bool(entry["local"]), entry["sha256"]) for entry in facts["members"]]
         average, at, path = cast("Average", facts["average"]), [float(t) for t in facts["at"]], facts["path"]
-        if not said or average not in AVERAGES or not (path is None or isinstance(path, str)):
+        if not entries or average not in AVERAGES or not (path is None or isinstance(path, str)):
             raise ValueError("no members, or no such average or path")
     except (OSError, ValueError, KeyError, TypeError, CorruptCheckpoint):
         raise BadInput(f"'{folder.resolve().name}' holds no ensemble saved by isthmus, or a damaged one") from None
     checkpoints = []
-    for reference, local, sha in said:
+    for reference, local, sha in entries:
         checkpoint = load(folder / reference if local else reference, families=FAMILIES)
         if digest(checkpoint.state) != sha:
             raise BadInput(
@@ -252,12 +252,12 @@ class _Meter:
 
 def _passed_through(model: Ensemble, parts: Mapping[str, Tensor]) -> Losses:
     """The losses of an ensemble by its own forward passes, block by block."""
-    found = {}
+    losses = {}
     with torch.no_grad():
         for label, blocks in parts.items():
-            said = [model(ids[None]).logits[0, :-1].gather(1, ids[1:, None]).double().mean() for ids in blocks]
-            found[label] = -torch.stack(said)
-    return Losses(found)
+            log_probs = [model(ids[None]).logits[0, :-1].gather(1, ids[1:, None]).double().mean() for ids in blocks]
+            losses[label] = -torch.stack(log_probs)
+    return Losses(losses)
 
 
 def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:

@@ -57,11 +57,11 @@ class Job:
 
     @property
     def measures_spectrum(self) -> bool:
-        """Whether a verdict on the spectrum is asked for, or the default."""
-        asked = self.plan.spectrum.measure
+        """Whether a verdict on the spectrum is wanted for, or the default."""
+        wanted = self.plan.spectrum.measure
         if self.plan.is_plain or self.plan.max_memory is not None:
             return False
-        return (self.in_table if asked is None else asked) or self.plan.gates.require_spectrum
+        return (self.in_table if wanted is None else wanted) or self.plan.gates.require_spectrum
 
 
 def open_job(

@@ -66,9 +66,9 @@ def measured_from_disk(
         return offloaded_token_losses(place, parts, memory, on_blocks=advance)
 
     def model_losses(model: Checkpoint, name: str | None = None) -> dict[str, Tensor]:
-        found = losses(name or model.name, model.directory)
+        losses_of_model = losses(name or model.name, model.directory)
         model.require_unchanged()
-        return found
+        return losses_of_model
 
     progress.stage(f"merging ({recipe.operator.name})")
     merged = scratch.put("merge", state, facts, dtype)

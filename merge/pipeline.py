@@ -149,9 +149,9 @@ def measured_ends(job: Job) -> Ends:
 
 
 def _trained_by(job: Job, prints: Sequence[Fingerprint]) -> Iterator[Evidence]:
-    asked = job.plan.optimizers if job.recipe is None else (None,) * len(job.ends)
+    stated = job.plan.optimizers if job.recipe is None else (None,) * len(job.ends)
     documents = job.inputs.provenance[job.base :]
-    for place, (evidence, name) in enumerate(zip(documents, asked, strict=True)):
+    for place, (evidence, name) in enumerate(zip(documents, stated, strict=True)):
         yield optimizer_of(evidence, prints[place] if prints else None, name)
 
 
@@ -258,7 +258,7 @@ def result(
     if whole is None:
         whole = Whole.of(choice.state, job.inputs.first.facts, job.inputs, None)
     losses = (measured.merge, measured.shared) if measured else ()
-    told = samples_of(job, whole, text)
+    continuations = samples_of(job, whole, text)
     record = Record(
         job.plan,
         choice.recipe,
@@ -288,7 +288,7 @@ def result(
         job.inputs.small_files(),
         record.report(time.monotonic() - job.began),
         dict(judgement.spectra),
-        told,
+        continuations,
         choice.seen,
         choice.run,
         inputs=job.places,

@@ -180,5 +180,5 @@ def simplex_plane(
     marked = {"average": place(even)}
     if shares is not None and max(abs(s - e) for s, e in zip(shares, even, strict=True)) > 1e-3:
         marked["merge"] = place(shares)
-    found = replace(plane, models={**plane.models, **marked})
-    return {**found.to_dict(), "path": [list(corner) for corner in (*corners, corners[0])]}
+    drawn = replace(plane, models={**plane.models, **marked})
+    return {**drawn.to_dict(), "path": [list(corner) for corner in (*corners, corners[0])]}

@@ -36,10 +36,10 @@ def public_reference(checkpoint: Checkpoint) -> str:
 
 def public_text(spec: str) -> str:
     """What `--data` was given, with a file or directory by its last name."""
-    found = corpus(spec)
-    named = found.label != Path(found.origin).stem and not found.origin.startswith("stdlib:")
-    relabelled = found.origin.startswith("stdlib:") and found.label != found.origin.split(":")[1]
-    return f"{found.label}={found.origin}" if named or relabelled else found.origin
+    source = corpus(spec)
+    renamed = source.label != Path(source.origin).stem and not source.origin.startswith("stdlib:")
+    relabelled = source.origin.startswith("stdlib:") and source.label != source.origin.split(":")[1]
+    return f"{source.label}={source.origin}" if renamed or relabelled else source.origin
 
 
 def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str:
@@ -104,14 +104,18 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
     settings = [*recipe.shared.values(), *(setting for own in each for setting in own.values())]
     plain = all(len(setting.cases) == 1 and setting.cases[0][0] is None for setting in settings)
     whole = len(recipe.segments) == 1 and recipe.segments[0].stop is None and not recipe.segments[0].shared
-    known = {"weight": "--weight", "density": "--density", "lambda": "--lambda", "t": "--t"}
-    if not (plain and whole and {*recipe.shared, *everywhere} <= known.keys()) or recipe.dtype or recipe.tokenizer:
+    named = {"weight": "--weight", "density": "--density", "lambda": "--lambda", "t": "--t"}
+    if (
+        not (plain and whole and {*recipe.shared, *everywhere} <= named.keys())
+        or recipe.dtype
+        or recipe.tokenizer
+    ):
         return None
     if any(key not in own for key in everywhere for own in each):
         return None
     words = [*(names[model] for model in recipe.models), "--method", recipe.operator.name]
     words += ["--base", names[str(recipe.base)]] if recipe.base else []
-    for key, option in known.items():
+    for key, option in named.items():
         shared = [recipe.shared[key]] if key in recipe.shared else []
         for setting in [own[key] for own in each] if key in everywhere else shared:
             words += [option, ",".join(map(_written, setting.cases[0][1]))]

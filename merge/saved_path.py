@@ -74,12 +74,12 @@ def write_bends(file: Path, bends: Sequence[State]) -> None:
 def read_bends(file: Path) -> tuple[dict[str, Tensor], ...]:
     """What `write_bends` wrote."""
     require_regular_file(file, file.parent.name)
-    found: dict[int, dict[str, Tensor]] = {}
+    bends: dict[int, dict[str, Tensor]] = {}
     with safe_open(file, framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118
             number, _, name = key.partition("/")
-            found.setdefault(int(number), {})[name] = tensors.get_tensor(key)
-    return tuple(found[number] for number in sorted(found))
+            bends.setdefault(int(number), {})[name] = tensors.get_tensor(key)
+    return tuple(bends[number] for number in sorted(bends))
 
 
 def endpoint_digests(models: Sequence[Checkpoint]) -> list[str]:

@@ -64,14 +64,14 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
     """Spectra of models, the optimizers that left them, and the spectral distances of all pairs, as JSON-ready data."""
     checkpoints = [load(reference) for reference in references]
     progress.stage("measuring spectra", len(checkpoints))
-    found, prints = [], []
+    spectra, prints = [], []
     for checkpoint in checkpoints:
-        found.append(spectrum(checkpoint.state, checkpoint.config))
-        prints.append(fingerprint_of(checkpoint.state, checkpoint.config, found[-1]))
+        spectra.append(spectrum(checkpoint.state, checkpoint.config))
+        prints.append(fingerprint_of(checkpoint.state, checkpoint.config, spectra[-1]))
         progress.advance()
     models = []
-    for checkpoint, values, numbers in zip(checkpoints, found, prints, strict=True):
-        said = file_evidence(Source(parse_reference(checkpoint.reference)))
+    for checkpoint, values, numbers in zip(checkpoints, spectra, prints, strict=True):
+        evidence = file_evidence(Source(parse_reference(checkpoint.reference)))
         ranks = {name: stable_rank(sigma) for name, sigma in values.items()}
         kinds = dict.fromkeys(name.rpartition(".")[2] for name in ranks)
         means = {kind: mean([rank for name, rank in ranks.items() if name.endswith(f".{kind}")]) for kind in kinds}
@@ -81,7 +81,7 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
                 "revision": checkpoint.revision,
                 "stable_rank": means,
                 "matrices": ranks,
-                "optimizer": asdict(optimizer_of(said, numbers)),
+                "optimizer": asdict(optimizer_of(evidence, numbers)),
                 "fingerprint": {**asdict(numbers), "judged": asdict(judge(numbers))},
             }
         )
@@ -89,10 +89,10 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
         {
             "a": checkpoints[i].name,
             "b": checkpoints[j].name,
-            "distance": _distance(found[i], found[j], checkpoints[j].name),
+            "distance": _distance(spectra[i], spectra[j], checkpoints[j].name),
         }
-        for i in range(len(found))
-        for j in range(i + 1, len(found))
+        for i in range(len(spectra))
+        for j in range(i + 1, len(spectra))
     ]
     return {"schema": 1, "command": "spectrum", "models": models, "distances": distances}
 

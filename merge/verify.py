@@ -63,10 +63,10 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
     Raises IsthmusError where its loss is not the one that was shown, within `TOLERANCE`.
     """
     with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        found: Any = load_offloaded(directory, shown.memory, folder)
+        saved_model: Any = load_offloaded(directory, shown.memory, folder)
         for label, rows in shown.blocks.items():
             for ids, loss in zip(rows[:BLOCKS], shown.losses.per_block[label], strict=False):
-                logits = found(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+                logits = saved_model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
                 saved = torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device)).item()
                 if not abs(saved - loss.item()) <= TOLERANCE:
                     raise IsthmusError(
@@ -79,10 +79,10 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 def require_finite_output(directory: Path, model: str, length: int = 16) -> None:
     """Run the model in a directory once, on a few token ids. Raises NotFinite where its logits are not finite."""
     with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        found: Any = load_offloaded(directory, None, folder)
-        rows = int(found.config.vocab_size)
+        saved_model: Any = load_offloaded(directory, None, folder)
+        rows = int(saved_model.config.vocab_size)
         ids = torch.randint(rows, (1, length), generator=torch.Generator().manual_seed(0))
-        if not bool(torch.isfinite(found(input_ids=ids, use_cache=False).logits).all()):
+        if not bool(torch.isfinite(saved_model(input_ids=ids, use_cache=False).logits).all()):
             raise NotFinite(
                 f"'{model}' gives NaN or Inf for every text, so nothing is written: its weights are too large; take "
                 "other parameters"

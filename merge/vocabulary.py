@@ -73,12 +73,12 @@ def vocabulary_record(
     growth = inputs.growth
     if growth is None:
         return None
-    kept = "AB"[growth.owner] if growth.total > growth.shared else None
+    owner = "AB"[growth.owner] if growth.total > growth.shared else None
     on_shared = shared or merge
     return {
         "shared_rows": growth.shared,
         "rows": growth.total,
-        "kept_from": kept,
+        "kept_from": owner,
         "added_tokens": list(growth.added),
         "loss": merge.mean if merge else None,
         "shared_loss": on_shared.mean if on_shared else None,

@@ -96,16 +96,16 @@ class _Rows:
         if self._kept is not None:
             yield from self._kept
             return
-        kept: list[Parts] = []
+        blocks: list[Parts] = []
         items = 0
         for parts in self._read():
             items += sum(part.numel() for part in parts)
             if not self._measured:
                 self.largest = max(self.largest, *(magnitude(part) for part in parts[: self._models]))
             if items <= WORTH_KEEPING:
-                kept.append(parts)
+                blocks.append(parts)
             else:
-                kept.clear()
+                blocks.clear()
             yield parts
         self._measured = True
         if items <= WORTH_KEEPING:

@@ -272,15 +272,15 @@ def _trained(
             optimizer.zero_grad()
         done = step + 1
         if done % every == 0 or done == training.steps:
-            found = module.now(path)
-            reached = height(found)
+            newest = module.now(path)
+            reached = height(newest)
             if not math.isfinite(reached):
                 diverged = done
                 break
             history.append((done, sum(losses) / len(losses), reached))
             losses.clear()
             if _since_best(history) == 0:
-                best, alignment = found, moving.alignment() if moving else None
+                best, alignment = newest, moving.alignment() if moving else None
             if run is not None:
                 states = tuple(dict(state) for state in ((*best.bends, best.b) if moving else best.bends))
                 run.save(accelerator, done, history, states, alignment)
