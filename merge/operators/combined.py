@@ -109,7 +109,7 @@ class _Rows:
             yield parts
         self._measured = True
         if items <= WORTH_KEEPING:
-            self._kept = kept
+            self._kept = blocks
 
     def _read(self) -> Iterator[Parts]:
         blocks = zip(*(in_blocks(state, self._name) for state in self._states), strict=True)
