@@ -121,6 +121,14 @@ class PushOptions:
 
 
 @dataclass(frozen=True)
+class Optimizers:
+    """What trained A and B."""
+
+    a: Annotated[str | None, Option("--optimizer-a", "What trained A, where you know better.", PATH)] = None
+    b: Annotated[str | None, Option("--optimizer-b", "What trained B, where you know better.", PATH)] = None
+
+
+@dataclass(frozen=True)
 class StudyOptions:
     """How much a study does, and at a time."""
 
@@ -157,8 +165,6 @@ WorkDirectory = Annotated[Path, _argument("The directory to work in; what is fin
 Output = Annotated[Path, Option("--output", "The directory to write.", short="-o")]
 Overwrite = Annotated[bool, Option("--overwrite", "Replace an output directory that is not empty.")]
 Restart = Annotated[bool, Option("--restart", "Drop an interrupted training of this output.", TRAINING)]
-OptimizerA = Annotated[str | None, Option("--optimizer-a", "What trained A, where you know better.", PATH)]
-OptimizerB = Annotated[str | None, Option("--optimizer-b", "What trained B, where you know better.", PATH)]
 
 
 def command(
@@ -347,8 +353,7 @@ def merge(
     overwrite: Overwrite = False,
     operator: OperatorPlan,
     plan: MergePlan,
-    optimizer_a: OptimizerA = None,
-    optimizer_b: OptimizerB = None,
+    optimizers: Optimizers,
     restart: Restart = False,
     push: PushOptions,
     given: Given,
@@ -361,7 +366,7 @@ def merge(
     """
     by_operator = operator.method is not None or len(models) != 2
     soup = "search" if operator.search else operator.soup
-    plan = replace(plan, soup=soup, optimizers=(optimizer_a, optimizer_b))
+    plan = replace(plan, soup=soup, optimizers=(optimizers.a, optimizers.b))
     require_effect(given, idle_in_merge(plan, by_operator=by_operator))
     inputs = _inputs((*models, operator.base), plan.data, [plan.path] if isinstance(plan.path, Path) else [])
     require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
@@ -427,8 +432,7 @@ def train_path(
     plan: Trained,
     curve: CurvePlan,
     restart: Restart = False,
-    optimizer_a: OptimizerA = None,
-    optimizer_b: OptimizerB = None,
+    optimizers: Optimizers,
     reply: Reply,
 ) -> None:
     """Train a curved path between two models and save it, for `merge --path OUT`.
@@ -439,7 +443,7 @@ def train_path(
     require_outputs(reply.json_file, [("the output", output)], _inputs((a, b), plan.data), overwrite=overwrite)
     if restart:
         _drop_training(output)
-    plan = replace(plan, path=curve, optimizers=(optimizer_a, optimizer_b))
+    plan = replace(plan, path=curve, optimizers=(optimizers.a, optimizers.b))
     with screen(reply.quiet) as progress:
         from .merge.pipeline import merge_models
         from .merge.result import path_report
