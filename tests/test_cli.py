@@ -331,7 +331,7 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     report = json.loads(trained.out)
     assert (report["command"], report["path"]["kind"], report["path"]["bends"]) == ("path", "polychain", 1)
     assert report["reproduce"].startswith("isthmus path ./adamw-1 ./muon-1 -o path --data ")
-    assert "--steps 24 --bend-optimizer muon --batch 8" in report["reproduce"]
+    assert "--bend-optimizer muon --steps 24 --batch 8" in report["reproduce"]
     assert report["barrier"] < report["line_barrier"] < report["barrier_before_alignment"]
     names = {"path.json", "bends.safetensors", "alignment.safetensors", "seen.safetensors"}
     names |= {"isthmus.json", "report.html"}
