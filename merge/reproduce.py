@@ -105,11 +105,7 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
     plain = all(len(setting.cases) == 1 and setting.cases[0][0] is None for setting in settings)
     whole = len(recipe.segments) == 1 and recipe.segments[0].stop is None and not recipe.segments[0].shared
     named = {"weight": "--weight", "density": "--density", "lambda": "--lambda", "t": "--t"}
-    if (
-        not (plain and whole and {*recipe.shared, *everywhere} <= named.keys())
-        or recipe.dtype
-        or recipe.tokenizer
-    ):
+    if not (plain and whole and {*recipe.shared, *everywhere} <= named.keys()) or recipe.dtype or recipe.tokenizer:
         return None
     if any(key not in own for key in everywhere for own in each):
         return None

@@ -115,7 +115,7 @@ def _licence_findings(sources: Sequence[Source]) -> list[Finding]:
 def _ancestry_findings(a: Source, b: Source, alignable: bool) -> list[Finding]:
     ids = {side: side.reference.repo_id for side in (a, b)}
     bases = {side: base_models(side.metadata) for side in (a, b)}
-    advice = "relatives usually need no alignment" + "; --align auto tries both" * alignable
+    advice = "relatives usually need no alignment" + "; --align auto tries with and without" * alignable
     for child, parent in ((a, b), (b, a)):
         if ids[parent] and ids[parent] in bases[child]:
             what = f"'{child.name}' was made from '{parent.name}', according to its card"

@@ -115,7 +115,7 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
     elif apart < RELATED:
         what = f"'{a.name}' and '{b.name}' are relatives: {share}"
-        advice = "they usually need no alignment" + "; --align auto tries both" * weights_a.aligns
+        advice = "they usually need no alignment" + "; --align auto tries with and without" * weights_a.aligns
     else:
         what = f"'{a.name}' and '{b.name}' were trained independently: {share}"
         advice = "without alignment their average would be destroyed"
