@@ -19,7 +19,7 @@ from .canonical import canonical
 from .families import FAMILIES, family
 from .matching import match
 from .memory import release_freed
-from .streamed import CanonicalPieces, JoinedState, StoredPieces
+from .streamed import CanonicalPieces, joined_state, stored_pieces
 from .symmetry import Family
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def _streamed(
     matching = match(pieces_a, pieces_b, pieces_a.table, rotate=rotate, on_sweep=on_sweep)
     alignment = Alignment(method, matching.elements, matching.score)
     reference: Mapping[str, Tensor] = a
-    moved = JoinedState(StoredPieces(b, table), table.permuting(), matching.elements)
+    moved = joined_state(stored_pieces(b, table), table.permuting(), matching.elements)
     if rotate:
-        reference = JoinedState(pieces_a, pieces_a.table)
-        moved = JoinedState(pieces_b, pieces_b.table, matching.elements)
+        reference = joined_state(pieces_a, pieces_a.table)
+        moved = joined_state(pieces_b, pieces_b.table, matching.elements)
     error = alignment.verify(b, moved, config, seed=seed, measure=streamed_log_probs)
     return Aligned(reference, moved, alignment.config(config), alignment, error)
 

@@ -8,26 +8,16 @@ from threading import Lock
 
 from torch import Tensor
 
+from ..checkpoint.rows import ComputedState
 from .canonical import canonical_pieces, linked
 from .symmetry import Elements, Family, State
 
 CACHED = 4  # groups of pieces that stay in memory
 
 
-class StoredPieces(Mapping[str, Tensor]):
+def stored_pieces(state: Mapping[str, Tensor], table: Family) -> ComputedState:
     """The pieces of a state as they are, by the table's names."""
-
-    def __init__(self, state: Mapping[str, Tensor], table: Family):
-        self._state, self._table = state, table
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._table.piece(self._state, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table.pieces)
-
-    def __len__(self) -> int:
-        return len(self._table.pieces)
+    return ComputedState(table.pieces, lambda name: table.piece(state, name))
 
 
 class CanonicalPieces(Mapping[str, Tensor]):
@@ -71,19 +61,12 @@ class CanonicalPieces(Mapping[str, Tensor]):
         return len(self.table.pieces)
 
 
-class JoinedState(Mapping[str, Tensor]):
+def joined_state(pieces: Mapping[str, Tensor], table: Family, elements: Elements | None = None) -> ComputedState:
     """The state of pieces under group elements, parameter by parameter when looked up."""
+    parts, acting = table.parts(), elements or {}
 
-    def __init__(self, pieces: Mapping[str, Tensor], table: Family, elements: Elements | None = None):
-        self._pieces, self._table, self._elements = pieces, table, elements or {}
-        self._names = table.parts()
+    def tensor(parameter: str) -> Tensor:
+        names = parts[parameter]
+        return table.fused([table.act(name, pieces[name], acting) for name in names], names)
 
-    def __getitem__(self, parameter: str) -> Tensor:
-        names = self._names[parameter]
-        return self._table.fused([self._table.act(name, self._pieces[name], self._elements) for name in names], names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    return ComputedState(parts, tensor)

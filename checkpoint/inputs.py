@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from .errors import IncompatibleModels
 from .loading import Checkpoint, load
 from .model import Families
 from .optimizer_evidence import Evidence
+from .rows import ComputedState
 from .small_files import CONFIGURATION
 from .small_files import tokenizer_owner as owner_of
 from .token_ids import with_token_ids, within
@@ -125,21 +126,14 @@ def _narrowed(checkpoint: Checkpoint, rows: int, families: Families | None = Non
     """The same model with the first `rows` rows of its vocabulary."""
     facts = {**within(checkpoint.facts, rows), "vocab_size": rows}
     schema = schema_of(facts, checkpoint.name, families)
-    return replace(checkpoint, facts=facts, schema=schema, state=_FirstRows(checkpoint.state, schema.shapes))
+    return replace(checkpoint, facts=facts, schema=schema, state=_first_rows(checkpoint.state, schema.shapes))
 
 
-class _FirstRows(Mapping[str, Tensor]):
+def _first_rows(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> ComputedState:
     """A state of which some tensors have more rows than `shapes` says."""
 
-    def __init__(self, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]):
-        self._state, self._shapes = state, shapes
+    def tensor(name: str) -> Tensor:
+        whole = state[name]
+        return whole if tuple(whole.shape) == shapes[name] else whole[: shapes[name][0]].clone()
 
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self._state[name]
-        return tensor if tuple(tensor.shape) == self._shapes[name] else tensor[: self._shapes[name][0]].clone()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._state)
-
-    def __len__(self) -> int:
-        return len(self._state)
+    return ComputedState(state, tensor)

@@ -14,7 +14,7 @@ from .file_version import FileVersion, opened, read_into, require_version
 from .headers import TensorInfo
 from .naming import Conversion
 from .pickles import read_pickle
-from .rows import in_blocks, row_counts
+from .rows import ComputedState, in_blocks, row_counts
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -107,22 +107,10 @@ def _read_blocks(stored: StoredTensor, rows: Sequence[int], model: str) -> Itera
             yield block
 
 
-class WithCopies(Mapping[str, Tensor]):
+def with_copies(state: Mapping[str, Tensor], copies: Mapping[str, str]) -> ComputedState:
     """A state that has some tensors under a second name, too: `copies` are {second name: first name}."""
-
-    def __init__(self, state: Mapping[str, Tensor], copies: Mapping[str, str]):
-        self._state, self._copies = state, copies
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._state[self._copies[name]].clone() if name in self._copies else self._state[name]
-
-    def blocks(self, name: str) -> Iterator[Tensor]:
-        """One tensor in blocks of rows."""
-        return in_blocks(self._state, self._copies.get(name, name))
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._state
-        yield from self._copies
-
-    def __len__(self) -> int:
-        return len(self._state) + len(self._copies)
+    return ComputedState(
+        [*state, *copies],
+        lambda name: state[copies[name]].clone() if name in copies else state[name],
+        lambda name: in_blocks(state, copies.get(name, name)),
+    )

@@ -17,7 +17,7 @@ from .checks.kind import kind_findings, tensor_findings
 from .config import read_facts, untied_facts, working_config
 from .config_limits import require_tensors
 from .errors import BadInput, CorruptCheckpoint
-from .lazy_state import DTYPES, WithCopies
+from .lazy_state import DTYPES, with_copies
 from .model import Families, Schema
 from .naming import Naming
 from .reference import parse_reference
@@ -110,7 +110,7 @@ class Checkpoint:
         tied = self.schema.tied
         if not tied:
             return self
-        state = WithCopies(self.state, tied)
+        state = with_copies(self.state, tied)
         return replace(self, facts=untied_facts(self.facts), schema=self.schema.untied(), state=state)
 
     @property
@@ -164,7 +164,7 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     state: Mapping[str, Tensor] = contents.state(source)
     if tied and not contents.schema.tied:
         facts = untied_facts(facts)
-        state = WithCopies(state, {name: tied[name] for name in contents.schema.shapes if name not in state})
+        state = with_copies(state, {name: tied[name] for name in contents.schema.shapes if name not in state})
     files, copies = _small_files(source)
     return Checkpoint(
         source.name,

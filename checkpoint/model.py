@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from .errors import BadInput
+from .rows import ComputedState
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,25 +59,14 @@ def streamed_log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, id
 
     model = empty_model(config).float()  # weights are cast to what the module has
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
-    attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=_Tied(state, tied))
+    attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=_under_both_names(state, tied))
     logits = model(ids, use_cache=False).logits
     return torch.log_softmax(logits.float(), -1)
 
 
-class _Tied(Mapping[str, Tensor]):
+def _under_both_names(state: Mapping[str, Tensor], tied: Mapping[str, str]) -> ComputedState:
     """A state with every tied weight under both of its names."""
-
-    def __init__(self, state: Mapping[str, Tensor], tied: Mapping[str, str]):
-        self._state, self._tied = state, tied
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._state[name if name in self._state else self._tied[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**dict.fromkeys(self._state), **self._tied})
-
-    def __len__(self) -> int:
-        return len(self._state.keys() | self._tied.keys())
+    return ComputedState([*state, *tied], lambda name: state[name if name in state else tied[name]])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .headers import ITEM_BITS, TensorInfo
-from .rows import in_blocks
+from .rows import ComputedState, in_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +106,9 @@ class Naming:
                 saved = conversion.saved(empty)
                 places |= {stored: (conversion, tuple(value.shape)) for stored, value in saved.items()}
                 done |= empty.keys()
-        return {stored: shape for stored, (_, shape) in places.items()}, _AsStored(places, state)
+        tensors = _StoredTensors(places, state)
+        shown = {stored: shape for stored, (_, shape) in places.items()}
+        return shown, ComputedState(places, tensors.tensor, tensors.blocks)
 
     def _by_rules(self, name: str, shape: tuple[int, ...]) -> Conversion:
         """How a tensor that these files do not have would be stored in them."""
@@ -117,14 +119,15 @@ class Naming:
         return Conversion((name,), (name,))
 
 
-class _AsStored(Mapping[str, Tensor]):
-    """A state under the names in files."""
+class _StoredTensors:
+    """The tensors of a state under the names in files; those of one conversion are made once."""
 
     def __init__(self, places: Mapping[str, tuple[Conversion, tuple[int, ...]]], state: Mapping[str, Tensor]):
         self._places, self._state = places, state
         self._last: tuple[Conversion, dict[str, Tensor]] | None = None  # its tensors are written one after another
 
-    def __getitem__(self, stored: str) -> Tensor:
+    def tensor(self, stored: str) -> Tensor:
+        """One tensor."""
         conversion, _ = self._places[stored]
         if conversion.rule is None:
             return self._state[conversion.names[0]]
@@ -137,13 +140,7 @@ class _AsStored(Mapping[str, Tensor]):
         conversion, _ = self._places[stored]
         if conversion.rule is None:
             return in_blocks(self._state, conversion.names[0])
-        return in_blocks({stored: self[stored]}, stored)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+        return in_blocks({stored: self.tensor(stored)}, stored)
 
 
 def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | None:

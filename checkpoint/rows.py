@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -34,3 +34,36 @@ def in_blocks(state: Mapping[str, Tensor], name: str) -> Iterator[Tensor]:
         return state.blocks(name)
     tensor = state[name]
     return iter(torch.split(tensor, row_counts(tensor.shape))) if tensor.ndim else iter([tensor])
+
+
+class ComputedState(Mapping[str, Tensor]):
+    """A state of some `names` whose tensors are computed, by `tensor`, when they are looked up.
+
+    `blocks` gives a tensor in blocks of rows without ever having it whole, where that is possible.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        tensor: Callable[[str], Tensor],
+        blocks: Callable[[str], Iterator[Tensor]] | None = None,
+    ):
+        self._names, self._tensor, self._blocks = dict.fromkeys(names), tensor, blocks
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor in blocks of rows."""
+        return in_blocks({name: self[name]}, name) if self._blocks is None else self._blocks(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput
+from ..checkpoint.rows import ComputedState
 from .loss import LossMeter
 
 State = Mapping[str, Tensor]
@@ -37,20 +38,11 @@ class Plane:
         return {"x": list(self.xs), "y": list(self.ys), "loss": rows, "models": models}
 
 
-class AffineCombination(Mapping[str, Tensor]):
+def affine_combination(states: Sequence[State], weights: Sequence[float]) -> ComputedState:
     """Σ w_i θ_i over three states with weights that sum to 1 and may be negative, tensor by tensor."""
-
-    def __init__(self, states: Sequence[State], weights: Sequence[float]):
-        self.states, self.weights = states, weights
-
-    def __getitem__(self, name: str) -> Tensor:
-        return torch.stack([w * state[name] for w, state in zip(self.weights, self.states, strict=True)]).sum(0)
-
-    def __iter__(self) -> Any:
-        return iter(self.states[0])
-
-    def __len__(self) -> int:
-        return len(self.states[0])
+    return ComputedState(
+        states[0], lambda name: torch.stack([w * state[name] for w, state in zip(weights, states, strict=True)]).sum(0)
+    )
 
 
 def coordinates(states: Sequence[State]) -> tuple[float, float]:
@@ -98,7 +90,7 @@ def measure_plane(
         row = []
         for along in xs:
             second = along - third * x
-            row.append(meter(AffineCombination(ends, (1 - second - third, second, third))).mean)
+            row.append(meter(affine_combination(ends, (1 - second - third, second, third))).mean)
         rows.append(tuple(row))
     return Plane(xs, ys, tuple(rows), models)
 

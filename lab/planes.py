@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..align.pipeline import align_states
 from ..eval.loss import LossMeter
-from ..eval.plane import AffineCombination, measure_plane
+from ..eval.plane import affine_combination, measure_plane
 from ..eval.progress import Progress
 from .pairs import OPTIMIZERS, SEEDS, Effort, aligned, model, text, train_models
 from .parts import compute
@@ -69,7 +69,7 @@ def _measured(
     (part,) = text(effort)
     meter = LossMeter(config, {part.label: part.report})
     a, b, c = (meter(state) for state in states.values())
-    average = meter(AffineCombination(list(states.values()), (1 / 3,) * 3))
+    average = meter(affine_combination(list(states.values()), (1 / 3,) * 3))
     excess = average - a.mixed(b, 0.5).mixed(c, 1 / 3)
     few = LossMeter(config, {part.label: part.report[:BLOCKS]})
     return {

@@ -19,7 +19,7 @@ from .measure import weighed
 from .operators.combined import Combined, Known
 from .operators.soup import WeightSearch
 from .operators.statistics import fisher_diagonal, input_moments
-from .path import Blend
+from .path import blend
 from .plans import LOOKS_AT_TEXT, MergePlan
 from .reading import MergeText, tokens_per_label
 from .recipes.recipe import Recipe, Segment, Setting
@@ -70,7 +70,7 @@ class OperatorChooser:
         states = aligned.states[self.base :]
         self.progress.stage("choosing the alignment", sum(map(len, select.values())))
         meter = LossMeter(aligned.config, select, device=self.device, on_blocks=self.progress.advance)
-        losses = meter(Blend(states, [1 / len(states)] * len(states)))
+        losses = meter(blend(states, [1 / len(states)] * len(states)))
         self.tried[method] = losses.mean
         return Average(aligned, losses)
 

@@ -32,7 +32,7 @@ from ..eval.text import Blocks
 from .by_operator import OperatorChooser, operator_fit_tokens
 from .job import pick_device
 from .measure import losses_json
-from .path import Blend
+from .path import blend
 from .plans import EnsemblePlan, MergePlan
 from .reading import read_text
 from .recipes.recipe import recipe
@@ -264,7 +264,7 @@ def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
     """The lines of the soup and of the merge."""
     aligned = chooser.align(in_table=chooser.inputs.first.model_type in FAMILIES)
     count = len(chooser.recipe.models)
-    rows = [meter.row("soup", "soup", Blend(aligned.states, [1 / count] * count), aligned.config)]
+    rows = [meter.row("soup", "soup", blend(aligned.states, [1 / count] * count), aligned.config)]
     choice = chooser.choose(aligned)
     assert choice.soup is not None
     rows.append({**meter.row("merge", "merge", choice.state, aligned.config), "merge_weights": choice.soup["weights"]})

@@ -16,7 +16,7 @@ from ..checkpoint.loading import Checkpoint
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
-from .path import Blend, WeightPath
+from .path import WeightPath, blend
 from .search import grid
 from .vocabulary import Whole, kept_rows, whole_state
 
@@ -211,10 +211,10 @@ class Measuring:
         self.begin(len(states) + 2 + moved + base)
         meter = self.meter(self.config)
         members = [self.token_losses(model, meter) for model in self.inputs.members[base:]]
-        naive = meter(Blend(states, even))
+        naive = meter(blend(states, even))
         base_losses = meter(self.inputs.first.state) if base else None
         meter = self.meter(aligned.config)
-        average = meter(Blend(moved_states, even)) if moved else naive
+        average = meter(blend(moved_states, even)) if moved else naive
         losses = tuple(map(per_block, members))
         return Measured(
             losses, tuple(shares or even), naive, average, meter(merged), ensemble_losses(members), base_losses

@@ -20,7 +20,7 @@ from ..eval.loss import ensemble_losses, per_block
 from ..eval.offloaded_loss import offloaded_token_losses
 from ..eval.progress import Progress
 from .measure import Measured
-from .path import Blend
+from .path import blend
 from .recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def measured_from_disk(
     progress.stage(f"merging ({recipe.operator.name})")
     merged = scratch.put("merge", state, facts, dtype)
     even = [1 / len(ends)] * len(ends)
-    average = scratch.put("average", Blend([end.state for end in ends], even), facts, dtype)
+    average = scratch.put("average", blend([end.state for end in ends], even), facts, dtype)
     members = [model_losses(end) for end in ends]
     naive = per_block(losses("the plain average", average))
     whole = Measured(

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checkpoint.rows import in_blocks
+from ..checkpoint.rows import ComputedState, in_blocks
 
 Kind = Literal["linear", "polychain", "bezier"]
 
@@ -44,26 +44,16 @@ def mix(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return torch.stack([weight * value for value, weight in used]).sum(0)
 
 
-class Blend(Mapping[str, Tensor]):
+def blend(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> ComputedState:
     """Σ w_i θ_i, tensor by tensor when looked up, so that states on disk are never in memory whole."""
+    used = [index for index, weight in enumerate(weights) if weight]
+    parts, shares = [states[index] for index in used], [weights[index] for index in used]
 
-    def __init__(self, states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]):
-        used = [index for index, weight in enumerate(weights) if weight]
-        self.states, self.weights = [states[index] for index in used], [weights[index] for index in used]
+    def blocks(name: str) -> Iterator[Tensor]:
+        for rows in zip(*(in_blocks(part, name) for part in parts), strict=True):
+            yield mix(rows, shares)
 
-    def __getitem__(self, name: str) -> Tensor:
-        return mix([state[name] for state in self.states], self.weights)
-
-    def blocks(self, name: str) -> Iterator[Tensor]:
-        """One tensor in blocks of rows."""
-        for parts in zip(*(in_blocks(state, name) for state in self.states), strict=True):
-            yield mix(parts, self.weights)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.states[0])
-
-    def __len__(self) -> int:
-        return len(self.states[0])
+    return ComputedState(parts[0], lambda name: mix([part[name] for part in parts], shares), blocks)
 
 
 @dataclass(frozen=True)
@@ -86,6 +76,6 @@ class WeightPath:
         """All control points, in order."""
         return (self.a, *self.bends, self.b)
 
-    def __call__(self, t: float) -> Blend:
+    def __call__(self, t: float) -> ComputedState:
         """θ(t)."""
-        return Blend(self.points, coefficients(self.kind, t, len(self.points)))
+        return blend(self.points, coefficients(self.kind, t, len(self.points)))

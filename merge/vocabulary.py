@@ -18,7 +18,7 @@ from ..align.canonical import canonical
 from ..align.families import family
 from ..align.universe import Universe
 from ..checkpoint.inputs import Inputs
-from ..checkpoint.rows import in_blocks, row_counts
+from ..checkpoint.rows import ComputedState, in_blocks
 from ..eval.loss import Losses
 
 
@@ -89,25 +89,14 @@ def vocabulary_record(
 
 def whole_state(state: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """A merged state with the `rows` that were kept put below its own."""
-    return _Whole(state, rows) if rows else state
+    if not rows:
+        return state
 
+    def tensor(name: str) -> Tensor:
+        own = state[name]
+        return torch.cat([own, rows[name].to(own)]) if name in rows else own
 
-class _Whole(Mapping[str, Tensor]):
-    def __init__(self, state: Mapping[str, Tensor], rows: Mapping[str, Tensor]):
-        self._state, self._rows = state, rows
+    def blocks(name: str) -> Iterator[Tensor]:
+        return in_blocks({name: tensor(name)} if name in rows else state, name)
 
-    def __getitem__(self, name: str) -> Tensor:
-        own = self._state[name]
-        return torch.cat([own, self._rows[name].to(own)]) if name in self._rows else own
-
-    def blocks(self, name: str) -> Iterator[Tensor]:
-        """One tensor in blocks of rows."""
-        if name in self._rows:
-            return iter(torch.split(self[name], row_counts(self[name].shape)))
-        return in_blocks(self._state, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._state)
-
-    def __len__(self) -> int:
-        return len(self._state)
+    return ComputedState(state, tensor, blocks)

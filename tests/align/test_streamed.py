@@ -12,7 +12,7 @@ from torch import Tensor
 from isthmus.align.canonical import canonical, linked
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.pipeline import align_states
-from isthmus.align.streamed import CanonicalPieces, JoinedState, StoredPieces
+from isthmus.align.streamed import CanonicalPieces, joined_state, stored_pieces
 from isthmus.checkpoint.errors import AlignmentError, BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.model import log_probs, streamed_log_probs
@@ -44,7 +44,7 @@ def test_pieces_one_by_one_are_those_of_the_whole(tied: bool) -> None:
     whole, lazy = canonical(state, table), CanonicalPieces(state, table)
     for name in reversed(list(lazy)):
         assert torch.equal(lazy[name], table.untied().piece(whole, name)), name
-    joined = JoinedState(lazy, table.untied())
+    joined = joined_state(lazy, table.untied())
     assert joined.keys() == whole.keys()
     assert all(torch.equal(joined[name], whole[name]) for name in whole)
 
@@ -89,7 +89,7 @@ def test_a_wrong_element_is_found_without_the_model_in_memory(monkeypatch: pytes
     model, other = tiny_model(0), tiny_model(1)
     from isthmus.align import pipeline
 
-    monkeypatch.setattr(pipeline, "JoinedState", lambda pieces, table, elements=None: state_of(tiny_model(2)))
+    monkeypatch.setattr(pipeline, "joined_state", lambda pieces, table, elements=None: state_of(tiny_model(2)))
     with pytest.raises(AlignmentError, match="the alignment changes the model"):
         align_states(state_of(model), state_of(other), model.config, "permutation", stream=True)
 
@@ -105,6 +105,6 @@ def test_streamed_log_probabilities(saved, tied: bool, dtype: torch.dtype) -> No
 def test_stored_pieces_are_views_of_the_state() -> None:
     model = tiny_model(0)
     state, table = state_of(model), family(model.config)
-    pieces = StoredPieces(state, table)
+    pieces = stored_pieces(state, table)
     assert len(pieces) == len(list(pieces)) == len(table.pieces)
     assert torch.equal(pieces["h.0.k"], table.split(state)["h.0.k"])

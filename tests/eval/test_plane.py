@@ -8,7 +8,7 @@ from conftest import state_of, tiny_config, tiny_model
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.plane import AffineCombination, Plane, coordinates, measure_plane
+from isthmus.eval.plane import Plane, affine_combination, coordinates, measure_plane
 
 A, B, C = (state_of(tiny_model(seed)) for seed in range(3))
 IDS = torch.randint(128, (2, 32), generator=torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ def test_the_margin_is_a_share_of_the_longer_side() -> None:
 
 
 def test_an_affine_state() -> None:
-    state = AffineCombination([A, B, C], (2.0, -0.5, -0.5))
+    state = affine_combination([A, B, C], (2.0, -0.5, -0.5))
     assert list(state) == list(A)
     assert len(state) == len(A)
     for name in A:
