@@ -549,9 +549,10 @@ def test_options_make_plans_and_plans_say_their_options() -> None:
         "worst",
     ]
     words += ["--interior", "0.2", "--fit-on", "law", "--fit-on", "code", "--no-spectrum", "--restore-spectrum"]
-    words += ["--max-excess", "0.3", "--tokens", "64", "--dtype", "float16", "--seed", "3", "--require-gain"]
-    plan = plan_of(MergePlan, *words)
-    assert unusual(plan, MergePlan()) == words
+    words += ["--max-excess", "0.3", "--tokens", "64", "--dtype", "float16", "--seed", "3"]
+    plan = plan_of(MergePlan, *words, "--require-gain")
+    assert plan.gates.require_gain
+    assert unusual(plan, MergePlan()) == words  # a gate lets pass what is there
     assert (plan.t, plan.fit_on, plan.dtype, plan.learn.seed) == (0.25, ("law", "code"), "float16", 3)
     assert unusual(plan, MergePlan(), {"--fit-on", "--no-spectrum", "--spectrum"}) == [*words[:12], *words[17:]]
     bent = ["--bends", "2", "--bend-start", "midpoint", "--steps", "9", "--bend-lr", "0.1", "--mixed-precision", "no"]

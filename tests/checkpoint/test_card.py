@@ -163,8 +163,8 @@ def test_the_command_repeats_what_was_asked(hub: HubServer, tmp_path: Path) -> N
     assert found.spectra == {}
     assert found.report["reproduce"] == (
         f"isthmus merge user/repeat@{'a' * 40}:deep ./code -o merged --data words={DATA[0]} --path bezier --bends 2 "
-        "--steps 4 --bend-optimizer lion --bend-lr 0.0003 --batch 4 --align permutation --t 0.25 "
-        "--fit-on words --tokens 256 --seed 3 --restore-spectrum --no-spectrum --optimizer-a adamw"
+        "--bend-optimizer lion --steps 4 --batch 4 --bend-lr 0.0003 --align permutation --t 0.25 "
+        "--fit-on words --no-spectrum --restore-spectrum --tokens 256 --seed 3 --optimizer-a adamw"
     )
 
 
