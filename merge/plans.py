@@ -436,6 +436,8 @@ class MergePlan:
         """Raise BadInput for what contradicts itself, for two models on a path or those of a `recipe`."""
         for name, number in _numbers(self).items():
             require_number(name, number)
+        if self.dtype is not None and self.dtype not in get_args(Dtype):
+            raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
         if recipe is not None:
             _require_operator_sense(self, recipe)
         else:

@@ -39,7 +39,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 def test_from_disk_to_disk_and_in_memory_are_the_same(tmp_path: Path) -> None:
     plan = recipe("ties", [DOCS, CODE], base=BASE, weights=[[0.6], [0.8, 0.4]], densities=[[0.5]])
     combine(plan, dtype="float32").save(tmp_path / "streamed")
-    combine(plan, dtype=torch.float32, measure_spectrum=True).save(tmp_path / "measured")
+    combine(plan, dtype="float32", measure_spectrum=True).save(tmp_path / "measured")
     streamed, measured = weights(tmp_path / "streamed"), weights(tmp_path / "measured")
     assert all(torch.equal(streamed[name], measured[name]) for name in streamed)
     base, docs = (
@@ -103,7 +103,7 @@ def test_three_fine_tunes_of_one_base(tmp_path: Path) -> None:
     assert "by task_arithmetic on top of **adamw-1**" in card
     assert report["reproduce"] == (
         "isthmus merge ./docs ./code --method task_arithmetic --base ./adamw-1 --weight 0.5 --weight 0.5 -o merged "
-        "--data stdlib:docs:heldout --data stdlib:code:heldout --align auto --tokens 1024"
+        "--data stdlib:docs:heldout --data stdlib:code:heldout --tokens 1024"
     )
     assert "`./docs`, `./code` and `./adamw-1` are directories" in card
     assert (tmp_path / "out" / "report.html").read_text().count("<h2>") >= 2

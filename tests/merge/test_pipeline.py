@@ -202,6 +202,7 @@ SENSELESS = {
     "a gate": ({"t": 0.5, "align": "none", "gates": Gates(max_barrier=1.0)}, "need a loss: add --data"),
     "t": ({"t": 1.5, "align": "none"}, "between 0 and 1; got 1.5"),
     "interior": ({"t": 0.5, "align": "none", "interior": 0.5}, "below 0.5; got 0.5"),
+    "dtype": ({"t": 0.5, "align": "none", "dtype": torch.float32}, "by name; got torch.float32"),
     "device": ({"t": 0.5, "align": "none", "device": "abacus"}, "there is no device 'abacus' here"),
 }
 
