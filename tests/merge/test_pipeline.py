@@ -15,7 +15,7 @@ import isthmus
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, GateRefused, IncompatibleModels, UnsupportedFamily
 from isthmus.eval.corpora import corpus
 from isthmus.eval.progress import Progress
-from isthmus.eval.text import Blocks, labelled_blocks
+from isthmus.eval.text import Blocks, Text, labelled_blocks
 from isthmus.merge.plans import Gates, LearnPlan
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
@@ -247,13 +247,13 @@ def test_an_unsupported_family_can_only_be_averaged(tmp_path: Path) -> None:
 
 def test_a_stored_path_is_measured_on_no_text_that_trained_it(tmp_path: Path, monkeypatch) -> None:
     """With other amounts, what was trained on would be dealt out to be measured on."""
-    read = []
+    read, cut = [], Text.blocks
 
     def spy(*arguments: Any, **options: Any) -> tuple[Blocks, ...]:
-        read.append(labelled_blocks(*arguments, **options))
+        read.append(cut(*arguments, **options))
         return read[-1]
 
-    monkeypatch.setattr("isthmus.merge.pipeline.labelled_blocks", spy)
+    monkeypatch.setattr(Text, "blocks", spy)
     ends = EMBEDDED / "adamw-1", EMBEDDED / "adamw-2"
     plan = isthmus.CurvePlan(training=isthmus.PathTraining(steps=4, batch=32))
     merge(*ends, data=DATA, tokens=512, align="orthogonal", path=plan).save_path(tmp_path / "path")
@@ -279,7 +279,7 @@ def test_progress_is_told(saved) -> None:
             stages.append(name)
 
     merge(saved("a"), saved("b"), align="orthogonal", t=0.5, progress=Listening())
-    expected = ["checking", "aligning (orthogonal)", "measuring the endpoints' spectra", "measuring the spectrum"]
+    expected = ["checking", "aligning (orthogonal)", "measuring the models' spectra", "measuring the spectrum"]
     assert stages == expected
 
 
