@@ -103,7 +103,6 @@ def test_two_runs_with_one_seed_are_the_same(strangers, tmp_path: Path) -> None:
 def test_no_token_serves_two(strangers) -> None:
     """The seed moves the parts; what is trained or selected on is never what is reported."""
     from isthmus.checkpoint.loading import load
-    from isthmus.eval.text import labelled_blocks
 
     tokenizer = load(EMBEDDED / "docs").tokenizer()
     amounts = {"fit_tokens": 2048, "select_tokens": 2048, "report_tokens": 2048}
@@ -130,7 +129,7 @@ def test_a_plain_average_needs_no_text(tmp_path: Path) -> None:
 
 
 def test_dtype_is_the_endpoints_or_what_is_asked(saved, tmp_path: Path) -> None:
-    a, b = saved("a", dtype=torch.bfloat16), saved("b", 1, dtype="float16")
+    a, b = saved("a", dtype=torch.bfloat16), saved("b", 1, dtype=torch.float16)
     assert merge(a, a, align="none", t=0.5).dtype == torch.bfloat16
     assert merge(a, b, align="none", t=0.5).dtype == torch.float32
     found = merge(a, b, align="none", t=0.5, dtype="float16")

@@ -15,7 +15,7 @@ import pytest
 from conftest import EMBEDDED, tiny_model
 
 STOPS = int(os.environ.get("ISTHMUS_STOPS", "1"))  # of every signal
-PARENT = str(Path(__file__).parents[3])
+PARENT = str(Path(__file__).parents[4])
 
 # Imports once and forks for every run. Reads commands, a JSON list each: what to wait for ("" for the end), the signal,
 # seconds to wait after that, the arguments. Prints exit codes, as a shell counts them.
