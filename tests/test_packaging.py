@@ -78,6 +78,6 @@ def test_public_names() -> None:
 
     for name in isthmus.__all__:
         assert getattr(isthmus, name) is not None
-    assert set(isthmus.__all__) == {*isthmus._HOMES, "merge"} <= set(dir(isthmus))
+    assert set(isthmus.__all__) == set(isthmus._HOMES) <= set(dir(isthmus))
     with pytest.raises(AttributeError, match="has no attribute 'frobnicate'"):
         isthmus.frobnicate  # noqa: B018

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from isthmus.align.alignment import Alignment
 from isthmus.checkpoint.errors import BadInput
-from isthmus.cli.places import require_places
+from isthmus.merge.recipes.recipe_bounds import directories_in
 from isthmus.eval.text_hashes import TextHashes
 from isthmus.merge.recipes.mergekit import read_recipe
 from isthmus.merge.saved_path import read_bends
@@ -28,7 +28,7 @@ readers = {
     "bends.safetensors": read_bends,
     "latest.json": lambda path: run.exists(),
     "recipe.yml": read_recipe,
-    "other.yml": lambda path: require_places(None, models=[path, path]),
+    "other.yml": directories_in,
 }
 for name, read in readers.items():
     try:

@@ -23,7 +23,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     if place := os.environ.get("ISTHMUS_DEMO"):
         return Path(place), Path(f"{place}.log").read_text()
     out = tmp_path_factory.mktemp("demo") / "out"
-    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin", "COLUMNS": "120"}
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "isthmus", "demo", "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, env=offline)
     assert done.returncode == 0, done.stderr
