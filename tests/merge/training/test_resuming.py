@@ -20,7 +20,7 @@ PARENT = str(Path(__file__).parents[4])
 # Imports once and forks for every run. Reads commands, a JSON list each: what to wait for ("" for the end), the signal,
 # seconds to wait after that, the arguments. Prints exit codes, as a shell counts them.
 DRIVER = """
-import glob, json, os, sys, time
+import glob, json, os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import accelerate, matplotlib.figure, scipy.optimize, torch, torch._dynamo, transformers
 from isthmus.cli import script
@@ -32,6 +32,7 @@ for line in sys.stdin:
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.argv = ["isthmus", *arguments]
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         script()
     if awaited:
         while not glob.glob(awaited) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
