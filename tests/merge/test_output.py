@@ -20,14 +20,14 @@ from isthmus.eval.text import labelled_blocks
 from isthmus.merge.plans import LearnPlan
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")
-SHORT = LearnPlan(steps=20)
+SHORT = LearnPlan(steps=6)
 
 
 @pytest.fixture(scope="module", params=["docs", "muon-1"])
 def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One merge that stays tied and one that is untied."""
     out = tmp_path_factory.mktemp("merged") / f"with-{request.param}"
-    merge(EMBEDDED / "adamw-1", EMBEDDED / request.param, data=DATA, tokens=1024, learn=SHORT).save(out)
+    merge(EMBEDDED / "adamw-1", EMBEDDED / request.param, data=DATA, tokens=512, learn=SHORT).save(out)
     return out
 
 
@@ -58,7 +58,7 @@ def test_transformers_measures_the_loss_that_was_reported(merged: Path) -> None:
     report = json.loads((merged / "isthmus.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(merged, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(merged)
-    text = labelled_blocks(DATA, tokenizer, context=128, vocabulary=1024, select_tokens=1024, report_tokens=1024)
+    text = labelled_blocks(DATA, tokenizer, context=128, vocabulary=1024, select_tokens=512, report_tokens=512)
     for part in text:
         with torch.no_grad():
             loss = model(part.report, labels=part.report).loss.item()
