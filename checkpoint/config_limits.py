@@ -24,15 +24,29 @@ SIZES = {
     **dict.fromkeys(("vocab_size", "n_vocab", "vocabulary_size"), VOCABULARY),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), POSITIONS),
 }
+# What every configuration of transformers has as true or false; which hidden states are given may be a list of numbers.
+FLAGS = frozenset(
+    {
+        "output_hidden_states",
+        "output_attentions",
+        "return_dict",
+        "use_cache",
+        "tie_word_embeddings",
+        "is_decoder",
+        "is_encoder_decoder",
+        "add_cross_attention",
+    }
+)
 # Numbers of unlisted keys that start like a count: the limit by a part of the key.
 _KINDS = {"label": LABELS, "layer": LAYERS, "expert": COUNT, "position": POSITIONS, "vocab": VOCABULARY}
 _STATISTICS = re.compile(r"param|token|step|sample|flop|word|embed")  # counts that size nothing
 
 
 def require_numbers(facts: Mapping[str, Any], model: str) -> None:
-    """Check every number of config.json that sizes something against its limit, nested configurations included.
+    """Check every number of config.json that sizes something against its limit, and every flag, in nested ones too.
 
-    Raises CorruptCheckpoint for a number that is too large, and for a size that is not a whole number from 1 on.
+    Raises CorruptCheckpoint for a number that is too large, for a size that is not a whole number from 1 on, and for a
+    flag that is neither true nor false.
     """
     layers = experts = 1
     for key, value in _entries(facts, model):
@@ -41,6 +55,10 @@ def require_numbers(facts: Mapping[str, Any], model: str) -> None:
             raise CorruptCheckpoint(
                 f"config.json of '{model}' says {plain(key, 60)} = {plain(repr(value), 60)}: expected a whole number "
                 "from 1"
+            )
+        if key in FLAGS and value is not None and not isinstance(value, int):
+            raise CorruptCheckpoint(
+                f"config.json of '{model}' says {plain(key, 60)} = {plain(repr(value), 60)}: expected true or false"
             )
         if isinstance(value, int) and abs(value) > limit:
             shown = str(value) if abs(value) < 2**64 else "a number of more than 64 bits"
@@ -93,7 +111,7 @@ def _entries(facts: Mapping[str, Any], model: str) -> Iterator[tuple[str, Any]]:
                 f"config.json of '{model}' is nested more than {DEPTH} levels deep: repair the file, or fetch it again"
             )
         if isinstance(value, Mapping):
-            if key in SIZES:
+            if key in SIZES or key in FLAGS:
                 yield key, value
             todo += [(str(inner), part, depth + 1) for inner, part in value.items()]
         elif isinstance(value, list):

@@ -136,3 +136,14 @@ def test_another_name_of_a_size_counts_as_transformers_has_it(saved) -> None:
         config(hidden_size=value)(b)
         mergeable = check(a, b, families=FAMILIES).mergeable
         assert mergeable is (AutoConfig.from_pretrained(b).n_embd == 32)
+
+
+@pytest.mark.parametrize("value", ["true", {"a": True}, 1.5, ["all"]])
+@pytest.mark.parametrize("key", ["output_hidden_states", "output_attentions", "use_cache", "return_dict"])
+def test_a_flag_that_is_neither_true_nor_false(saved, key: str, value: object) -> None:
+    """transformers builds such a model, and fails when it runs."""
+    a, b = saved("a"), saved("b", 1)
+    for model in (a, b):
+        config(**{key: value})(model)
+    with pytest.raises(CorruptCheckpoint, match=rf"config\.json of 'a' says {key} = .*: expected true or false"):
+        check(a, b, families=FAMILIES)
