@@ -66,7 +66,7 @@ def test_from_python(saved) -> None:
 
 
 def test_a_moved_copy_of_gpt2_small_comes_back() -> None:
-    """Six layers of GPT-2 small, 82M parameters, every space: MLP neurons, heads, the inside of heads, the residual stream rotated."""
+    """Six layers of GPT-2 small, every space: MLP neurons, heads, the inside of heads, the residual stream rotated."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
