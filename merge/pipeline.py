@@ -295,6 +295,7 @@ def result(
         shown=Shown(text.report, measured.merge, _memory(job)) if measured else None,
         maker=choice.maker,
         base=job.inputs.first if job.base else None,
+        in_memory=not job.plan.is_plain and job.plan.max_memory is None,
     )
 
 

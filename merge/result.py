@@ -33,7 +33,7 @@ from ..eval.text_hashes import TextHashes
 from .path import WeightPath
 from .saved_path import endpoint_digests, write_path
 from .training.training_state import TrainingState
-from .verify import Shown, require_finite_output, require_shown
+from .verify import Shown, require_saved, require_shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -54,7 +54,7 @@ class Merge:
     saved, `scratch` the folder in which `state` lies, where it was never in memory. `inputs` is what was read for it,
     which no output may replace. `shown` are the losses in the report, which the files are held against before they are
     published; `maker` says in errors what made the weights; `base` is what the endpoints were trained from, whose
-    `files` go when it does.
+    `files` go when it does; `in_memory` says that `state` is more than a view of files.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -74,6 +74,7 @@ class Merge:
     shown: Shown | None = None
     maker: str = "the merge"
     base: Checkpoint | None = None
+    in_memory: bool = False
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -146,8 +147,8 @@ def _save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None =
         require_opens(directory, target.name)
         if merged.shown is not None:
             require_shown(directory, merged.shown, target.name)
-        elif isinstance(merged.state, dict):  # it was in memory whole
-            require_finite_output(directory, target.name)
+        elif merged.in_memory:
+            require_saved(directory, merged.state, merged.config, merged.dtype, target.name)
         report = sealed(report, directory, digests)
         write_json(directory / REPORT, report)
     return report

@@ -15,6 +15,7 @@ from ..align.alignment import TOLERANCE as LOG_PROBS
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
 from ..checkpoint.model import log_probs
+from ..checkpoint.rows import ComputedState
 from ..checkpoint.working_folders import WorkingFolder
 from ..eval.loss import Losses
 from ..eval.offloaded_loss import load_offloaded
@@ -22,6 +23,7 @@ from ..eval.offloaded_loss import load_offloaded
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+LENGTH = 16  # tokens that a model without text is run on
 BLOCKS = 2  # of every label
 TOLERANCE = 1e-3  # nats per token
 
@@ -76,14 +78,28 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 
 
 @torch.no_grad()
-def require_finite_output(directory: Path, model: str, length: int = 16) -> None:
-    """Run the model in a directory once, on a few token ids. Raises NotFinite where its logits are not finite."""
+def require_saved(
+    directory: Path, state: Mapping[str, Tensor], config: PretrainedConfig, dtype: torch.dtype, model: str
+) -> None:
+    """Run the model in a directory, and the state that it was written from in `dtype`, on a few token ids.
+
+    Raises NotFinite where logits are not finite; IsthmusError where log-probabilities differ by more than `TOLERANCE`
+    times their spread, so that the files do not hold what was merged.
+    """
+    length = min(LENGTH, context_length(config) or LENGTH)
+    ids = torch.randint(int(config.vocab_size), (1, length), generator=torch.Generator().manual_seed(0))
     with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        saved_model: Any = load_offloaded(directory, None, folder)
-        rows = int(saved_model.config.vocab_size)
-        ids = torch.randint(rows, (1, length), generator=torch.Generator().manual_seed(0))
-        if not bool(torch.isfinite(saved_model(input_ids=ids, use_cache=False).logits).all()):
-            raise NotFinite(
-                f"'{model}' gives NaN or Inf for every text, so nothing is written: its weights are too large; take "
-                "other parameters"
-            )
+        logits = load_offloaded(directory, None, folder)(input_ids=ids, use_cache=False).logits.float()
+    if not bool(torch.isfinite(logits).all()):
+        raise NotFinite(
+            f"'{model}' gives NaN or Inf for every text, so nothing is written: its weights are too large; take "
+            "other parameters"
+        )
+    written = ComputedState(state, lambda name: state[name].to(dtype).float())
+    merged = log_probs(written, config, ids)
+    difference = (torch.log_softmax(logits, -1) - merged).abs().max().item()
+    if not difference <= TOLERANCE * (1 + merged.std().item()):
+        raise IsthmusError(
+            f"the log-probabilities of '{model}' as it would be written differ by {difference:.2g} from those of what "
+            "was merged, so nothing is written: please report this"
+        )

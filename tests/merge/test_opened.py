@@ -13,6 +13,7 @@ from merging import merge
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError
 from isthmus.checkpoint.trial_loading import require_opens
 from isthmus.eval.loss import Losses
+from isthmus.merge import result
 from isthmus.merge.verify import Shown, require_shown
 
 IMPOSSIBLE: dict[str, tuple[dict[str, object], str]] = {
@@ -105,3 +106,19 @@ def test_nothing_is_published_where_the_loss_is_another(saved, tmp_path: Path) -
     with pytest.raises(IsthmusError, match="as it was measured"):
         other.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_without_text_the_files_compute_what_was_merged(saved, tmp_path: Path, monkeypatch, dtype: str) -> None:
+    merged = merge(saved("a"), saved("b", 1), align="orthogonal", t=0.5, dtype=dtype)
+    merged.save(tmp_path / "out")
+    write = result.save_weights
+
+    def altered(directory: Path, shapes: dict, state: dict, *arguments: object, **options: object) -> dict[str, str]:
+        wrong = {name: 1.1 * state[name] if "c_proj" in name else state[name] for name in state}
+        return write(directory, shapes, wrong, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(result, "save_weights", altered)
+    with pytest.raises(IsthmusError, match=r"the log-probabilities of 'no' as it would be written differ by"):
+        merged.save(tmp_path / "no")
+    assert not (tmp_path / "no").exists()
