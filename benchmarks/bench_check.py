@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from itertools import pairwise
+from itertools import product
 from pathlib import Path
 
 from measurement import Cost, best, record
@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from hub_server import HubServer
 
+TOKENS = 50_257
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "model.safetensors")
 DOWNLOAD = f"""
 import sys
@@ -31,10 +32,14 @@ for name in sys.argv[1:]:
 
 
 def tokenizer(indent: int | None) -> bytes:
-    """50,257 tokens and as many merges."""
-    tokens = [f"token-{index}" for index in range(50257)]
-    merges = [f"{a} {b}" for a, b in pairwise(tokens)]
-    model = {"type": "BPE", "vocab": {token: index for index, token in enumerate(tokens)}, "merges": merges}
+    """50,257 tokens: 256 letters, and what merges of two of the first tokens make."""
+    tokens = {chr(0x100 + letter): letter for letter in range(256)}
+    merges = []
+    for first, second in product(list(tokens), repeat=2):
+        if len(tokens) < TOKENS:
+            merges.append(f"{first} {second}")
+            tokens[first + second] = len(tokens)
+    model = {"type": "BPE", "vocab": tokens, "merges": merges}
     return json.dumps({"model": model, "added_tokens": []}, indent=indent).encode()
 
 
