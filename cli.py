@@ -129,7 +129,7 @@ class Optimizers:
 
 
 @dataclass(frozen=True)
-class StudyOptions:
+class StudyArguments:
     """How much a study does, and at a time."""
 
     quick: Annotated[bool, Option("--quick", "A minute, to see that it runs: the numbers mean nothing.")] = False
@@ -156,7 +156,7 @@ class Only:
 
 
 Silent = Annotated[Reply, Only(("quiet", "debug"))]
-Study = Annotated[StudyOptions, Only(("quick", "workers"))]
+Study = Annotated[StudyArguments, Only(("quick", "workers"))]
 PushPlace = Annotated[PushOptions, Only(("private", "revision", "create_pr", "message"))]
 Trained = Annotated[MergePlan, Only(("data", "align", "fit_on", "tokens", "device", "seed"))]
 
@@ -526,7 +526,7 @@ def ensemble(
     reply.give(result.report, print_ensemble, *written)
 
 
-@command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o /tmp/demo"))
+@command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o elsewhere"))
 def demo(*, output: Output = Path("isthmus-demo"), overwrite: Overwrite = False, reply: Silent) -> None:
     """The main job on the embedded checkpoints, offline, in about a minute."""
     from .lab.demo import EXAMPLES, require_room, run_example
@@ -620,20 +620,19 @@ for _name, _about in {
     ("On your text, too", "lab generalization study --data law.txt"),
     group=lab,
 )
-def generalization(directory: WorkDirectory, *, options: StudyOptions, reply: Reply) -> None:
+def generalization(directory: WorkDirectory, *, options: StudyArguments, reply: Reply) -> None:
     """Points of those paths on other text than the models were trained on, and in ensembles."""
     _run_study("generalization", directory, options, reply)
 
 
-def _run_study(name: str, directory: Path, options: StudyOptions, reply: Reply) -> None:
+def _run_study(name: str, directory: Path, options: StudyArguments, reply: Reply) -> None:
     inputs = _inputs(data=options.data)
     require_outputs(reply.json_file, [("the directory", directory)], inputs, existing=True)
     from .lab.parts import cores
-    from .lab.studies import StudyOptions as Settings
-    from .lab.studies import run_study
+    from .lab.studies import StudyOptions, run_study
 
     with screen(reply.quiet) as progress:
-        settings = Settings(options.quick, options.workers or cores(), tuple(options.data))
+        settings = StudyOptions(options.quick, options.workers or cores(), tuple(options.data))
         record = run_study(name, directory, settings, progress)
     numbers = f"{directory / name}.json has the numbers, .png the figure"
     reply.give(record, lambda study: say(study["question"]), numbers)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from safetensors import safe_open
@@ -21,14 +21,12 @@ from ..checkpoint.strict_json import parse_object
 from .canonical import canonical
 from .families import family
 from .gauge import regauge
+from .methods import KEEP_FORM, Method
 from .symmetry import Elements, Family, State
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-Method = Literal["none", "permutation", "orthogonal", "activations", "combined", "learned"]
-KEEP_FORM: frozenset[Method] = frozenset({"none", "permutation"})
-LOOKING: frozenset[Method] = frozenset({"activations", "combined"})  # at what the models do with text
 TOLERANCE = 1e-4
 _GAUGE = "gauge/"
 
@@ -142,8 +140,7 @@ class Alignment:
         Raises AlignmentError when it exceeds `tolerance` (or is NaN), naming the space, hence the layer, that changes
         the function.
         """
-        length = min(64, context_length(config) or DEFAULT_CONTEXT)
-        ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
+        ids = random_ids(config, seed)
         expected = measure(state, config, ids)
         error = (measure(aligned, self.config(config), ids) - expected).abs().max().item()
         if error <= tolerance:
@@ -162,3 +159,9 @@ class Alignment:
             f"the alignment changes the model: log-probabilities differ by {error:.2g} (allowed {tolerance:.0e}); "
             f"found in {culprit}"
         )
+
+
+def random_ids(config: PretrainedConfig, seed: int) -> Tensor:
+    """The token ids (2, at most 64) on which two states of one function are compared."""
+    length = min(64, context_length(config) or DEFAULT_CONTEXT)
+    return torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))

@@ -120,11 +120,6 @@ def _join(groups: dict[str, set[str]], names: Sequence[str | None]) -> None:
         groups[name] = together
 
 
-def _folded(rows: Tensor, *, scale: Tensor, mean: Tensor | None, centres: bool) -> Tensor:
-    rows = (rows if mean is None else rows - mean) * scale
-    return _centred(rows) if centres else rows
-
-
 def _mean_row(matrix: Tensor) -> Tensor:
     total: Tensor = sum(rows.double().sum(0) for rows in torch.split(matrix, ROWS))  # type: ignore[assignment]
     return total / matrix.shape[0]

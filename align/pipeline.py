@@ -14,11 +14,12 @@ from ..checkpoint.inputs import open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.model import streamed_log_probs
 from .activations import cross_correlations
-from .alignment import KEEP_FORM, LOOKING, Alignment, Method
+from .alignment import Alignment
 from .canonical import canonical
 from .families import FAMILIES, family
 from .matching import match
 from .memory import release_freed
+from .methods import KEEP_FORM, LOOKING, Method
 from .streamed import CanonicalPieces, joined_state, stored_pieces
 from .symmetry import Family
 

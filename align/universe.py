@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ..checkpoint.errors import BadInput
 from .activations import cross_correlations
-from .alignment import KEEP_FORM, LOOKING, Alignment, Method
+from .alignment import Alignment
 from .canonical import canonical
 from .families import family
 from .matching import match
 from .memory import release_freed
+from .methods import KEEP_FORM, LOOKING, Method
 from .pipeline import Aligned, align_states
 from .symmetry import Elements, Family, State
 

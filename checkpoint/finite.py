@@ -9,15 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .errors import BadInput, NotFinite
+from .errors import NotFinite
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # documented by torch
-
-
-def require_number(option: str, value: float | None) -> None:
-    """Raise BadInput for an option whose value is NaN or Inf; None means that it was not given."""
-    if value is not None and not math.isfinite(value):
-        raise BadInput(f"{option} takes a finite number; got {value}")
 
 
 def written_blocks(blocks: Iterable[Tensor], dtype: torch.dtype, name: str, maker: str) -> Iterator[Tensor]:

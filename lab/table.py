@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ..align.alignment import Method
+from ..align.methods import Method
 from ..align.pipeline import Aligned, align_states
 from ..align.universe import Universe
 from ..eval.barrier import Profile, profile

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..align.alignment import Alignment, Method
+from ..align.alignment import Alignment
 from ..align.families import family
 from ..align.gauge import neutral
+from ..align.methods import Method
 from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..align.alignment import Method
 from ..align.families import family
+from ..align.methods import LOOKING, Method
 from ..align.universe import Universe
 from ..checkpoint.inputs import Inputs
 from ..eval.loss import Losses, LossMeter
@@ -20,7 +20,7 @@ from .operators.combined import Combined, Known
 from .operators.soup import WeightSearch
 from .operators.statistics import fisher_diagonal, input_moments
 from .path import blend
-from .plans import LOOKS_AT_TEXT, MergePlan
+from .plans import MergePlan
 from .reading import MergeText, tokens_per_label
 from .recipes.recipe import Recipe, Segment, Setting
 from .search import SURE
@@ -159,5 +159,5 @@ def _reweighted(recipe: Recipe, weights: Sequence[float]) -> Recipe:
 
 def operator_fit_tokens(recipe: Recipe, plan: MergePlan) -> int:
     """The tokens of every label that are looked at before anything is chosen."""
-    looks = recipe.operator.knows is not None or plan.alignment == "auto" or plan.alignment in LOOKS_AT_TEXT
+    looks = recipe.operator.knows is not None or plan.alignment == "auto" or plan.alignment in LOOKING
     return tokens_per_label(len(plan.data)) if looks and plan.data else 0

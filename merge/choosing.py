@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..align.alignment import LOOKING, Method
+from ..align.methods import LOOKING, Method
 from ..align.universe import Universe, align_all
 from ..checkpoint.finite import finite_algebra
 from ..eval.progress import Progress

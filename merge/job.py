@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from ..align.alignment import KEEP_FORM
 from ..align.families import FAMILIES, family
+from ..align.methods import KEEP_FORM
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint

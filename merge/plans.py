@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+from ..align.methods import LOOKING, Method
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
 from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, Option
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..eval.spectrum import SpectrumReport
     from .recipes.recipe import Recipe
 
-Method = Literal["none", "permutation", "orthogonal", "activations", "combined", "learned"]
 Align = Literal["auto"] | Method
 CurveKind = Literal["polychain", "bezier"]
 OptimizerName = Literal["adamw", "muon", "lion"]
@@ -47,7 +47,6 @@ LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "l
 AFFORDABLE = {"cpu": 2e12, "cuda": 1e15}
 MAX_PASSES = 4.0  # over the text that is trained on
 FEWEST_STEPS = 20
-LOOKS_AT_TEXT: frozenset[str] = frozenset({"activations", "combined"})
 
 
 def read_point(word: str) -> float | None:
@@ -514,7 +513,7 @@ class AlignPlan:
     @property
     def needs_text(self) -> bool:
         """Whether the method looks at text."""
-        return self.method == "learned" or self.method in LOOKS_AT_TEXT
+        return self.method == "learned" or self.method in LOOKING
 
 
 @dataclass(frozen=True)
@@ -576,7 +575,7 @@ def _require_path_sense(plan: MergePlan) -> None:
         raise BadInput("a soup and --max-memory are for a --method: name one, or leave them out")
     if not plan.data and isinstance(plan.path, CurvePlan):
         raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
-    if not plan.data and plan.alignment in {*LOOKS_AT_TEXT, "learned"} and not stored:
+    if not plan.data and plan.alignment in {*LOOKING, "learned"} and not stored:
         raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
     if not plan.data and plan.spectrum.restore:
         raise BadInput("--restore-spectrum is judged by the loss on text: add --data")
@@ -602,7 +601,7 @@ def _require_operator_sense(plan: MergePlan, recipe: Recipe) -> None:
         raise BadInput("a path, its point, its training and its ends are for two models: leave the operator out")
     if not plan.data and plan.alignment == "auto":
         raise BadInput("without text alignments cannot be compared: add --data, or say --align none or orthogonal")
-    if not plan.data and plan.alignment in LOOKS_AT_TEXT:
+    if not plan.data and plan.alignment in LOOKING:
         raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
     if not plan.data and operator.knows:
         raise BadInput(f"{operator.name} weighs parameters by what they do on text: add --data")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..align.alignment import LOOKING
+from ..align.methods import LOOKING
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint

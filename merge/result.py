@@ -48,13 +48,13 @@ class Merge:
     """A merged model, not yet saved: `state` (float32, computed when looked up), and what was found out.
 
     `path` is the path that `state` is a point of, with the `alignment` of B to A; None for what an operator made.
-    `facts` is what config.json will say, `files` are the small files to
-    carry over, by name. `report` is what goes into isthmus.json; `spectra` and `samples` are for report.html.
-    `seen` is the text that the path was trained on, `training_state` where its training is kept until the result is
-    saved, `scratch` the folder in which `state` lies, where it was never in memory. `inputs` is what was read for it,
-    which no output may replace. `shown` are the losses in the report, which the files are held against before they are
-    published; `maker` says in errors what made the weights; `base` is what the endpoints were trained from, whose
-    `files` go when it does; `in_memory` says that `state` is more than a view of files.
+    `facts` is what config.json will say, `files` are the small files to carry over, by name. `report` is what goes into
+    isthmus.json; `spectra` and `samples` are for report.html. `seen` is the text that the path was trained on,
+    `training_state` where its training is kept until the result is saved, `scratch` the folder in which `state` lies,
+    where it was never in memory. `inputs` is what was read for it, which no output may replace. `shown` are the losses
+    in the report, which the files are held against before they are published; `maker` says in errors what made the
+    weights; `base` is what the endpoints were trained from, whose `files` go when it does; `in_memory` says that
+    `state` is more than a view of files.
     """
 
     endpoints: tuple[Checkpoint, ...]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..align.alignment import TOLERANCE as LOG_PROBS
-from ..checkpoint.config import DEFAULT_CONTEXT, context_length
+from ..align.alignment import random_ids
+from ..checkpoint.config import context_length
 from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
 from ..checkpoint.model import log_probs
 from ..checkpoint.rows import ComputedState
@@ -35,8 +36,7 @@ def require_same_function(
 
     Raises AlignmentError above the tolerance of alignments; `what` was done to the first to make the other.
     """
-    length = min(64, context_length(config) or DEFAULT_CONTEXT)
-    ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
+    ids = random_ids(config, seed)
     error = (log_probs(other, config, ids) - log_probs(state, config, ids)).abs().max().item()
     if not error <= LOG_PROBS:
         raise AlignmentError(

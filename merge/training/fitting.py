@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ...align.alignment import KEEP_FORM, Alignment
+from ...align.alignment import Alignment
 from ...align.families import family
 from ...align.learned import LearnedAlignment
+from ...align.methods import KEEP_FORM
 from ...align.universe import Universe
 from ...eval.barrier import profile
 from ...eval.loss import LossMeter
