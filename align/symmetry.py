@@ -204,7 +204,7 @@ class Family:
 
     `configuration` is what the forward pass reads of the configuration, defaults filled in, and `rounding` the keys of
     that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
-    beside the weights.
+    beside the weights. `sound` says that transformers surely builds the model, so that it need not be tried.
 
     Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
     which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.
@@ -229,6 +229,7 @@ class Family:
     configuration: Mapping[str, object] = field(default_factory=dict)
     rounding: frozenset[str] = frozenset()
     buffers: str | None = None
+    sound: bool = False
 
     @property
     def head(self) -> str:
@@ -267,7 +268,7 @@ class Family:
                 sizes[piece.view.axis] += shapes[piece.parameter][piece.view.axis]
             shapes[piece.parameter] = tuple(sizes)
         tied = {self.unembedding.piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
-        return Schema(shapes, tied, self.prefix, re.compile(self.buffers) if self.buffers else None)
+        return Schema(shapes, tied, self.prefix, re.compile(self.buffers) if self.buffers else None, self.sound)
 
     def identity(self) -> Elements:
         """The elements that move nothing."""

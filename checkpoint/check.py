@@ -94,7 +94,7 @@ def check(
     for source, said in zip(sources, facts, strict=True):
         own, tensors = own_findings(source, said, families)
         if opened and not _blocking(own):  # what fits its files is no larger than they are
-            own += filter(None, [opening_finding(source, said, generation=source is sources[0])])
+            own += filter(None, [opening_finding(source, said, families, generation=source is sources[0])])
         findings += own
         if tensors.contents is None and _blocking(own):
             other_kinds.add(source)

@@ -74,12 +74,14 @@ class Schema:
     """The tensors of a model: shapes by name, tied names (target: source), the prefix of the base model.
 
     `buffers` matches the names of tensors that old files have beside them and that are no weights, where it is known.
+    `sound` says that transformers surely builds the model, so that it need not be tried.
     """
 
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str]
     prefix: str
     buffers: re.Pattern[str] | None = field(default=None, compare=False)
+    sound: bool = field(default=False, compare=False)
 
     @cached_property
     def all_names(self) -> frozenset[str]:

@@ -160,8 +160,8 @@ def _save_model(
     facts = alignment.facts(source.facts)
     maker = f"'{source.name}' after {alignment.method} alignment"
     shapes, stored = source.as_stored(schema_of(facts, source.name, FAMILIES).shapes, state)
-    with preloaded_transformers(facts):
+    with preloaded_transformers(facts, FAMILIES):
         digests = save_weights(directory, shapes, stored, saved_dtype, maker=maker)
         save_small_files(directory, facts, source.files, saved_dtype)
-    require_opens(directory, name)
+    require_opens(directory, name, FAMILIES)
     return digests

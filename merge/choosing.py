@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..align.alignment import Alignment
 from ..align.methods import LOOKING, Method
 from ..align.universe import Universe, align_all
 from ..checkpoint.finite import finite_algebra
@@ -60,14 +61,15 @@ def climb(
 class Choice:
     """What is merged: the `aligned` models, and the `state` that comes of them, on the rows that all of them have.
 
-    `alignment` is what the report says of it; `maker` says in errors what made the weights. Of two models, the state is
-    the point at `t` of a `path`, and `point` gives others in a form in which spectra can be compared; `training` and
-    `restored` are what the report says of the path's training and of the spectrum; `seen` is the text that the path was
-    trained on, `run` where the training is kept until the result is saved. By an operator, `recipe` is the one with the
-    weights that were chosen, and `soup` what the report says of them.
+    `aligned` is None where nothing is aligned or measured. `alignment` is what the report says of it; `maker` says in
+    errors what made the weights. Of two models, the state is the point at `t` of a `path`, and `point` gives others in
+    a form in which spectra can be compared; `training` and `restored` are what the report says of the path's training
+    and of the spectrum; `seen` is the text that the path was trained on, `run` where the training is kept until the
+    result is saved. By an operator, `recipe` is the one with the weights that were chosen, and `soup` what the report
+    says of them.
     """
 
-    aligned: Universe
+    aligned: Universe | None
     state: Mapping[str, Tensor]
     alignment: Mapping[str, Any]
     maker: str
@@ -80,6 +82,17 @@ class Choice:
     run: TrainingState | None = None
     recipe: Recipe | None = None
     soup: Mapping[str, Any] | None = None
+
+    @property
+    def universe(self) -> Universe:
+        """The aligned models. Where nothing is aligned or measured there are none."""
+        assert self.aligned is not None, "only of what is streamed from disk to disk there is no universe"
+        return self.aligned
+
+    @property
+    def element(self) -> Alignment:
+        """The alignment of the second model to the first."""
+        return self.aligned.alignment if self.aligned is not None else Alignment("none", {}, 0.0)
 
 
 class Aligner:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..align.universe import Universe
 from ..checkpoint.card import letter
 from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
@@ -29,7 +28,7 @@ from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, along_path, among
 from .along_path import PathChooser, saved_path
-from .by_operator import OperatorChooser, operator_fit_tokens, operator_record
+from .by_operator import OperatorChooser, operator_fit_tokens
 from .choosing import Choice
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
@@ -85,17 +84,15 @@ def merge_models(
 def streamed(job: Job) -> Choice:
     """A plain average, or an operator and nothing else: tensor by tensor when it is saved, never in memory whole."""
     states = [member.state for member in job.inputs.members]
-    apart = Universe(tuple(states), job.inputs.first.config, (), 0.0, (0.0,))
     if job.recipe is None:
         assert job.plan.t is not None, "without text, t is asked for"
         line, t = WeightPath.line(states), job.plan.t
         record = {"method": "none", "score": 0.0, "max_log_prob_error": 0.0, "seconds": 0.0}
-        return Choice(apart, line(t), record, f"the merge at t = {t:g}", t, line)
+        return Choice(None, line(t), record, f"the merge at t = {t:g}", t, line)
     values = job.recipe.values(list(job.inputs.first.schema.shapes))
     state = Combined(job.recipe.operator, states, values, seed=job.plan.seed)
-    return Choice(
-        apart, state, operator_record(apart, {}), f"the merge by {job.recipe.operator.name}", recipe=job.recipe
-    )
+    record = {"method": "none", "score": 0.0, "rounds": 0, "max_log_prob_error": 0.0, "tried": {}}
+    return Choice(None, state, record, f"the merge by {job.recipe.operator.name}", recipe=job.recipe)
 
 
 def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
@@ -157,7 +154,7 @@ def _trained_by(job: Job, prints: Sequence[Fingerprint]) -> Iterator[Evidence]:
 
 def build(job: Job, choice: Choice) -> Whole:
     """The merge with all rows of the vocabulary, as it will be saved; finite, and in range of its dtype."""
-    facts = choice.aligned.alignment.facts(job.inputs.first.facts)
+    facts = choice.universe.alignment.facts(job.inputs.first.facts)
     whole = Whole.of(choice.state, facts, job.inputs, choice.aligned)
     require_writable(whole.state, job.dtype, choice.maker)
     return whole
@@ -169,11 +166,11 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         return None
     measuring = Measuring(job.inputs, text.report, device=job.device, progress=job.progress)
     if choice.path is not None and choice.t is not None:
-        measured = measuring.along_path(choice.path, choice.aligned, choice.t, choice.state, whole, job.dtype)
+        measured = measuring.along_path(choice.path, choice.universe, choice.t, choice.state, whole, job.dtype)
     else:
         assert choice.recipe is not None
         merged = rounded(whole.state, job.dtype)
-        measured = measuring.among_models(choice.aligned, merged, choice.recipe.plain_weights(), base=job.base)
+        measured = measuring.among_models(choice.universe, merged, choice.recipe.plain_weights(), base=job.base)
     with kept_if_refused(choice.run):
         job.plan.gates.pass_loss(measured.report())
     return measured
@@ -192,7 +189,7 @@ def judge(job: Job, choice: Choice, ends: Ends) -> Judgement:
     """The verdict on the spectrum, which must pass the gates; none where it is not measured."""
     if not job.measures_spectrum:
         return Judgement()
-    limits, config = job.plan.spectrum.limits, choice.aligned.config
+    limits, config = job.plan.spectrum.limits, choice.universe.config
     spectra: dict[float, Spectrum] = {}
     along = None
     if choice.point is not None and choice.t is not None:
@@ -280,7 +277,7 @@ def result(
     )
     return Merge(
         job.ends,
-        choice.aligned.alignment if choice.path else None,
+        choice.element if choice.path else None,
         choice.path,
         whole.state,
         whole.facts,
@@ -316,14 +313,14 @@ def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None
     """The loss on the plane of a curve, or of three models; None where there is none to draw."""
     if not text or job.plan.max_memory is not None:
         return None
-    config, where = choice.aligned.config, (text.report, job.device, job.progress)
+    config, where = choice.universe.config, (text.report, job.device, job.progress)
     if choice.path is not None:
         return path_plane(choice.path, config, *where) if choice.path.bends else None
     if choice.recipe is None or len(job.ends) != 3:
         return None
     shares = choice.recipe.plain_weights() if choice.recipe.operator.name == "linear" else None
     try:
-        return simplex_plane(choice.aligned.states[job.base :], shares, config, *where)
+        return simplex_plane(choice.universe.states[job.base :], shares, config, *where)
     except BadInput:  # two of them are the same, or all lie on one line
         return None
 

@@ -135,7 +135,7 @@ def _save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None =
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
         shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
         shapes, state = merged.endpoints[0].as_stored(shapes, merged.state)
-        with preloaded_transformers(merged.facts):
+        with preloaded_transformers(merged.facts, FAMILIES):
             digests = save_weights(directory, shapes, state, merged.dtype, maker=merged.maker)
             save_small_files(directory, merged.facts, merged.files, merged.dtype)
         card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
@@ -144,7 +144,7 @@ def _save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None =
             (directory / FIGURE).write_bytes(png(loss_figure(report)))
         page = render_report(report, merged.spectra, merged.samples)
         (directory / "report.html").write_text(page, encoding="utf-8")
-        require_opens(directory, target.name)
+        require_opens(directory, target.name, FAMILIES)
         if merged.shown is not None:
             require_shown(directory, merged.shown, target.name)
         elif merged.in_memory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import Matrices, OrthogonalKeepingOnes, Permutation
@@ -59,6 +59,10 @@ FIELDS = {
 # Other names of the same keys: which of two counts, transformers knows.
 ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 DTYPES = ("float32", "float16", "bfloat16", None)
+# Further keys, and values, with which transformers surely builds the model.
+OTHER_KEYS = frozenset({"model_type", "dtype", "torch_dtype", "_name_or_path"})
+ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
+UNUSUAL = ("problem_type", "id2label", "label2id", "is_encoder_decoder", "output_hidden_states", "output_attentions")
 
 
 def gpt2(config: GPT2Config) -> Family:
@@ -155,6 +159,7 @@ def gpt2(config: GPT2Config) -> Family:
         configuration={key: getattr(config, key, None) for key in CONFIGURATION} | {"n_inner": hidden},
         rounding=frozenset({"layer_norm_epsilon"}),
         buffers=BUFFERS,
+        sound=isinstance(config, SimpleNamespace) and _is_sound(vars(config)),
     )
     return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()
 
@@ -169,3 +174,24 @@ def _require_plain(facts: Mapping[str, object]) -> None:
             raise TypeError(key)
     if any(facts.get(key) not in DTYPES for key in ("dtype", "torch_dtype")):
         raise TypeError("dtype")
+
+
+def _is_sound(facts: Mapping[str, Any]) -> bool:
+    """Whether all that a plain configuration file says is usual, and in range: transformers builds such a model."""
+    sizes = [facts.get(key) for key in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")]
+    shares = [facts.get(key, 0) for key in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout")]
+    end = facts.get("eos_token_id")
+    ids = [facts.get("bos_token_id"), facts.get("pad_token_id"), *(end if isinstance(end, list) else [end])]
+    return (
+        facts.keys() <= FIELDS.keys() | OTHER_KEYS
+        and all(size is None or size > 0 for size in sizes)
+        and facts["n_embd"] % facts["n_head"] == 0
+        and all(0 <= share <= 1 for share in shares)
+        and all(index is None or (type(index) is int and 0 <= index < facts["vocab_size"]) for index in ids)
+        and 0 < facts.get("layer_norm_epsilon", 1e-5) < 1
+        and 0 <= facts.get("initializer_range", 0.02) < 1
+        and facts.get("activation_function", ACTIVATIONS[0]) in ACTIVATIONS
+        and facts.get("return_dict", True) is not False
+        and all(type(name) is str for name in facts.get("architectures") or ())
+        and not any(facts.get(key) for key in UNUSUAL)
+    )
