@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import CorruptCheckpoint
+from .memory import release_freed
 from .symmetry import Family, State
 
 ROWS = 4096
@@ -34,11 +35,13 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
 
     Raises CorruptCheckpoint when a norm that keeps its bias has a scale of exactly zero, which no rotation can carry.
     """
-    pieces = table.split(state)
-    if table.tied:
-        table = table.untied()
-        pieces[table.head] = pieces[table.embedding]
-    return table.join(canonical_pieces(pieces, table))
+    untied = table.untied()
+    # No name here for the pieces: what was read from disk is freed piece by piece.
+    return untied.join(canonical_pieces(_untied(table.split(state), table), untied))
+
+
+def _untied(pieces: State, table: Family) -> State:
+    return {**pieces, table.head: pieces[table.embedding]} if table.tied else pieces
 
 
 def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
@@ -76,7 +79,9 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
         pieces[norm.weight] = norm.weight_of(torch.ones_like(scale))
         if norm.bias is not None:
             pieces[norm.bias] = shift / scale if stays else torch.zeros_like(shift)
+        release_freed()
 
+    release_freed()
     for bias in (bias for bias in table.vanishing if bias.piece in pieces):
         cleared = pieces[bias.piece].clone()
         (cleared if bias.view is None else bias.view.in_runs(cleared)).zero_()

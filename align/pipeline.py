@@ -87,6 +87,7 @@ def align_states(
         moved, reference = alignment.apply_to_pieces(pieces_b, untied), untied.join(pieces_a)
     else:
         moved, reference = alignment.apply(b, table), dict(a)
+    del pieces_a, pieces_b
     release_freed()
     error = alignment.verify(b, moved, config, seed=seed)
     return Aligned(reference, moved, alignment.config(config), alignment, error)

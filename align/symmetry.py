@@ -335,7 +335,8 @@ class Family:
 
     def split(self, state: Mapping[str, Tensor]) -> State:
         """Pieces of a state, one per entry of `pieces`: views where that is possible."""
-        return {name: self.piece(state, name) for name in self.pieces}
+        whole = {parameter: state[parameter] for parameter in self.parts()}  # looked up once: it may be read from disk
+        return {name: entry.of(whole[entry.parameter]) for name, entry in self.pieces.items()}
 
     def piece(self, state: Mapping[str, Tensor], name: str) -> Tensor:
         """One piece of a state."""
