@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .licences import HUB_LICENCES
+from .checks.repository import HUB_LICENCES
 from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .download import fetch_file
 from .errors import ModelNotFound
 from .file_version import FileVersion, changed, settled
-from .hub import Unreachable, ask
+from .hub import Unreachable, ask, fetch_file
 from .reference import Reference
 from .size_limits import LARGEST, require_few_files, require_regular_file
 from .small_files import CONFIGURATION, TEMPLATE_FOLDER, is_template

@@ -22,10 +22,10 @@ from .model import Families, Schema
 from .naming import Naming
 from .reference import parse_reference
 from .rust_panics import is_failure, quiet_panics
+from .size_limits import require_tokenizer_file
 from .small_files import GENERATION, VOCABULARIES
 from .source import Source
 from .tensor_inventory import inventory_of, stored_tensors
-from .tokenizer_limits import require_tokenizer_file
 from .working_folders import WorkingFolder
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .archive import DIRECTORY, PICKLE, Budget, strings
 from .errors import CorruptCheckpoint
 from .manifest import REPORT
-from .optimizer_names import ALIASES, canonical_name
+from .pickles import DIRECTORY, PICKLE, Budget, strings
 from .size_limits import DOCUMENT
 from .source import CARD, Source
 from .training_arguments import read_training_arguments
@@ -37,6 +36,17 @@ _KEYS = frozenset((*_FACTORED, *_MOMENTS, "ns_steps", "ns_coefficients", "moment
 _CARD_TEXT = re.compile(
     r"\b(?:pre-?)?train(?:ed|ing)\s{1,9}(?:with|using|by)\s{1,9}(?:the\s{1,9})?(\w{1,40})", re.IGNORECASE
 )
+# The names that libraries give to optimizers whose weights look alike.
+_ALIASES = {
+    "adamw": (
+        "adam", "adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused",
+        "adamw_hf", "adamw_anyprecision", "adamw_torch_4bit", "adamw_torch_8bit", "adamw_bnb_8bit", "adamw_8bit",
+        "paged_adamw", "paged_adamw_32bit", "paged_adamw_8bit",
+    ),
+    "lion": ("lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit"),
+}  # fmt: skip
+ALIASES = {alias: optimizer for optimizer, aliases in _ALIASES.items() for alias in aliases}
+_NAMES = ("adamw", "adam", "muon", "lion", "sgd", "adafactor", "shampoo", "soap", "sophia", "lamb")
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,15 @@ def relation(optimizers: Sequence[str | None]) -> Literal["same-optimizer", "cro
     if None in optimizers:
         return "unknown"
     return "same-optimizer" if len(set(optimizers)) == 1 else "cross-optimizer"
+
+
+def canonical_name(written: str) -> str | None:
+    """The optimizer in a text, such as ``adamw`` for Adam and its variants; None if the text names none or several."""
+    words = re.findall(r"[a-z0-9_]+", written[:200].lower().replace("optimizernames.", ""))
+    if words and words[0] in ALIASES:
+        return ALIASES[words[0]]
+    optimizers = {ALIASES.get(name, name) for name in _NAMES if name in words}
+    return optimizers.pop() if len(optimizers) == 1 else None
 
 
 def _content(source: Source, filename: str) -> dict[str, Any]:

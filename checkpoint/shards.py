@@ -74,6 +74,16 @@ def save_weights(
     return digests
 
 
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes and values (as float32) of all tensors, sorted by name; 64 hex digits."""
+    sha256 = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].to("cpu", torch.float32).contiguous()
+        sha256.update(f"{name}{list(tensor.shape)}".encode())
+        sha256.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
 def _header(tensors: Mapping[str, tuple[tuple[int, ...], int]], dtype: torch.dtype) -> bytes:
     """The first bytes of a safetensors file with tensors of these shapes and sizes in bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

@@ -9,12 +9,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
-from .download import RemoteFile, fetch_file, read_range
 from .errors import CorruptCheckpoint, ModelNotFound
 from .file_version import FileVersion, opened, require_version
 from .front_matter import front_matter
 from .headers import TensorInfo, header_from, header_of
-from .hub import Unreachable
+from .hub import RemoteFile, Unreachable, fetch_file, read_range
 from .listing import UNREACHABLE, list_files
 from .reference import Reference
 from .size_limits import CARD_BYTES, DOCUMENT, LARGEST, require_size, require_sizes, require_values

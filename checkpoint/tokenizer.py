@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import CorruptCheckpoint
 from .rust_panics import is_failure, quiet_panics
 from .sentencepiece import read_pieces
+from .size_limits import require_pipeline, require_tokenizer_file
 from .small_files import (
     ADDED_TOKENS,
     CONFIGURATION,
@@ -28,7 +29,6 @@ from .small_files import (
     is_tokenizer_file,
 )
 from .source import Source
-from .tokenizer_limits import require_pipeline, require_tokenizer_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from .archive import require_archive
 from .errors import CorruptCheckpoint
+from .pickles import require_archive
 from .size_limits import DOCUMENT
 
 # The packages of the classes in a trainer's arguments; `_Inert` replaces them, and they are never imported.

@@ -32,30 +32,12 @@ LABELS = {
     "rope_scaling": "scaling of the rotary position encoding",
 }
 # Keys that may always differ, and keys that other checks compare: not worth a note.
-SILENT = frozenset(
-    [
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "return_dict",
-        "output_attentions",
-        "output_hidden_states",
-        "id2label",
-        "label2id",
-        "chunk_size_feed_forward",
-        "is_encoder_decoder",
-        "pad_token_id",  # compared with the tokenizers
-        "bos_token_id",
-        "eos_token_id",
-        "vocab_size",
-        "tie_word_embeddings",
-        "quantization_config",
-        "n_ctx",
-        "n_inner",
-    ]
-)
+SILENT = frozenset({
+    "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "return_dict", "output_attentions",
+    "output_hidden_states", "id2label", "label2id", "chunk_size_feed_forward", "is_encoder_decoder",
+    "pad_token_id", "bos_token_id", "eos_token_id",  # compared with the tokenizers
+    "vocab_size", "tie_word_embeddings", "quantization_config", "n_ctx", "n_inner",
+})  # fmt: skip
 # Keys of older files, whose values transformers moves into fields that are compared.
 OLD = frozenset(["rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"])
 # Fields of configuration classes that matter only for training, or for the form of the output.

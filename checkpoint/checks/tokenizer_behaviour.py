@@ -1,17 +1,53 @@
-"""What two tokenizers do differently: with the same text, or by their files if they cannot be built."""
+"""What two tokenizers do differently: with the same texts, or by their files if they cannot be built."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ..tokenizer import Tokenizer
+from ..rust_panics import is_failure
+from ..tokenizer import ROLES, Tokenizer
 from .finding import Finding
-from .tokenizer_probe import PARTS, compare_tokenizers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNREADABLE = "nobody could open a merge with it; repair its files, or remove them"
 LABELS = {"added_tokens": "flags of added tokens"}
+# Several scripts, digits, contractions, white space, punctuation, symbols, rare characters.
+TEXTS = (
+    "The ferry left at dawn; nobody waved.",
+    "the Ferry LEFT At dAWN",
+    " two  spaces, a leading one, and a trailing one ",
+    "   three\tand a tab\n\n  then lines\r\n\tend\n",
+    "I'm sure they'll say it isn't what we've heard, it's hers. I'D GO, THEY'RE IN.",
+    "0 7 42 365 1024 31337 20260115 3.14159 1,000,000 -5 1e-9 0x7f ½ ² ٣٤",
+    "def area(r_1, x):\n    return {'k': [r_1 ** 2, x != 3]}  # ok?\n",
+    "a/b\\c_d-e+f=g~h`i|j<k>l@m#n$o%p^q&r*(s)[t]{u}",
+    "...!? -- \u2014 \u2026 \u201cquoted\u201d \u00abaussi\u00bb \u2018so\u2019",
+    "na\u00efve caf\u00e9 \u00c5ngstr\u00f6m Stra\u00dfe \u0141\u00f3d\u017a \u0130stanbul",
+    "cafe\u0301 \ufb01ne \u212b \uff21\uff22\uff23 \u2460",  # decomposed, ligature, full width
+    "\u041f\u0430\u0440\u043e\u043c \u0443\u0448\u0451\u043b "
+    "\u043d\u0430 \u0440\u0430\u0441\u0441\u0432\u0435\u0442\u0435.",
+    "\u03a4\u03bf \u03c0\u03bb\u03bf\u03af\u03bf \u03ad\u03c6\u03c5\u03b3\u03b5.",
+    "\u6e21\u8239\u5728\u9ece\u660e\u65f6\u5206\u79bb\u5f00\u4e86\u3002\u6ca1\u6709\u4eba\u6325\u624b\u3002",
+    "\u30d5\u30a7\u30ea\u30fc\u306f\u591c\u660e\u3051\u306b\u51fa\u305f\u3002",
+    "\ub098\ub8fb\ubc30\uac00 \uc0c8\ubcbd\uc5d0 \ub5a0\ub0ac\ub2e4.",
+    "\u063a\u0627\u062f\u0631\u062a \u0627\u0644\u0639\u0628\u0627\u0631\u0629 "
+    "\u0639\u0646\u062f \u0627\u0644\u0641\u062c\u0631.",
+    "\u05d4\u05de\u05e2\u05d1\u05d5\u05e8\u05ea \u05d9\u05e6\u05d0\u05d4.",
+    "\u0928\u093e\u0935 \u092d\u094b\u0930 \u092e\u0947\u0902 \u091a\u0932\u0940 \u0917\u0908\u0964",
+    "\u0e40\u0e23\u0e37\u0e2d\u0e2d\u0e2d\u0e01\u0e15\u0e2d\u0e19\u0e40\u0e0a\u0e49\u0e32",
+    "\U0001f6a2 \U0001f44b\U0001f3fd \U0001f469\u200d\U0001f52c \U0001f1eb\U0001f1ee \u2764\ufe0f \u2713",
+    "\u16a0\u16c7 \U00010330\U00010331 \u2200x\u2208\u211d: x\u00b2\u22650 \u222b \u00a0\u200b\u2003|",
+    "zx qj Wvk xxq pqr sghf brrr",
+)
+SAMPLE, SPECIAL = 8192, 64  # the most tokens of the vocabulary, and special tokens, that become texts
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens")
+# Settings that do not change ids, or that are compared elsewhere.
+_WITHOUT_EFFECT = frozenset({"trim_offsets", "vocab", "merges", "dropout", "id"})
 
 
 def behaviour_findings(
@@ -81,3 +117,117 @@ def _parts(parts: Sequence[str], name_a: str, name_b: str) -> list[str]:
         differ = "differs from that" if singular else "differ from those"
         sentences.append(f"the {' and '.join(others)} of '{name_b}' {differ} of '{name_a}'")
     return sentences
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two tokenizers do differently.
+
+    `parts` have different settings, with all defaults filled in; ``merges`` counts as a part. `tokens` is a text that
+    becomes other tokens, `text` one whose tokens are decoded to another text; each is None if `probes` texts show no
+    difference.
+    """
+
+    parts: tuple[str, ...]
+    tokens: str | None
+    text: str | None
+    probes: int
+
+
+def compare_tokenizers(first: Tokenizer, second: Tokenizer) -> Difference:
+    """Compare two built tokenizers by their settings and on the same texts."""
+    assert first.built is not None
+    assert second.built is not None
+    settings_a, settings_b = _settings(first.built), _settings(second.built)
+    # Tokens that only one of them has, and tokens with other roles, are reported elsewhere.
+    excluded = set(filter(None, first.tokens.keys() ^ second.tokens.keys())) | _differing_roles(first, second)
+    for settings in (settings_a, settings_b):
+        settings["added_tokens"] = [t for t in settings.get("added_tokens") or [] if t["content"] not in excluded]
+    parts = tuple(part for part in (*PARTS, "merges") if _relevant(settings_a, part) != _relevant(settings_b, part))
+    texts = _probes(first, second, _merged(settings_a) ^ _merged(settings_b), excluded)
+    ids_a, ids_b = _encoded(first.built, texts), _encoded(second.built, texts)
+    tokens = next((text for text, a, b in zip(texts, ids_a, ids_b, strict=True) if a != b), None)
+    decoded_apart = None
+    for text, ids in zip(texts[: len(TEXTS)], ids_a, strict=False):
+        if ids is not None and _decoded(first.built, ids) != _decoded(second.built, ids):
+            decoded_apart = text
+            break
+    return Difference(parts, tokens, decoded_apart, len(texts))
+
+
+def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], excluded: set[str]) -> list[str]:
+    """`TEXTS`, texts with special tokens inside, and the texts of tokens of the vocabulary."""
+    assert first.built is not None
+    shared = [token for token in sorted(first.tokens, key=first.tokens.__getitem__) if token in second.tokens]
+    pieces = [token for token in sorted(merged) if token in first.tokens or token in second.tokens][:SAMPLE]
+    pieces += shared[:: max(1, len(shared) // SAMPLE)]
+    special = sorted(set(first.built.get_added_vocab()) & set(second.tokens), key=first.tokens.__getitem__)[:SPECIAL]
+    texts = [*TEXTS, *(f"so {token} it{token}goes {token} " for token in special)]
+    texts += [text for piece in dict.fromkeys(pieces) if (text := _text_of(first.built, piece))]
+    sample = excluded if len(excluded) < 1000 else set(sorted(excluded)[:1000])
+    return [text for text in texts if not any(token in text for token in sample)]
+
+
+def _differing_roles(first: Tokenizer, second: Tokenizer) -> set[str]:
+    pairs = [(first.special.get(role), second.special.get(role)) for role in ROLES]
+    return {token for pair in pairs if pair[0] != pair[1] for token in pair if token}
+
+
+def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
+    try:
+        return str(tokenizer.convert_tokens_to_string([token]))
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return ""
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Any]:
+    """The ids of every text; None for a text on which the tokenizer fails."""
+    try:
+        return list(tokenizer(list(texts), verbose=False)["input_ids"])
+    except BaseException as error:  # a panic of the tokenizers library is not an Exception
+        if not is_failure(error):
+            raise
+        return [None] * len(texts) if len(texts) == 1 else [_encoded(tokenizer, [text])[0] for text in texts]
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str | None:
+    try:
+        return str(tokenizer.decode(ids))
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return None
+
+
+def _settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The content of a tokenizer.json with all defaults filled in; empty if the tokenizer has none."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    settings: dict[str, Any] = {} if backend is None else json.loads(backend.to_str())
+    return settings
+
+
+def _merges(settings: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    merges = (settings.get("model") or {}).get("merges") or []
+    return [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
+
+
+def _merged(settings: Mapping[str, Any]) -> set[str]:
+    """The tokens that merges make."""
+    return {"".join(merge) for merge in _merges(settings)}
+
+
+def _relevant(settings: Mapping[str, Any], part: str) -> object:
+    if part == "merges":
+        return _merges(settings)
+    if part == "added_tokens":
+        return {token["content"]: _without(token) for token in settings.get(part) or []}
+    return _without(settings.get(part))
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        stated = {key: inner for key, inner in value.items() if inner not in (None, "")}  # both mean: not set
+        return {key: _without(inner) for key, inner in stated.items() if key not in _WITHOUT_EFFECT}
+    return [_without(inner) for inner in value] if isinstance(value, list) else value

@@ -11,34 +11,13 @@ from ..source import Source, same_file
 from ..tokenizer import DECODER, EXTRA, ROLES, named_tokens, settings, token_text
 
 # Settings that do not change which tokens a text becomes.
-HARMLESS = frozenset(
-    {
-        "added_tokens_decoder",  # compared by its tokens
-        "backend",
-        "chat_template",
-        "clean_up_tokenization_spaces",
-        "device_map",
-        "errors",
-        "from_slow",
-        "is_local",
-        "local_files_only",
-        "max_length",
-        "model_input_names",
-        "model_max_length",
-        "name_or_path",
-        "pad_to_multiple_of",
-        "padding_side",
-        "processor_class",
-        "return_token_type_ids",
-        "special_tokens_map_file",
-        "stride",
-        "tokenizer_file",
-        "transformers_version",
-        "truncation_side",
-        "truncation_strategy",
-        "use_fast",
-    }
-)
+HARMLESS = frozenset({
+    "added_tokens_decoder",  # compared by its tokens
+    "backend", "chat_template", "clean_up_tokenization_spaces", "device_map", "errors", "from_slow", "is_local",
+    "local_files_only", "max_length", "model_input_names", "model_max_length", "name_or_path", "pad_to_multiple_of",
+    "padding_side", "processor_class", "return_token_type_ids", "special_tokens_map_file", "stride", "tokenizer_file",
+    "transformers_version", "truncation_side", "truncation_strategy", "use_fast",
+})  # fmt: skip
 GENERIC = {"PreTrainedTokenizer": "TokenizersBackend"}  # two names of the class that adds nothing to tokenizer.json
 
 

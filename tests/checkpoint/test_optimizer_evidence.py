@@ -18,12 +18,12 @@ from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.optimizer_evidence import (
     Evidence,
+    canonical_name,
     conclude,
     file_evidence,
     optimizer_by_keys,
     relation,
 )
-from isthmus.checkpoint.optimizer_names import canonical_name
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
 from isthmus.checkpoint.training_arguments import read_training_arguments
