@@ -50,13 +50,8 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
     if report[SEAL] != _seal(_unsealed(report)):
         raise BadInput(f"'{REPORT}' in '{name}' was changed since it was written: merge again")
     for file, change in _changes(directory, report[FILES], but):
-        raise BadInput(
-            f"'{file}' {change} '{name}' since isthmus wrote it: merge again, or undo that{_card_advice(file)}"
-        )
-
-
-def _card_advice(file: str) -> str:
-    return " (a card that was edited on purpose is pushed with --edited-card)" if file == "README.md" else ""
+        advice = " (a card that was edited on purpose is pushed with --edited-card)" if file == "README.md" else ""
+        raise BadInput(f"'{file}' {change} '{name}' since isthmus wrote it: merge again, or undo that{advice}")
 
 
 def require_replaceable(directory: Path, name: str) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,9 +107,22 @@ class Naming:
                 saved = conversion.saved(empty)
                 places |= {stored: (conversion, tuple(value.shape)) for stored, value in saved.items()}
                 done |= empty.keys()
-        tensors = _StoredTensors(places, state)
-        shown = {stored: shape for stored, (_, shape) in places.items()}
-        return shown, ComputedState(places, tensors.tensor, tensors.blocks)
+
+        @lru_cache(maxsize=1)  # the tensors of one conversion are written one after another
+        def saved_by(conversion: Conversion) -> dict[str, Tensor]:
+            return conversion.saved({name: state[name] for name in conversion.names})
+
+        def tensor(stored: str) -> Tensor:
+            conversion, _ = places[stored]
+            return state[conversion.names[0]] if conversion.rule is None else saved_by(conversion)[stored]
+
+        def blocks(stored: str) -> Iterator[Tensor]:
+            conversion, _ = places[stored]
+            if conversion.rule is None:
+                return in_blocks(state, conversion.names[0])
+            return in_blocks({stored: tensor(stored)}, stored)
+
+        return {stored: shape for stored, (_, shape) in places.items()}, ComputedState(places, tensor, blocks)
 
     def _by_rules(self, name: str, shape: tuple[int, ...]) -> Conversion:
         """How a tensor that these files do not have would be stored in them."""
@@ -117,30 +131,6 @@ class Naming:
             if len(renamed) == 1:
                 return Conversion(tuple(renamed), (name,))
         return Conversion((name,), (name,))
-
-
-class _StoredTensors:
-    """The tensors of a state under the names in files; those of one conversion are made once."""
-
-    def __init__(self, places: Mapping[str, tuple[Conversion, tuple[int, ...]]], state: Mapping[str, Tensor]):
-        self._places, self._state = places, state
-        self._last: tuple[Conversion, dict[str, Tensor]] | None = None  # its tensors are written one after another
-
-    def tensor(self, stored: str) -> Tensor:
-        """One tensor."""
-        conversion, _ = self._places[stored]
-        if conversion.rule is None:
-            return self._state[conversion.names[0]]
-        if self._last is None or self._last[0] is not conversion:
-            self._last = (conversion, conversion.saved({name: self._state[name] for name in conversion.names}))
-        return self._last[1][stored]
-
-    def blocks(self, stored: str) -> Iterator[Tensor]:
-        """One tensor in blocks of rows."""
-        conversion, _ = self._places[stored]
-        if conversion.rule is None:
-            return in_blocks(self._state, conversion.names[0])
-        return in_blocks({stored: self.tensor(stored)}, stored)
 
 
 def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | None:

@@ -11,14 +11,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from .errors import CorruptCheckpoint
 from .manifest import REPORT
-from .pickles import DIRECTORY, PICKLE, Budget, strings
+from .pickles import DIRECTORY, PICKLE, Budget, require_archive, strings
 from .size_limits import DOCUMENT
 from .source import CARD, Source
-from .training_arguments import read_training_arguments
 from .untrusted_text import plain
 
 Confidence = Literal["stated", "likely", "unknown"]
@@ -47,6 +50,8 @@ _ALIASES = {
 }  # fmt: skip
 ALIASES = {alias: optimizer for optimizer, aliases in _ALIASES.items() for alias in aliases}
 _NAMES = ("adamw", "adam", "muon", "lion", "sgd", "adafactor", "shampoo", "soap", "sophia", "lamb")
+# The packages of the classes in a trainer's arguments; `_Inert` replaces them, and they are never imported.
+TRAINERS = ("transformers", "accelerate", "trl", "peft", "torch", "sentence_transformers", "datasets")
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,18 @@ def canonical_name(written: str) -> str | None:
     return optimizers.pop() if len(optimizers) == 1 else None
 
 
+class _Inert:
+    """Replaces every class in a trainer's arguments: it stores what it is given, and does nothing."""
+
+    values: tuple[object, ...] = ()
+
+    def __init__(self, *values: object):
+        self.values = values
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
 def _content(source: Source, filename: str) -> dict[str, Any]:
     """A JSON file beside the model; empty if it is damaged, for a merge does not need it."""
     try:
@@ -123,6 +140,40 @@ def _from_arguments(source: Source) -> Evidence | None:
     value = arguments.get("optim")
     written = value if isinstance(value, str) else ""
     return _stated(ALIASES.get(written, plain(written, WORD) or None), f"{ARGUMENTS} says {plain(written, LINE)}")
+
+
+def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
+    """The arguments by name, read by torch's weights-only loader with `_Inert` in place of every class.
+
+    Empty if the file cannot be read. Raises CorruptCheckpoint if it needs anything but the classes of a trainer.
+    """
+    try:
+        if path.stat().st_size > DOCUMENT or not zipfile.is_zipfile(path):
+            return {}
+        with path.open("rb") as file:
+            require_archive(file, f"'{path.name}' of '{model}'")
+    except (CorruptCheckpoint, OSError):
+        return {}
+    try:
+        names = get_unsafe_globals_in_checkpoint(path)
+        foreign = [name for name in names if name.partition(".")[0] not in TRAINERS]
+        if foreign:
+            raise CorruptCheckpoint(
+                f"'{path.name}' of '{model}' would run {foreign[0]} when it is loaded, and was not: do not trust this "
+                "model"
+            )
+        with safe_globals([(_Inert, name) for name in names]):
+            content = torch.load(path, weights_only=True, map_location="cpu")
+    except CorruptCheckpoint:
+        raise
+    except Exception:  # torch raises many kinds of errors for a damaged or foreign file
+        return {}
+    state = content if isinstance(content, dict) else getattr(content, "state", {})
+    if not isinstance(state, dict):
+        return {}
+    return {
+        key: value.values[0] if isinstance(value, _Inert) and value.values else value for key, value in state.items()
+    }
 
 
 def _from_state(source: Source, filename: str) -> Evidence | None:
@@ -154,7 +205,7 @@ def optimizer_by_keys(keys: set[str]) -> str | None:
     """The optimizer whose state has these keys: AdamW has two moments, Lion one, SGD and Muon a momentum."""
     if keys & {"ns_steps", "ns_coefficients"}:
         return "muon"
-    if keys & {"exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var"}:
+    if keys.intersection(_FACTORED):
         return "adafactor"
     if "momentum_buffer" in keys:
         return "sgd" if "dampening" in keys and "exp_avg" not in keys else None

@@ -39,28 +39,21 @@ def pickle_header(file: IO[bytes], filename: str, model: str) -> dict[str, Tenso
 
     Raises CorruptCheckpoint for a pickle that holds more than weights, or is damaged.
     """
-    if not zipfile.is_zipfile(file):
-        return {name: _info(tensor, -1) for name, tensor in read_pickle(file, filename, model).items()}
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    if zipfile.is_zipfile(file):
+        from torch._subclasses.fake_tensor import FakeTensorMode
 
-    require_archive(file, f"'{filename}' of '{model}'")
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, log.disabled = log.disabled, True
-    try:
-        with FakeTensorMode():
-            tensors = _load(file, filename, model)
-    except CorruptCheckpoint:  # reading whole tensors supports more kinds, and says what is wrong with the others
-        return {name: _info(tensor, -1) for name, tensor in read_pickle(file, filename, model).items()}
-    finally:
-        log.disabled = disabled
-    infos = {}
-    for name, tensor in tensors.items():
-        begin: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-        start = -1
-        if begin is not None and tensor.is_contiguous():
-            start = begin + int(tensor.storage_offset()) * tensor.element_size()
-        infos[name] = _info(tensor, start)
-    return infos
+        require_archive(file, f"'{filename}' of '{model}'")
+        log = logging.getLogger("torch._subclasses.fake_tensor")
+        disabled, log.disabled = log.disabled, True
+        try:
+            with FakeTensorMode():
+                tensors = _load(file, filename, model)
+            return {name: _info(tensor) for name, tensor in tensors.items()}
+        except CorruptCheckpoint:
+            pass  # reading whole tensors supports more kinds, and says what is wrong with the others
+        finally:
+            log.disabled = disabled
+    return {name: _info(tensor) for name, tensor in read_pickle(file, filename, model).items()}
 
 
 def read_pickle(file: IO[bytes], filename: str, model: str) -> dict[str, Tensor]:
@@ -73,7 +66,11 @@ def read_pickle(file: IO[bytes], filename: str, model: str) -> dict[str, Tensor]
     return {name: value.detach().as_subclass(Tensor).resolve_conj().resolve_neg() for name, value in tensors.items()}
 
 
-def _info(tensor: Tensor, start: int) -> TensorInfo:
+def _info(tensor: Tensor) -> TensorInfo:
+    begin: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    start = -1
+    if begin is not None and tensor.is_contiguous():
+        start = begin + int(tensor.storage_offset()) * tensor.element_size()
     return TensorInfo(DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), start)
 
 
@@ -139,18 +136,6 @@ class Budget(io.RawIOBase):
 
     def __init__(self, file: IO[bytes], budget: int):
         self._file, self._left = file, budget
-
-    def readable(self) -> bool:
-        """Always true."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always true."""
-        return True
-
-    def tell(self) -> int:
-        """The position in the file."""
-        return self._file.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position, which costs nothing."""

@@ -95,9 +95,10 @@ def atomic_directory(target: str | Path, *, overwrite: bool = False, inputs: Ite
             staging = folder / "new" / target.name
             staging.mkdir(parents=True)
             yield staging
-            _sync(staging)
+            for path in (*filter(Path.is_file, staging.rglob("*")), staging):
+                _sync(path)
             _publish(staging, target, folder / "old", before if overwrite else None)
-            _sync_directory(target.parent)
+            _sync(target.parent)
 
 
 def replace_file(target: str | Path, content: str | bytes) -> None:
@@ -112,10 +113,8 @@ def replace_file(target: str | Path, content: str | bytes) -> None:
         return
     with WorkingFolder(hidden_sibling(target, STAGING)) as folder:
         new = folder / "new"
-        with new.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+        new.write_bytes(raw)
+        _sync(new)
         if target.exists():
             shutil.copymode(target, new)
         new.replace(target)
@@ -191,16 +190,9 @@ def _publish(new: Path, target: Path, aside: Path, before: Signature | None) -> 
         return
 
 
-def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Write a file, or the list of a directory's entries, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from .finite import written_blocks
+from .pickles import DTYPE_NAMES
 from .rows import in_blocks
 from .saving import write_json
 
 SHARD_BYTES = 5 * 10**9
 FLUSH_BYTES = 2**26
 AHEAD = 8  # blocks that may wait to be written
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def save_weights(
@@ -90,7 +90,7 @@ def _header(tensors: Mapping[str, tuple[tuple[int, ...], int]], dtype: torch.dty
     offset = 0
     for name, (shape, size) in tensors.items():
         header[name] = {
-            "dtype": SAFETENSORS_NAMES[dtype],
+            "dtype": DTYPE_NAMES[dtype],
             "shape": list(shape),
             "data_offsets": [offset, offset + size],
         }

@@ -95,8 +95,4 @@ def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
     path = PurePosixPath(name)
     if len(path.parts) > 1 and (len(path.parts) != 2 or path.parts[0] != TEMPLATE_FOLDER or path.name.startswith(".")):
         return False
-    return any(name == pattern or ("*" in pattern and _fits(name, pattern)) for pattern in patterns)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
+    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in patterns)

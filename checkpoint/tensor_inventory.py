@@ -101,7 +101,7 @@ def _equal(state: LazyState, target: str, source: str) -> bool:
 def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
     """The file and header entry of every tensor by name; None for pickled weights on the Hub, which have no header."""
     stored: dict[str, tuple[str, TensorInfo]] = {}
-    for filename in source.weight_files():
+    for filename in source.weights.files:
         if filename.endswith(".safetensors"):
             infos = source.header(filename)
         elif source.is_local(filename):

@@ -88,8 +88,12 @@ def configuration_findings(
     for key in sorted(read_a.keys() | read_b.keys()):
         value_a, value_b = read_a.get(key), read_b.get(key)
         if not is_token_key(key) and not _equal(value_a, value_b):  # token ids come with the tokenizer
-            block = key.rpartition(".")[2] not in rounding
-            findings.append(_difference(key, public.get(key, key), value_a, name_a, value_b, name_b, blocks=block))
+            label = LABELS.get(public.get(key, key), key)
+            what = f"the {label} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
+            if key.rpartition(".")[2] in rounding:
+                findings.append(Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE))
+            else:
+                findings.append(Finding("blocks", what, "only models of one shape and function can be merged", FILE))
     handled = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, handled)
     if a.tie_word_embeddings != b.tie_word_embeddings:
@@ -138,15 +142,6 @@ def _equal(a: object, b: object) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return list(a) == list(b)
     return a == b
-
-
-def _difference(
-    key: str, standard: str, value_a: object, name_a: str, value_b: object, name_b: str, *, blocks: bool
-) -> Finding:
-    what = f"the {LABELS.get(standard, key)} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
-    if not blocks:
-        return Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE)
-    return Finding("blocks", what, "only models of one shape and function can be merged", FILE)
 
 
 def _bookkeeping(name_a: str, a: Mapping[str, Any], b: Mapping[str, Any], handled: set[str]) -> list[Finding]:

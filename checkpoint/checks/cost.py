@@ -50,7 +50,7 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
     """The cost of a merge of models of one shape."""
     download = 0
     for source in sources:
-        names = [*source.weight_files(), *small_files(source.files)]
+        names = [*source.weights.files, *small_files(source.files)]
         missing = (name for name in names if name in source.files and not source.is_local(name))
         download += sum(source.files[name].size or 0 for name in missing)
     shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes
@@ -76,16 +76,10 @@ def _cache() -> Path:
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _size(count: float) -> str:
-    return (
-        f"{count / 1e9:.1f} GB"
-        if count >= 1e9
-        else f"{count / 1e6:.0f} MB"
-        if count >= 1e6
-        else f"{count / 1e3:.0f} kB"
-    )
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

@@ -53,14 +53,12 @@ def conditions(licence: str) -> frozenset[str]:
     """The conditions of a licence for sharing a merge, as far as its identifier shows them."""
     words = re.findall(r"[a-z0-9.]+", licence)
     words = words[1:] if words[:1] == [OTHER] else words
-    terms = set()
-    if "nd" in words:
-        terms.add(_NO_DERIVATIVES)
-    if "nc" in words or "noncommercial" in licence:
-        terms.add(_NON_COMMERCIAL)
-    if "sa" in words or (words[:1] and words[0] in ("gpl", "agpl", "lgpl", "osl", "eupl")):
-        terms.add(_SHARE_ALIKE)
-    return frozenset(terms)
+    terms = {
+        _NO_DERIVATIVES: "nd" in words,
+        _NON_COMMERCIAL: "nc" in words or "noncommercial" in licence,
+        _SHARE_ALIKE: "sa" in words or (words[:1] and words[0] in ("gpl", "agpl", "lgpl", "osl", "eupl")),
+    }
+    return frozenset(term for term, holds in terms.items() if holds)
 
 
 def derived_licence(licences: Sequence[str | None]) -> tuple[str | None, str]:
@@ -105,11 +103,8 @@ def _licence_findings(sources: Sequence[Source]) -> list[Finding]:
     findings = []
     for name, licence in licences:
         if licence and _NO_DERIVATIVES in conditions(licence):
-            what, advice = (
-                f"'{name}' is under {licence}",
-                "it allows no derivatives to be shared: do not publish the merge",
-            )
-            findings.append(Finding("degrades", what, advice, CARD))
+            advice = "it allows no derivatives to be shared: do not publish the merge"
+            findings.append(Finding("degrades", f"'{name}' is under {licence}", advice, CARD))
     named = [(name, licence) for name, licence in licences if licence]
     if len({licence for _, licence in named}) > 1:
         listed = ", ".join(f"'{name}' under {licence}" for name, licence in named)

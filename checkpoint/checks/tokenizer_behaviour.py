@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..rust_panics import is_failure
+from ..rust_panics import attempt
 from ..tokenizer import ROLES, Tokenizer
 from .finding import Finding
 
@@ -147,11 +148,15 @@ def compare_tokenizers(first: Tokenizer, second: Tokenizer) -> Difference:
     texts = _probes(first, second, _merged(settings_a) ^ _merged(settings_b), excluded)
     ids_a, ids_b = _encoded(first.built, texts), _encoded(second.built, texts)
     tokens = next((text for text, a, b in zip(texts, ids_a, ids_b, strict=True) if a != b), None)
-    decoded_apart = None
-    for text, ids in zip(texts[: len(TEXTS)], ids_a, strict=False):
-        if ids is not None and _decoded(first.built, ids) != _decoded(second.built, ids):
-            decoded_apart = text
-            break
+    decode_a, decode_b = first.built.decode, second.built.decode
+    decoded_apart = next(
+        (
+            text
+            for text, ids in zip(texts[: len(TEXTS)], ids_a, strict=False)
+            if ids is not None and attempt(partial(decode_a, ids)) != attempt(partial(decode_b, ids))
+        ),
+        None,
+    )
     return Difference(parts, tokens, decoded_apart, len(texts))
 
 
@@ -163,7 +168,8 @@ def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], excluded
     pieces += shared[:: max(1, len(shared) // SAMPLE)]
     special = sorted(set(first.built.get_added_vocab()) & set(second.tokens), key=first.tokens.__getitem__)[:SPECIAL]
     texts = [*TEXTS, *(f"so {token} it{token}goes {token} " for token in special)]
-    texts += [text for piece in dict.fromkeys(pieces) if (text := _text_of(first.built, piece))]
+    to_text = first.built.convert_tokens_to_string
+    texts += filter(None, (attempt(partial(to_text, [piece])) for piece in dict.fromkeys(pieces)))
     sample = excluded if len(excluded) < 1000 else set(sorted(excluded)[:1000])
     return [text for text in texts if not any(token in text for token in sample)]
 
@@ -173,32 +179,12 @@ def _differing_roles(first: Tokenizer, second: Tokenizer) -> set[str]:
     return {token for pair in pairs if pair[0] != pair[1] for token in pair if token}
 
 
-def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
-    try:
-        return str(tokenizer.convert_tokens_to_string([token]))
-    except BaseException as error:
-        if not is_failure(error):
-            raise
-        return ""
-
-
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Any]:
     """The ids of every text; None for a text on which the tokenizer fails."""
-    try:
-        return list(tokenizer(list(texts), verbose=False)["input_ids"])
-    except BaseException as error:  # a panic of the tokenizers library is not an Exception
-        if not is_failure(error):
-            raise
-        return [None] * len(texts) if len(texts) == 1 else [_encoded(tokenizer, [text])[0] for text in texts]
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str | None:
-    try:
-        return str(tokenizer.decode(ids))
-    except BaseException as error:
-        if not is_failure(error):
-            raise
-        return None
+    ids = attempt(lambda: list(tokenizer(list(texts), verbose=False)["input_ids"]))
+    if ids is not None:
+        return ids
+    return [None] if len(texts) == 1 else [_encoded(tokenizer, [text])[0] for text in texts]
 
 
 def _settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -69,9 +69,3 @@ def _same_tokens(a: Source, written_a: Mapping[str, Any], b: Source, written_b: 
         for source, written in ((a, written_a), (b, written_b))
     )
     return rest_a == rest_b
-
-
-def listed_as_equal(a: Source, b: Source, filename: str) -> bool:
-    """Whether the Hub lists the same digest for a file of two models."""
-    digest = a.files[filename].digest
-    return digest is not None and digest == b.files[filename].digest

@@ -17,7 +17,7 @@ from ..small_files import (
     VOCABULARIES,
     tokenizer_owner,
 )
-from ..source import Source
+from ..source import Source, listed_as_equal
 from ..tokenizer import (
     ROLES,
     Tokenizer,
@@ -30,7 +30,7 @@ from ..tokenizer import (
 from ..vocabulary import Conflict, Growth, Vocabulary, compare_vocabularies
 from .finding import Finding
 from .tokenizer_behaviour import UNREADABLE, behaviour_findings
-from .tokenizer_files import equal_files, listed_as_equal
+from .tokenizer_files import equal_files
 
 SHOWN = 4  # keys that a sentence names, at most
 

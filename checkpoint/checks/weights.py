@@ -50,7 +50,7 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         advice = f"only --align none is possible; alignment is supported for: {', '.join(sorted(families))}"
         findings.append(Finding("degrades", what, advice, "config.json"))
     stored = stored_tensors(source)
-    names = source.weight_files()
+    names = source.weights.files
     if source.weights.ignored:
         others = ", ".join(f"'{name}'" for name in source.weights.ignored)
         what = f"'{source.name}' is read from '{source.weights.index or names[0]}', and {others} beside it is not read"
@@ -89,7 +89,7 @@ def _tied_findings(source: Source, contents: TensorInventory, where: str) -> lis
     if not twice:
         return []
     what = f"'{source.name}' stores '{twice[0]}' beside the tensor that its config.json ties it to"
-    if not all(source.is_local(name) for name in source.weight_files()):
+    if not all(source.is_local(name) for name in source.weights.files):
         advice = "if they differ, which shows after the download, the merge will be untied"
         return [Finding("notes", what, advice, where)]
     if contents.with_ties_resolved(source).schema.tied:
@@ -136,9 +136,9 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
     sides = ((a, weights_a.contents), (b, weights_b.contents))
     if any(contents.problems for _, contents in sides):
         return None
-    if not all(source.is_local(file) for source, _ in sides for file in source.weight_files()):
+    if not all(source.is_local(file) for source, _ in sides for file in source.weights.files):
         return None
-    if not all(file.endswith(".safetensors") for source, _ in sides for file in source.weight_files()):
+    if not all(file.endswith(".safetensors") for source, _ in sides for file in source.weights.files):
         return None
     shapes, shapes_b = (contents.schema.shapes for _, contents in sides)
     names = [name for name, shape in shapes.items() if len(shape) == 2 and shapes_b.get(name) == shape]

@@ -22,11 +22,11 @@ from isthmus.checkpoint.optimizer_evidence import (
     conclude,
     file_evidence,
     optimizer_by_keys,
+    read_training_arguments,
     relation,
 )
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
-from isthmus.checkpoint.training_arguments import read_training_arguments
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3),
