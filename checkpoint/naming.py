@@ -7,7 +7,7 @@ every expert of Mixtral as a tensor of its own. This module applies the rules of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -182,11 +182,20 @@ def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming
         rule = by_pattern[parts[0][1]], tuple(pattern for _, pattern in parts)
         names = tuple(stored_name for stored_name, _ in parts)
         conversions.append(_completed(Conversion(names, (first,), rule, model, used), stored))
-    ignored = _ignored_by(model, stored)
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    buffers = {name for name, _ in model.named_buffers()}
+    ignored = {
+        stored_name
+        for stored_name, name in unknown
+        if name in buffers
+        or any(re.search(pattern, name) for pattern in patterns)
+        or STORED_BUFFERS.search(stored_name)
+        or stored[stored_name].dtype not in FLOATS
+    }
     return Naming(
         tuple(conversions),
-        tuple(stored_name for stored_name, name in unknown if ignored(stored_name, name)),
-        tuple(stored_name for stored_name, name in unknown if not ignored(stored_name, name)),
+        tuple(stored_name for stored_name, _ in unknown if stored_name in ignored),
+        tuple(stored_name for stored_name, _ in unknown if stored_name not in ignored),
         tuple(repeated),
         model,
         used,
@@ -235,20 +244,3 @@ def _reverted(tensors: dict[str, Tensor], model: Any, rules: Sequence[Any]) -> d
     finally:
         model._weight_conversions = before
     return {name: value.contiguous() for name, value in reverted.items()}
-
-
-def _ignored_by(model: Any, stored: Mapping[str, TensorInfo]) -> Callable[[str, str], bool]:
-    """A test whether a stored tensor that the model does not have can be ignored: (name in the file, model's name)."""
-    patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or [])
-    buffers = {name for name, _ in model.named_buffers()}
-    unexpected = re.compile("|".join(f"({pattern})" for pattern in patterns)) if patterns else None
-
-    def ignored(stored_name: str, name: str) -> bool:
-        return bool(
-            name in buffers
-            or (unexpected is not None and unexpected.search(name))
-            or STORED_BUFFERS.search(stored_name)
-            or stored[stored_name].dtype not in FLOATS
-        )
-
-    return ignored

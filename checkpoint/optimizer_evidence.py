@@ -169,11 +169,8 @@ def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
     except Exception:  # torch raises many kinds of errors for a damaged or foreign file
         return {}
     state = content if isinstance(content, dict) else getattr(content, "state", {})
-    if not isinstance(state, dict):
-        return {}
-    return {
-        key: value.values[0] if isinstance(value, _Inert) and value.values else value for key, value in state.items()
-    }
+    arguments = state.items() if isinstance(state, dict) else ()
+    return {key: value.values[0] if isinstance(value, _Inert) and value.values else value for key, value in arguments}
 
 
 def _from_state(source: Source, filename: str) -> Evidence | None:
@@ -185,16 +182,7 @@ def _from_state(source: Source, filename: str) -> Evidence | None:
                 return None  # torch never compresses; here a few bytes may stand for gigabytes of zeros
             entry = next(e for e in members if e.filename.endswith("data.pkl") and e.file_size <= PICKLE)
             keys = {text for text in strings(archive.read(entry)) if text in _KEYS}
-    except (
-        NotImplementedError,
-        StopIteration,
-        ValueError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
+    except (StopIteration, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None  # not an archive of torch, or a damaged one
     optimizer = optimizer_by_keys(keys)
     listed = ", ".join(sorted(keys & {"exp_avg", "exp_avg_sq", "momentum_buffer", "ns_steps"}))

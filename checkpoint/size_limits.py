@@ -24,7 +24,6 @@ from .small_files import (
     TOKENIZER_SETTINGS,
     VOCABULARIES,
 )
-from .untrusted_text import plain
 
 MB = 2**20
 # Bytes of the files that a merge reads or copies.
@@ -57,12 +56,6 @@ def require_regular_file(path: Path, model: str) -> None:
     kind = _special_kind(path.stat().st_mode)
     if kind:
         raise CorruptCheckpoint(f"'{path.name}' of '{model}' is {kind}, not a file: remove it")
-
-
-def require_sizes(sizes: Mapping[str, int | None], model: str) -> None:
-    """Raise CorruptCheckpoint if one of a model's files is larger than its limit in `LARGEST`."""
-    for name, limit in LARGEST.items():
-        require_size(sizes.get(name) or 0, limit, f"'{name}' of '{model}'")
 
 
 def require_size(size: int, limit: int, where: str) -> None:
@@ -110,29 +103,6 @@ def require_few_files(names: Collection[object], model: str) -> None:
     """Raise BadInput for a folder of more than `FILES` files."""
     if len(names) > FILES:
         raise BadInput(f"'{model}' holds more than {FILES:,} files: give the folder of one model")
-
-
-def require_header(raw: bytes, where: str) -> bytes:
-    """The safetensors header itself, if it has at most `ENTRIES` entries; raises CorruptCheckpoint otherwise."""
-    require_values(raw, where)
-    entries = raw.count(b'"data_offsets"')
-    if entries > ENTRIES:
-        raise CorruptCheckpoint(
-            f"the header of {where} has {entries:,} entries, more than the {ENTRIES:,} that isthmus reads: fetch the "
-            "file again"
-        )
-    return raw
-
-
-def require_shapes(header: Mapping[str, Any], where: str) -> None:
-    """Raise CorruptCheckpoint for a shape in a parsed header that has too many axes or too long an axis."""
-    for name, entry in header.items():
-        shape = entry["shape"]
-        if len(shape) > AXES or any(isinstance(axis, int) and axis > AXIS for axis in shape):
-            # The shape itself is not shown: it may fill a large header.
-            raise CorruptCheckpoint(
-                f"the header of {where} gives '{plain(name, 100)}' a shape that no tensor has: fetch the file again"
-            )
 
 
 def require_pipeline(content: Mapping[str, Any], where: str) -> None:

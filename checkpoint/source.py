@@ -16,7 +16,7 @@ from .headers import TensorInfo, header_from, header_of
 from .hub import RemoteFile, Unreachable, fetch_file, read_range
 from .listing import UNREACHABLE, list_files
 from .reference import Reference
-from .size_limits import CARD_BYTES, DOCUMENT, LARGEST, require_size, require_sizes, require_values
+from .size_limits import CARD_BYTES, DOCUMENT, LARGEST, require_size, require_values
 from .small_files import CONFIGURATION, VOCABULARIES, small_files
 from .strict_json import parse_object
 from .weight_files import WeightFiles, choose_weight_files, index_names, no_weights
@@ -46,7 +46,9 @@ class Source:
             adapter = "adapter_config.json" in self.files
             advice = "merge the adapter into its base model first" if adapter else "give a model saved by transformers"
             raise ModelNotFound(f"'{self.name}' holds no config.json: {advice}")
-        require_sizes({name: facts.size for name, facts in self.files.items()}, self.name)
+        for name, limit in LARGEST.items():
+            if name in self.files:
+                require_size(self.files[name].size or 0, limit, f"'{name}' of '{self.name}'")
 
     def path(self, filename: str) -> Path:
         """The local path of a file, downloaded into the cache if the model is on the Hub.

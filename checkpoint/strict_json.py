@@ -54,9 +54,9 @@ def parse_json(content: str | bytes, where: str, *, unique: bool = False) -> Any
     return value
 
 
-def parse_object(content: str | bytes, where: str, *, unique: bool = False) -> dict[str, Any]:
+def parse_object(content: str | bytes, where: str) -> dict[str, Any]:
     """As `parse_json`, for a text that holds an object. Also raises CorruptCheckpoint for any other value."""
-    value = parse_json(content, where, unique=unique)
+    value = parse_json(content, where)
     if not isinstance(value, dict):
         raise CorruptCheckpoint(f"{where} holds {kind_of(value)} instead of a JSON object: fetch it again")
     return value

@@ -96,12 +96,11 @@ class FolderLock:
 
     def __init__(self, folder: Path, refusal: str, name: str = LOCK):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor: int | None = None
         for _ in range(3):  # the file may be removed at the moment when it is opened
             descriptor = _locked(folder / name)
             if descriptor is not None:
                 break
-        if descriptor is None:
+        else:
             raise BadInput(refusal)
         self._descriptor = descriptor
 

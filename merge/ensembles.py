@@ -20,8 +20,8 @@ from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.reference import parse_reference
-from ..checkpoint.saving import atomic_directory, copy_small_files, write_json
-from ..checkpoint.shards import digest
+from ..checkpoint.saving import atomic_directory, write_json
+from ..checkpoint.serialization import copy_small_files, digest
 from ..checkpoint.size_limits import DOCUMENT, read_bytes
 from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object

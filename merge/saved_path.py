@@ -22,7 +22,7 @@ from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from ..checkpoint.finite import require_writable
 from ..checkpoint.path_conflicts import Place
 from ..checkpoint.saving import write_json
-from ..checkpoint.shards import digest
+from ..checkpoint.serialization import digest
 from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ..checkpoint.strict_json import parse_object
 from ..eval.text_hashes import TextHashes

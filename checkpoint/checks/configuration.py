@@ -54,10 +54,7 @@ ROUNDING = frozenset(
 ACTIVATIONS = {
     "swish": "silu",
     "gelu_python": "gelu",
-    "gelu_pytorch_tanh": "gelu_new",
-    "gelu_python_tanh": "gelu_new",
-    "gelu_accurate": "gelu_new",
-    "gelu_fast": "gelu_new",
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast"), "gelu_new"),
 }
 
 

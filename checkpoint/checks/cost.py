@@ -60,23 +60,19 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
 
 def cost_findings(cost: Cost) -> list[Finding]:
     """Findings if the machine has too little memory or disk for the merge."""
+    from huggingface_hub import constants
+
     findings = []
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if cost.memory > memory:
         what = f"an aligned merge takes about {_size(cost.memory)} of memory, and this machine has {_size(memory)}"
         findings.append(Finding("degrades", what, "use a larger machine, or --align none --t without --data", "memory"))
-    free = shutil.disk_usage(_cache()).free
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     if cost.download > free:
         what = f"{_size(cost.download)} are to be downloaded, and the disk of the cache has {_size(free)} free"
         findings.append(Finding("degrades", what, "make room, or set HF_HOME to another disk", "disk"))
     return findings
-
-
-def _cache() -> Path:
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE)
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _size(count: float) -> str:

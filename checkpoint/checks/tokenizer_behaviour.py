@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -60,41 +59,48 @@ def behaviour_findings(
     if first.built is None or second.built is None:
         findings = []
         for tokenizer, name in ((first, name_a), (second, name_b)):
-            if tokenizer.built is None:
-                what = f"transformers cannot build the tokenizer of '{name}' from its files"
-                if name == keeper:
-                    findings.append(Finding("blocks", what, UNREADABLE, file))
-                    continue
+            what = f"transformers cannot build the tokenizer of '{name}' from its files"
+            if tokenizer.built is None and name == keeper:
+                findings.append(Finding("blocks", what, UNREADABLE, file))
+            elif tokenizer.built is None:
                 findings.append(Finding("notes", what, f"they are compared as they are written; {taken}", file))
-        written = _written_differences(first, name_a, second, name_b)
+        written = _parts(_written_differences(first, second), name_a, name_b)
         return [*findings, *(Finding("degrades", what, other_tokens, file) for what in written)]
-    findings = []
-    difference = compare_tokenizers(first, second)
-    if difference.tokens is not None:
-        for what in _parts(difference.parts, name_a, name_b):
-            findings.append(Finding("degrades", what, other_tokens, file))
-        if not difference.parts:
-            shown = json.dumps(difference.tokens, ensure_ascii=False)
-            what = f"'{name_a}' and '{name_b}' make other tokens of the same text, for instance of {shown}"
-            findings.append(Finding("degrades", what, taken, file))
-    elif difference.parts:
-        what = f"{_parts(difference.parts, name_a, name_b)[0]}, without effect on {difference.probes} short texts"
-        findings.append(Finding("notes", what, taken, file))
-    if difference.text is not None:
-        shown = json.dumps(difference.text, ensure_ascii=False)
-        what = f"'{name_a}' and '{name_b}' make other text of the same tokens, for instance of those of {shown}"
+    settings_a, settings_b = _settings(first.built), _settings(second.built)
+    # Tokens that only one of them has, and tokens with other roles, are reported elsewhere.
+    roles = [{first.special.get(role), second.special.get(role)} for role in ROLES]
+    apart = (first.tokens.keys() ^ second.tokens.keys()).union(*(pair for pair in roles if len(pair) > 1))
+    excluded = {token for token in apart if token}
+    for settings in (settings_a, settings_b):
+        settings["added_tokens"] = [t for t in settings.get("added_tokens") or [] if t["content"] not in excluded]
+    parts = [part for part in (*PARTS, "merges") if _relevant(settings_a, part) != _relevant(settings_b, part)]
+    texts = _probes(first, second, _merged(settings_a) ^ _merged(settings_b), excluded)
+    ids_a, ids_b = _encoded(first.built, texts), _encoded(second.built, texts)
+    encoded_apart = [text for text, a, b in zip(texts, ids_a, ids_b, strict=True) if a != b]
+    findings, sentences = [], _parts(parts, name_a, name_b)
+    if encoded_apart and parts:
+        findings += [Finding("degrades", what, other_tokens, file) for what in sentences]
+    elif encoded_apart:
+        shown = json.dumps(encoded_apart[0], ensure_ascii=False)
+        what = f"'{name_a}' and '{name_b}' make other tokens of the same text, for instance of {shown}"
         findings.append(Finding("degrades", what, taken, file))
+    elif parts:
+        what = f"{sentences[0]}, without effect on {len(texts)} short texts"
+        findings.append(Finding("notes", what, taken, file))
+    decode_a, decode_b = first.built.decode, second.built.decode
+    for text, ids in zip(texts[: len(TEXTS)], ids_a, strict=False):
+        if ids is not None and attempt(partial(decode_a, ids)) != attempt(partial(decode_b, ids)):
+            shown = json.dumps(text, ensure_ascii=False)
+            what = f"'{name_a}' and '{name_b}' make other text of the same tokens, for instance of those of {shown}"
+            return [*findings, Finding("degrades", what, taken, file)]
     return findings
 
 
-def _written_differences(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str) -> list[str]:
-    """The differences between the files of two tokenizers, one sentence each."""
+def _written_differences(first: Tokenizer, second: Tokenizer) -> list[str]:
     parts = []
     if first.pipeline and second.pipeline:
         parts = [part for part in first.pipeline if _contradict(first.pipeline[part], second.pipeline[part])]
-    if first.merges != second.merges:
-        parts.append("merges")
-    return _parts(parts, name_a, name_b)
+    return [*parts, "merges"] if first.merges != second.merges else parts
 
 
 def _contradict(a: Any, b: Any) -> bool:
@@ -120,46 +126,6 @@ def _parts(parts: Sequence[str], name_a: str, name_b: str) -> list[str]:
     return sentences
 
 
-@dataclass(frozen=True)
-class Difference:
-    """What two tokenizers do differently.
-
-    `parts` have different settings, with all defaults filled in; ``merges`` counts as a part. `tokens` is a text that
-    becomes other tokens, `text` one whose tokens are decoded to another text; each is None if `probes` texts show no
-    difference.
-    """
-
-    parts: tuple[str, ...]
-    tokens: str | None
-    text: str | None
-    probes: int
-
-
-def compare_tokenizers(first: Tokenizer, second: Tokenizer) -> Difference:
-    """Compare two built tokenizers by their settings and on the same texts."""
-    assert first.built is not None
-    assert second.built is not None
-    settings_a, settings_b = _settings(first.built), _settings(second.built)
-    # Tokens that only one of them has, and tokens with other roles, are reported elsewhere.
-    excluded = set(filter(None, first.tokens.keys() ^ second.tokens.keys())) | _differing_roles(first, second)
-    for settings in (settings_a, settings_b):
-        settings["added_tokens"] = [t for t in settings.get("added_tokens") or [] if t["content"] not in excluded]
-    parts = tuple(part for part in (*PARTS, "merges") if _relevant(settings_a, part) != _relevant(settings_b, part))
-    texts = _probes(first, second, _merged(settings_a) ^ _merged(settings_b), excluded)
-    ids_a, ids_b = _encoded(first.built, texts), _encoded(second.built, texts)
-    tokens = next((text for text, a, b in zip(texts, ids_a, ids_b, strict=True) if a != b), None)
-    decode_a, decode_b = first.built.decode, second.built.decode
-    decoded_apart = next(
-        (
-            text
-            for text, ids in zip(texts[: len(TEXTS)], ids_a, strict=False)
-            if ids is not None and attempt(partial(decode_a, ids)) != attempt(partial(decode_b, ids))
-        ),
-        None,
-    )
-    return Difference(parts, tokens, decoded_apart, len(texts))
-
-
 def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], excluded: set[str]) -> list[str]:
     """`TEXTS`, texts with special tokens inside, and the texts of tokens of the vocabulary."""
     assert first.built is not None
@@ -172,11 +138,6 @@ def _probes(first: Tokenizer, second: Tokenizer, merged: Iterable[str], excluded
     texts += filter(None, (attempt(partial(to_text, [piece])) for piece in dict.fromkeys(pieces)))
     sample = excluded if len(excluded) < 1000 else set(sorted(excluded)[:1000])
     return [text for text in texts if not any(token in text for token in sample)]
-
-
-def _differing_roles(first: Tokenizer, second: Tokenizer) -> set[str]:
-    pairs = [(first.special.get(role), second.special.get(role)) for role in ROLES]
-    return {token for pair in pairs if pair[0] != pair[1] for token in pair if token}
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Any]:
