@@ -52,8 +52,7 @@ def make(directory: Path, seed: int) -> None:
     from transformers import GPT2Config
 
     from isthmus.align.families import family
-    from isthmus.checkpoint.saving import save_small_files
-    from isthmus.checkpoint.shards import save_weights
+    from isthmus.checkpoint.serialization import save_small_files, save_weights
 
     config = GPT2Config(**CONFIG)
     directory.mkdir()

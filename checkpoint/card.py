@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .licences import HUB_LICENCES
+from .checks.repository import HUB_LICENCES
 from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 LONGEST = 4000  # characters of a sentence, and of a line of the command
-FIGURE, PAGE = "path.png", "report.html"
+FIGURE = "path.png"
 
 
 def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any, *, repo_id: str | None = None) -> str:
@@ -28,7 +29,7 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
     environment = Environment(
         loader=PackageLoader("isthmus", "checkpoint"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"md": markdown, "quoted": _quoted, "sentence": _sentence}
+    environment.filters |= {"md": markdown, "quoted": _quoted, "sentence": partial(markdown, limit=LONGEST)}
     columns, rows = table
     reproduce = plain_lines(report["reproduce"], LONGEST)
     kind, base = report["path"]["kind"], report.get("base")
@@ -102,10 +103,6 @@ def _repository(end: Mapping[str, Any]) -> str | None:
     return name
 
 
-def _sentence(text: object) -> str:
-    return markdown(text, LONGEST)
-
-
 def _quoted(text: object) -> str:
     """Text on one line in double quotes, escaped as in JSON."""
     return json.dumps(plain(text), ensure_ascii=False)
@@ -117,6 +114,5 @@ def _local(report: Mapping[str, Any]) -> str:
     local = [code(f"./{end['ref']}") for end in ends if not end["on_hub"]]
     if not local:
         return ""
-    if len(local) == 1:
-        return f"{local[0]} is a directory on the disk of whoever made the merge."
-    return f"{', '.join(local[:-1])} and {local[-1]} are directories on the disk of whoever made the merge."
+    names = " and ".join(filter(None, [", ".join(local[:-1]), local[-1]]))
+    return f"{names} {'are directories' if local[1:] else 'is a directory'} on the disk of whoever made the merge."

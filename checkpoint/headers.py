@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO
 
 from .errors import CorruptCheckpoint
-from .size_limits import HEADER, require_header, require_shapes, require_size
+from .size_limits import AXES, AXIS, ENTRIES, HEADER, require_size, require_values
 from .strict_json import parse_json
+from .untrusted_text import plain
 
 ITEM_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64,
@@ -66,28 +67,37 @@ def header_from(read: Callable[[int, int], bytes], size: int, where: str) -> dic
     if not 2 <= length <= size - 8:
         raise CorruptCheckpoint(f"{where} is truncated or not a safetensors file: fetch it again")
     require_size(length, HEADER, f"the header of {where}")
-    raw = require_header(read(8, 8 + length), where)
+    raw = require_values(read(8, 8 + length), where)
+    entries = raw.count(b'"data_offsets"')
+    if entries > ENTRIES:
+        raise CorruptCheckpoint(
+            f"the header of {where} has {entries:,} entries, more than the {ENTRIES:,} that isthmus reads: fetch the "
+            "file again"
+        )
     header = parse_json(raw, f"the header of {where} is damaged: it", unique=True)
+    infos, spans, consistent = {}, [], True
     try:
         metadata = header.pop("__metadata__", None) or {}
         if not all(isinstance(value, str) for value in metadata.values()):
             raise TypeError("metadata in safetensors is text")
-        require_shapes(header, where)
-        infos = {
-            name: TensorInfo(entry["dtype"], tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][0]))
-            for name, entry in header.items()
-        }
-        if any(type(number) is not int for entry in header.values() for number in entry["data_offsets"]):
-            raise TypeError("an offset is not a whole number")
-        spans = sorted((begin, stop) for begin, stop in (entry["data_offsets"] for entry in header.values()))
-        consistent = all(
-            entry["data_offsets"][1] - entry["data_offsets"][0] == infos[name].bytes for name, entry in header.items()
-        )
-        consistent &= all(type(axis) is int and axis >= 0 for info in infos.values() for axis in info.shape)
+        for name, entry in header.items():
+            shape = entry["shape"]
+            if len(shape) > AXES or any(isinstance(axis, int) and axis > AXIS for axis in shape):
+                # The shape itself is not shown: it may fill a large header.
+                raise CorruptCheckpoint(
+                    f"the header of {where} gives '{plain(name, 100)}' a shape that no tensor has: fetch the file again"
+                )
+        for name, entry in header.items():
+            begin, stop = entry["data_offsets"]
+            if type(begin) is not int or type(stop) is not int:
+                raise TypeError("an offset is not a whole number")
+            info = infos[name] = TensorInfo(entry["dtype"], tuple(entry["shape"]), 8 + length + begin)
+            consistent &= stop - begin == info.bytes and all(type(axis) is int and axis >= 0 for axis in info.shape)
+            spans.append((begin, stop))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         raise CorruptCheckpoint(f"the header of {where} is damaged: fetch the file again") from None
     end = 0
-    for begin, stop in spans:
+    for begin, stop in sorted(spans):
         consistent &= begin == end
         end = stop
     if not consistent:

@@ -122,18 +122,13 @@ def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:
     return members[owner_of([member.files for member in members])]
 
 
-def _narrowed(checkpoint: Checkpoint, rows: int, families: Families | None = None) -> Checkpoint:
+def _narrowed(checkpoint: Checkpoint, rows: int, families: Families | None) -> Checkpoint:
     """The same model with the first `rows` rows of its vocabulary."""
     facts = {**within(checkpoint.facts, rows), "vocab_size": rows}
     schema = schema_of(facts, checkpoint.name, families)
-    return replace(checkpoint, facts=facts, schema=schema, state=_first_rows(checkpoint.state, schema.shapes))
-
-
-def _first_rows(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> ComputedState:
-    """A state of which some tensors have more rows than `shapes` says."""
 
     def tensor(name: str) -> Tensor:
-        whole = state[name]
-        return whole if tuple(whole.shape) == shapes[name] else whole[: shapes[name][0]].clone()
+        whole, shape = checkpoint.state[name], schema.shapes[name]
+        return whole if tuple(whole.shape) == shape else whole[: shape[0]].clone()
 
-    return ComputedState(state, tensor)
+    return replace(checkpoint, facts=facts, schema=schema, state=ComputedState(checkpoint.state, tensor))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .download import fetch_file
 from .errors import ModelNotFound
 from .file_version import FileVersion, changed, settled
-from .hub import Unreachable, ask
+from .hub import Unreachable, ask, fetch_file
 from .reference import Reference
 from .size_limits import LARGEST, require_few_files, require_regular_file
 from .small_files import CONFIGURATION, TEMPLATE_FOLDER, is_template
@@ -74,28 +73,27 @@ def list_files(reference: Reference) -> Listing:
 def _list_directory(directory: Path, model: str) -> Listing:
     if not directory.is_dir():
         raise ModelNotFound(f"there is no directory '{model}': check the path")
-    sizes: dict[str, int] = {}
+    versions: dict[str, FileVersion] = {}
 
     def list_once() -> dict[str, FileVersion]:
-        versions: dict[str, FileVersion] = {}
-        sizes.clear()
+        versions.clear()
         for folder in (directory, directory / TEMPLATE_FOLDER):
-            if folder.is_dir():
-                _scan(folder, directory, model, sizes, versions)
-        return versions
+            for name, version in _scan(folder, directory, model) if folder.is_dir() else ():
+                versions[name] = version
+                require_few_files(versions, model)
+        return {name: version for name, version in versions.items() if name.endswith(VERSIONED)}
 
     try:
-        versions = settled(list_once, model)
+        expected = settled(list_once, model)
     except OSError as error:
         raise ModelNotFound(f"cannot read the directory '{model}': {error.strerror}") from None
-    return Listing({name: FileFacts(size) for name, size in sorted(sizes.items())}, versions=versions)
+    return Listing({name: FileFacts(version.size) for name, version in sorted(versions.items())}, versions=expected)
 
 
-def _scan(folder: Path, directory: Path, model: str, sizes: dict[str, int], versions: dict[str, FileVersion]) -> None:
-    """Add the sizes and versions of a folder's files, under their names within the model's `directory`."""
+def _scan(folder: Path, directory: Path, model: str) -> Iterator[tuple[str, FileVersion]]:
+    """The versions of a folder's files, by their names within the model's `directory`."""
     with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
+        for path in map(Path, entries):
             name = path.relative_to(directory).as_posix()
             try:
                 status = path.stat()
@@ -104,10 +102,7 @@ def _scan(folder: Path, directory: Path, model: str, sizes: dict[str, int], vers
                     continue
                 raise changed(path.name, model) from None
             if stat.S_ISREG(status.st_mode) and (folder == directory or is_template(name)):
-                sizes[name] = status.st_size
-                require_few_files(sizes, model)
-                if name.endswith(VERSIONED):
-                    versions[name] = FileVersion.of(status)
+                yield name, FileVersion.of(status)
             elif not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
                 require_regular_file(path, model)
 

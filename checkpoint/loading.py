@@ -22,10 +22,10 @@ from .model import Families, Schema
 from .naming import Naming
 from .reference import parse_reference
 from .rust_panics import is_failure, quiet_panics
+from .size_limits import require_tokenizer_file
 from .small_files import GENERATION, VOCABULARIES
 from .source import Source
 from .tensor_inventory import inventory_of, stored_tensors
-from .tokenizer_limits import require_tokenizer_file
 from .working_folders import WorkingFolder
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Checkpoint:
     def require_unchanged(self) -> None:
         """Raise CorruptCheckpoint if config.json or a file of weights has changed since the model was opened."""
         if self.source is not None:
-            self.source.require_unchanged(("config.json", *self.source.weight_files()))
+            self.source.require_unchanged(("config.json", *self.source.weights.files))
 
 
 def _require_none(findings: Sequence[Finding]) -> None:
@@ -149,7 +149,7 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     source = source or Source(parse_reference(reference))
     facts = read_facts(source)
     _require_none(kind_findings(source, facts, families))
-    for filename in source.weight_files():
+    for filename in source.weights.files:
         source.path(filename)
     stored = stored_tensors(source)
     assert stored is not None, "pickled weights were fetched above"

@@ -47,16 +47,11 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
     report = _sealed_report(directory)
     if report is None or report.get("command") != "merge":
         raise BadInput(f"'{name}' is not a merge that isthmus wrote: give the output directory of 'isthmus merge'")
-    if report[SEAL] != _seal(_unsealed(report)):
+    if report[SEAL] != _seal(report):
         raise BadInput(f"'{REPORT}' in '{name}' was changed since it was written: merge again")
     for file, change in _changes(directory, report[FILES], but):
-        raise BadInput(
-            f"'{file}' {change} '{name}' since isthmus wrote it: merge again, or undo that{_card_advice(file)}"
-        )
-
-
-def _card_advice(file: str) -> str:
-    return " (a card that was edited on purpose is pushed with --edited-card)" if file == "README.md" else ""
+        advice = " (a card that was edited on purpose is pushed with --edited-card)" if file == "README.md" else ""
+        raise BadInput(f"'{file}' {change} '{name}' since isthmus wrote it: merge again, or undo that{advice}")
 
 
 def require_replaceable(directory: Path, name: str) -> None:
@@ -71,7 +66,7 @@ def require_replaceable(directory: Path, name: str) -> None:
             raise BadInput(f"'{REPORT}' in the output directory '{name}' is not from this version of isthmus, {advice}")
         other = min(path.name for path in directory.iterdir())
         raise BadInput(f"the output directory '{name}' holds '{other}', which isthmus did not write, {advice}")
-    if report[SEAL] != _seal(_unsealed(report)):
+    if report[SEAL] != _seal(report):
         raise BadInput(f"'{REPORT}' in the output directory '{name}' was changed since isthmus wrote it, {advice}")
     for file, change in _changes(directory, report[FILES]):
         if change != _MISSING:
@@ -95,10 +90,6 @@ def _sealed_report(directory: Path) -> dict[str, Any] | None:
     return report if hashed else None
 
 
-def _unsealed(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in report.items() if key != SEAL}
-
-
 def _changes(directory: Path, files: Mapping[str, Any], but: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
     """Every file that differs from what was written, and how."""
     present = {name: path for name, path in files_in(directory).items() if name != REPORT}
@@ -113,7 +104,8 @@ def _changes(directory: Path, files: Mapping[str, Any], but: frozenset[str] = fr
             yield file, "was changed in"
 
 
-def _seal(content: Mapping[str, Any]) -> str:
+def _seal(report: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in report.items() if key != SEAL}
     written = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(written.encode()).hexdigest()
 

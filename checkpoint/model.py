@@ -59,14 +59,10 @@ def streamed_log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, id
 
     model = empty_model(config).float()  # weights are cast to what the module has
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
-    attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=_under_both_names(state, tied))
+    both_names = ComputedState([*state, *tied], lambda name: state[name if name in state else tied[name]])
+    attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=both_names)
     logits = model(ids, use_cache=False).logits
     return torch.log_softmax(logits.float(), -1)
-
-
-def _under_both_names(state: Mapping[str, Tensor], tied: Mapping[str, str]) -> ComputedState:
-    """A state with every tied weight under both of its names."""
-    return ComputedState([*state, *tied], lambda name: state[name if name in state else tied[name]])
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ every expert of Mixtral as a tensor of its own. This module applies the rules of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,9 +107,22 @@ class Naming:
                 saved = conversion.saved(empty)
                 places |= {stored: (conversion, tuple(value.shape)) for stored, value in saved.items()}
                 done |= empty.keys()
-        tensors = _StoredTensors(places, state)
-        shown = {stored: shape for stored, (_, shape) in places.items()}
-        return shown, ComputedState(places, tensors.tensor, tensors.blocks)
+
+        @lru_cache(maxsize=1)  # the tensors of one conversion are written one after another
+        def saved_by(conversion: Conversion) -> dict[str, Tensor]:
+            return conversion.saved({name: state[name] for name in conversion.names})
+
+        def tensor(stored: str) -> Tensor:
+            conversion, _ = places[stored]
+            return state[conversion.names[0]] if conversion.rule is None else saved_by(conversion)[stored]
+
+        def blocks(stored: str) -> Iterator[Tensor]:
+            conversion, _ = places[stored]
+            if conversion.rule is None:
+                return in_blocks(state, conversion.names[0])
+            return in_blocks({stored: tensor(stored)}, stored)
+
+        return {stored: shape for stored, (_, shape) in places.items()}, ComputedState(places, tensor, blocks)
 
     def _by_rules(self, name: str, shape: tuple[int, ...]) -> Conversion:
         """How a tensor that these files do not have would be stored in them."""
@@ -117,30 +131,6 @@ class Naming:
             if len(renamed) == 1:
                 return Conversion(tuple(renamed), (name,))
         return Conversion((name,), (name,))
-
-
-class _StoredTensors:
-    """The tensors of a state under the names in files; those of one conversion are made once."""
-
-    def __init__(self, places: Mapping[str, tuple[Conversion, tuple[int, ...]]], state: Mapping[str, Tensor]):
-        self._places, self._state = places, state
-        self._last: tuple[Conversion, dict[str, Tensor]] | None = None  # its tensors are written one after another
-
-    def tensor(self, stored: str) -> Tensor:
-        """One tensor."""
-        conversion, _ = self._places[stored]
-        if conversion.rule is None:
-            return self._state[conversion.names[0]]
-        if self._last is None or self._last[0] is not conversion:
-            self._last = (conversion, conversion.saved({name: self._state[name] for name in conversion.names}))
-        return self._last[1][stored]
-
-    def blocks(self, stored: str) -> Iterator[Tensor]:
-        """One tensor in blocks of rows."""
-        conversion, _ = self._places[stored]
-        if conversion.rule is None:
-            return in_blocks(self._state, conversion.names[0])
-        return in_blocks({stored: self.tensor(stored)}, stored)
 
 
 def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | None:
@@ -192,11 +182,20 @@ def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming
         rule = by_pattern[parts[0][1]], tuple(pattern for _, pattern in parts)
         names = tuple(stored_name for stored_name, _ in parts)
         conversions.append(_completed(Conversion(names, (first,), rule, model, used), stored))
-    ignored = _ignored_by(model, stored)
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    buffers = {name for name, _ in model.named_buffers()}
+    ignored = {
+        stored_name
+        for stored_name, name in unknown
+        if name in buffers
+        or any(re.search(pattern, name) for pattern in patterns)
+        or STORED_BUFFERS.search(stored_name)
+        or stored[stored_name].dtype not in FLOATS
+    }
     return Naming(
         tuple(conversions),
-        tuple(stored_name for stored_name, name in unknown if ignored(stored_name, name)),
-        tuple(stored_name for stored_name, name in unknown if not ignored(stored_name, name)),
+        tuple(stored_name for stored_name, _ in unknown if stored_name in ignored),
+        tuple(stored_name for stored_name, _ in unknown if stored_name not in ignored),
         tuple(repeated),
         model,
         used,
@@ -245,20 +244,3 @@ def _reverted(tensors: dict[str, Tensor], model: Any, rules: Sequence[Any]) -> d
     finally:
         model._weight_conversions = before
     return {name: value.contiguous() for name, value in reverted.items()}
-
-
-def _ignored_by(model: Any, stored: Mapping[str, TensorInfo]) -> Callable[[str, str], bool]:
-    """A test whether a stored tensor that the model does not have can be ignored: (name in the file, model's name)."""
-    patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or [])
-    buffers = {name for name, _ in model.named_buffers()}
-    unexpected = re.compile("|".join(f"({pattern})" for pattern in patterns)) if patterns else None
-
-    def ignored(stored_name: str, name: str) -> bool:
-        return bool(
-            name in buffers
-            or (unexpected is not None and unexpected.search(name))
-            or STORED_BUFFERS.search(stored_name)
-            or stored[stored_name].dtype not in FLOATS
-        )
-
-    return ignored

@@ -11,15 +11,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from .archive import DIRECTORY, PICKLE, Budget, strings
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
 from .errors import CorruptCheckpoint
 from .manifest import REPORT
-from .optimizer_names import ALIASES, canonical_name
+from .pickles import DIRECTORY, PICKLE, Budget, require_archive, strings
 from .size_limits import DOCUMENT
 from .source import CARD, Source
-from .training_arguments import read_training_arguments
 from .untrusted_text import plain
 
 Confidence = Literal["stated", "likely", "unknown"]
@@ -37,6 +39,19 @@ _KEYS = frozenset((*_FACTORED, *_MOMENTS, "ns_steps", "ns_coefficients", "moment
 _CARD_TEXT = re.compile(
     r"\b(?:pre-?)?train(?:ed|ing)\s{1,9}(?:with|using|by)\s{1,9}(?:the\s{1,9})?(\w{1,40})", re.IGNORECASE
 )
+# The names that libraries give to optimizers whose weights look alike.
+_ALIASES = {
+    "adamw": (
+        "adam", "adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused",
+        "adamw_hf", "adamw_anyprecision", "adamw_torch_4bit", "adamw_torch_8bit", "adamw_bnb_8bit", "adamw_8bit",
+        "paged_adamw", "paged_adamw_32bit", "paged_adamw_8bit",
+    ),
+    "lion": ("lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit"),
+}  # fmt: skip
+ALIASES = {alias: optimizer for optimizer, aliases in _ALIASES.items() for alias in aliases}
+_NAMES = ("adamw", "adam", "muon", "lion", "sgd", "adafactor", "shampoo", "soap", "sophia", "lamb")
+# The packages of the classes in a trainer's arguments; `_Inert` replaces them, and they are never imported.
+TRAINERS = ("transformers", "accelerate", "trl", "peft", "torch", "sentence_transformers", "datasets")
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,27 @@ def relation(optimizers: Sequence[str | None]) -> Literal["same-optimizer", "cro
     return "same-optimizer" if len(set(optimizers)) == 1 else "cross-optimizer"
 
 
+def canonical_name(written: str) -> str | None:
+    """The optimizer in a text, such as ``adamw`` for Adam and its variants; None if the text names none or several."""
+    words = re.findall(r"[a-z0-9_]+", written[:200].lower().replace("optimizernames.", ""))
+    if words and words[0] in ALIASES:
+        return ALIASES[words[0]]
+    optimizers = {ALIASES.get(name, name) for name in _NAMES if name in words}
+    return optimizers.pop() if len(optimizers) == 1 else None
+
+
+class _Inert:
+    """Replaces every class in a trainer's arguments: it stores what it is given, and does nothing."""
+
+    values: tuple[object, ...] = ()
+
+    def __init__(self, *values: object):
+        self.values = values
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
 def _content(source: Source, filename: str) -> dict[str, Any]:
     """A JSON file beside the model; empty if it is damaged, for a merge does not need it."""
     try:
@@ -106,6 +142,37 @@ def _from_arguments(source: Source) -> Evidence | None:
     return _stated(ALIASES.get(written, plain(written, WORD) or None), f"{ARGUMENTS} says {plain(written, LINE)}")
 
 
+def read_training_arguments(path: Path, model: str) -> dict[str, Any]:
+    """The arguments by name, read by torch's weights-only loader with `_Inert` in place of every class.
+
+    Empty if the file cannot be read. Raises CorruptCheckpoint if it needs anything but the classes of a trainer.
+    """
+    try:
+        if path.stat().st_size > DOCUMENT or not zipfile.is_zipfile(path):
+            return {}
+        with path.open("rb") as file:
+            require_archive(file, f"'{path.name}' of '{model}'")
+    except (CorruptCheckpoint, OSError):
+        return {}
+    try:
+        names = get_unsafe_globals_in_checkpoint(path)
+        foreign = [name for name in names if name.partition(".")[0] not in TRAINERS]
+        if foreign:
+            raise CorruptCheckpoint(
+                f"'{path.name}' of '{model}' would run {foreign[0]} when it is loaded, and was not: do not trust this "
+                "model"
+            )
+        with safe_globals([(_Inert, name) for name in names]):
+            content = torch.load(path, weights_only=True, map_location="cpu")
+    except CorruptCheckpoint:
+        raise
+    except Exception:  # torch raises many kinds of errors for a damaged or foreign file
+        return {}
+    state = content if isinstance(content, dict) else getattr(content, "state", {})
+    arguments = state.items() if isinstance(state, dict) else ()
+    return {key: value.values[0] if isinstance(value, _Inert) and value.values else value for key, value in arguments}
+
+
 def _from_state(source: Source, filename: str) -> Evidence | None:
     """The optimizer by the keys of its state per weight, read from the text of the pickle without running it."""
     try:
@@ -115,16 +182,7 @@ def _from_state(source: Source, filename: str) -> Evidence | None:
                 return None  # torch never compresses; here a few bytes may stand for gigabytes of zeros
             entry = next(e for e in members if e.filename.endswith("data.pkl") and e.file_size <= PICKLE)
             keys = {text for text in strings(archive.read(entry)) if text in _KEYS}
-    except (
-        NotImplementedError,
-        StopIteration,
-        ValueError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
+    except (StopIteration, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None  # not an archive of torch, or a damaged one
     optimizer = optimizer_by_keys(keys)
     listed = ", ".join(sorted(keys & {"exp_avg", "exp_avg_sq", "momentum_buffer", "ns_steps"}))
@@ -135,7 +193,7 @@ def optimizer_by_keys(keys: set[str]) -> str | None:
     """The optimizer whose state has these keys: AdamW has two moments, Lion one, SGD and Muon a momentum."""
     if keys & {"ns_steps", "ns_coefficients"}:
         return "muon"
-    if keys & {"exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var"}:
+    if keys.intersection(_FACTORED):
         return "adafactor"
     if "momentum_buffer" in keys:
         return "sgd" if "dampening" in keys and "exp_avg" not in keys else None

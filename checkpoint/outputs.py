@@ -36,25 +36,19 @@ def require_outputs(
         targets.append(Place(f"{what} '{path.name}'", output_path(path)))
         if not existing:
             require_free(path, overwrite=overwrite, inputs=inputs)
-    folders = list(targets) if existing else []
-    if existing:  # these are added to, and not replaced: a JSON file may lie among what is there
+    json_path = None if json_file in (None, "-") else Path(str(json_file))
+    written = [] if existing else list(targets)  # existing ones are added to: a JSON file may lie in them
+    if existing:
         require_apart(targets, inputs)
-        targets = []
-    if json_file is not None and json_file != "-":
-        targets.append(_json_place(json_file))
-    require_apart(targets, inputs)
-    if json_file is not None and json_file != "-":
-        path = Path(json_file)
-        if path.parent.exists() or not any(holds(folder.path, path) for folder in folders):  # else it will be made
-            _require_json(path)
-
-
-def _json_place(json_file: str) -> Place:
-    path = Path(json_file)
-    if not json_file or path.is_dir():
-        raise BadInput(f"the JSON file '{path.name}' is a directory: name a file")
-    output_path(path)  # refuses names of unfinished work, and those that are too long
-    return Place.of("the JSON file", path)
+    if json_path is not None:
+        if json_path.is_dir():
+            raise BadInput(f"the JSON file '{json_path.name}' is a directory: name a file")
+        output_path(json_path)  # refuses names of unfinished work, and those that are too long
+        written.append(Place.of("the JSON file", json_path))
+    require_apart(written, inputs)
+    will_be_made = existing and any(holds(target.path, json_path) for target in targets if json_path is not None)
+    if json_path is not None and (json_path.parent.exists() or not will_be_made):
+        _require_json(json_path)
 
 
 def _require_json(path: Path) -> None:

@@ -27,15 +27,8 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 # Files that may remain from another model in the repository, and that would be loaded with the new one.
-MODEL_FILES = (
-    *SMALL_FILES,
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "pytorch_model*",
-    REPORT,
-    FIGURE,
-    "report.html",
-)
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
+MODEL_FILES = (*SMALL_FILES, *WEIGHTS, REPORT, FIGURE, "report.html")
 REFUSED = frozenset({429, 503})  # statuses with which the Hub has done nothing
 
 
@@ -93,37 +86,26 @@ class PushPlan:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         target, api = self.target, HfApi()
+        ask = partial(ask_for_push, target.repo_id)
         url = redact(f"{api.endpoint}/{target.repo_id}")
         if not self.changed and not self.stale:
             return Pushed(url, target.info.sha if target.info else None)
         if target.info is None:
-            ask_for_push(
-                target.repo_id,
-                lambda: api.create_repo(target.repo_id, private=target.private or None, exist_ok=True),
-            )
+            ask(partial(api.create_repo, target.repo_id, private=target.private or None, exist_ok=True))
         if target.new:
-            branch = str(target.revision)
-            ask_for_push(target.repo_id, lambda: api.create_branch(target.repo_id, branch=branch, exist_ok=True))
+            ask(partial(api.create_branch, target.repo_id, branch=str(target.revision), exist_ok=True))
         additions = [CommitOperationAdd(file.name, file.path) for file in self.changed]
         removals = [CommitOperationDelete(name) for name in self.stale]
+        place: dict[str, Any] = {"revision": target.revision, "create_pr": target.create_pr}
         send = partial(
             api.create_commit,
             target.repo_id,
             [*additions, *removals],
             commit_message=message or "Merge made with isthmus",
-            revision=target.revision,
-            create_pr=target.create_pr,
+            **place,
             parent_commit=target.info.sha if target.info and not target.create_pr else None,
         )
-        upload = partial(
-            api.preupload_lfs_files,
-            target.repo_id,
-            additions,
-            revision=target.revision,
-            create_pr=target.create_pr,
-            free_memory=False,
-        )
-        ask_for_push(target.repo_id, upload)
+        ask(partial(api.preupload_lfs_files, target.repo_id, additions, free_memory=False, **place))
         commit = self._commit(send)
         address = redact(commit.pr_url) if commit.pr_url else None
         return Pushed(address or url, commit.oid, address)

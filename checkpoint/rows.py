@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 BLOCK = 2**18  # items
-
-
-@runtime_checkable
-class InBlocks(Protocol):
-    """A state that yields a tensor block by block, split as by `row_counts`."""
-
-    def blocks(self, name: str) -> Iterator[Tensor]:
-        """The blocks of one tensor, float32, in order."""
-        ...
 
 
 def row_counts(shape: Sequence[int]) -> list[int]:
@@ -29,9 +19,13 @@ def row_counts(shape: Sequence[int]) -> list[int]:
 
 
 def in_blocks(state: Mapping[str, Tensor], name: str) -> Iterator[Tensor]:
-    """The blocks of a tensor, split in the same way in all states where it has this shape."""
-    if isinstance(state, InBlocks):
-        return state.blocks(name)
+    """The blocks of a tensor, split in the same way in all states where it has this shape.
+
+    A state that can give a tensor without having it whole has a method ``blocks(name)``, split as by `row_counts`.
+    """
+    blocks: Callable[[str], Iterator[Tensor]] | None = getattr(state, "blocks", None)
+    if blocks is not None:
+        return blocks(name)
     tensor = state[name]
     return iter(torch.split(tensor, row_counts(tensor.shape))) if tensor.ndim else iter([tensor])
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 STDERR = 2
 
@@ -13,6 +16,16 @@ STDERR = 2
 def is_failure(error: BaseException) -> bool:
     """Whether an exception means that the work failed: any Exception, and a panic, which is not one."""
     return isinstance(error, Exception) or is_panic(error)
+
+
+def attempt(call: Callable[[], T]) -> T | None:
+    """The result of a call; None if it failed."""
+    try:
+        return call()
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return None
 
 
 def is_panic(error: BaseException) -> bool:

@@ -16,20 +16,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, IsthmusError, NotFinite
 from .manifest import require_replaceable
 from .path_conflicts import Place, holds, output_path, require_apart
-from .small_files import TOKENIZER_SETTINGS
-from .strict_json import parse_object
 from .untrusted_text import json_text
 from .working_folders import WorkingFolder, hidden_sibling, remove_leftovers
 
-if TYPE_CHECKING:
-    import torch
-
-LOCAL_PATHS = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
 STAGING = ".isthmus-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -95,9 +88,10 @@ def atomic_directory(target: str | Path, *, overwrite: bool = False, inputs: Ite
             staging = folder / "new" / target.name
             staging.mkdir(parents=True)
             yield staging
-            _sync(staging)
+            for path in (*filter(Path.is_file, staging.rglob("*")), staging):
+                _sync(path)
             _publish(staging, target, folder / "old", before if overwrite else None)
-            _sync_directory(target.parent)
+            _sync(target.parent)
 
 
 def replace_file(target: str | Path, content: str | bytes) -> None:
@@ -112,10 +106,8 @@ def replace_file(target: str | Path, content: str | bytes) -> None:
         return
     with WorkingFolder(hidden_sibling(target, STAGING)) as folder:
         new = folder / "new"
-        with new.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+        new.write_bytes(raw)
+        _sync(new)
         if target.exists():
             shutil.copymode(target, new)
         new.replace(target)
@@ -191,16 +183,9 @@ def _publish(new: Path, target: Path, aside: Path, before: Signature | None) -> 
         return
 
 
-def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Write a file, or the list of a directory's entries, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -239,33 +224,6 @@ def _swap(first: Path, second: Path) -> bool:
     if status != 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return bool(status == 0)
-
-
-def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:
-    """Write config.json with these `facts`, and copy tokenizer and generation files.
-
-    The copies are unchanged, except that local paths are removed from the tokenizer's settings.
-    """
-    content = {key: value for key, value in facts.items() if key not in ("_name_or_path", "torch_dtype")}
-    content["dtype"] = str(dtype).removeprefix("torch.")
-    if not content.get("architectures"):
-        from .config import build_config
-        from .model import empty_model
-
-        content["architectures"] = [type(empty_model(build_config(facts, directory.name))).__name__]
-    write_json(directory / "config.json", content)
-    copy_small_files(directory, {name: path for name, path in files.items() if name != "config.json"})
-
-
-def copy_small_files(directory: Path, files: Mapping[str, Path]) -> None:
-    """Copy small files unchanged, except that local paths are removed from the tokenizer's settings."""
-    for name, path in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)  # additional chat templates are in a subfolder
-        if name == TOKENIZER_SETTINGS:
-            settings = parse_object(path.read_bytes(), f"'{name}'")
-            write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PATHS})
-        else:
-            shutil.copyfile(path, directory / name)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Limits on the files of an untrusted model: bytes, JSON values, entries of a header, files in a folder.
+"""Limits on the files of an untrusted model: bytes, JSON values, entries of a header, steps of a tokenizer.
 
 A file is checked against its limit before anything is built from it. The limits lie far above what real models have:
 the largest tokenizers take about 35 MB, the largest indexes about 20 MB.
@@ -6,6 +6,7 @@ the largest tokenizers take about 35 MB, the largest indexes about 20 MB.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Collection, Mapping
@@ -13,42 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadInput, CorruptCheckpoint
-from .untrusted_text import plain
+from .small_files import (
+    ADDED_TOKENS,
+    CONFIGURATION,
+    GENERATION,
+    SPECIAL_TOKENS,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_SETTINGS,
+    VOCABULARIES,
+)
 
 MB = 2**20
 # Bytes of the files that a merge reads or copies.
 LARGEST = {
-    "config.json": 4 * MB,
-    "generation_config.json": 4 * MB,
-    "adapter_config.json": 4 * MB,
-    "special_tokens_map.json": 4 * MB,
-    "chat_template.jinja": 4 * MB,
-    "tokenizer_config.json": 16 * MB,
-    "added_tokens.json": 16 * MB,
-    "tokenizer.json": 64 * MB,
-    "vocab.json": 64 * MB,
-    "vocab.txt": 64 * MB,
-    "merges.txt": 64 * MB,
-    "tokenizer.model": 64 * MB,
-    "spiece.model": 64 * MB,
-    **dict.fromkeys(
-        (
-            "spm.model",
-            "sentencepiece.model",
-            "sentencepiece.bpe.model",
-            "spm_char.model",
-            "source.spm",
-            "target.spm",
-            "tekken.json",
-            "tiktoken.model",
-            "byte_maps.json",
-            "bpe.codes",
-            "dict.txt",
-        ),
-        64 * MB,
-    ),
-    "model.safetensors.index.json": 32 * MB,
-    "pytorch_model.bin.index.json": 32 * MB,
+    **dict.fromkeys((CONFIGURATION, GENERATION, "adapter_config.json", SPECIAL_TOKENS, TEMPLATE), 4 * MB),
+    **dict.fromkeys((TOKENIZER_SETTINGS, ADDED_TOKENS), 16 * MB),
+    **dict.fromkeys((*VOCABULARIES, "merges.txt", "target.spm", "bpe.codes", "dict.txt"), 64 * MB),
+    **dict.fromkeys(("model.safetensors.index.json", "pytorch_model.bin.index.json"), 32 * MB),
 }
 # Bytes of files that describe a model without being a part of it; a larger one is not read.
 DOCUMENT, CARD_BYTES, FRONT_MATTER = MB, 8 * MB, MB // 2
@@ -56,6 +39,10 @@ RECIPE = MB // 4
 HEADER, ENTRIES, AXES, AXIS = 32 * MB, 250_000, 32, 2**40
 VALUES = 6_000_000  # of one JSON file
 FILES = 20_000  # of one model's folder
+# How deep the steps of a tokenizer.json are nested, and how much longer they can make a text.
+STEPS, NESTING, PIECES = 2_000, 16, 64
+GROWTH, PADDING = 10_000, 2**20  # times longer than the text; tokens
+PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _SPECIAL_FILES = {
     stat.S_ISFIFO: "a named pipe",
     stat.S_ISSOCK: "a socket",
@@ -69,12 +56,6 @@ def require_regular_file(path: Path, model: str) -> None:
     kind = _special_kind(path.stat().st_mode)
     if kind:
         raise CorruptCheckpoint(f"'{path.name}' of '{model}' is {kind}, not a file: remove it")
-
-
-def require_sizes(sizes: Mapping[str, int | None], model: str) -> None:
-    """Raise CorruptCheckpoint if one of a model's files is larger than its limit in `LARGEST`."""
-    for name, limit in LARGEST.items():
-        require_size(sizes.get(name) or 0, limit, f"'{name}' of '{model}'")
 
 
 def require_size(size: int, limit: int, where: str) -> None:
@@ -124,27 +105,48 @@ def require_few_files(names: Collection[object], model: str) -> None:
         raise BadInput(f"'{model}' holds more than {FILES:,} files: give the folder of one model")
 
 
-def require_header(raw: bytes, where: str) -> bytes:
-    """The safetensors header itself, if it has at most `ENTRIES` entries; raises CorruptCheckpoint otherwise."""
-    require_values(raw, where)
-    entries = raw.count(b'"data_offsets"')
-    if entries > ENTRIES:
-        raise CorruptCheckpoint(
-            f"the header of {where} has {entries:,} entries, more than the {ENTRIES:,} that isthmus reads: fetch the "
-            "file again"
-        )
-    return raw
+def require_pipeline(content: Mapping[str, Any], where: str) -> None:
+    """Check the steps of a parsed tokenizer.json, and how much they pad or lengthen a text.
 
-
-def require_shapes(header: Mapping[str, Any], where: str) -> None:
-    """Raise CorruptCheckpoint for a shape in a parsed header that has too many axes or too long an axis."""
-    for name, entry in header.items():
-        shape = entry["shape"]
-        if len(shape) > AXES or any(isinstance(axis, int) and axis > AXIS for axis in shape):
-            # The shape itself is not shown: it may fill a large header.
+    Raises CorruptCheckpoint for steps that are nested too deep, or that would fill the memory.
+    """
+    padding = content.get("padding")
+    if isinstance(padding, Mapping):
+        strategy = padding.get("strategy")
+        fixed = strategy.get("Fixed") if isinstance(strategy, Mapping) else None
+        if any(isinstance(n, int) and n > PADDING for n in (fixed, padding.get("pad_to_multiple_of"))):
+            raise CorruptCheckpoint(f"{where} pads every text to more than {PADDING:,} tokens: do not trust this model")
+    for part in PIPELINE:
+        growth, steps = 1.0, 0
+        todo: list[tuple[Any, int]] = [(content.get(part), 1)]
+        while todo:
+            step, depth = todo.pop()
+            if not isinstance(step, (Mapping, list)):
+                continue
+            steps += 1
+            if steps > STEPS or depth > NESTING or growth > GROWTH:
+                raise CorruptCheckpoint(
+                    f"the {part} of {where} has more steps, or makes a text longer, than that of any real tokenizer: "
+                    "do not trust this model"
+                )
+            if isinstance(step, Mapping):
+                growth *= _growth(step)
+            inner = step.values() if isinstance(step, Mapping) else step
+            todo += [(entry, depth + 1) for entry in inner]
+        if growth > GROWTH:
             raise CorruptCheckpoint(
-                f"the header of {where} gives '{plain(name, 100)}' a shape that no tensor has: fetch the file again"
+                f"the {part} of {where} makes a text up to {growth:.0e} times longer: do not trust this model"
             )
+
+
+def require_tokenizer_file(path: Path, where: str) -> None:
+    """Apply `require_pipeline` to a tokenizer.json. If it is not JSON, the library that loads it reports that."""
+    try:
+        content = json.loads(require_values(read_bytes(path, LARGEST[TOKENIZER], where), where))
+    except (ValueError, RecursionError):
+        return
+    if isinstance(content, Mapping):
+        require_pipeline(content, where)
 
 
 def _special_kind(mode: int) -> str | None:
@@ -153,3 +155,20 @@ def _special_kind(mode: int) -> str | None:
 
 def _megabytes(size: int) -> str:
     return f"{size / MB:.1f} MB" if size % MB or size < MB else f"{size // MB:,} MB"
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """The factor by which one step can lengthen a text."""
+    kind = step.get("type")
+    if kind == "TemplateProcessing":
+        pieces = (step.get(side) for side in ("single", "pair"))
+        return GROWTH + 1.0 if any(isinstance(p, list) and len(p) > PIECES for p in pieces) else 1.0
+    if kind == "Prepend":
+        return 1.0 + len(str(step.get("prepend") or "")) / 2
+    if kind != "Replace":
+        return 1.0
+    pattern, content = step.get("pattern"), str(step.get("content") or "")
+    literal = pattern.get("String") if isinstance(pattern, Mapping) else None
+    if isinstance(literal, str):
+        return max(1.0, len(content) / max(1, len(literal)))
+    return 1.0 + len(content)  # a regular expression may match nothing, everywhere

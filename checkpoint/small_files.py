@@ -16,93 +16,36 @@ ADDED_TOKENS = "added_tokens.json"
 TEMPLATE, TEMPLATE_FOLDER, PROCESSOR_TEMPLATE = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
 TEMPLATES = f"{TEMPLATE_FOLDER}/*.jinja"
 SENTENCE_PIECES = (
-    "tokenizer.model",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.model",
-    "sentencepiece.bpe.model",
-    "spm_char.model",
-)
+    "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model", "spm_char.model",
+)  # fmt: skip
 # Any one of these is enough for a tokenizer, sometimes together with some of HELPERS.
 VOCABULARIES = (
-    TOKENIZER,
-    "vocab.json",
-    "vocab.txt",
-    *SENTENCE_PIECES,
-    "tekken.json",
-    "tiktoken.model",
-    "source.spm",
+    TOKENIZER, "vocab.json", "vocab.txt", *SENTENCE_PIECES, "tekken.json", "tiktoken.model", "source.spm",
     "byte_maps.json",
-)
+)  # fmt: skip
 HELPERS = (
-    "merges.txt",
-    "bpe.codes",
-    "dict.txt",
-    "target.spm",
-    "target_vocab.json",
-    "vocab-src.json",
-    "vocab-tgt.json",
-    "normalizer.json",
-    "emoji.json",
-    "entity_vocab.json",
-    "word_shape.json",
-    "word_pronunciation.json",
+    "merges.txt", "bpe.codes", "dict.txt", "target.spm", "target_vocab.json", "vocab-src.json", "vocab-tgt.json",
+    "normalizer.json", "emoji.json", "entity_vocab.json", "word_shape.json", "word_pronunciation.json",
     "tokenizer.*.json",  # the versions that tokenizer_config.json lists under fast_tokenizer_files
-)
+)  # fmt: skip
 CONTENT_FILES = (*VOCABULARIES, *HELPERS, ADDED_TOKENS)
 SETTING_FILES = (TOKENIZER_SETTINGS, SPECIAL_TOKENS, TEMPLATE, TEMPLATES)
 PROCESSORS = (
-    PROCESSOR_TEMPLATE,
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
+    PROCESSOR_TEMPLATE, "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
     "audio_tokenizer_config.json",
-)
+)  # fmt: skip
 SMALL_FILES = (CONFIGURATION, GENERATION, *SETTING_FILES, *CONTENT_FILES, *PROCESSORS)
 
-# Left out without a note: weights and their indexes, other formats, the state and the logs of a training, cards,
-# licences, pictures, and the reports of isthmus.
+# Left out without a note: hidden files, cards and licences; weights and their indexes; other formats; the state and
+# the logs of a training; pictures; settings that no merge has, and the reports of isthmus.
 _SILENTLY_LEFT_OUT = (
-    ".*",
-    "README*",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
-    "*.md",
-    "*.safetensors",
-    "*.bin",
-    "*.index.json",
-    "*.pt",
-    "*.pth",
-    "*.pkl",
-    "*.ckpt",
-    "*.msgpack",
-    "*.h5",
-    "*.ot",
-    "*.onnx",
-    "*.onnx_data",
-    "*.gguf",
-    "*.mlmodel",
-    "*.tflite",
-    "trainer_state.json",
-    "trainer_log.jsonl",
-    "*_results.json",
-    "events.out.*",
-    "*.log",
-    "*.csv",
-    "*.png",
-    "*.jpg",
-    "*.jpeg",
-    "*.gif",
-    "*.svg",
-    "*.pdf",
-    "adapter_config.json",
-    "modelcard.json",
-    "recipe.json",
-    "isthmus.json",
-    "report.html",
-)
+    ".*", "README*", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.md",
+    "*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "*.pkl", "*.ckpt",
+    "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.mlmodel", "*.tflite",
+    "trainer_state.json", "trainer_log.jsonl", "*_results.json", "events.out.*", "*.log", "*.csv",
+    "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.pdf",
+    "adapter_config.json", "modelcard.json", "recipe.json", "isthmus.json", "report.html",
+)  # fmt: skip
 
 
 def is_small_file(name: str) -> bool:
@@ -152,8 +95,4 @@ def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
     path = PurePosixPath(name)
     if len(path.parts) > 1 and (len(path.parts) != 2 or path.parts[0] != TEMPLATE_FOLDER or path.name.startswith(".")):
         return False
-    return any(name == pattern or ("*" in pattern and _fits(name, pattern)) for pattern in patterns)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
+    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in patterns)

@@ -9,15 +9,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
-from .download import RemoteFile, fetch_file, read_range
 from .errors import CorruptCheckpoint, ModelNotFound
 from .file_version import FileVersion, opened, require_version
 from .front_matter import front_matter
 from .headers import TensorInfo, header_from, header_of
-from .hub import Unreachable
+from .hub import RemoteFile, Unreachable, fetch_file, read_range
 from .listing import UNREACHABLE, list_files
 from .reference import Reference
-from .size_limits import CARD_BYTES, DOCUMENT, LARGEST, require_size, require_sizes, require_values
+from .size_limits import CARD_BYTES, DOCUMENT, LARGEST, require_size, require_values
 from .small_files import CONFIGURATION, VOCABULARIES, small_files
 from .strict_json import parse_object
 from .weight_files import WeightFiles, choose_weight_files, index_names, no_weights
@@ -47,7 +46,9 @@ class Source:
             adapter = "adapter_config.json" in self.files
             advice = "merge the adapter into its base model first" if adapter else "give a model saved by transformers"
             raise ModelNotFound(f"'{self.name}' holds no config.json: {advice}")
-        require_sizes({name: facts.size for name, facts in self.files.items()}, self.name)
+        for name, limit in LARGEST.items():
+            if name in self.files:
+                require_size(self.files[name].size or 0, limit, f"'{name}' of '{self.name}'")
 
     def path(self, filename: str) -> Path:
         """The local path of a file, downloaded into the cache if the model is on the Hub.
@@ -59,8 +60,10 @@ class Source:
             if path.is_symlink() or (path.parent != self.reference.directory and path.parent.is_symlink()):
                 self._require_inside(path)
             return path
+        size = self.files[filename].size if filename in self.files else None
+        limit = LARGEST.get(filename) if size is None else size
         try:
-            return self._fetch(filename)
+            return fetch_file(self.reference, filename, self.revision, limit)
         except Unreachable:
             raise self._not_cached(f"'{filename}'") from None
 
@@ -91,11 +94,6 @@ class Source:
             raise CorruptCheckpoint(
                 f"'{path.name}' of '{self.name}' is a link that leads out of the model's folder: copy the file into it"
             )
-
-    def _fetch(self, filename: str) -> Path:
-        size = self.files[filename].size if filename in self.files else None
-        limit = LARGEST.get(filename) if size is None else size
-        return fetch_file(self.reference, filename, self.revision, limit)
 
     def fetch(self, filenames: Iterable[str]) -> None:
         """Download several files at once, if they exist, so that `path` finds them in the cache."""
@@ -205,10 +203,6 @@ class Source:
                 raise CorruptCheckpoint(f"'{self.name}' lacks the shard '{name}' that its index names: fetch it again")
         return WeightFiles(shards, first, tuple(name for name in ignored if name not in shards))
 
-    def weight_files(self) -> list[str]:
-        """The names of the files that hold the weights. Raises as `weights` does."""
-        return list(self.weights.files)
-
     def header(self, filename: str) -> dict[str, TensorInfo]:
         """Names, shapes and dtypes in a safetensors file; from the Hub by range requests, without the weights.
 
@@ -231,11 +225,17 @@ class Source:
         return read_range(self.reference, filename, self.revision, start, stop)[0]
 
 
+def listed_as_equal(a: Source, b: Source, filename: str) -> bool:
+    """Whether the Hub lists the same digest for a file of two models."""
+    digest = a.files[filename].digest
+    return digest is not None and digest == b.files[filename].digest
+
+
 def same_file(a: Source, b: Source, filename: str) -> bool:
     """Whether a file is the same in two models; by the digests that the Hub lists for both, without a download."""
-    facts_a, facts_b = a.files[filename], b.files[filename]
-    if facts_a.digest is not None and facts_a.digest == facts_b.digest:
+    if listed_as_equal(a, b, filename):
         return True
+    facts_a, facts_b = a.files[filename], b.files[filename]
     if facts_a.size != facts_b.size and facts_a.digest is None and facts_b.digest is None:  # both on disk
         return False
     with a.path(filename).open("rb") as file_a, b.path(filename).open("rb") as file_b:

@@ -47,15 +47,16 @@ def parse_json(content: str | bytes, where: str, *, unique: bool = False) -> Any
     except _Refused as error:
         raise CorruptCheckpoint(f"{where} {error}: repair the file, or fetch it again") from None
     except RecursionError:
-        raise CorruptCheckpoint(f"{where} {_too_deep()}: repair the file, or fetch it again") from None
+        deep = f"{where} nests lists and objects more than {DEEPEST} levels deep"
+        raise CorruptCheckpoint(f"{deep}: repair the file, or fetch it again") from None
     except ValueError:
         raise CorruptCheckpoint(f"{where} is not valid JSON: fetch it again") from None
     return value
 
 
-def parse_object(content: str | bytes, where: str, *, unique: bool = False) -> dict[str, Any]:
+def parse_object(content: str | bytes, where: str) -> dict[str, Any]:
     """As `parse_json`, for a text that holds an object. Also raises CorruptCheckpoint for any other value."""
-    value = parse_json(content, where, unique=unique)
+    value = parse_json(content, where)
     if not isinstance(value, dict):
         raise CorruptCheckpoint(f"{where} holds {kind_of(value)} instead of a JSON object: fetch it again")
     return value
@@ -99,10 +100,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _too_deep() -> str:
-    return f"nests lists and objects more than {DEEPEST} levels deep"
-
-
 def _require_shallow(value: Any) -> None:
     level, depth = [value], 0
     while level := [
@@ -114,7 +111,7 @@ def _require_shallow(value: Any) -> None:
     ]:
         depth += 1
         if depth >= DEEPEST:
-            raise _Refused(_too_deep())
+            raise RecursionError
 
 
 def _require_text(value: Any) -> None:

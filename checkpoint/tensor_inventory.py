@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .checks.finding import Finding
 from .config import build_config, schema_of
 from .file_version import opened
 from .headers import TensorInfo
@@ -34,17 +35,6 @@ WRAPPERS = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What does not fit in the files of a model (`what`), and what to do (`advice`)."""
-
-    what: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.advice}"
-
-
-@dataclass(frozen=True)
 class TensorInventory:
     """The tensors in the files of a model: its `schema`, the `naming` of the files, and the file and header of each.
 
@@ -54,7 +44,7 @@ class TensorInventory:
     schema: Schema
     naming: Naming
     infos: Mapping[str, tuple[str, TensorInfo]] = field(repr=False)
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -101,7 +91,7 @@ def _equal(state: LazyState, target: str, source: str) -> bool:
 def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
     """The file and header entry of every tensor by name; None for pickled weights on the Hub, which have no header."""
     stored: dict[str, tuple[str, TensorInfo]] = {}
-    for filename in source.weight_files():
+    for filename in source.weights.files:
         if filename.endswith(".safetensors"):
             infos = source.header(filename)
         elif source.is_local(filename):
@@ -133,9 +123,8 @@ def inventory_of(
         library = library_naming(infos, model)
         naming = library if naming is None or len(library.by_name()) > len(naming.by_name()) else naming
     naming = _swapped(naming, schema)
-    return TensorInventory(
-        schema, naming, stored, tuple(_problems(naming, schema, infos, source.name, facts["model_type"]))
-    )
+    problems = _problems(naming, schema, infos, source, facts["model_type"])
+    return TensorInventory(schema, naming, stored, tuple(problems))
 
 
 def _swapped(naming: Naming, schema: Schema) -> Naming:
@@ -148,14 +137,18 @@ def _swapped(naming: Naming, schema: Schema) -> Naming:
     return naming.renamed(names) if names else naming
 
 
-def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], model: str, kind: str) -> list[Problem]:
+def _problems(
+    naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], source: Source, kind: str
+) -> list[Finding]:
+    model, where = source.name, source.weights.where
     shapes = schema.shapes | {target: schema.shapes[source] for target, source in schema.tied.items()}
     conversions = naming.by_name()
     missing = [name for name in schema.shapes if name not in conversions]
     wrapper = _wrapper(naming.unknown, shapes) if missing else None
     if wrapper is not None:
         left_by, advice = WRAPPERS[wrapper]
-        return [Problem(f"the tensors of '{model}' have '{wrapper}' in their names, as left by {left_by}", advice)]
+        what = f"the tensors of '{model}' have '{wrapper}' in their names, as left by {left_by}"
+        return [Finding("blocks", what, advice, where)]
     sentences = []
     if naming.unknown:
         more = _more(naming.unknown)
@@ -181,7 +174,7 @@ def _problems(naming: Naming, schema: Schema, infos: Mapping[str, TensorInfo], m
         which = f"'{plain(stored)}' of '{model}'{_more(mistyped)}"
         sentences.append(f"{which} has dtype {infos[stored].dtype}; expected F32, F16 or BF16")
     advice = f"its config.json is of type '{kind}'; repair or replace this checkpoint"
-    return [Problem(sentence, advice) for sentence in sentences]
+    return [Finding("blocks", sentence, advice, where) for sentence in sentences]
 
 
 def _loaded_shapes(conversion: Conversion, infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:

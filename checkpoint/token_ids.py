@@ -11,29 +11,11 @@ from typing import Any
 
 DEPTH = 8  # levels of nested settings that are looked at
 # Keys that hold ids of tokens, or tokens, although their names do not end like `_TOKEN_ENDS`.
-_TOKEN_KEYS = frozenset(
-    {
-        "suppress_tokens",
-        "begin_suppress_tokens",
-        "bad_words_ids",
-        "force_words_ids",
-        "forced_decoder_ids",
-        "forced_bos_token",
-        "forced_eos_token",
-        "constraints",
-        "sequence_bias",
-        "stop_strings",
-        "stop_token_ids",
-        "stop_words_ids",
-        "lang_to_id",
-        "task_to_id",
-        "tokenizer_class",
-        "eos_token",
-        "bos_token",
-        "pad_token",
-        "prefix",
-    }
-)
+_TOKEN_KEYS = frozenset({
+    "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "forced_decoder_ids",
+    "forced_bos_token", "forced_eos_token", "constraints", "sequence_bias", "stop_strings", "stop_token_ids",
+    "stop_words_ids", "lang_to_id", "task_to_id", "tokenizer_class", "eos_token", "bos_token", "pad_token", "prefix",
+})  # fmt: skip
 _TOKEN_ENDS = ("_token_id", "_token_ids", "_token_index", "_tokens_ids", "_tokens_id")
 # Nested settings that may name tokens.
 _NESTED = ("generation_config", "generation", "task_specific_params")

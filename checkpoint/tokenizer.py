@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import CorruptCheckpoint
 from .rust_panics import is_failure, quiet_panics
 from .sentencepiece import read_pieces
+from .size_limits import require_pipeline, require_tokenizer_file
 from .small_files import (
     ADDED_TOKENS,
     CONFIGURATION,
@@ -28,7 +29,6 @@ from .small_files import (
     is_tokenizer_file,
 )
 from .source import Source
-from .tokenizer_limits import require_pipeline, require_tokenizer_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,15 +96,14 @@ def build_tokenizer(source: Source, files: Mapping[str, Path]) -> Tokenizer | No
                 folder, trust_remote_code=False, local_files_only=True
             )
             tokens = _numbered(built.get_vocab())
-        special = {role: None if (token := getattr(built, role, None)) is None else str(token) for role in ROLES}
+        special = {role: str(token) for role in ROLES if (token := getattr(built, role, None)) is not None}
     except BaseException as error:
         if not is_failure(error):
             raise
         return None
     finally:
         logging.set_verbosity(before)
-    named = {role: token for role, token in special.items() if token is not None}
-    return Tokenizer(tokens, special=named, templates=chat_templates(source), built=built)
+    return Tokenizer(tokens, special=special, templates=chat_templates(source), built=built)
 
 
 def files_to_build(source: Source) -> list[str]:
@@ -200,18 +199,12 @@ def _lines(source: Source, filename: str) -> Sequence[str]:
 def _with_added(source: Source, tokens: dict[str, int]) -> dict[str, int]:
     """The tokens of the vocabulary and those that other files add."""
     written = settings(source)
-    if ADDED_TOKENS in source.files and DECODER not in written:
-        for token, _ in sorted(_numbered(source.json(ADDED_TOKENS)).items(), key=lambda entry: entry[1]):
-            _add(tokens, token)
-    for token in named_tokens(written):
-        _add(tokens, token)
+    has_added = ADDED_TOKENS in source.files and DECODER not in written
+    added = _numbered(source.json(ADDED_TOKENS)) if has_added else {}
+    for token in (*sorted(added, key=added.__getitem__), *named_tokens(written)):
+        if token not in tokens:  # it has the next id, as in the tokenizers library, whatever id a file gives it
+            tokens[token] = max(tokens.values(), default=-1) + 1
     return tokens
-
-
-def _add(tokens: dict[str, int], token: str) -> None:
-    """Give a new token the next id, as the tokenizers library does, whatever id a file gives it."""
-    if token not in tokens:
-        tokens[token] = max(tokens.values(), default=-1) + 1
 
 
 def _numbered(tokens: Mapping[str, Any]) -> dict[str, int]:

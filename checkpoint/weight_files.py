@@ -33,6 +33,11 @@ class WeightFiles:
     index: str | None
     ignored: tuple[str, ...]
 
+    @property
+    def where(self) -> str:
+        """The files in messages."""
+        return self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more"
+
 
 def choose_weight_files(files: Collection[str], named: object, model: str) -> tuple[str, tuple[str, ...]] | None:
     """The file or index of the weights among `files`, and the others, which are ignored; None if there is none.

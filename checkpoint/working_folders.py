@@ -45,13 +45,7 @@ class WorkingFolder:
         while True:
             self.path = stem.with_name(stem.name + secrets.token_hex(8))
             self.path.mkdir(mode=0o700)
-            try:
-                descriptor = _lock(self.path / LOCK)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                # This file system has no locks, so no other process will remove the folder.
-                descriptor = os.open(self.path / LOCK, os.O_RDWR)
+            descriptor = _locked(self.path / LOCK)
             if descriptor is not None:
                 break  # else another process removed it as a leftover before it was locked
         self._remove = weakref.finalize(self, _remove, self.path, descriptor, os.getpid())
@@ -102,17 +96,11 @@ class FolderLock:
 
     def __init__(self, folder: Path, refusal: str, name: str = LOCK):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor: int | None = None
         for _ in range(3):  # the file may be removed at the moment when it is opened
-            try:
-                descriptor = _lock(folder / name)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                descriptor = os.open(folder / name, os.O_RDWR)
+            descriptor = _locked(folder / name)
             if descriptor is not None:
                 break
-        if descriptor is None:
+        else:
             raise BadInput(refusal)
         self._descriptor = descriptor
 
@@ -132,17 +120,26 @@ def _lock(file: Path) -> int | None:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         return None
+    locked = False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), file.stat()):
-            return descriptor
+        locked = os.path.samestat(os.fstat(descriptor), file.stat())
     except (BlockingIOError, FileNotFoundError):
         pass
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+    finally:
+        if not locked:
+            os.close(descriptor)
+    return descriptor if locked else None
+
+
+def _locked(file: Path) -> int | None:
+    """As `_lock`; on a file system without locks, where no other process removes the file, its descriptor."""
+    try:
+        return _lock(file)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return os.open(file, os.O_RDWR)
 
 
 def _remove(folder: Path, descriptor: int, owner: int) -> None:

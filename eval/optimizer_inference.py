@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..align.families import family
-from ..checkpoint.optimizer_evidence import Evidence, conclude
-from ..checkpoint.optimizer_names import canonical_name
+from ..checkpoint.optimizer_evidence import Evidence, canonical_name, conclude
 from ..eval.fingerprint import Fingerprint, fingerprint, judge
 from ..eval.spectrum import Spectrum, singular_values
 

@@ -19,8 +19,8 @@ from torch.func import functional_call
 from ..align.families import family
 from ..checkpoint.errors import BadInput
 from ..checkpoint.loading import load
-from ..checkpoint.saving import atomic_directory, save_small_files, write_json
-from ..checkpoint.shards import save_weights
+from ..checkpoint.saving import atomic_directory, write_json
+from ..checkpoint.serialization import save_small_files, save_weights
 from ..eval.corpora import corpus
 from ..eval.progress import Progress
 from ..merge.plans import OptimizerName

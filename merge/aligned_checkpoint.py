@@ -20,8 +20,8 @@ from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.path_conflicts import Place, model_places, require_apart
-from ..checkpoint.saving import atomic_directory, require_free, save_small_files, write_json
-from ..checkpoint.shards import save_weights
+from ..checkpoint.saving import atomic_directory, require_free, write_json
+from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..eval.corpora import text_places
 from ..eval.progress import Progress

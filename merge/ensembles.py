@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
-from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.inputs import open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.reference import parse_reference
-from ..checkpoint.saving import atomic_directory, copy_small_files, write_json
+from ..checkpoint.saving import atomic_directory, write_json
+from ..checkpoint.serialization import copy_small_files, digest
 from ..checkpoint.size_limits import DOCUMENT, read_bytes
 from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object

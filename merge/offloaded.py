@@ -13,8 +13,7 @@ from ..align.families import FAMILIES
 from ..checkpoint.config import schema_of
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint, load
-from ..checkpoint.saving import save_small_files
-from ..checkpoint.shards import save_weights
+from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.working_folders import WorkingFolder
 from ..eval.loss import ensemble_losses, per_block
 from ..eval.offloaded_loss import offloaded_token_losses

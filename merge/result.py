@@ -19,8 +19,8 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.path_conflicts import Place
 from ..checkpoint.redaction import redacted
-from ..checkpoint.saving import atomic_directory, save_small_files, write_json
-from ..checkpoint.shards import save_weights
+from ..checkpoint.saving import atomic_directory, write_json
+from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.source import CARD
 from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..checkpoint.untrusted_text import shortened

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..align.alignment import Alignment
 from ..align.families import family
-from ..checkpoint.digest import digest
 from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from ..checkpoint.finite import require_writable
 from ..checkpoint.path_conflicts import Place
 from ..checkpoint.saving import write_json
+from ..checkpoint.serialization import digest
 from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ..checkpoint.strict_json import parse_object
 from ..eval.text_hashes import TextHashes

@@ -32,30 +32,12 @@ LABELS = {
     "rope_scaling": "scaling of the rotary position encoding",
 }
 # Keys that may always differ, and keys that other checks compare: not worth a note.
-SILENT = frozenset(
-    [
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "return_dict",
-        "output_attentions",
-        "output_hidden_states",
-        "id2label",
-        "label2id",
-        "chunk_size_feed_forward",
-        "is_encoder_decoder",
-        "pad_token_id",  # compared with the tokenizers
-        "bos_token_id",
-        "eos_token_id",
-        "vocab_size",
-        "tie_word_embeddings",
-        "quantization_config",
-        "n_ctx",
-        "n_inner",
-    ]
-)
+SILENT = frozenset({
+    "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "return_dict", "output_attentions",
+    "output_hidden_states", "id2label", "label2id", "chunk_size_feed_forward", "is_encoder_decoder",
+    "pad_token_id", "bos_token_id", "eos_token_id",  # compared with the tokenizers
+    "vocab_size", "tie_word_embeddings", "quantization_config", "n_ctx", "n_inner",
+})  # fmt: skip
 # Keys of older files, whose values transformers moves into fields that are compared.
 OLD = frozenset(["rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"])
 # Fields of configuration classes that matter only for training, or for the form of the output.
@@ -72,10 +54,7 @@ ROUNDING = frozenset(
 ACTIVATIONS = {
     "swish": "silu",
     "gelu_python": "gelu",
-    "gelu_pytorch_tanh": "gelu_new",
-    "gelu_python_tanh": "gelu_new",
-    "gelu_accurate": "gelu_new",
-    "gelu_fast": "gelu_new",
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast"), "gelu_new"),
 }
 
 
@@ -106,8 +85,12 @@ def configuration_findings(
     for key in sorted(read_a.keys() | read_b.keys()):
         value_a, value_b = read_a.get(key), read_b.get(key)
         if not is_token_key(key) and not _equal(value_a, value_b):  # token ids come with the tokenizer
-            block = key.rpartition(".")[2] not in rounding
-            findings.append(_difference(key, public.get(key, key), value_a, name_a, value_b, name_b, blocks=block))
+            label = LABELS.get(public.get(key, key), key)
+            what = f"the {label} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
+            if key.rpartition(".")[2] in rounding:
+                findings.append(Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE))
+            else:
+                findings.append(Finding("blocks", what, "only models of one shape and function can be merged", FILE))
     handled = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, handled)
     if a.tie_word_embeddings != b.tie_word_embeddings:
@@ -156,15 +139,6 @@ def _equal(a: object, b: object) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return list(a) == list(b)
     return a == b
-
-
-def _difference(
-    key: str, standard: str, value_a: object, name_a: str, value_b: object, name_b: str, *, blocks: bool
-) -> Finding:
-    what = f"the {LABELS.get(standard, key)} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
-    if not blocks:
-        return Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE)
-    return Finding("blocks", what, "only models of one shape and function can be merged", FILE)
 
 
 def _bookkeeping(name_a: str, a: Mapping[str, Any], b: Mapping[str, Any], handled: set[str]) -> list[Finding]:

@@ -50,7 +50,7 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
     """The cost of a merge of models of one shape."""
     download = 0
     for source in sources:
-        names = [*source.weight_files(), *small_files(source.files)]
+        names = [*source.weights.files, *small_files(source.files)]
         missing = (name for name in names if name in source.files and not source.is_local(name))
         download += sum(source.files[name].size or 0 for name in missing)
     shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes
@@ -60,32 +60,22 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
 
 def cost_findings(cost: Cost) -> list[Finding]:
     """Findings if the machine has too little memory or disk for the merge."""
+    from huggingface_hub import constants
+
     findings = []
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if cost.memory > memory:
         what = f"an aligned merge takes about {_size(cost.memory)} of memory, and this machine has {_size(memory)}"
         findings.append(Finding("degrades", what, "use a larger machine, or --align none --t without --data", "memory"))
-    free = shutil.disk_usage(_cache()).free
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     if cost.download > free:
         what = f"{_size(cost.download)} are to be downloaded, and the disk of the cache has {_size(free)} free"
         findings.append(Finding("degrades", what, "make room, or set HF_HOME to another disk", "disk"))
     return findings
 
 
-def _cache() -> Path:
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE)
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
 def _size(count: float) -> str:
-    return (
-        f"{count / 1e9:.1f} GB"
-        if count >= 1e9
-        else f"{count / 1e6:.0f} MB"
-        if count >= 1e6
-        else f"{count / 1e3:.0f} kB"
-    )
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

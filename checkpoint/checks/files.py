@@ -131,7 +131,7 @@ def _templates(source: Source) -> Iterator[Finding]:
 
 
 def _left_out(source: Source) -> Iterator[Finding]:
-    names = left_out(name for name in source.files)
+    names = left_out(source.files)
     if names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         what = f"a merge leaves out {', '.join(names[:SHOWN])}{more} of '{source.name}'"

@@ -32,13 +32,8 @@ CLASSES = (
 )  # fmt: skip
 # Heads by the first part of the names of their tensors.
 HEADS = {
-    "v_head": "a value head",
-    "value_head": "a value head",
-    "score": "a classifier head",
-    "classifier": "a classifier head",
-    "classification_head": "a classifier head",
-    "rm_head": "a classifier head",
-    "reward_head": "a classifier head",
+    **dict.fromkeys(("v_head", "value_head"), "a value head"),
+    **dict.fromkeys(("score", "classifier", "classification_head", "rm_head", "reward_head"), "a classifier head"),
     "multiple_choice_head": "a second head",
     "qa_outputs": "a head that answers questions",
 }

@@ -6,11 +6,24 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..licences import HUB_LICENCES, OTHER
 from ..source import CARD, Source
 from ..untrusted_text import plain
 from .finding import Finding
 
+# The licence identifiers of the Hub, by https://huggingface.co/docs/hub/repositories-licenses (2026).
+_LISTED = """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0
+    grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2
+    llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openmdw-1.1 openrail
+    openrail++ osl-3.0 pddl postgresql unknown unlicense wtfpl zlib
+"""
+HUB_LICENCES = frozenset(_LISTED.split())
+OTHER = "other"
 NAME = 60  # characters of the name of an unlisted licence
 _NO_DERIVATIVES, _SHARE_ALIKE, _NON_COMMERCIAL = "no derivatives", "share alike", "non-commercial"
 
@@ -40,14 +53,12 @@ def conditions(licence: str) -> frozenset[str]:
     """The conditions of a licence for sharing a merge, as far as its identifier shows them."""
     words = re.findall(r"[a-z0-9.]+", licence)
     words = words[1:] if words[:1] == [OTHER] else words
-    terms = set()
-    if "nd" in words:
-        terms.add(_NO_DERIVATIVES)
-    if "nc" in words or "noncommercial" in licence:
-        terms.add(_NON_COMMERCIAL)
-    if "sa" in words or (words[:1] and words[0] in ("gpl", "agpl", "lgpl", "osl", "eupl")):
-        terms.add(_SHARE_ALIKE)
-    return frozenset(terms)
+    terms = {
+        _NO_DERIVATIVES: "nd" in words,
+        _NON_COMMERCIAL: "nc" in words or "noncommercial" in licence,
+        _SHARE_ALIKE: "sa" in words or (words[:1] and words[0] in ("gpl", "agpl", "lgpl", "osl", "eupl")),
+    }
+    return frozenset(term for term, holds in terms.items() if holds)
 
 
 def derived_licence(licences: Sequence[str | None]) -> tuple[str | None, str]:
@@ -92,11 +103,8 @@ def _licence_findings(sources: Sequence[Source]) -> list[Finding]:
     findings = []
     for name, licence in licences:
         if licence and _NO_DERIVATIVES in conditions(licence):
-            what, advice = (
-                f"'{name}' is under {licence}",
-                "it allows no derivatives to be shared: do not publish the merge",
-            )
-            findings.append(Finding("degrades", what, advice, CARD))
+            advice = "it allows no derivatives to be shared: do not publish the merge"
+            findings.append(Finding("degrades", f"'{name}' is under {licence}", advice, CARD))
     named = [(name, licence) for name, licence in licences if licence]
     if len({licence for _, licence in named}) > 1:
         listed = ", ".join(f"'{name}' under {licence}" for name, licence in named)

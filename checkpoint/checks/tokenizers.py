@@ -1,38 +1,56 @@
 """Do two tokenizers make the same ids of the same text?
 
-First their files are compared. If those differ, transformers builds both tokenizers, and they are compared id by id and
-on text.
+First their files are compared; what the Hub lists as equal is not downloaded. If those differ, transformers builds both
+tokenizers, and they are compared id by id and on text.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..small_files import (
+    ADDED_TOKENS,
+    CONFIGURATION,
     GENERATION,
     SENTENCE_PIECES,
     TOKENIZER,
     TOKENIZER_SETTINGS,
     VOCABULARIES,
+    is_content_file,
     tokenizer_owner,
 )
-from ..source import Source
+from ..source import Source, listed_as_equal, same_file
 from ..tokenizer import (
+    DECODER,
+    EXTRA,
     ROLES,
     Tokenizer,
     build_tokenizer,
     chat_templates,
     files_to_build,
+    named_tokens,
     read_tokenizer,
+    settings,
     special_tokens,
+    token_text,
 )
 from ..vocabulary import Conflict, Growth, Vocabulary, compare_vocabularies
 from .finding import Finding
 from .tokenizer_behaviour import UNREADABLE, behaviour_findings
-from .tokenizer_files import equal_files, listed_as_equal
 
 SHOWN = 4  # keys that a sentence names, at most
+# Settings that do not change which tokens a text becomes.
+HARMLESS = frozenset({
+    "added_tokens_decoder",  # compared by its tokens
+    "backend", "chat_template", "clean_up_tokenization_spaces", "device_map", "errors", "from_slow", "is_local",
+    "local_files_only", "max_length", "model_input_names", "model_max_length", "name_or_path", "pad_to_multiple_of",
+    "padding_side", "processor_class", "return_token_type_ids", "special_tokens_map_file", "stride", "tokenizer_file",
+    "transformers_version", "truncation_side", "truncation_strategy", "use_fast",
+})  # fmt: skip
+GENERIC = {"PreTrainedTokenizer": "TokenizersBackend"}  # two names of the class that adds nothing to tokenizer.json
 
 
 def tokenizer_findings(
@@ -44,9 +62,10 @@ def tokenizer_findings(
     with `opened`, to see whether it can.
     """
     owner = (a, b)[tokenizer_owner([a.files, b.files])]
+    sizes = [] if rows_a == rows_b else [_sizes(a.name, rows_a, b.name, rows_b)]
     if not (a.has_tokenizer and b.has_tokenizer):
-        return [*_without(a, rows_a, b, rows_b), *_generation_settings(a, b, owner.name)], None
-    same = equal_files(a, b)
+        return [*sizes, _without(a, b), *_generation_settings(a, b, owner.name)], None
+    same = _equal_files(a, b)
     if same:  # only chat templates and the like can differ
         first, second = (
             Tokenizer({}, special=special_tokens(source), templates=chat_templates(source)) for source in (a, b)
@@ -54,7 +73,7 @@ def tokenizer_findings(
     else:
         pair = _read(a, b)
         if pair is None:
-            return [*_unreadable(a, rows_a, b, rows_b), *_generation_settings(a, b, owner.name)], None
+            return [*sizes, _unreadable(a, b), *_generation_settings(a, b, owner.name)], None
         first, second = pair
     # A token without a row has never been trained, and no row is merged for it.
     with_rows = [
@@ -77,6 +96,56 @@ def tokenizer_findings(
         findings += _unbuildable(a if keeper == a.name else b, file)
     findings += _details(first, a.name, second, b.name, keeper)
     return [*findings, *_generation_settings(a, b, keeper)], grown
+
+
+def _equal_files(a: Source, b: Source) -> bool:
+    """Whether the files of two tokenizers say that they make the same tokens: equal content, settings that agree."""
+    names = {name for source in (a, b) for name in source.files if is_content_file(name)}
+    if TOKENIZER in a.files and TOKENIZER in b.files:  # transformers reads it, and no other vocabulary
+        names &= {TOKENIZER, ADDED_TOKENS}
+    if not all(name in a.files and name in b.files and same_file(a, b, name) for name in sorted(names)):
+        return False
+    written_a, written_b = settings(a), settings(b)
+    return _relevant(a, written_a) == _relevant(b, written_b) or _same_tokens(a, written_a, b, written_b)
+
+
+def _relevant(source: Source, written: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change which tokens a text becomes, in one form."""
+    stated = {key: _plain(value) for key, value in written.items() if key not in HARMLESS}
+    stored = written.get("tokenizer_class") or source.json(CONFIGURATION).get("tokenizer_class") or ""
+    name = str(stored).removesuffix("Fast")
+    stated["tokenizer_class"] = GENERIC.get(name, name)
+    stated[DECODER] = sorted(_decoder(written))
+    return stated
+
+
+def _plain(value: Any) -> Any:
+    """Tokens in a setting as text, whether they were written as text or with flags."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    text = token_text(value)
+    return value if text is None else text
+
+
+def _decoder(written: Mapping[str, Any]) -> set[str]:
+    tokens = written.get(DECODER)
+    return {json.dumps(token, sort_keys=True) for token in tokens.values()} if isinstance(tokens, Mapping) else set()
+
+
+def _same_tokens(a: Source, written_a: Mapping[str, Any], b: Source, written_b: Mapping[str, Any]) -> bool:
+    """Whether settings differ only in the roles of tokens that both list as added."""
+    if any(key in written for key in ("add_bos_token", "add_eos_token") for written in (written_a, written_b)):
+        return False
+    if not _decoder(written_a) or _decoder(written_a) != _decoder(written_b):
+        return False
+    listed = set(named_tokens({DECODER: written_a[DECODER]}))
+    if not listed.issuperset((*named_tokens(written_a), *named_tokens(written_b))):
+        return False
+    rest_a, rest_b = (
+        {key: value for key, value in _relevant(source, written).items() if key not in (*ROLES, *EXTRA)}
+        for source, written in ((a, written_a), (b, written_b))
+    )
+    return rest_a == rest_b
 
 
 def _unbuildable(source: Source, file: str) -> list[Finding]:
@@ -117,35 +186,28 @@ def _read(a: Source, b: Source) -> tuple[Tokenizer, Tokenizer] | None:
     return replace(written_a, built=built_a), replace(written_b, built=built_b)
 
 
-def _unreadable(a: Source, rows_a: int, b: Source, rows_b: int) -> list[Finding]:
-    """Findings for tokenizers whose files differ, and that neither transformers nor isthmus can read."""
-    findings = _sizes(a, rows_a, b, rows_b)
+def _unreadable(a: Source, b: Source) -> Finding:
+    """A finding for tokenizers whose files differ, and that neither transformers nor isthmus can read."""
     names = sorted({name for source in (a, b) for name in source.files if name in VOCABULARIES})
     sentencepiece = any(name in SENTENCE_PIECES for name in names)
     advice = f"{'install sentencepiece so that' if sentencepiece else 'check whether'} their tokens can be compared"
     what = f"the tokenizers of '{a.name}' and '{b.name}' ({', '.join(names)}) differ and cannot be read here"
-    return [*findings, Finding("degrades", what, advice, names[0])]
+    return Finding("degrades", what, advice, names[0])
 
 
-def _without(a: Source, rows_a: int, b: Source, rows_b: int) -> list[Finding]:
-    findings = _sizes(a, rows_a, b, rows_b)
+def _without(a: Source, b: Source) -> Finding:
     if not a.has_tokenizer and not b.has_tokenizer:
         what = f"neither '{a.name}' nor '{b.name}' has a tokenizer"
-        return [*findings, Finding("notes", what, "losses cannot be measured", "tokenizer.json")]
+        return Finding("notes", what, "losses cannot be measured", TOKENIZER)
     bare, other = (b, a) if a.has_tokenizer else (a, b)
     what = f"'{bare.name}' has no tokenizer, so its token ids cannot be compared"
-    return [
-        *findings,
-        Finding("degrades", what, f"the tokenizer of '{other.name}' is taken for both", "tokenizer.json"),
-    ]
+    return Finding("degrades", what, f"the tokenizer of '{other.name}' is taken for both", TOKENIZER)
 
 
-def _sizes(a: Source, rows_a: int, b: Source, rows_b: int) -> list[Finding]:
-    if rows_a == rows_b:
-        return []
-    what = f"the vocabulary size differs: {rows_a} in '{a.name}', {rows_b} in '{b.name}'"
+def _sizes(name_a: str, rows_a: int, name_b: str, rows_b: int) -> Finding:
+    what = f"the vocabulary size differs: {rows_a} in '{name_a}', {rows_b} in '{name_b}'"
     advice = "only the tokenizers tell which rows they share; add the tokenizer files to both"
-    return [Finding("blocks", what, advice, "config.json")]
+    return Finding("blocks", what, advice, CONFIGURATION)
 
 
 def _growth(growth: Growth, name_a: str, name_b: str, file: str) -> Finding:

@@ -50,7 +50,7 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         advice = f"only --align none is possible; alignment is supported for: {', '.join(sorted(families))}"
         findings.append(Finding("degrades", what, advice, "config.json"))
     stored = stored_tensors(source)
-    names = source.weight_files()
+    names = source.weights.files
     if source.weights.ignored:
         others = ", ".join(f"'{name}'" for name in source.weights.ignored)
         what = f"'{source.name}' is read from '{source.weights.index or names[0]}', and {others} beside it is not read"
@@ -61,12 +61,11 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         if stored is None:
             advice = "its tensors can only be checked after the download; safetensors could be checked before"
         findings.append(Finding("notes", f"'{source.name}' has only pickled weights", advice, names[0]))
-    if stored is not None:
-        require_tensors(facts, len(stored), source.name)
     if stored is None:
         return findings, Weights(None, aligns)
+    require_tensors(facts, len(stored), source.name)
     contents = inventory_of(source, stored, facts, families)
-    where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    where = source.weights.where
     obstacles = tensor_findings(source.name, contents.naming.foreign, where)
     if obstacles:
         return findings + obstacles, Weights(None, aligns)
@@ -75,7 +74,7 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     if len(problems) == bool(missing):
         obstacles = headless_findings(source.name, facts, missing, contents.schema)
         findings, problems = findings + obstacles, () if missing and obstacles else problems
-    findings += [Finding("blocks", problem.what, problem.advice, where) for problem in problems]
+    findings += problems
     if not contents.problems:
         findings += _tied_findings(source, contents, where)
     source.require_unchanged(names)
@@ -89,7 +88,7 @@ def _tied_findings(source: Source, contents: TensorInventory, where: str) -> lis
     if not twice:
         return []
     what = f"'{source.name}' stores '{twice[0]}' beside the tensor that its config.json ties it to"
-    if not all(source.is_local(name) for name in source.weight_files()):
+    if not all(source.is_local(name) for name in source.weights.files):
         advice = "if they differ, which shows after the download, the merge will be untied"
         return [Finding("notes", what, advice, where)]
     if contents.with_ties_resolved(source).schema.tied:
@@ -131,20 +130,17 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
     The sample is the first `SAMPLED_ROWS` rows of about `SAMPLED_MATRICES` matrices, evenly spread among those with the
     same shape in both, in float64. None if a model is not on this disk, is pickled, or is all zero or not finite.
     """
-    if weights_a.contents is None or weights_b.contents is None:
-        return None
-    sides = ((a, weights_a.contents), (b, weights_b.contents))
-    if any(contents.problems for _, contents in sides):
-        return None
-    if not all(source.is_local(file) for source, _ in sides for file in source.weight_files()):
-        return None
-    if not all(file.endswith(".safetensors") for source, _ in sides for file in source.weight_files()):
-        return None
-    shapes, shapes_b = (contents.schema.shapes for _, contents in sides)
-    names = [name for name, shape in shapes.items() if len(shape) == 2 and shapes_b.get(name) == shape]
+    states, shapes = [], []
+    for source, contents in ((a, weights_a.contents), (b, weights_b.contents)):
+        if contents is None or contents.problems:
+            return None
+        if not all(source.is_local(file) and file.endswith(".safetensors") for file in source.weights.files):
+            return None
+        states.append(contents.state(source))
+        shapes.append(contents.schema.shapes)
+    names = [name for name, shape in shapes[0].items() if len(shape) == 2 and shapes[1].get(name) == shape]
     step = max(1, len(names) // SAMPLED_MATRICES)
     difference = total = 0.0
-    states = [contents.state(source) for source, contents in sides]
     for name in names[::step]:
         rows_a, rows_b = (state.first_rows(name, SAMPLED_ROWS).double() for state in states)
         difference += (rows_a - rows_b).square().sum().item()

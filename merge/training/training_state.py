@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ...align.alignment import Alignment
-from ...checkpoint.digest import digest
 from ...checkpoint.errors import BadInput, CorruptCheckpoint
 from ...checkpoint.path_conflicts import output_path
 from ...checkpoint.saving import STAGING, replace_json
+from ...checkpoint.serialization import digest
 from ...checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ...checkpoint.strict_json import parse_object
 from ...checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers

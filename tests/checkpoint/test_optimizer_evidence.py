@@ -18,15 +18,15 @@ from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.optimizer_evidence import (
     Evidence,
+    canonical_name,
     conclude,
     file_evidence,
     optimizer_by_keys,
+    read_training_arguments,
     relation,
 )
-from isthmus.checkpoint.optimizer_names import canonical_name
 from isthmus.checkpoint.reference import parse_reference
 from isthmus.checkpoint.source import Source
-from isthmus.checkpoint.training_arguments import read_training_arguments
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3),

@@ -27,7 +27,7 @@ from isthmus.checkpoint.manifest import sealed
 from isthmus.checkpoint.push import plan_push
 from isthmus.checkpoint.push_target import PushTarget
 from isthmus.checkpoint.saving import write_json
-from isthmus.checkpoint.shards import save_weights
+from isthmus.checkpoint.serialization import save_weights
 from isthmus.checkpoint.upload_check import read_output
 
 A, B = EMBEDDED / "docs", EMBEDDED / "code"
@@ -342,13 +342,16 @@ def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(logged_in: Hub
     assert len(logged_in.repos[REPO].commits) == 1
 
 
-def test_interrupted_in_the_middle_and_repeated(hub: HubServer, tmp_path: Path) -> None:
+def test_interrupted_in_the_middle_and_repeated(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed when the first shards have arrived; the same command again sends the others, and makes one commit."""
     merge(A, B, align="none", t=0.5).save(tmp_path / "merged")
     state = load_file(tmp_path / "merged" / "model.safetensors")
     (tmp_path / "merged" / "model.safetensors").unlink()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    save_weights(tmp_path / "merged", shapes, state, torch.float32, shard_bytes=2**19)
+    monkeypatch.setattr("isthmus.checkpoint.serialization.SHARD_BYTES", 2**19)
+    save_weights(tmp_path / "merged", shapes, state, torch.float32)
     write_json(
         tmp_path / "merged" / "isthmus.json",
         sealed(json.loads((tmp_path / "merged" / "isthmus.json").read_text()), tmp_path / "merged"),

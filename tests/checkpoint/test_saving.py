@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from isthmus.checkpoint.errors import BadInput, IsthmusError, NotFinite
 from isthmus.checkpoint.headers import read_header
 from isthmus.checkpoint.manifest import sealed
-from isthmus.checkpoint.saving import atomic_directory, save_small_files, write_json
-from isthmus.checkpoint.shards import save_weights
+from isthmus.checkpoint.saving import atomic_directory, write_json
+from isthmus.checkpoint.serialization import save_small_files, save_weights
 
 STATE = state_of(tiny_model())
 SHAPES = {name: tuple(value.shape) for name, value in STATE.items()}
@@ -46,10 +46,11 @@ def test_tensors_that_are_not_contiguous(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "model.safetensors")["x"], value)
 
 
-def test_shards_are_loaded_by_transformers(tmp_path: Path) -> None:
+def test_shards_are_loaded_by_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM
 
-    save_weights(tmp_path, SHAPES, STATE, torch.float32, shard_bytes=20_000)
+    monkeypatch.setattr("isthmus.checkpoint.serialization.SHARD_BYTES", 20_000)
+    save_weights(tmp_path, SHAPES, STATE, torch.float32)
     save_small_files(tmp_path, tiny_config().to_diff_dict(), {}, torch.float32)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     files = {path.name for path in tmp_path.glob("*.safetensors")}

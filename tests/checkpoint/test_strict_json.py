@@ -54,14 +54,14 @@ def test_an_object_is_an_object(content: str) -> None:
 def test_two_values_for_one_key() -> None:
     assert parse_object('{"a": 1, "a": 2}', "it") == {"a": 2}
     with pytest.raises(CorruptCheckpoint, match='has two values for "a"'):
-        parse_object('{"b": {"a": 1, "a": 2}}', "it", unique=True)
+        parse_json('{"b": {"a": 1, "a": 2}}', "it", unique=True)
 
 
 def test_a_repeated_key_among_very_many() -> None:
     """Every key is looked at once: comparing each with all others would take minutes."""
     keys = ",".join(f'"k{number}":0' for number in range(200_000))
     with pytest.raises(CorruptCheckpoint, match='has two values for "last"'):
-        parse_object(f'{{{keys},"last":0,"last":0}}', "it", unique=True)
+        parse_json(f'{{{keys},"last":0,"last":0}}', "it", unique=True)
 
 
 def test_what_is_written_can_be_encoded() -> None:

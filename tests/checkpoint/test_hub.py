@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from isthmus.checkpoint.download import capped
 from isthmus.checkpoint.errors import CorruptCheckpoint
+from isthmus.checkpoint.hub import capped
 
 
 def test_a_download_stops_at_its_limit() -> None:

@@ -1,10 +1,14 @@
-"""Writing weights as safetensors files, one or several with an index, block by block, hashed on the way."""
+"""The files of a model in its directory: config.json, tokenizer files, and weights as safetensors.
+
+Weights go into one file, or into several with an index, block by block; they are hashed on the way.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -12,18 +16,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .finite import written_blocks
+from .pickles import DTYPE_NAMES
 from .rows import in_blocks
 from .saving import write_json
+from .small_files import TOKENIZER_SETTINGS
+from .strict_json import parse_object
 
+LOCAL_PATHS = frozenset({"name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"})
 SHARD_BYTES = 5 * 10**9
 FLUSH_BYTES = 2**26
 AHEAD = 8  # blocks that may wait to be written
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def save_weights(
@@ -33,11 +41,10 @@ def save_weights(
     dtype: torch.dtype,
     *,
     maker: str = "the model",
-    shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, str]:
     """Write weights as safetensors, tensor by tensor, or block by block if the state yields blocks of rows.
 
-    `names` are the names and shapes of the tensors. Above `shard_bytes` the weights go into several files with an
+    `names` are the names and shapes of the tensors. Above `SHARD_BYTES` the weights go into several files with an
     index, as transformers writes them. Returns the SHA-256 of every file of weights, 64 hex digits.
 
     `maker` says in errors whose tensors they are. Raises NotFinite for values that are not finite in `dtype`
@@ -48,7 +55,7 @@ def save_weights(
     shards: list[list[str]] = [[]]
     filled = 0  # bytes of the last shard
     for name in names:
-        if shards[-1] and filled + sizes[name] > shard_bytes:
+        if shards[-1] and filled + sizes[name] > SHARD_BYTES:
             shards.append([])
             filled = 0
         shards[-1].append(name)
@@ -74,13 +81,50 @@ def save_weights(
     return digests
 
 
+def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:
+    """Write config.json with these `facts`, and copy tokenizer and generation files.
+
+    The copies are unchanged, except that local paths are removed from the tokenizer's settings.
+    """
+    content = {key: value for key, value in facts.items() if key not in ("_name_or_path", "torch_dtype")}
+    content["dtype"] = str(dtype).removeprefix("torch.")
+    if not content.get("architectures"):
+        from .config import build_config
+        from .model import empty_model
+
+        content["architectures"] = [type(empty_model(build_config(facts, directory.name))).__name__]
+    write_json(directory / "config.json", content)
+    copy_small_files(directory, {name: path for name, path in files.items() if name != "config.json"})
+
+
+def copy_small_files(directory: Path, files: Mapping[str, Path]) -> None:
+    """Copy small files unchanged, except that local paths are removed from the tokenizer's settings."""
+    for name, path in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)  # additional chat templates are in a subfolder
+        if name == TOKENIZER_SETTINGS:
+            settings = parse_object(path.read_bytes(), f"'{name}'")
+            write_json(directory / name, {key: value for key, value in settings.items() if key not in LOCAL_PATHS})
+        else:
+            shutil.copyfile(path, directory / name)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes and values (as float32) of all tensors, sorted by name; 64 hex digits."""
+    sha256 = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].to("cpu", torch.float32).contiguous()
+        sha256.update(f"{name}{list(tensor.shape)}".encode())
+        sha256.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
 def _header(tensors: Mapping[str, tuple[tuple[int, ...], int]], dtype: torch.dtype) -> bytes:
     """The first bytes of a safetensors file with tensors of these shapes and sizes in bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (shape, size) in tensors.items():
         header[name] = {
-            "dtype": SAFETENSORS_NAMES[dtype],
+            "dtype": DTYPE_NAMES[dtype],
             "shape": list(shape),
             "data_offsets": [offset, offset + size],
         }
