@@ -27,6 +27,7 @@ from isthmus.checkpoint.rows import in_blocks
 from isthmus.checkpoint.source import Source
 
 READS = 20
+COARSE = 0.01  # file times are those of the kernel's last tick: a pause may look so much longer than it was
 
 
 def version(directory: Path, seed: int, form: str) -> Path:
@@ -76,7 +77,7 @@ WAYS = {"in place": in_place, "by rename": by_rename, "whole directory": whole_d
 class Writer:
     """Overwrites a model again and again, and knows when it was held up between two files of one version.
 
-    A pause of more than `TICK` looks like the end of the work to whoever reads the folder: nobody can tell.
+    A pause of nearly `TICK` may look like the end of the work to whoever reads the folder: nobody can tell.
     """
 
     way: str
@@ -90,7 +91,7 @@ class Writer:
             last = time.monotonic()
             for _ in WAYS[self.way](self.versions[turn % 2], self.target):
                 now = time.monotonic()
-                if now - last > TICK:
+                if now - last > TICK - COARSE:
                     self.held_up.append((last, now))
                 last = now
             time.sleep(2.5 * TICK if turn % 3 else 0)
