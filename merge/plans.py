@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..align.methods import LOOKING, Method
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
-from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, Option
+from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, option
 
 if TYPE_CHECKING:
     from ..eval.spectrum import SpectrumReport
@@ -85,34 +85,36 @@ def _gradient(option: str, word: str) -> tuple[float, ...]:
         raise BadInput(f"{option} takes a number, or a gradient of numbers with commas; got '{word}'") from None
 
 
-DATA = Option(
-    "--data",
+# Fields of several plans.
+_data = partial(
+    option,
+    (),
     "Text, with a label or without (law=cases.txt): a file, a directory, a .jsonl, stdlib:docs or stdlib:code. "
     "Repeatable.",
     TEXT,
     recorded=False,
 )
-TOKENS = Option("--tokens", "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
-DEVICE = Option("--device", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
-SEED = Option("--seed", "Seed of everything random.", RUNNING)
-PRECISION = Option(
-    "--mixed-precision",
+_tokens = partial(option, 8192, "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
+_device = partial(option, "auto", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
+_seed = partial(option, 0, "Seed of everything random.", RUNNING)
+_part_seed = partial(_seed, recorded=False)  # the plan that holds this one records it
+_precision = partial(
+    option,
+    None,
     "bf16 trains in bfloat16 where that is safe; by default as accelerate was launched.",
     TRAINING,
+    name="--mixed-precision",
 )
-PartSeed = Annotated[int, replace(SEED, recorded=False)]  # the plan that holds this one records it
 
 
 @dataclass(frozen=True)
 class LearnPlan:
     """How an alignment is learned along a straight line; `batch` blocks a step, over all processes."""
 
-    steps: Annotated[int, Option("--align-steps", "Steps of a learned alignment.", TRAINING, minimum=1)] = 1000
-    batch: Annotated[
-        int, Option("--align-batch", "Blocks of text per step of a learned alignment.", TRAINING, minimum=1)
-    ] = 8
-    precision: Annotated[Precision | None, PRECISION] = None
-    seed: PartSeed = 0
+    steps: int = option(1000, "Steps of a learned alignment.", TRAINING, minimum=1, name="--align-steps")
+    batch: int = option(8, "Blocks of text per step of a learned alignment.", TRAINING, minimum=1, name="--align-batch")
+    precision: Precision | None = _precision()
+    seed: int = _part_seed()
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1:
@@ -148,28 +150,24 @@ class PathTraining:
     has not fallen in `patience` evaluations.
     """
 
-    steps: Annotated[int, Option("--steps", "Training steps.", TRAINING, minimum=1)] = 300
-    batch: Annotated[int, Option("--batch", "Blocks of text per step, over all processes.", TRAINING, minimum=1)] = 32
-    accumulate: Annotated[
-        int, Option("--accumulate", "Micro-batches per step, each at its own t.", TRAINING, minimum=1)
-    ] = 1
+    steps: int = option(300, "Training steps.", TRAINING, minimum=1)
+    batch: int = option(32, "Blocks of text per step, over all processes.", TRAINING, minimum=1)
+    accumulate: int = option(1, "Micro-batches per step, each at its own t.", TRAINING, minimum=1)
     optimizer: OptimizerName = "adamw"
-    lr: Annotated[
-        float | None, Option("--bend-lr", "Peak learning rate; each optimizer has its own default.", TRAINING)
-    ] = None
-    weight_decay: Annotated[
-        float,
-        Option(
-            "--bend-weight-decay",
-            "Decoupled weight decay; without it, training inflates the spectrum.",
-            TRAINING,
-            minimum=0.0,
-        ),
-    ] = 0.2
-    precision: Annotated[Precision | None, PRECISION] = None
+    lr: float | None = option(
+        None, "Peak learning rate; each optimizer has its own default.", TRAINING, name="--bend-lr"
+    )
+    weight_decay: float = option(
+        0.2,
+        "Decoupled weight decay; without it, training inflates the spectrum.",
+        TRAINING,
+        minimum=0.0,
+        name="--bend-weight-decay",
+    )
+    precision: Precision | None = _precision()
     patience: int = 6
     span: tuple[float, float] | None = None
-    seed: PartSeed = 0
+    seed: int = _part_seed()
 
     def tokens(self, labels: int, context: int) -> int:
         """The tokens of every label that training reads, blocks of `context` each."""
@@ -190,27 +188,26 @@ class CurvePlan:
     put back (`isthmus.merge.spectra.restore_spectrum`).
     """
 
-    kind: Annotated[
-        CurveKind,
-        Option(
-            "--path", "Straight segments through the bends, or a smooth curve towards them.", TRAINING, recorded=False
-        ),
-    ] = "polychain"
-    bends: Annotated[int, Option("--bends", "Bends of a curved path.", TRAINING, minimum=1)] = 1
-    optimizer: Annotated[
-        Literal["auto"] | OptimizerName,
-        Option(
-            "--bend-optimizer", "auto: the one that trained both models, where that is known, else adamw.", TRAINING
-        ),
-    ] = "auto"
-    start: Annotated[
-        Literal["midpoint", "restored"],
-        Option(
-            "--bend-start",
-            "Where bends start on the straight line: as they are, or with the singular values put back.",
-            TRAINING,
-        ),
-    ] = "restored"
+    kind: CurveKind = option(
+        "polychain",
+        "Straight segments through the bends, or a smooth curve towards them.",
+        TRAINING,
+        name="--path",
+        recorded=False,
+    )
+    bends: int = option(1, "Bends of a curved path.", TRAINING, minimum=1)
+    optimizer: Literal["auto"] | OptimizerName = option(
+        "auto",
+        "auto: the one that trained both models, where that is known, else adamw.",
+        TRAINING,
+        name="--bend-optimizer",
+    )
+    start: Literal["midpoint", "restored"] = option(
+        "restored",
+        "Where bends start on the straight line: as they are, or with the singular values put back.",
+        TRAINING,
+        name="--bend-start",
+    )
     training: PathTraining = field(default_factory=PathTraining)
 
     def __post_init__(self) -> None:
@@ -239,31 +236,22 @@ class SpectrumPlan:
     the merge to the point between its endpoints', where the loss on the select text does not rise by it.
     """
 
-    measure: Annotated[
-        bool | None,
-        Option(
-            "--spectrum/--no-spectrum",
-            "Measure the spectrum. Default: yes, except for a plain average without --data.",
-            SPECTRUM,
-        ),
-    ] = None
-    restore: Annotated[
-        bool,
-        Option(
-            "--restore-spectrum",
-            "Put the merge's singular values between the endpoints', unless the loss rises by it.",
-            SPECTRUM,
-        ),
-    ] = False
-    max_excess: Annotated[
-        float,
-        Option(
-            "--max-excess", "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition.", SPECTRUM
-        ),
-    ] = 0.1
-    same_kind: Annotated[
-        float, Option("--same-kind", "Endpoints closer than this, in nats, share a kind of spectrum.", SPECTRUM)
-    ] = 0.2
+    measure: bool | None = option(
+        None,
+        "Measure the spectrum. Default: yes, except for a plain average without --data.",
+        SPECTRUM,
+        name="--spectrum/--no-spectrum",
+    )
+    restore: bool = option(
+        False,
+        "Put the merge's singular values between the endpoints', unless the loss rises by it.",
+        SPECTRUM,
+        name="--restore-spectrum",
+    )
+    max_excess: float = option(
+        0.1, "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition.", SPECTRUM
+    )
+    same_kind: float = option(0.2, "Endpoints closer than this, in nats, share a kind of spectrum.", SPECTRUM)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -275,15 +263,9 @@ class SpectrumPlan:
 class Gates:
     """What a merge must satisfy to be saved. `None` and False ask for nothing."""
 
-    max_barrier: Annotated[
-        float | None, Option("--max-barrier", "Refuse a higher barrier, in nats.", GATES, recorded=False)
-    ] = None
-    require_spectrum: Annotated[
-        bool, Option("--require-spectrum", "Refuse a contracted or inflated spectrum.", GATES, recorded=False)
-    ] = False
-    require_gain: Annotated[
-        bool, Option("--require-gain", "Refuse a merge worse than the better endpoint.", GATES, recorded=False)
-    ] = False
+    max_barrier: float | None = option(None, "Refuse a higher barrier, in nats.", GATES, recorded=False)
+    require_spectrum: bool = option(False, "Refuse a contracted or inflated spectrum.", GATES, recorded=False)
+    require_gain: bool = option(False, "Refuse a merge worse than the better endpoint.", GATES, recorded=False)
 
     def __post_init__(self) -> None:
         require_number("--max-barrier", self.max_barrier)
@@ -353,58 +335,43 @@ class MergePlan:
     float32.
     """
 
-    data: Annotated[Sequence[str], DATA] = ()
+    data: Sequence[str] = _data()
     learn: LearnPlan = field(default_factory=LearnPlan)
-    path: Annotated[
-        Literal["linear"] | CurvePlan | Path,
-        Option(
-            "--path",
-            "linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models.",
-            PATH,
-            read=read_path,
-            recorded=False,
-        ),
-    ] = "linear"
-    align: Annotated[
-        Align | None,
-        Option(
-            "--align",
-            "auto tries none, orthogonal, combined and (two models) learned in turn, until the barrier is within the "
-            "noise.",
-            ALIGNMENT,
-            default="auto; none for a recipe, and for a method without --data",
-        ),
-    ] = None
+    path: Literal["linear"] | CurvePlan | Path = option(
+        "linear",
+        "linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models.",
+        PATH,
+        read=read_path,
+        recorded=False,
+    )
+    align: Align | None = option(
+        None,
+        "auto tries none, orthogonal, combined and (two models) learned in turn, until the barrier is within the "
+        "noise.",
+        ALIGNMENT,
+        shown_default="auto; none for a recipe, and for a method without --data",
+    )
     soup: Soup = "uniform"
-    t: Annotated[
-        float | None,
-        Option("--t", "The merge point: auto, or a number from 0 (A) to 1 (B).", PATH, unset="auto", read=read_point),
-    ] = None
-    objective: Annotated[
-        Objective, Option("--objective", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
-    ] = "mean"
-    interior: Annotated[float, Option("--interior", "Keep t this far from both ends.", PATH)] = 0.1
-    fit_on: Annotated[
-        Sequence[str], Option("--fit-on", "Train on the text of this label only. Repeatable.", TRAINING)
-    ] = ()
+    t: float | None = option(
+        None, "The merge point: auto, or a number from 0 (A) to 1 (B).", PATH, unset="auto", read=read_point
+    )
+    objective: Objective = option("mean", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
+    interior: float = option(0.1, "Keep t this far from both ends.", PATH)
+    fit_on: Sequence[str] = option((), "Train on the text of this label only. Repeatable.", TRAINING)
     spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
-    tokens: Annotated[int, TOKENS] = 8192
-    dtype: Annotated[
-        Dtype | None,
-        Option("--dtype", "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"),
-    ] = None
-    seed: Annotated[int, SEED] = 0
-    max_memory: Annotated[
-        str | None,
-        Option(
-            "--max-memory",
-            "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk.",
-            OPERATORS,
-        ),
-    ] = None
+    tokens: int = _tokens()
+    dtype: Dtype | None = option(
+        None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
+    )
+    seed: int = _seed()
+    max_memory: str | None = option(
+        None,
+        "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk.",
+        OPERATORS,
+    )
     optimizers: tuple[str | None, str | None] = (None, None)
     gates: Gates = field(default_factory=Gates)
-    device: Annotated[str, DEVICE] = "auto"
+    device: str = _device()
 
     @property
     def alignment(self) -> Align:
@@ -453,35 +420,29 @@ class OperatorPlan:
     With `search`, weights are searched for, in place of `soup`.
     """
 
-    method: Annotated[
-        OperatorName | None,
-        Option("--method", "Merge by an operator instead of a path; linear for more than two models.", OPERATORS),
-    ] = None
-    base: Annotated[str | None, Option("--base", "The model that the others were trained from.", OPERATORS)] = None
-    weights: Annotated[
-        Sequence[Sequence[float]],
-        Option(
-            "--weight",
-            "A model's weight, once for all or once for each: a number, or a gradient over the layers (0,0.5,1).",
-            OPERATORS,
-            read=partial(read_gradients, "--weight"),
-        ),
-    ] = ()
-    densities: Annotated[
-        Sequence[Sequence[float]],
-        Option(
-            "--density",
-            "The share of a task vector that ties and dare keep, as --weight.",
-            OPERATORS,
-            read=partial(read_gradients, "--density"),
-        ),
-    ] = ()
-    scale: Annotated[float | None, Option("--lambda", "What merged task vectors are multiplied by.", OPERATORS)] = None
-    soup: Annotated[
-        Literal["uniform", "greedy"],
-        Option("--soup", "greedy leaves out models that do not lower the loss.", OPERATORS),
-    ] = "uniform"
-    search: Annotated[bool, Option("--search", "Search for weights on the select text.", OPERATORS)] = False
+    method: OperatorName | None = option(
+        None, "Merge by an operator instead of a path; linear for more than two models.", OPERATORS
+    )
+    base: str | None = option(None, "The model that the others were trained from.", OPERATORS)
+    weights: Sequence[Sequence[float]] = option(
+        (),
+        "A model's weight, once for all or once for each: a number, or a gradient over the layers (0,0.5,1).",
+        OPERATORS,
+        name="--weight",
+        read=partial(read_gradients, "--weight"),
+    )
+    densities: Sequence[Sequence[float]] = option(
+        (),
+        "The share of a task vector that ties and dare keep, as --weight.",
+        OPERATORS,
+        name="--density",
+        read=partial(read_gradients, "--density"),
+    )
+    scale: float | None = option(None, "What merged task vectors are multiplied by.", OPERATORS, name="--lambda")
+    soup: Literal["uniform", "greedy"] = option(
+        "uniform", "greedy leaves out models that do not lower the loss.", OPERATORS
+    )
+    search: bool = option(False, "Search for weights on the select text.", OPERATORS)
 
 
 @dataclass(frozen=True)
@@ -492,23 +453,18 @@ class AlignPlan:
     ``orthogonal``). `dtype` None is B's own.
     """
 
-    method: Annotated[
-        Literal["permutation", "orthogonal", "activations", "combined", "learned"],
-        Option(
-            "--method",
-            "permutation keeps tied embeddings; orthogonal also rotates; activations, combined and learned look at "
-            "--data, too.",
-            ALIGNMENT,
-        ),
-    ] = "orthogonal"
-    data: Annotated[Sequence[str], DATA] = ()
+    method: Literal["permutation", "orthogonal", "activations", "combined", "learned"] = option(
+        "orthogonal",
+        "permutation keeps tied embeddings; orthogonal also rotates; activations, combined and learned look at "
+        "--data, too.",
+        ALIGNMENT,
+    )
+    data: Sequence[str] = _data()
     learn: LearnPlan = field(default_factory=LearnPlan)
-    stream: Annotated[
-        bool, Option("--stream", "For models larger than memory: read layers when it is their turn.", RUNNING)
-    ] = False
-    dtype: Annotated[Dtype | None, Option("--dtype", "What to save in; auto keeps B's.", RUNNING, unset="auto")] = None
-    device: Annotated[str, DEVICE] = "auto"
-    seed: Annotated[int, SEED] = 0
+    stream: bool = option(False, "For models larger than memory: read layers when it is their turn.", RUNNING)
+    dtype: Dtype | None = option(None, "What to save in; auto keeps B's.", RUNNING, unset="auto")
+    device: str = _device()
+    seed: int = _seed()
 
     @property
     def needs_text(self) -> bool:
@@ -522,14 +478,14 @@ class PlanePlan:
     points.
     """
 
-    data: Annotated[Sequence[str], DATA] = ()
-    align: Annotated[
-        Literal["none", "permutation", "orthogonal"], Option("--align", "How B and C are aligned to A.", ALIGNMENT)
-    ] = "orthogonal"
-    tokens: Annotated[int, Option("--tokens", "Tokens of each text to measure on.", TEXT, minimum=1)] = 2048
-    resolution: Annotated[int, Option("--resolution", "Points along each side.", minimum=2)] = 13
-    device: Annotated[str, DEVICE] = "auto"
-    seed: Annotated[int, SEED] = 0
+    data: Sequence[str] = _data()
+    align: Literal["none", "permutation", "orthogonal"] = option(
+        "orthogonal", "How B and C are aligned to A.", ALIGNMENT
+    )
+    tokens: int = option(2048, "Tokens of each text to measure on.", TEXT, minimum=1)
+    resolution: int = option(13, "Points along each side.", minimum=2)
+    device: str = _device()
+    seed: int = _seed()
 
 
 @dataclass(frozen=True)
@@ -539,24 +495,18 @@ class EnsemblePlan:
     `path` is the directory of a path between the first two models, whose points `at` are members, too.
     """
 
-    data: Annotated[Sequence[str], DATA] = ()
-    path: Annotated[
-        Path | None, Option("--path", "A path between the first two, as `isthmus path` wrote it.", MEMBERS)
-    ] = None
-    at: Annotated[
-        Sequence[float], Option("--at", "A point of the path that is a member, too. Repeatable.", MEMBERS)
-    ] = ()
-    average: Annotated[
-        Literal["probabilities", "logits"],
-        Option("--average", "What is averaged; logits are the geometric mean.", MEMBERS),
-    ] = "probabilities"
-    align: Annotated[
-        Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"],
-        Option("--align", "How the models are aligned for their soup and their merge.", ALIGNMENT),
-    ] = "auto"
-    tokens: Annotated[int, TOKENS] = 8192
-    device: Annotated[str, DEVICE] = "auto"
-    seed: Annotated[int, SEED] = 0
+    data: Sequence[str] = _data()
+    path: Path | None = option(None, "A path between the first two, as `isthmus path` wrote it.", MEMBERS)
+    at: Sequence[float] = option((), "A point of the path that is a member, too. Repeatable.", MEMBERS)
+    average: Literal["probabilities", "logits"] = option(
+        "probabilities", "What is averaged; logits are the geometric mean.", MEMBERS
+    )
+    align: Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"] = option(
+        "auto", "How the models are aligned for their soup and their merge.", ALIGNMENT
+    )
+    tokens: int = _tokens()
+    device: str = _device()
+    seed: int = _seed()
 
 
 def _numbers(plan: MergePlan) -> dict[str, float | None]:
