@@ -643,7 +643,7 @@ def _inputs(
     places = []
     for model in models:
         from .merge.recipes.mergekit import is_recipe
-        from .merge.recipes.recipe_bounds import directories_in
+        from .merge.recipes.yaml_reader import directories_in
 
         if model is not None and is_recipe(model):
             places += [Place.of("the recipe", model), *model_places(directories_in(Path(model)))]

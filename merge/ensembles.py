@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +35,7 @@ from .path import blend
 from .plans import EnsemblePlan, MergePlan
 from .reading import read_text
 from .recipes.recipe import recipe
+from .record import versions
 from .saved_path import SavedPath, path_places, read_path
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def ensemble(
         "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text.parts],
         "settings": {"seed": plan.seed, "align": plan.align},
         "seconds": round(time.monotonic() - began, 3),
-        "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
+        "versions": versions(),
     }
     return EnsembleResult(
         tuple(members),

@@ -6,7 +6,6 @@ and what is built of them, is chosen differs between the two (`along_path`, `by_
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,7 @@ from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
 from .reading import MergeText, path_fit_tokens, read_text
 from .recipes.recipe import Recipe
-from .record import Record
+from .record import merge_report
 from .result import Merge
 from .saved_path import SavedPath
 from .search import grid
@@ -259,22 +258,14 @@ def result(
         whole = Whole.of(choice.state, job.inputs.first.facts, job.inputs, None)
     losses = (measured.merge, measured.shared) if measured else ()
     continuations = samples_of(job, whole, text)
-    record = Record(
-        job.plan,
-        choice.recipe,
-        job.inputs,
+    report = merge_report(
+        job,
+        choice,
         text.parts,
-        str(job.dtype).removeprefix("torch."),
-        job.command,
         ends.trained_by,
-        choice.alignment,
-        t=choice.t,
-        training=choice.training,
-        soup=choice.soup,
         measured=measured,
         verdict=judgement.verdict,
         along=judgement.along,
-        restored=choice.restored,
         plane=plane_of(job, choice, text),
         vocabulary=vocabulary_record(job.inputs, *losses, same_text=same_text),
     )
@@ -286,7 +277,7 @@ def result(
         whole.facts,
         job.dtype,
         job.inputs.small_files(),
-        record.report(time.monotonic() - job.began),
+        report,
         dict(judgement.spectra),
         continuations,
         choice.seen,

@@ -19,8 +19,7 @@ from ...checkpoint.errors import BadInput
 from ...checkpoint.reference import require_path
 from ..operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
-from .recipe_bounds import recipe_text
-from .yaml_reader import YamlReader
+from .yaml_reader import YamlReader, recipe_text
 
 SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
