@@ -127,11 +127,11 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
             seed=plan.seed,
         )
         text = MergeText(parts)
-    chooser = PathChooser(inputs, text, merge, device=pick_device(plan.device), progress=progress, beside=output)
+    chooser = PathChooser(inputs, text, merge, pick_device(plan.device), progress, output)
     if learns and not plan.stream:
         return chooser.align(in_table=True)
     began = time.monotonic()
-    aligned = chooser.aligner.by(plan.method, stream=plan.stream)
+    aligned = chooser.aligned_by(plan.method, stream=plan.stream)
     return Candidate(aligned, time.monotonic() - began, WeightPath.line(aligned.states))
 
 

@@ -32,7 +32,7 @@ from .by_operator import OperatorChooser, operator_fit_tokens
 from .job import pick_device
 from .measure import losses_json
 from .path import blend
-from .plans import EnsemblePlan, MergePlan
+from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text
 from .recipes.recipe import recipe
 from .record import versions
@@ -135,7 +135,7 @@ def ensemble(
     meter = _Meter(text.report, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]
     if len(models) > 1:
-        rows += _merged(OperatorChooser(inputs, soup, text, merge, device=device, progress=progress), meter)
+        rows += _merged(OperatorChooser(inputs, text, merge, device, progress, soup), meter)
     losses = meter.ensemble(members, plan.average)
     rows.append(_ensemble_row(rows[: len(members)], losses))
     gain = min(meter.losses[: len(members)], key=lambda losses: losses.mean) - losses
@@ -292,15 +292,16 @@ def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
 
 
 def _require_sense(models: Sequence[object], plan: EnsemblePlan) -> None:
-    if len(models) + len(plan.at) < 2:
-        raise BadInput("an ensemble has two members or more")
-    if not plan.data:
-        raise BadInput("a loss needs text: add --data (for instance --data stdlib:docs)")
-    if bool(plan.path) != bool(plan.at):
-        raise BadInput("points of a path are members with --path, its directory, and --at, a t: give both")
-    if plan.path is not None and len(models) < 2:
-        raise BadInput("a path leads from the first model to the second: give both")
-    if any(not 0 <= t <= 1 for t in plan.at):
-        raise BadInput(f"--at is a point of the path, from 0 to 1; got {max(plan.at, key=lambda t: abs(t - 0.5)):g}")
-    if plan.average not in AVERAGES:
-        raise BadInput(f"--average is one of {', '.join(AVERAGES)}; got '{plan.average}'")
+    outside = [t for t in plan.at if not 0 <= t <= 1]
+    farthest = max(plan.at, key=lambda t: abs(t - 0.5), default=0.5)
+    refuse(
+        {
+            "an ensemble has two members or more": len(models) + len(plan.at) < 2,
+            "a loss needs text: add --data (for instance --data stdlib:docs)": not plan.data,
+            "points of a path are members with --path, its directory, and --at, a t: give both": bool(plan.path)
+            != bool(plan.at),
+            "a path leads from the first model to the second: give both": plan.path is not None and len(models) < 2,
+            f"--at is a point of the path, from 0 to 1; got {farthest:g}": bool(outside),
+            f"--average is one of {', '.join(AVERAGES)}; got '{plan.average}'": plan.average not in AVERAGES,
+        }
+    )

@@ -113,12 +113,10 @@ def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
 def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Choice]:
     """The alignment, then what the models' spectra tell of their optimizers, then the path or the weights."""
     if job.recipe is not None:
-        operator = OperatorChooser(job.inputs, job.recipe, text, job.plan, device=job.device, progress=job.progress)
+        operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, job.recipe)
         aligned = operator.align(in_table=job.in_table)
         return measured_ends(job), operator.choose(aligned)
-    path = PathChooser(
-        job.inputs, text, job.plan, device=job.device, progress=job.progress, beside=job.beside, saved=saved
-    )
+    path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, job.beside, saved)
     start = path.align(in_table=job.in_table)
     ends = measured_ends(job)
     return ends, path.choose(start, ends.trained_by)

@@ -117,8 +117,7 @@ class LearnPlan:
     seed: int = _part_seed()
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch) < 1:
-            raise BadInput("--align-steps and --align-batch are at least 1")
+        refuse({"--align-steps and --align-batch are at least 1": min(self.steps, self.batch) < 1})
 
     @property
     def training(self) -> PathTraining:
@@ -211,13 +210,15 @@ class CurvePlan:
     training: PathTraining = field(default_factory=PathTraining)
 
     def __post_init__(self) -> None:
-        settings = self.training
-        if self.bends < 1:
-            raise BadInput(f"a {self.kind} has at least one bend; got --bends {self.bends}")
-        if min(settings.steps, settings.batch, settings.accumulate) < 1:
-            raise BadInput("--steps, --batch and --accumulate are at least 1")
-        if settings.lr is not None and not settings.lr > 0:
-            raise BadInput(f"--bend-lr is above 0; got {settings.lr:g}")
+        settings, lr = self.training, self.training.lr
+        sizes = settings.steps, settings.batch, settings.accumulate
+        refuse(
+            {
+                f"a {self.kind} has at least one bend; got --bends {self.bends}": self.bends < 1,
+                "--steps, --batch and --accumulate are at least 1": min(sizes) < 1,
+                f"--bend-lr is above 0; got {lr or 0.0:g}": lr is not None and not lr > 0,
+            }
+        )
 
     def for_endpoints(self, optimizers: Sequence[str | None]) -> CurvePlan:
         """The plan with its optimizer settled for endpoints that these trained (None for unknown)."""
@@ -404,12 +405,9 @@ class MergePlan:
             require_number(name, number)
         if self.dtype is not None and self.dtype not in get_args(Dtype):
             raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
-        if recipe is not None:
-            _require_operator_sense(self, recipe)
-        else:
-            _require_path_sense(self)
-        if not self.data and self.gates.need_loss:
-            raise BadInput("--max-barrier and --require-gain need a loss: add --data")
+        refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
+        if not self.data:
+            refuse(_without_text(self, recipe))
 
 
 @dataclass(frozen=True)
@@ -519,67 +517,62 @@ def _numbers(plan: MergePlan) -> dict[str, float | None]:
     return numbers
 
 
-def _require_path_sense(plan: MergePlan) -> None:
-    stored = isinstance(plan.path, Path)
-    if plan.soup != "uniform" or plan.max_memory is not None:
-        raise BadInput("a soup and --max-memory are for a --method: name one, or leave them out")
-    if not plan.data and isinstance(plan.path, CurvePlan):
-        raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
-    if not plan.data and plan.alignment in {*LOOKING, "learned"} and not stored:
-        raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
-    if not plan.data and plan.spectrum.restore:
-        raise BadInput("--restore-spectrum is judged by the loss on text: add --data")
-    if not plan.data and plan.t is None:
-        raise BadInput(
-            "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t"
-        )
-    if not plan.data and plan.alignment == "auto" and not stored:
-        raise BadInput(
-            "without text alignments cannot be compared: add --data, or say --align none or --align orthogonal"
-        )
-    if plan.t is not None and not 0 <= plan.t <= 1:
-        raise BadInput(f"t is a point of the path, between 0 and 1; got {plan.t}")
-    if not 0 <= plan.interior < 0.5:
-        raise BadInput(f"--interior is a share of the path below 0.5; got {plan.interior}")
+def refuse(rules: Mapping[str, bool]) -> None:
+    """Raise BadInput with the first sentence that applies."""
+    for sentence, applies in rules.items():
+        if applies:
+            raise BadInput(sentence)
 
 
-def _require_operator_sense(plan: MergePlan, recipe: Recipe) -> None:
-    operator, soup = recipe.operator, plan.soup
-    if plan.alignment == "learned":
-        raise BadInput("--align learned is for two models and the path between them: take combined")
-    if plan.path != "linear" or plan.t is not None or plan.spectrum.restore or plan.fit_on or any(plan.optimizers):
-        raise BadInput("a path, its point, its training and its ends are for two models: leave the operator out")
-    if not plan.data and plan.alignment == "auto":
-        raise BadInput("without text alignments cannot be compared: add --data, or say --align none or orthogonal")
-    if not plan.data and plan.alignment in LOOKING:
-        raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
-    if not plan.data and operator.knows:
-        raise BadInput(f"{operator.name} weighs parameters by what they do on text: add --data")
-    if not plan.data and soup != "uniform":
-        raise BadInput(f"a {soup} soup is chosen by the loss on text: add --data")
-    if soup != "uniform" and "weight" not in operator.parameters:
-        raise BadInput(f"{operator.name} has no weights to choose")
-    if soup != "uniform" and len(recipe.segments) > 1:
-        raise BadInput("weights are chosen for whole models: not with slices")
-    if soup != "uniform" and not recipe.weighs_alike:
-        raise BadInput(f"the weights that are given and those of a {soup} soup contradict each other: leave one out")
-    if plan.max_memory is not None:
-        _require_disk(plan, recipe)
+def _against_path(plan: MergePlan) -> dict[str, bool]:
+    of_operator = plan.soup != "uniform" or plan.max_memory is not None
+    return {
+        "a soup and --max-memory are for a --method: name one, or leave them out": of_operator,
+        f"t is a point of the path, between 0 and 1; got {plan.t}": plan.t is not None and not 0 <= plan.t <= 1,
+        f"--interior is a share of the path below 0.5; got {plan.interior}": not 0 <= plan.interior < 0.5,
+    }
 
 
-def _require_disk(plan: MergePlan, recipe: Recipe) -> None:
-    """Raise BadInput for what cannot be done with models that do not fit into memory."""
-    if not plan.data:
-        raise BadInput("--max-memory is for measuring: without --data, models never are in memory whole")
-    needs = {
+def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
+    operator, chosen, limited = recipe.operator, plan.soup != "uniform", plan.max_memory is not None
+    of_path = plan.path != "linear" or plan.t is not None or plan.spectrum.restore
+    trained = bool(plan.fit_on) or any(plan.optimizers)
+    contradiction = f"the weights that are given and those of a {plan.soup} soup contradict each other: leave one out"
+    in_memory = {
         f"--align {plan.alignment}": plan.alignment != "none",
-        f"a {plan.soup} soup": plan.soup != "uniform",
-        f"--method {recipe.operator.name}": recipe.operator.knows is not None,
+        f"a {plan.soup} soup": chosen,
+        f"--method {operator.name}": operator.knows is not None,
         "the spectrum": plan.wants_spectrum,
     }
-    for what, wanted in needs.items():
-        if wanted:
-            raise BadInput(f"{what} needs the models in memory: leave out that or --max-memory")
+    return {
+        "--align learned is for two models and the path between them: take combined": plan.alignment == "learned",
+        "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
+        f"{operator.name} has no weights to choose": chosen and "weight" not in operator.parameters,
+        "weights are chosen for whole models: not with slices": chosen and len(recipe.segments) > 1,
+        contradiction: chosen and not recipe.weighs_alike,
+        **{
+            f"{what} needs the models in memory: leave out that or --max-memory": limited and needed
+            for what, needed in in_memory.items()
+        },
+    }
+
+
+def _without_text(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
+    stored, aligned, knows = isinstance(plan.path, Path), plan.alignment, recipe is not None and recipe.operator.knows
+    chooses_t, compares = recipe is None and plan.t is None, aligned == "auto" and not stored
+    looks = aligned in {*LOOKING, "learned"} and not stored
+    without = "--align orthogonal" if recipe is None else "orthogonal"
+    return {
+        "bends are trained on text: add --data (for instance --data stdlib:docs)": isinstance(plan.path, CurvePlan),
+        f"--align {aligned} looks at what the models do with text: add --data": looks,
+        "--restore-spectrum is judged by the loss on text: add --data": plan.spectrum.restore,
+        "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t": chooses_t,
+        f"without text alignments cannot be compared: add --data, or say --align none or {without}": compares,
+        f"{recipe and recipe.operator.name} weighs parameters by what they do on text: add --data": bool(knows),
+        f"a {plan.soup} soup is chosen by the loss on text: add --data": plan.soup != "uniform",
+        "--max-memory is for measuring: without --data, models never are in memory whole": plan.max_memory is not None,
+        "--max-barrier and --require-gain need a loss: add --data": plan.gates.need_loss,
+    }
 
 
 def require_number(name: str, value: float | None) -> None:
