@@ -215,7 +215,6 @@ def _with_options(function: Command) -> Command:
 
 
 def _as_parameter(field: Field) -> inspect.Parameter:
-    """An option as typer reads it."""
     described, kind = cast("Option", field.option), cast("Any", field.kind)
     default = described.unset if field.default is None else None if field.many else field.default
     if field.many:
@@ -252,7 +251,6 @@ def _place_in_help(parameter: inspect.Parameter) -> int:
 
 
 def _given(context: typer.Context) -> Given:
-    """The options of this call."""
     given = Given()
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))

@@ -28,7 +28,6 @@ from ..eval.progress import Progress
 from ..eval.text import labelled_blocks
 from .along_path import Candidate, PathChooser
 from .job import pick_device
-from .path import WeightPath
 from .plans import AlignPlan, MergePlan
 from .reading import ACTIVATION_TOKENS, MergeText
 
@@ -132,7 +131,7 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
         return chooser.align(in_table=True)
     began = time.monotonic()
     aligned = chooser.aligned_by(plan.method, stream=plan.stream)
-    return Candidate(aligned, time.monotonic() - began, WeightPath.line(aligned.states))
+    return Candidate(aligned, time.monotonic() - began)
 
 
 def _with_all_rows(

@@ -35,13 +35,14 @@ from .verify import require_same_function
 class Candidate:
     """One alignment, how many seconds it took, a path, and the search on the select text (None without text).
 
+    `curve` is a path other than the straight line.
     `training` is what the report says of a curved path's training, `learning` of its alignment's; `seen` is the text
     that they were trained on, `run` where that is kept until the result is saved.
     """
 
     aligned: Universe
     seconds: float
-    path: WeightPath
+    curve: WeightPath | None = None
     search: Search | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     learning: Mapping[str, Any] | None = None
@@ -52,6 +53,11 @@ class Candidate:
     def line(self) -> WeightPath:
         """The straight line from A to the aligned B."""
         return WeightPath.line(self.aligned.states)
+
+    @property
+    def path(self) -> WeightPath:
+        """The path from A to the aligned B."""
+        return self.curve or self.line
 
     @property
     def is_flat(self) -> bool:
@@ -117,8 +123,7 @@ class PathChooser(Chooser):
         """One alignment, and its path's profile on a grid."""
         began = time.monotonic()
         aligned = self.aligned_by(method)
-        line = WeightPath.line(aligned.states)
-        return self._searched(Candidate(aligned, time.monotonic() - began, line), f"align {method}")
+        return self._searched(Candidate(aligned, time.monotonic() - began), f"align {method}")
 
     def _run(self, start: Candidate, plan: object) -> tuple[list[str], dict[str, Tensor], TrainingState | None]:
         """The labels to train on, their fit text, and where the training is kept."""
@@ -135,8 +140,7 @@ class PathChooser(Chooser):
         aligned = self._moved(trained.alignment)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
         seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit.values())
-        line = WeightPath.line(aligned.states)
-        candidate = Candidate(aligned, seconds, line, learning=record, seen=seen, run=run)
+        candidate = Candidate(aligned, seconds, learning=record, seen=seen, run=run)
         candidate = self._searched(candidate, "learned alignment")
         if candidate.search and start.search and not candidate.search.no_higher_than(start.search):
             return replace(start, seconds=seconds, learning=record, seen=seen, run=run)
@@ -179,7 +183,6 @@ class PathChooser(Chooser):
         )
 
     def _record(self, chosen: Candidate) -> dict[str, Any]:
-        """What the report says of the alignment."""
         alignment = chosen.aligned.alignment
         return {
             "method": alignment.method,
@@ -216,11 +219,10 @@ class PathChooser(Chooser):
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began
             chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
-        bent = replace(chosen, path=path, training=record, seen=TextHashes.of(fit.values()), run=run)
+        bent = replace(chosen, curve=path, training=record, seen=TextHashes.of(fit.values()), run=run)
         return self._searched(bent, curve.kind)
 
     def _on_saved_path(self, saved: SavedPath) -> Candidate:
-        """The candidate of a path that was trained before."""
         alignment, path = saved.alignment, saved.path
         aligned = Universe((path.a, path.b), alignment.config(self.config), (alignment,), 0.0, (alignment.score,))
         return self._searched(Candidate(aligned, 0.0, path, training=saved.record(), seen=saved.seen), path.kind)

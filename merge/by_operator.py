@@ -60,7 +60,6 @@ class OperatorChooser(Chooser):
         return chosen.aligned
 
     def _average(self, method: Method) -> Average:
-        """The plain average after one alignment."""
         aligned = self.aligned_by(method)
         states = aligned.states[self.base :]
         losses = self.meter("choosing the alignment", aligned.config, 1)(blend(states, [1 / len(states)] * len(states)))
@@ -115,7 +114,6 @@ class OperatorChooser(Chooser):
         }
 
     def _combined(self, recipe: Recipe, aligned: Universe, statistics: Known) -> Mapping[str, Tensor]:
-        """What the operator makes of the aligned models, in memory."""
         values = recipe.values(list(aligned.states[0]))
         lazy = Combined(recipe.operator, aligned.states, values, seed=self.plan.seed, known=statistics)
         self.progress.stage(f"merging ({recipe.operator.name})", len(values))
@@ -143,7 +141,6 @@ def _is_surely_positive(difference: Losses) -> bool:
 
 
 def _reweighted(recipe: Recipe, weights: Sequence[float]) -> Recipe:
-    """The recipe with other weights of its models."""
     shared = {key: setting for key, setting in recipe.shared.items() if key != "weight"}
     each = recipe.segments[0].each or ({},) * len(recipe.models)
     own = tuple({**settings, "weight": Setting.of(weight)} for settings, weight in zip(each, weights, strict=True))

@@ -169,7 +169,6 @@ def ensemble(
 
 
 def _ensemble_row(members: Sequence[Mapping[str, Any]], losses: Losses) -> dict[str, Any]:
-    """The ensemble's line of the table."""
     return {
         "name": f"ensemble of all {len(members)}",
         "kind": "ensemble",
@@ -223,7 +222,6 @@ class _Meter:
         self.losses: list[Losses] = []
 
     def row(self, name: str, kind: str, state: Mapping[str, Tensor], config: PretrainedConfig) -> dict[str, Any]:
-        """One model's line of the table."""
         self.progress.stage(f"measuring {name}", sum(map(len, self.parts.values())))
         meter = LossMeter(config, self.parts, device=self.device, on_blocks=self.progress.advance)
         state, began = {key: state[key] for key in state}, time.monotonic()
@@ -261,7 +259,6 @@ def _passed_through(model: Ensemble, parts: Mapping[str, Tensor]) -> Losses:
 
 
 def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
-    """The lines of the soup and of the merge."""
     aligned = chooser.align(in_table=chooser.inputs.first.model_type in FAMILIES)
     count = len(chooser.recipe.models)
     rows = [meter.row("soup", "soup", blend(aligned.states, [1 / count] * count), aligned.config)]
@@ -272,7 +269,6 @@ def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
 
 
 def _points(name: str, stored: SavedPath, at: Sequence[float], config: PretrainedConfig) -> list[Member]:
-    """Points of a saved path between the first two models."""
     aligned = stored.alignment.config(config)
     return [Member(f"{name} at t = {t:g}", dict(stored.path(t)), aligned) for t in at]
 

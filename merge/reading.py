@@ -93,7 +93,6 @@ def read_text(
 
 
 def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokenizer) -> Text:
-    """The text as a model's tokenizer cuts it."""
     vocabulary = int(model.config.vocab_size)
     return Text(plan.data, tokenizer, context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
 

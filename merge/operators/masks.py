@@ -102,7 +102,6 @@ class BernoulliMasks:
         return torch.from_numpy(mask).view(*shape)
 
     def _words(self, count: int) -> npt.NDArray[np.uint16]:
-        """The next random words."""
         parts = [self._left]
         missing = count - len(self._left)
         while missing > 0:

@@ -70,14 +70,11 @@ class _Slice:
 
 
 class _RecipeReader(YamlReader):
-    """One recipe while it is read."""
-
     def __init__(self, name: str, text: str):
         super().__init__(name, text, NOT_TAKEN)
         self.notes: list[Finding] = []
 
     def read(self) -> Recipe:
-        """The recipe."""
         if self.root is None:
             raise BadInput(f"'{self.name}' is empty: a recipe needs merge_method and models")
         top = self.entries(self.root, TOP, "a recipe")
@@ -105,7 +102,6 @@ class _RecipeReader(YamlReader):
         )
 
     def method(self, node: Node) -> Operator:
-        """The operator."""
         name = self.text(node, "merge_method")
         if name not in OPERATORS:
             self.refuse(node, f"isthmus has no method '{name}': it has {', '.join(OPERATORS)}")
@@ -120,7 +116,6 @@ class _RecipeReader(YamlReader):
         return [_Slice(inputs, {}, node)]
 
     def slices(self, node: Node, operator: Operator) -> list[_Slice]:
-        """`slices`, one by one."""
         slices = []
         for item in self.items(node, "slices"):
             entries = self.entries(item, ("sources", "parameters"), "a slice")
@@ -141,7 +136,6 @@ class _RecipeReader(YamlReader):
     def input(
         self, node: Node, entries: Mapping[str, Node], operator: Operator, layers: tuple[int, int] | None = None
     ) -> _Input:
-        """One model of the recipe."""
         if "model" not in entries:
             self.refuse(node, "there is no model here: write '- model: directory or user/name'")
         settings = self.settings(entries.get("parameters"), operator, of_model=True)
@@ -202,7 +196,6 @@ class _RecipeReader(YamlReader):
                 )
 
     def takes_tokenizer(self, top: Mapping[str, Node]) -> bool:
-        """Whether the tokenizer is that of the base."""
         return "tokenizer_source" in top and self.scalar(top["tokenizer_source"], "tokenizer_source") == "base"
 
     def require_given(self, recipe: Recipe, node: Node) -> None:
@@ -255,7 +248,6 @@ class _RecipeReader(YamlReader):
         return Setting(tuple(cases), tuple(map(self.place, nodes)))
 
     def case(self, key: str, node: Node, parameter: Parameter) -> tuple[str | None, tuple[Any, ...]]:
-        """A value with its filter."""
         entries = self.entries(node, ("filter", "value"), f"a case of '{key}'")
         if "value" not in entries:
             self.refuse(node, f"a case of '{key}' needs a value")
@@ -263,7 +255,6 @@ class _RecipeReader(YamlReader):
         return None if part == "*" else part, self.values(key, entries["value"], parameter)
 
     def values(self, key: str, node: Node, parameter: Parameter) -> tuple[Any, ...]:
-        """A value or a gradient of them."""
         items = node.value if isinstance(node, SequenceNode) else [node]
         if not items:
             self.refuse(node, f"'{key}' is an empty list")
@@ -278,14 +269,12 @@ class _RecipeReader(YamlReader):
         return tuple(values)
 
     def layers(self, node: Node) -> tuple[int, int]:
-        """A range of layers."""
         numbers = [self.scalar(item, "layer_range") for item in self.items(node, "layer_range")]
         if len(numbers) != 2 or not all(type(n) is int for n in numbers) or not 0 <= numbers[0] < numbers[1]:
             self.refuse(node, "layer_range is [first, end], two whole numbers, the first lower")
         return numbers[0], numbers[1]
 
     def model(self, node: Node) -> str:
-        """A reference to a model."""
         name = self.text(node, "a model")
         if "+" in name and not require_path(name, "the model").exists():
             self.refuse(node, f"'{name}' adds an adapter: merge it into its model first")
