@@ -36,6 +36,7 @@ from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text
 from .recipes.recipe import recipe
 from .record import versions
+from .reproduce import public_reference
 from .saved_path import SavedPath, path_places, read_path
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ class EnsembleResult:
 
     members: tuple[Member, ...]
     checkpoints: tuple[Checkpoint, ...]
-    path: Path | None
-    at: tuple[float, ...]
-    average: Average
+    plan: EnsemblePlan
     report: dict[str, Any]
     files: Mapping[str, Path]
     token_losses: tuple[dict[str, Tensor], ...]
@@ -76,23 +75,20 @@ class EnsembleResult:
 
     def model(self) -> Ensemble:
         """The ensemble as one model of transformers."""
-        from ..eval.ensemble import Ensemble
-
-        states = [(member.state, member.config) for member in self.members]
-        return Ensemble.of(states, self.average, generation=tokenizer_owner(self.checkpoints).generation())
+        return _ensemble_of(self.members, self.plan.average, self.checkpoints)
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write what `load_ensemble` opens: where the members are, their digests, and the tokenizer. No weights.
 
         Raises BadInput for an output that exists, IsthmusError when the disk does not take it.
         """
-        target = Path(directory).absolute()
+        target, path, at = Path(directory).absolute(), self.plan.path, self.plan.at
         content = {
             "schema": 1,
-            "average": self.average,
+            "average": self.plan.average,
             "members": [_found_again(checkpoint, target) for checkpoint in self.checkpoints],
-            "path": os.path.relpath(self.path.absolute(), target) if self.path and self.at else None,
-            "at": list(self.at),
+            "path": os.path.relpath(path.absolute(), target) if path and at else None,
+            "at": list(at),
         }
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             write_json(folder / FILE, content)
@@ -129,15 +125,14 @@ def ensemble(
         saved = read_path(plan.path, *inputs.members[:2])
     merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, seed=plan.seed)
     text, _ = read_text(merge, inputs, operator_fit_tokens(soup, merge), progress, seen=saved.seen if saved else None)
-    members = [Member(member.name, dict(member.state), member.config) for member in inputs.members]
-    if plan.path is not None and saved is not None:
-        members += _points(plan.path.name, saved, plan.at, inputs.first.config)
+    members = _members(inputs.members, plan.path, saved, plan.at)
     meter = _Meter(text.report, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]
     if len(models) > 1:
         rows += _merged(OperatorChooser(inputs, text, merge, device, progress, soup), meter)
     losses = meter.ensemble(members, plan.average)
-    rows.append(_ensemble_row(rows[: len(members)], losses))
+    weights, seconds = (sum(row[name] for row in rows[: len(members)]) for name in ("weights", "seconds"))
+    rows.append(_row(f"ensemble of all {len(members)}", "ensemble", losses, len(members), weights, seconds))
     gain = min(meter.losses[: len(members)], key=lambda losses: losses.mean) - losses
     report = {
         "schema": 1,
@@ -157,9 +152,7 @@ def ensemble(
     return EnsembleResult(
         tuple(members),
         inputs.members,
-        plan.path,
-        tuple(plan.at),
-        plan.average,
+        plan,
         report,
         inputs.small_files(),
         tuple(meter.token_losses[: len(members)]),
@@ -168,15 +161,10 @@ def ensemble(
     )
 
 
-def _ensemble_row(members: Sequence[Mapping[str, Any]], losses: Losses) -> dict[str, Any]:
-    return {
-        "name": f"ensemble of all {len(members)}",
-        "kind": "ensemble",
-        **losses_json(losses),
-        "passes": len(members),
-        "weights": sum(row["weights"] for row in members),
-        "seconds": round(sum(row["seconds"] for row in members), 3),
-    }
+def _row(name: str, kind: str, losses: Losses, passes: int, weights: int, seconds: float) -> dict[str, Any]:
+    """A line of the table."""
+    costs = {"passes": passes, "weights": weights, "seconds": round(seconds, 3)}
+    return {"name": name, "kind": kind, **losses_json(losses), **costs}
 
 
 def load_ensemble(directory: str | Path) -> Ensemble:
@@ -184,8 +172,6 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 
     Raises BadInput when the directory holds none, or when a member's weights are not those it was saved with.
     """
-    from ..eval.ensemble import Ensemble
-
     folder = Path(directory)
     try:
         content = read_bytes(folder / FILE, DOCUMENT, f"'{FILE}' in '{folder.name}'")
@@ -204,12 +190,28 @@ def load_ensemble(directory: str | Path) -> Ensemble:
                 f"the weights of '{checkpoint.name}' were changed since the ensemble was saved: save it again"
             )
         checkpoints.append(checkpoint)
-    members = [Member(one.name, dict(one.state), one.config) for one in checkpoints]
-    if path is not None:
-        stored = read_path(folder / path, *checkpoints[:2])
-        members += _points(Path(path).name, stored, at, checkpoints[0].config)
+    place = None if path is None else folder / path
+    saved = None if place is None else read_path(place, *checkpoints[:2])
+    return _ensemble_of(_members(checkpoints, place, saved, at), average, checkpoints)
+
+
+def _members(
+    models: Sequence[Checkpoint], path: Path | None, saved: SavedPath | None, at: Sequence[float]
+) -> list[Member]:
+    """The models, and points of a saved path between the first two."""
+    members = [Member(model.name, dict(model.state), model.config) for model in models]
+    if path is not None and saved is not None:
+        aligned = saved.alignment.config(models[0].config)
+        members += [Member(f"{path.name} at t = {t:g}", dict(saved.path(t)), aligned) for t in at]
+    return members
+
+
+def _ensemble_of(members: Sequence[Member], average: Average, models: Sequence[Checkpoint] = ()) -> Ensemble:
+    """The members as one model of transformers, which generates as `models` do."""
+    from ..eval.ensemble import Ensemble
+
     states = [(member.state, member.config) for member in members]
-    return Ensemble.of(states, average, generation=tokenizer_owner(checkpoints).generation())
+    return Ensemble.of(states, average, generation=tokenizer_owner(models).generation() if models else None)
 
 
 class _Meter:
@@ -228,34 +230,18 @@ class _Meter:
         self.token_losses.append(meter.token_losses(state))
         seconds = time.monotonic() - began
         self.losses.append(per_block(self.token_losses[-1]))
-        weights = sum(tensor.numel() for tensor in state.values())
-        return {
-            "name": name,
-            "kind": kind,
-            **losses_json(self.losses[-1]),
-            "passes": 1,
-            "weights": weights,
-            "seconds": round(seconds, 3),
-        }
+        return _row(name, kind, self.losses[-1], 1, sum(tensor.numel() for tensor in state.values()), seconds)
 
     def ensemble(self, members: Sequence[Member], average: Average) -> Losses:
         """The losses of the ensemble; of probabilities from what is known, of logits by passes of their own."""
         if average == "probabilities":
             return ensemble_losses(self.token_losses[: len(members)])
-        from ..eval.ensemble import Ensemble
-
-        model = Ensemble.of([(member.state, member.config) for member in members], average)
-        return _passed_through(model, self.parts)
-
-
-def _passed_through(model: Ensemble, parts: Mapping[str, Tensor]) -> Losses:
-    """The losses of an ensemble by its own forward passes, block by block."""
-    losses = {}
-    with torch.no_grad():
-        for label, blocks in parts.items():
-            log_probs = [model(ids[None]).logits[0, :-1].gather(1, ids[1:, None]).double().mean() for ids in blocks]
+        model, losses = _ensemble_of(members, average), {}
+        for label, blocks in self.parts.items():
+            with torch.no_grad():
+                log_probs = [model(ids[None]).logits[0, :-1].gather(1, ids[1:, None]).double().mean() for ids in blocks]
             losses[label] = -torch.stack(log_probs)
-    return Losses(losses)
+        return Losses(losses)
 
 
 def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
@@ -268,23 +254,11 @@ def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
     return [{**row, "alignment": aligned.alignment.method} for row in rows]
 
 
-def _points(name: str, stored: SavedPath, at: Sequence[float], config: PretrainedConfig) -> list[Member]:
-    aligned = stored.alignment.config(config)
-    return [Member(f"{name} at t = {t:g}", dict(stored.path(t)), aligned) for t in at]
-
-
 def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
     """How a member is found from the directory of the ensemble, and known again."""
-    reference = parse_reference(checkpoint.reference)
-    local = reference.directory is not None
-    ref = (
-        os.path.relpath(reference.directory.absolute(), target) if reference.directory is not None else checkpoint.name
-    )
-    if not local and checkpoint.revision:
-        from .reproduce import public_reference
-
-        ref = public_reference(checkpoint)
-    return {"ref": ref, "local": local, "sha256": digest(checkpoint.state)}
+    place = parse_reference(checkpoint.reference).directory
+    ref = public_reference(checkpoint) if place is None else os.path.relpath(place.absolute(), target)
+    return {"ref": ref, "local": place is not None, "sha256": digest(checkpoint.state)}
 
 
 def _require_sense(models: Sequence[object], plan: EnsemblePlan) -> None:
