@@ -146,17 +146,11 @@ class Given(dict[str, str]):
     """The options on the command line, by their first names, as they are written there."""
 
 
-@dataclass(frozen=True)
-class Only:
-    """Marks a plan of which a command takes these fields and no others."""
-
-    fields: tuple[str, ...]
-
-
-Silent = Annotated[Reply, Only(("quiet", "debug"))]
-Study = Annotated[StudyArguments, Only(("quick", "workers"))]
-PushPlace = Annotated[PushOptions, Only(("private", "revision", "create_pr", "message"))]
-Trained = Annotated[MergePlan, Only(("data", "align", "fit_on", "tokens", "device", "seed"))]
+# A plan of which a command takes some fields and no others.
+Silent = Annotated[Reply, ("quiet", "debug")]
+Study = Annotated[StudyArguments, ("quick", "workers")]
+PushPlace = Annotated[PushOptions, ("private", "revision", "create_pr", "message")]
+Trained = Annotated[MergePlan, ("data", "align", "fit_on", "tokens", "device", "seed")]
 
 Model = Annotated[str, _argument("A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.")]
 WorkDirectory = Annotated[Path, _argument("The directory to work in; what is finished there is not repeated.")]
@@ -191,7 +185,7 @@ def _with_options(function: Command) -> Command:
         mark = next((mark for mark in marks if isinstance(mark, Option)), None)
         described: list[Field] = []
         if isinstance(kind, type) and is_dataclass(kind):
-            only = next((mark.fields for mark in marks if isinstance(mark, Only)), None)
+            only = next((mark for mark in marks if isinstance(mark, tuple)), None)
             readers[name], described = partial(build, kind, only=only), options_of(kind, only)
         elif mark is not None:
             described = [Field(name, kind, mark.named(name), None, parameter.default)]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..align.families import family
-from ..align.methods import LOOKING, Method
+from ..align.methods import Method
 from ..align.universe import Universe
 from ..eval.loss import Losses, LossMeter
 from .choosing import Choice, Chooser, climb, closed_forms
@@ -18,8 +18,6 @@ from .operators.combined import Combined, Known
 from .operators.soup import WeightSearch
 from .operators.statistics import fisher_diagonal, input_moments
 from .path import blend
-from .plans import MergePlan
-from .reading import tokens_per_label
 from .recipes.recipe import Recipe, Segment, Setting
 from .search import SURE
 
@@ -145,9 +143,3 @@ def _reweighted(recipe: Recipe, weights: Sequence[float]) -> Recipe:
     each = recipe.segments[0].each or ({},) * len(recipe.models)
     own = tuple({**settings, "weight": Setting.of(weight)} for settings, weight in zip(each, weights, strict=True))
     return replace(recipe, shared=shared, segments=(Segment(each=own),))
-
-
-def operator_fit_tokens(recipe: Recipe, plan: MergePlan) -> int:
-    """The tokens of every label that are looked at before anything is chosen."""
-    looks = recipe.operator.knows is not None or plan.alignment == "auto" or plan.alignment in LOOKING
-    return tokens_per_label(len(plan.data)) if looks and plan.data else 0

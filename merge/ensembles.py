@@ -28,7 +28,7 @@ from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
 from ..eval.text import Blocks
-from .by_operator import OperatorChooser, operator_fit_tokens
+from .by_operator import OperatorChooser
 from .job import pick_device
 from .measure import losses_json
 from .path import blend
@@ -124,7 +124,7 @@ def ensemble(
         progress.stage("reading the path")
         saved = read_path(plan.path, *inputs.members[:2])
     merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, seed=plan.seed)
-    text, _ = read_text(merge, inputs, operator_fit_tokens(soup, merge), progress, seen=saved.seen if saved else None)
+    text, _ = read_text(merge, soup, inputs, progress, seen=saved.seen if saved else None)
     members = _members(inputs.members, plan.path, saved, plan.at)
     meter = _Meter(text.report, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]

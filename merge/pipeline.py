@@ -28,7 +28,7 @@ from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, along_path, among
 from .along_path import PathChooser, saved_path
-from .by_operator import OperatorChooser, operator_fit_tokens, operator_record
+from .by_operator import OperatorChooser, operator_record
 from .choosing import Choice
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
@@ -37,7 +37,7 @@ from .operators.combined import Combined
 from .path import WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
-from .reading import MergeText, path_fit_tokens, read_text
+from .reading import MergeText, read_text
 from .recipes.recipe import Recipe
 from .record import merge_report
 from .result import Merge
@@ -100,11 +100,7 @@ def streamed(job: Job) -> Choice:
 def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
     """The text, whether the saved tokenizer reads it alike, and the path that was saved, whose text is left out."""
     saved = saved_path(job.plan, job.inputs, job.progress) if job.recipe is None else None
-    if job.recipe is None:
-        fit = path_fit_tokens(job.plan, job.inputs.context)
-    else:
-        fit = operator_fit_tokens(job.recipe, job.plan)
-    text, same_text = read_text(job.plan, job.inputs, fit, job.progress, seen=saved.seen if saved else None)
+    text, same_text = read_text(job.plan, job.recipe, job.inputs, job.progress, seen=saved.seen if saved else None)
     if text:
         text.training_labels(job.plan.fit_on)
     return text, same_text, saved

@@ -21,7 +21,7 @@ from ..eval.corpora import corpus
 from .idle import idle_in_merge
 from .options import unusual
 from .plans import Align, CurvePlan, MergePlan
-from .recipes.recipe import Recipe, Settings
+from .recipes.recipe import Recipe, Settings, written
 
 LONGEST = 1000  # characters of one word of a command
 
@@ -66,12 +66,10 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
         words += ["--search"] if plan.soup == "search" else ["--soup", plan.soup]
     for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), plan.optimizers, strict=True):
         words += [option, optimizer] if optimizer else []
-    command = _shell(words)
-    return (
-        command
-        if recipe is None or options is not None
-        else f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
-    )
+    command = shlex.join(plain(word, LONGEST) for word in words)  # on one line whatever a directory is called
+    if recipe is None or options is not None:
+        return command
+    return f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
 
 
 def _said_alignment(plan: MergePlan, recipe: Recipe | None, options: Sequence[str] | None) -> Align | None:
@@ -80,11 +78,6 @@ def _said_alignment(plan: MergePlan, recipe: Recipe | None, options: Sequence[st
         return None if plan.alignment == "auto" else plan.alignment
     usual = "auto" if options is not None and plan.data and plan.max_memory is None else "none"
     return None if plan.alignment == usual else plan.alignment
-
-
-def _shell(words: Sequence[str]) -> str:
-    """A command for a shell, on one line whatever a directory is called."""
-    return shlex.join(plain(word, LONGEST) for word in words)
 
 
 def _unweighted(recipe: Recipe) -> Recipe:
@@ -114,7 +107,7 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
     for key, option in named.items():
         shared = [recipe.shared[key]] if key in recipe.shared else []
         for setting in [own[key] for own in each] if key in everywhere else shared:
-            words += [option, ",".join(map(_written, setting.cases[0][1]))]
+            words += [option, ",".join(map(str, setting.cases[0][1]))]
     return words
 
 
@@ -142,8 +135,4 @@ def _as_yaml(recipe: Recipe, names: Mapping[str, str]) -> str:
 
 
 def _parameters(settings: Settings) -> dict[str, Any]:
-    return {"parameters": {key: setting.written() for key, setting in settings.items()}} if settings else {}
-
-
-def _written(value: object) -> str:
-    return str(value).removeprefix("torch.")
+    return {"parameters": written(settings)} if settings else {}

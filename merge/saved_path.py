@@ -92,7 +92,6 @@ def write_path(
     path: WeightPath,
     alignment: Alignment,
     endpoints: Sequence[Checkpoint],
-    digests: Sequence[str],
     training: dict[str, Any],
     seen: TextHashes,
 ) -> None:
@@ -102,9 +101,8 @@ def write_path(
     write_bends(directory / "bends.safetensors", [{n: b[n] for n in b} for b in path.bends])
     alignment.save(directory / "alignment.safetensors")  # its map was verified
     seen.save(directory / "seen.safetensors")
-    ends = [
-        {"ref": end.name, "revision": end.revision, "sha256": sha} for end, sha in zip(endpoints, digests, strict=True)
-    ]
+    digests = zip(endpoints, endpoint_digests(endpoints), strict=True)
+    ends = [{"ref": end.name, "revision": end.revision, "sha256": sha} for end, sha in digests]
     write_json(directory / FILE, {"schema": 1, "kind": path.kind, "endpoints": ends, "training": training})
 
 

@@ -8,7 +8,7 @@ over the recipe's; a filter is a part of a tensor's name; a list of numbers is a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +87,15 @@ class _RecipeReader(YamlReader):
             self.refuse(self.root, "give either models or slices, not both")
         slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
         models, segments = self.ordered(slices, operator, base, top)
-        plan = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
-        self.require_given(plan, top["merge_method"])
-        return Recipe(
-            operator,
-            models,
-            plan.base,
-            shared,
-            segments,
-            self.dtype(top),
-            self.tokenizer(top.get("tokenizer_source"), plan, base),
-            self.place(top["tokenizer_source"]) if "tokenizer_source" in top else "",
-            tuple(self.notes),
+        recipe = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
+        self.require_given(recipe, top["merge_method"])
+        source = top.get("tokenizer_source")
+        return replace(
+            recipe,
+            dtype=self.dtype(top),
+            tokenizer=self.tokenizer(source, recipe, base),
+            tokenizer_place="" if source is None else self.place(source),
+            notes=tuple(self.notes),
         )
 
     def method(self, node: Node) -> Operator:

@@ -13,7 +13,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.eval.text_hashes import TextHashes
 from isthmus.merge.path import WeightPath
-from isthmus.merge.saved_path import endpoint_digests, read_path, write_path
+from isthmus.merge.saved_path import read_path, write_path
 
 SEEN = TextHashes.of([torch.arange(20).view(2, 10)])
 
@@ -30,7 +30,7 @@ def stored(pair, tmp_path: Path) -> tuple[Path, WeightPath]:
     bends = tuple({name: torch.randn_like(value) for name, value in aligned.a.items()} for _ in range(11))
     path = WeightPath("bezier", aligned.a, aligned.b, bends)
     (tmp_path / "path").mkdir()
-    write_path(tmp_path / "path", path, aligned.alignment, pair, endpoint_digests(pair), {"steps": 7}, SEEN)
+    write_path(tmp_path / "path", path, aligned.alignment, pair, {"steps": 7}, SEEN)
     return tmp_path / "path", path
 
 
