@@ -77,8 +77,7 @@ lab = typer.Typer(
     no_args_is_help=True,
     help="The studies, and how the embedded checkpoints were made.",
     epilog=_shown(
-        ("A study in a minute, to see that it runs", "lab table study --quick"),
-        ("The whole study", "lab table study"),
+        ("A study in a minute, to see that it runs", "lab table study --quick"), ("The whole study", "lab table study")
     ),
 )
 app.add_typer(lab, name="lab")
@@ -167,9 +166,7 @@ def command(
     def register(function: Command) -> Command:
         paragraphs = (about or inspect.getdoc(function) or "").split("\n\n")
         group.command(
-            name,
-            help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
-            epilog=_shown(*examples),
+            name, help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs), epilog=_shown(*examples)
         )(_with_options(function))
         return function
 
@@ -272,8 +269,7 @@ def _isthmus(
 
 
 @command(
-    ("Two models on the Hub", "check gpt2 user/gpt2-finetuned"),
-    ("For a script", "check ./a ./b ./c --json - --quiet"),
+    ("Two models on the Hub", "check gpt2 user/gpt2-finetuned"), ("For a script", "check ./a ./b ./c --json - --quiet")
 )
 def check(models: Annotated[list[str], _argument("Two or more models.")], *, reply: Reply) -> None:
     """Can these models be merged? Headers and small files only, no weights are downloaded."""
@@ -493,8 +489,7 @@ def ensemble(
     models: Annotated[list[str], _argument("Two or more models.")],
     *,
     output: Annotated[
-        Path | None,
-        Option("Save it as a small directory for isthmus.load_ensemble, without weights.", short="-o"),
+        Path | None, Option("Save it as a small directory for isthmus.load_ensemble, without weights.", short="-o")
     ] = None,
     overwrite: Overwrite = False,
     plan: EnsemblePlan,

@@ -25,10 +25,9 @@ from ..checkpoint.saving import atomic_directory
 from ..eval.progress import Progress
 from ..eval.text import Blocks, labelled_blocks
 from ..eval.text_hashes import TextHashes
-from ..merge.path import WeightPath
+from ..merge.path import WeightPath, read_path, write_path
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
 from ..merge.reading import ACTIVATION_TOKENS
-from ..merge.saved_path import read_path, write_path
 from ..merge.training.fitting import train_curve, training_record
 from .demo import CHECKPOINTS
 from .parts import compute

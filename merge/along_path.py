@@ -21,9 +21,8 @@ from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.progress import Progress
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
-from .path import WeightPath
+from .path import SavedPath, WeightPath, read_path
 from .plans import CurvePlan, LearnPlan, MergePlan
-from .saved_path import SavedPath, read_path
 from .search import Search, grid
 from .spectra import restore_spectrum
 from .training.fitting import learn, learning_record, movable, train_curve, training_record

@@ -31,13 +31,12 @@ from ..eval.text import Blocks
 from .by_operator import OperatorChooser
 from .job import pick_device
 from .measure import losses_json
-from .path import blend
+from .path import SavedPath, blend, path_places, read_path
 from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text
 from .recipes.recipe import recipe
 from .record import versions
 from .reproduce import public_reference
-from .saved_path import SavedPath, path_places, read_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -97,10 +96,7 @@ class EnsembleResult:
 
 
 def ensemble(
-    models: Sequence[str | Path | Checkpoint],
-    plan: EnsemblePlan,
-    *,
-    progress: Progress | None = None,
+    models: Sequence[str | Path | Checkpoint], plan: EnsemblePlan, *, progress: Progress | None = None
 ) -> EnsembleResult:
     """Two or more models as an ensemble, beside their soup and their best weighted average, on the report text.
 

@@ -76,11 +76,7 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Idle]:
         ),
         (plan.soup == "search", {"--soup"}, "contradicts --search: leave one out"),
         (plan.soup == "search", {"--weight"}, "contradicts --search, which chooses weights: leave one out"),
-        (
-            plan.soup == "greedy",
-            {"--weight"},
-            f"contradicts --soup {plan.soup}, which chooses weights: leave one out",
-        ),
+        (plan.soup == "greedy", {"--weight"}, f"contradicts --soup {plan.soup}, which chooses weights: leave one out"),
     ]
     return [Idle(options, why) for holds, options, why in rules if holds]
 

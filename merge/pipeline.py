@@ -34,14 +34,13 @@ from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
 from .operators.combined import Combined
-from .path import WeightPath
+from .path import SavedPath, WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
 from .reading import MergeText, read_text
 from .recipes.recipe import Recipe
 from .record import merge_report
 from .result import Merge
-from .saved_path import SavedPath
 from .search import grid
 from .spectra import spectrum
 from .training.training_state import TrainingState

@@ -57,10 +57,7 @@ class LossPlane:
 
 
 def loss_plane(
-    models: Sequence[str | Path | Checkpoint],
-    plan: PlanePlan,
-    *,
-    progress: Progress | None = None,
+    models: Sequence[str | Path | Checkpoint], plan: PlanePlan, *, progress: Progress | None = None
 ) -> LossPlane:
     """The loss on the plane through three models, the second and the third aligned to the first, as `plan` asks.
 

@@ -30,8 +30,7 @@ from ..eval.samples import Sample
 from ..eval.spectrum import Spectrum
 from ..eval.summary import loss_table, sentences
 from ..eval.text_hashes import TextHashes
-from .path import WeightPath
-from .saved_path import write_path
+from .path import WeightPath, write_path
 from .training.training_state import TrainingState
 from .verify import Shown, require_saved, require_shown
 

@@ -139,11 +139,7 @@ class _RecipeReader(YamlReader):
         return _Input(self.model(entries["model"]), entries["model"], settings, layers)
 
     def ordered(
-        self,
-        slices: list[_Slice],
-        operator: Operator,
-        base: str | None,
-        top: Mapping[str, Node],
+        self, slices: list[_Slice], operator: Operator, base: str | None, top: Mapping[str, Node]
     ) -> tuple[tuple[str, ...], tuple[Segment, ...]]:
         """The models in the operator's order, and the segments, whose settings are in that order."""
         names = [entry.model for entry in slices[0].inputs]

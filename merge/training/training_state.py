@@ -20,7 +20,7 @@ from ...checkpoint.saving import STAGING, replace_json
 from ...checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ...checkpoint.strict_json import parse_object
 from ...checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
-from ..saved_path import endpoint_digests, read_bends, write_bends
+from ..path import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,12 +49,7 @@ class TrainingState:
 
     @classmethod
     def of_run(
-        cls,
-        output: Path | None,
-        models: Sequence[Checkpoint],
-        start: Universe,
-        plan: object,
-        fit: Mapping[str, Tensor],
+        cls, output: Path | None, models: Sequence[Checkpoint], start: Universe, plan: object, fit: Mapping[str, Tensor]
     ) -> TrainingState | None:
         """The run known by its endpoints, their alignment, its text and its settings; None without an output."""
         if output is None:
