@@ -119,10 +119,6 @@ def path_report(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = None) -> dict[str, Any]:
-    """Write a merge into `target`, atomically, and return its report as it was written: with the hashes of the files.
-
-    The card says that the model is in the repository `repo_id`, if that is known.
-    """
     report = redacted(shortened(merged.report, LONGEST))
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:

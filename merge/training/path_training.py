@@ -86,7 +86,6 @@ class Batches:
         generator = torch.Generator().manual_seed(training.seed)
         wanted = -(-training.steps * training.batch // len(fit))
         self.rows = torch.cat(list(fit.values()))
-        self.passes = max(wanted / max(1, blocks.shape[0]) for blocks in fit.values())
         orders, first = [], 0
         for label, blocks in fit.items():
             count = blocks.shape[0]
