@@ -21,7 +21,6 @@ from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
-from ..eval.fingerprint import Fingerprint
 from ..eval.offloaded_loss import bytes_of
 from ..eval.optimizer_inference import fingerprint_of, optimizer_of
 from ..eval.progress import Progress
@@ -127,24 +126,20 @@ class Ends:
 
 def measured_ends(job: Job) -> Ends:
     """The spectra of the models that are merged, where they are needed, and the optimizers that trained them."""
-    spectra: list[Spectrum] = []
-    if job.measures_spectrum or isinstance(job.plan.path, CurvePlan):
-        job.progress.stage("measuring the models' spectra", len(job.ends))
-        for end in job.ends:
-            spectra.append(spectrum(end.state, end.config))
-            job.progress.advance()
-    prints = [
-        fingerprint_of(end.state, end.config, values)
-        for end, values in zip(job.ends[: len(spectra)], spectra, strict=True)
-    ]
-    return Ends(tuple(spectra), tuple(_trained_by(job, prints)))
-
-
-def _trained_by(job: Job, prints: Sequence[Fingerprint]) -> Iterator[Evidence]:
+    measures = job.measures_spectrum or isinstance(job.plan.path, CurvePlan)
     stated = job.plan.optimizers if job.recipe is None else (None,) * len(job.ends)
-    documents = job.inputs.provenance[job.base :]
-    for place, (evidence, name) in enumerate(zip(documents, stated, strict=True)):
-        yield optimizer_of(evidence, prints[place] if prints else None, name)
+    spectra: list[Spectrum] = []
+    trained_by = []
+    if measures:
+        job.progress.stage("measuring the models' spectra", len(job.ends))
+    for end, evidence, name in zip(job.ends, job.inputs.provenance[job.base :], stated, strict=True):
+        fingerprint = None
+        if measures:
+            spectra.append(spectrum(end.state, end.config))
+            fingerprint = fingerprint_of(end.state, end.config, spectra[-1])
+            job.progress.advance()
+        trained_by.append(optimizer_of(evidence, fingerprint, name))
+    return Ends(tuple(spectra), tuple(trained_by))
 
 
 def build(job: Job, choice: Choice) -> Whole:

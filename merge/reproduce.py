@@ -37,9 +37,9 @@ def public_reference(checkpoint: Checkpoint) -> str:
 def public_text(spec: str) -> str:
     """What `--data` was given, with a file or directory by its last name."""
     source = corpus(spec)
-    renamed = source.label != Path(source.origin).stem and not source.origin.startswith("stdlib:")
-    relabelled = source.origin.startswith("stdlib:") and source.label != source.origin.split(":")[1]
-    return f"{source.label}={source.origin}" if renamed or relabelled else source.origin
+    stdlib = source.origin.startswith("stdlib:")
+    usual = source.origin.split(":")[1] if stdlib else Path(source.origin).stem
+    return source.origin if source.label == usual else f"{source.label}={source.origin}"
 
 
 def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str:
@@ -74,10 +74,8 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
 
 def _said_alignment(plan: MergePlan, recipe: Recipe | None, options: Sequence[str] | None) -> Align | None:
     """The alignment as the command says it; None where it is what the command line takes without."""
-    if recipe is None:
-        return None if plan.alignment == "auto" else plan.alignment
-    usual = "auto" if options is not None and plan.data and plan.max_memory is None else "none"
-    return None if plan.alignment == usual else plan.alignment
+    chooses = recipe is None or (options is not None and plan.data and plan.max_memory is None)
+    return None if plan.alignment == ("auto" if chooses else "none") else plan.alignment
 
 
 def _unweighted(recipe: Recipe) -> Recipe:
