@@ -98,21 +98,24 @@ _tokens = partial(option, 8192, "Tokens of each text to select on, and as many t
 _device = partial(option, "auto", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
 _seed = partial(option, 0, "Seed of everything random.", RUNNING)
 _part_seed = partial(_seed, recorded=False)  # the plan that holds this one records it
+_training = partial(option, panel=TRAINING)
 _precision = partial(
-    option,
+    _training,
     None,
     "bf16 trains in bfloat16 where that is safe; by default as accelerate was launched.",
-    TRAINING,
     name="--mixed-precision",
 )
+_spectrum = partial(option, panel=SPECTRUM)
+_gate = partial(option, panel=GATES, recorded=False)
+_operator = partial(option, panel=OPERATORS)
 
 
 @dataclass(frozen=True)
 class LearnPlan:
     """How an alignment is learned along a straight line; `batch` blocks a step, over all processes."""
 
-    steps: int = option(1000, "Steps of a learned alignment.", TRAINING, minimum=1, name="--align-steps")
-    batch: int = option(8, "Blocks of text per step of a learned alignment.", TRAINING, minimum=1, name="--align-batch")
+    steps: int = _training(1000, "Steps of a learned alignment.", minimum=1, name="--align-steps")
+    batch: int = _training(8, "Blocks of text per step of a learned alignment.", minimum=1, name="--align-batch")
     precision: Precision | None = _precision()
     seed: int = _part_seed()
 
@@ -149,17 +152,14 @@ class PathTraining:
     has not fallen in `patience` evaluations.
     """
 
-    steps: int = option(300, "Training steps.", TRAINING, minimum=1)
-    batch: int = option(32, "Blocks of text per step, over all processes.", TRAINING, minimum=1)
-    accumulate: int = option(1, "Micro-batches per step, each at its own t.", TRAINING, minimum=1)
+    steps: int = _training(300, "Training steps.", minimum=1)
+    batch: int = _training(32, "Blocks of text per step, over all processes.", minimum=1)
+    accumulate: int = _training(1, "Micro-batches per step, each at its own t.", minimum=1)
     optimizer: OptimizerName = "adamw"
-    lr: float | None = option(
-        None, "Peak learning rate; each optimizer has its own default.", TRAINING, name="--bend-lr"
-    )
-    weight_decay: float = option(
+    lr: float | None = _training(None, "Peak learning rate; each optimizer has its own default.", name="--bend-lr")
+    weight_decay: float = _training(
         0.2,
         "Decoupled weight decay; without it, training inflates the spectrum.",
-        TRAINING,
         minimum=0.0,
         name="--bend-weight-decay",
     )
@@ -187,24 +187,19 @@ class CurvePlan:
     put back (`isthmus.merge.spectra.restore_spectrum`).
     """
 
-    kind: CurveKind = option(
+    kind: CurveKind = _training(
         "polychain",
         "Straight segments through the bends, or a smooth curve towards them.",
-        TRAINING,
         name="--path",
         recorded=False,
     )
-    bends: int = option(1, "Bends of a curved path.", TRAINING, minimum=1)
-    optimizer: Literal["auto"] | OptimizerName = option(
-        "auto",
-        "auto: the one that trained both models, where that is known, else adamw.",
-        TRAINING,
-        name="--bend-optimizer",
+    bends: int = _training(1, "Bends of a curved path.", minimum=1)
+    optimizer: Literal["auto"] | OptimizerName = _training(
+        "auto", "auto: the one that trained both models, where that is known, else adamw.", name="--bend-optimizer"
     )
-    start: Literal["midpoint", "restored"] = option(
+    start: Literal["midpoint", "restored"] = _training(
         "restored",
         "Where bends start on the straight line: as they are, or with the singular values put back.",
-        TRAINING,
         name="--bend-start",
     )
     training: PathTraining = field(default_factory=PathTraining)
@@ -237,22 +232,20 @@ class SpectrumPlan:
     the merge to the point between its endpoints', where the loss on the select text does not rise by it.
     """
 
-    measure: bool | None = option(
+    measure: bool | None = _spectrum(
         None,
         "Measure the spectrum. Default: yes, except for a plain average without --data.",
-        SPECTRUM,
         name="--spectrum/--no-spectrum",
     )
-    restore: bool = option(
+    restore: bool = _spectrum(
         False,
         "Put the merge's singular values between the endpoints', unless the loss rises by it.",
-        SPECTRUM,
         name="--restore-spectrum",
     )
-    max_excess: float = option(
-        0.1, "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition.", SPECTRUM
+    max_excess: float = _spectrum(
+        0.1, "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition."
     )
-    same_kind: float = option(0.2, "Endpoints closer than this, in nats, share a kind of spectrum.", SPECTRUM)
+    same_kind: float = _spectrum(0.2, "Endpoints closer than this, in nats, share a kind of spectrum.")
 
     @property
     def limits(self) -> dict[str, float]:
@@ -264,9 +257,9 @@ class SpectrumPlan:
 class Gates:
     """What a merge must satisfy to be saved. `None` and False ask for nothing."""
 
-    max_barrier: float | None = option(None, "Refuse a higher barrier, in nats.", GATES, recorded=False)
-    require_spectrum: bool = option(False, "Refuse a contracted or inflated spectrum.", GATES, recorded=False)
-    require_gain: bool = option(False, "Refuse a merge worse than the better endpoint.", GATES, recorded=False)
+    max_barrier: float | None = _gate(None, "Refuse a higher barrier, in nats.")
+    require_spectrum: bool = _gate(False, "Refuse a contracted or inflated spectrum.")
+    require_gain: bool = _gate(False, "Refuse a merge worse than the better endpoint.")
 
     def __post_init__(self) -> None:
         require_number("--max-barrier", self.max_barrier)
@@ -358,17 +351,15 @@ class MergePlan:
     )
     objective: Objective = option("mean", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
     interior: float = option(0.1, "Keep t this far from both ends.", PATH)
-    fit_on: Sequence[str] = option((), "Train on the text of this label only. Repeatable.", TRAINING)
+    fit_on: Sequence[str] = _training((), "Train on the text of this label only. Repeatable.")
     spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
     tokens: int = _tokens()
     dtype: Dtype | None = option(
         None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
     )
     seed: int = _seed()
-    max_memory: str | None = option(
-        None,
-        "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk.",
-        OPERATORS,
+    max_memory: str | None = _operator(
+        None, "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk."
     )
     optimizers: tuple[str | None, str | None] = (None, None)
     gates: Gates = field(default_factory=Gates)
@@ -418,29 +409,25 @@ class OperatorPlan:
     With `search`, weights are searched for, in place of `soup`.
     """
 
-    method: OperatorName | None = option(
-        None, "Merge by an operator instead of a path; linear for more than two models.", OPERATORS
+    method: OperatorName | None = _operator(
+        None, "Merge by an operator instead of a path; linear for more than two models."
     )
-    base: str | None = option(None, "The model that the others were trained from.", OPERATORS)
-    weights: Sequence[Sequence[float]] = option(
+    base: str | None = _operator(None, "The model that the others were trained from.")
+    weights: Sequence[Sequence[float]] = _operator(
         (),
         "A model's weight, once for all or once for each: a number, or a gradient over the layers (0,0.5,1).",
-        OPERATORS,
         name="--weight",
         read=partial(read_gradients, "--weight"),
     )
-    densities: Sequence[Sequence[float]] = option(
+    densities: Sequence[Sequence[float]] = _operator(
         (),
         "The share of a task vector that ties and dare keep, as --weight.",
-        OPERATORS,
         name="--density",
         read=partial(read_gradients, "--density"),
     )
-    scale: float | None = option(None, "What merged task vectors are multiplied by.", OPERATORS, name="--lambda")
-    soup: Literal["uniform", "greedy"] = option(
-        "uniform", "greedy leaves out models that do not lower the loss.", OPERATORS
-    )
-    search: bool = option(False, "Search for weights on the select text.", OPERATORS)
+    scale: float | None = _operator(None, "What merged task vectors are multiplied by.", name="--lambda")
+    soup: Literal["uniform", "greedy"] = _operator("uniform", "greedy leaves out models that do not lower the loss.")
+    search: bool = _operator(False, "Search for weights on the select text.")
 
 
 @dataclass(frozen=True)
