@@ -60,7 +60,8 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
         words += ["--path", plan.path.kind, *unusual(plan.path, CurvePlan())]
     elif plan.path != "linear":
         words += ["--path", f"./{Path(plan.path).resolve().name}"]
-    idle = {name for rule in idle_in_merge(plan, by_operator=recipe is not None) for name in rule.options}
+    rules = idle_in_merge(plan, by_operator=recipe is not None)
+    idle = {name for applies, options, _ in rules if applies for name in options}
     words += unusual(replace(plan, align=_said_alignment(plan, recipe, options)), MergePlan(), idle)
     if plan.soup != "uniform":
         words += ["--search"] if plan.soup == "search" else ["--soup", plan.soup]
