@@ -214,6 +214,8 @@ class CurvePlan:
                 f"--bend-lr is above 0; got {lr or 0.0:g}": lr is not None and not lr > 0,
             }
         )
+        require_number("--bend-lr", lr)
+        require_number("--bend-weight-decay", settings.weight_decay)
 
     def for_endpoints(self, optimizers: Sequence[str | None]) -> CurvePlan:
         """The plan with its optimizer settled for endpoints that these trained (None for unknown)."""
@@ -246,6 +248,10 @@ class SpectrumPlan:
         0.1, "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition."
     )
     same_kind: float = _spectrum(0.2, "Endpoints closer than this, in nats, share a kind of spectrum.")
+
+    def __post_init__(self) -> None:
+        require_number("--max-excess", self.max_excess)
+        require_number("--same-kind", self.same_kind)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -392,8 +398,6 @@ class MergePlan:
 
     def require_sense(self, recipe: Recipe | None) -> None:
         """Raise BadInput for what contradicts itself, for two models on a path or those of a `recipe`."""
-        for name, number in _numbers(self).items():
-            require_number(name, number)
         if self.dtype is not None and self.dtype not in get_args(Dtype):
             raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
         refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
@@ -492,16 +496,6 @@ class EnsemblePlan:
     tokens: int = _tokens()
     device: str = _device()
     seed: int = _seed()
-
-
-def _numbers(plan: MergePlan) -> dict[str, float | None]:
-    numbers: dict[str, float | None] = {
-        "--max-excess": plan.spectrum.max_excess,
-        "--same-kind": plan.spectrum.same_kind,
-    }
-    if isinstance(plan.path, CurvePlan):
-        numbers |= {"--bend-lr": plan.path.training.lr, "--bend-weight-decay": plan.path.training.weight_decay}
-    return numbers
 
 
 def refuse(rules: Mapping[str, bool]) -> None:
