@@ -373,7 +373,7 @@ class MergePlan:
 
     @property
     def alignment(self) -> Align:
-        """The alignment that is asked for, once `for_recipe` has settled it."""
+        """The alignment that is asked for, once `open_job` has settled it."""
         return self.align or "auto"
 
     @property
