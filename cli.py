@@ -28,7 +28,7 @@ from .checkpoint.reference import shown_name
 from .checkpoint.working_folders import release_all
 from .eval.processes import finish, is_main
 from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
-from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, options_of, value_of
+from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
 from .merge.plans import Align, AlignPlan, CurvePlan, EnsemblePlan, MergePlan, OperatorPlan, PlanePlan
 from .terminal import (
     emit,
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from .checkpoint.upload_check import OutputFile
     from .merge.recipes.recipe import Recipe
 
+TERMINATED = 143
+AGAIN = 0.2  # seconds
 INTERRUPTED = 130
 COLLECT_EVERY = 10_000  # objects: torch makes a million while it is imported, and they all stay
 PUSHING = "Pushing to the Hub"
@@ -77,8 +79,7 @@ lab = typer.Typer(
     no_args_is_help=True,
     help="The studies, and how the embedded checkpoints were made.",
     epilog=_shown(
-        ("A study in a minute, to see that it runs", "lab table study --quick"),
-        ("The whole study", "lab table study"),
+        ("A study in a minute, to see that it runs", "lab table study --quick"), ("The whole study", "lab table study")
     ),
 )
 app.add_typer(lab, name="lab")
@@ -88,9 +89,9 @@ app.add_typer(lab, name="lab")
 class Reply:
     """How a command answers: people on stderr unless `quiet`, programs in a JSON file."""
 
-    json_file: Annotated[str | None, Option("--json", "Write the result as JSON to this file, or - for stdout.")] = None
-    quiet: Annotated[bool, Option("--quiet", "Print nothing but errors.", short="-q")] = False
-    debug: Annotated[bool, Option("--debug", "Show tracebacks.")] = False
+    json_file: str | None = option(None, "Write the result as JSON to this file, or - for stdout.", name="--json")
+    quiet: bool = option(False, "Print nothing but errors.", short="-q")
+    debug: bool = option(False, "Show tracebacks.")
 
     def give(self, report: dict[str, Any], show: Callable[[dict[str, Any]], None], *sentences: str) -> None:
         """Write the report for programs; show it, and the sentences, to people."""
@@ -105,11 +106,11 @@ class Reply:
 class PushOptions:
     """Where on the Hub a merge goes, and with what message."""
 
-    repo_id: Annotated[str | None, Option("--push", "Push the merge to this repository of the Hub.", PUSHING)] = None
-    private: Annotated[bool, Option("--private", "Create the repository as a private one.", PUSHING)] = False
-    revision: Annotated[str | None, Option("--revision", "The branch; created if need be.", PUSHING)] = None
-    create_pr: Annotated[bool, Option("--create-pr", "Open a pull request instead.", PUSHING)] = False
-    message: Annotated[str | None, Option("--commit-message", "What the commit says.", PUSHING)] = None
+    repo_id: str | None = option(None, "Push the merge to this repository of the Hub.", PUSHING, name="--push")
+    private: bool = option(False, "Create the repository as a private one.", PUSHING)
+    revision: str | None = option(None, "The branch; created if need be.", PUSHING)
+    create_pr: bool = option(False, "Open a pull request instead.", PUSHING)
+    message: str | None = option(None, "What the commit says.", PUSHING, name="--commit-message")
 
     def target(self, repo_id: str, *, writing: bool = True) -> PushTarget:
         """What the Hub says of that place now."""
@@ -124,19 +125,17 @@ class PushOptions:
 class Optimizers:
     """What trained A and B."""
 
-    a: Annotated[str | None, Option("--optimizer-a", "What trained A, where you know better.", PATH)] = None
-    b: Annotated[str | None, Option("--optimizer-b", "What trained B, where you know better.", PATH)] = None
+    a: str | None = option(None, "What trained A, where you know better.", PATH, name="--optimizer-a")
+    b: str | None = option(None, "What trained B, where you know better.", PATH, name="--optimizer-b")
 
 
 @dataclass(frozen=True)
 class StudyArguments:
     """How much a study does, and at a time."""
 
-    quick: Annotated[bool, Option("--quick", "A minute, to see that it runs: the numbers mean nothing.")] = False
-    workers: Annotated[
-        int | None, Option("--workers", "Parts at a time, one core each.", minimum=1, default="all cores")
-    ] = None
-    data: Annotated[Sequence[str], Option("--data", "More text to measure on, as for merge. Repeatable.")] = ()
+    quick: bool = option(False, "A minute, to see that it runs: the numbers mean nothing.")
+    workers: int | None = option(None, "Parts at a time, one core each.", minimum=1, shown_default="all cores")
+    data: Sequence[str] = option((), "More text to measure on, as for merge. Repeatable.")
 
 
 def _argument(help: str) -> Any:
@@ -148,23 +147,17 @@ class Given(dict[str, str]):
     """The options on the command line, by their first names, as they are written there."""
 
 
-@dataclass(frozen=True)
-class Only:
-    """Marks a plan of which a command takes these fields and no others."""
-
-    fields: tuple[str, ...]
-
-
-Silent = Annotated[Reply, Only(("quiet", "debug"))]
-Study = Annotated[StudyArguments, Only(("quick", "workers"))]
-PushPlace = Annotated[PushOptions, Only(("private", "revision", "create_pr", "message"))]
-Trained = Annotated[MergePlan, Only(("data", "align", "fit_on", "tokens", "device", "seed"))]
+# A plan of which a command takes some fields and no others.
+Silent = Annotated[Reply, ("quiet", "debug")]
+Study = Annotated[StudyArguments, ("quick", "workers")]
+PushPlace = Annotated[PushOptions, ("private", "revision", "create_pr", "message")]
+Trained = Annotated[MergePlan, ("data", "align", "fit_on", "tokens", "device", "seed")]
 
 Model = Annotated[str, _argument("A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.")]
 WorkDirectory = Annotated[Path, _argument("The directory to work in; what is finished there is not repeated.")]
-Output = Annotated[Path, Option("--output", "The directory to write.", short="-o")]
-Overwrite = Annotated[bool, Option("--overwrite", "Replace an output directory that is not empty.")]
-Restart = Annotated[bool, Option("--restart", "Drop an interrupted training of this output.", TRAINING)]
+Output = Annotated[Path, Option("The directory to write.", short="-o")]
+Overwrite = Annotated[bool, Option("Replace an output directory that is not empty.")]
+Restart = Annotated[bool, Option("Drop an interrupted training of this output.", TRAINING)]
 
 
 def command(
@@ -175,9 +168,7 @@ def command(
     def register(function: Command) -> Command:
         paragraphs = (about or inspect.getdoc(function) or "").split("\n\n")
         group.command(
-            name,
-            help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
-            epilog=_shown(*examples),
+            name, help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs), epilog=_shown(*examples)
         )(_with_options(function))
         return function
 
@@ -190,14 +181,14 @@ def _with_options(function: Command) -> Command:
     words = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         kind, *marks = get_args(parameter.annotation) or (parameter.annotation,)
-        option = next((mark for mark in marks if isinstance(mark, Option)), None)
+        mark = next((mark for mark in marks if isinstance(mark, Option)), None)
         described: list[Field] = []
         if isinstance(kind, type) and is_dataclass(kind):
-            only = next((mark.fields for mark in marks if isinstance(mark, Only)), None)
+            only = next((mark for mark in marks if isinstance(mark, tuple)), None)
             readers[name], described = partial(build, kind, only=only), options_of(kind, only)
-        elif option is not None:
-            described = [Field(name, kind, option, None, parameter.default)]
-            readers[name] = partial(value_of, described[0], option)
+        elif mark is not None:
+            described = [Field(name, kind, mark.named(name), None, parameter.default)]
+            readers[name] = partial(value_of, described[0])
         else:
             readers[name] = itemgetter(name)
         if not described and kind is not Given:
@@ -217,25 +208,24 @@ def _with_options(function: Command) -> Command:
 
 
 def _as_parameter(field: Field) -> inspect.Parameter:
-    """An option as typer reads it."""
-    option, kind = cast("Option", field.option), cast("Any", field.kind)
-    default = option.unset if field.default is None else None if field.many else field.default
+    described, kind = cast("Option", field.option), cast("Any", field.kind)
+    default = described.unset if field.default is None else None if field.many else field.default
     if field.many:
-        kind = cast("Any", list)[str if option.read else get_args(kind)[0]] | None
-    elif option.read:
+        kind = cast("Any", list)[str if described.read else get_args(kind)[0]] | None
+    elif described.read:
         kind = str
     elif choices := _choices(kind):
-        kind = Literal[(option.unset, *choices) if option.unset else choices]
+        kind = Literal[(described.unset, *choices) if described.unset else choices]
         kind = kind | None if default is None else kind
-    described = typer.Option(
-        *(option.name, option.short) if option.short else (option.name,),
-        help=option.help,
-        min=option.minimum,
-        show_default=option.default or default not in (None, inspect.Parameter.empty),
-        rich_help_panel=option.panel,
+    typer_option = typer.Option(
+        *(described.name, described.short) if described.short else (described.name,),
+        help=described.help,
+        min=described.minimum,
+        show_default=described.shown_default or default not in (None, inspect.Parameter.empty),
+        rich_help_panel=described.panel,
     )
     return inspect.Parameter(
-        field.key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, described]
+        field.key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, typer_option]
     )
 
 
@@ -254,7 +244,6 @@ def _place_in_help(parameter: inspect.Parameter) -> int:
 
 
 def _given(context: typer.Context) -> Given:
-    """The options of this call."""
     given = Given()
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
@@ -282,8 +271,7 @@ def _isthmus(
 
 
 @command(
-    ("Two models on the Hub", "check gpt2 user/gpt2-finetuned"),
-    ("For a script", "check ./a ./b ./c --json - --quiet"),
+    ("Two models on the Hub", "check gpt2 user/gpt2-finetuned"), ("For a script", "check ./a ./b ./c --json - --quiet")
 )
 def check(models: Annotated[list[str], _argument("Two or more models.")], *, reply: Reply) -> None:
     """Can these models be merged? Headers and small files only, no weights are downloaded."""
@@ -316,7 +304,7 @@ def align(
     *,
     output: Output,
     reference: Annotated[
-        Path | None, Option("--reference", "Also write A, in the form that B was moved next to, to this directory.")
+        Path | None, Option("Also write A, in the form that B was moved next to, to this directory.")
     ] = None,
     overwrite: Overwrite = False,
     plan: AlignPlan,
@@ -397,9 +385,9 @@ def push(
     directory: Annotated[Path, _argument("What `isthmus merge` wrote.")],
     repo_id: Annotated[str, _argument("The repository: user/model.")],
     *,
-    edited_card: Annotated[bool, Option("--edited-card", "README.md was changed on purpose since the merge.")] = False,
-    dry_run: Annotated[bool, Option("--dry-run", "List what would go, and send nothing.")] = False,
-    overwrite: Annotated[bool, Option("--overwrite", "Replace the model that is in the repository already.")] = False,
+    edited_card: Annotated[bool, Option("README.md was changed on purpose since the merge.")] = False,
+    dry_run: Annotated[bool, Option("List what would go, and send nothing.")] = False,
+    overwrite: Annotated[bool, Option("Replace the model that is in the repository already.")] = False,
     options: PushPlace,
     reply: Reply,
 ) -> None:
@@ -503,8 +491,7 @@ def ensemble(
     models: Annotated[list[str], _argument("Two or more models.")],
     *,
     output: Annotated[
-        Path | None,
-        Option("--output", "Save it as a small directory for isthmus.load_ensemble, without weights.", short="-o"),
+        Path | None, Option("Save it as a small directory for isthmus.load_ensemble, without weights.", short="-o")
     ] = None,
     overwrite: Overwrite = False,
     plan: EnsemblePlan,
@@ -550,8 +537,8 @@ def demo(*, output: Output = Path("isthmus-demo"), overwrite: Overwrite = False,
 def pretrain(
     output: WorkDirectory,
     *,
-    name: Annotated[Sequence[str], Option("--name", "Train only these. Repeatable.")] = (),
-    steps: Annotated[int | None, Option("--steps", "Fewer steps than the recipes say.", minimum=1)] = None,
+    name: Annotated[Sequence[str], Option("Train only these. Repeatable.")] = (),
+    steps: Annotated[int | None, Option("Fewer steps than the recipes say.", minimum=1)] = None,
     reply: Silent,
 ) -> None:
     """Train the embedded checkpoints again, from the standard library of this Python. Finished ones are kept."""
@@ -645,7 +632,7 @@ def _inputs(
     places = []
     for model in models:
         from .merge.recipes.mergekit import is_recipe
-        from .merge.recipes.recipe_bounds import directories_in
+        from .merge.recipes.yaml_reader import directories_in
 
         if model is not None and is_recipe(model):
             places += [Place.of("the recipe", model), *model_places(directories_in(Path(model)))]
@@ -730,10 +717,24 @@ def _push(
 
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code. Nothing secret is written to stderr."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _stop)
     gc.set_threshold(COLLECT_EVERY)
-    with redirect_stderr(cast("TextIO", Redacting(sys.stderr))):
-        _run()
+    try:
+        with redirect_stderr(cast("TextIO", Redacting(sys.stderr))):
+            _run()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _stop(*_: object) -> None:
+    """End the process, leaving nothing behind. Python drops what is raised in a finalizer: then it is raised again."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, SystemExit):
+        error = error.__context__
+    if error is None:
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        sys.exit(TERMINATED)
 
 
 def _run() -> None:

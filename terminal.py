@@ -115,7 +115,8 @@ def screen(quiet: bool) -> Iterator[Progress]:
         if quiet or not is_main():
             yield Progress()
             return
-        with BarProgress() as bar:
+        bar = BarProgress()
+        with bar.rich:
             yield bar
 
 
@@ -146,7 +147,7 @@ class BarProgress(Progress):
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._rich = RichProgress(
+        self.rich = RichProgress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -160,13 +161,6 @@ class BarProgress(Progress):
         )
         self._task: TaskID | None = None
 
-    def __enter__(self) -> BarProgress:
-        self._rich.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._rich.stop()
-
     def findings(self, findings: Sequence[Finding]) -> None:
         """Print them, above the bar."""
         print_findings(findings)
@@ -174,18 +168,18 @@ class BarProgress(Progress):
     def stage(self, name: str, total: int | None = None) -> None:
         """Replace the bar by one for a new stage."""
         if self._task is not None:
-            self._rich.remove_task(self._task)
-        self._task = self._rich.add_task(visible(name), total=total, note="")
+            self.rich.remove_task(self._task)
+        self._task = self.rich.add_task(visible(name), total=total, note="")
 
     def advance(self, steps: int = 1) -> None:
         """Move the bar."""
         if self._task is not None:
-            self._rich.advance(self._task, steps)
+            self.rich.advance(self._task, steps)
 
     def note(self, text: str) -> None:
         """Show a number beside the bar."""
         if self._task is not None:
-            self._rich.update(self._task, note=visible(text))
+            self.rich.update(self._task, note=visible(text))
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

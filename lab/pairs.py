@@ -25,10 +25,9 @@ from ..checkpoint.saving import atomic_directory
 from ..eval.progress import Progress
 from ..eval.text import Blocks, labelled_blocks
 from ..eval.text_hashes import TextHashes
-from ..merge.path import WeightPath
+from ..merge.path import WeightPath, read_path, write_path
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
 from ..merge.reading import ACTIVATION_TOKENS
-from ..merge.saved_path import endpoint_digests, read_path, write_path
 from ..merge.training.fitting import train_curve, training_record
 from .demo import CHECKPOINTS
 from .parts import compute
@@ -209,9 +208,6 @@ def trained_path(
         line = WeightPath("linear", start.a, start.b)
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
         with atomic_directory(place) as folder:
-            digests = endpoint_digests((first, second))
             seen = TextHashes.of(fit.values())
-            write_path(
-                folder, trained.path, start.alignment, (first, second), digests, training_record(plan, trained), seen
-            )
+            write_path(folder, trained.path, start.alignment, (first, second), training_record(plan, trained), seen)
     return read_path(place, first, second).path

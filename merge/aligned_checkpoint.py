@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +19,9 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.path_conflicts import Place, model_places, require_apart
-from ..checkpoint.saving import atomic_directory, require_free, write_json
+from ..checkpoint.outputs import require_outputs
+from ..checkpoint.path_conflicts import model_places
+from ..checkpoint.saving import atomic_directory, write_json
 from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..eval.corpora import text_places
@@ -28,7 +29,6 @@ from ..eval.progress import Progress
 from ..eval.text import labelled_blocks
 from .along_path import Candidate, PathChooser
 from .job import pick_device
-from .path import WeightPath
 from .plans import AlignPlan, MergePlan
 from .reading import ACTIVATION_TOKENS, MergeText
 
@@ -57,7 +57,7 @@ def align_and_save(
     """
     progress, began = progress or Progress(), time.monotonic()
     places = model_places((a, b)) + text_places(plan.data)
-    _require_room({"the output": output, "--reference": reference}, places, overwrite=overwrite)
+    require_outputs(None, [("the output", output), ("--reference", reference)], places, overwrite=overwrite)
     if plan.needs_text and not plan.data:
         raise BadInput(f"--method {plan.method} looks at what the models do with text: add --data")
     progress.stage("checking")
@@ -100,14 +100,6 @@ def align_and_save(
     return report
 
 
-def _require_room(outputs: Mapping[str, Path | None], inputs: Sequence[Place], *, overwrite: bool) -> None:
-    """Refuse outputs that exist, or that are an input, before any work is done for them."""
-    targets = [Place.of(name, path) for name, path in outputs.items() if path]
-    for target in targets:
-        require_free(target.path, overwrite=overwrite, inputs=inputs)
-    require_apart(targets, inputs)
-
-
 def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) -> Candidate:
     """The two models next to each other, by the method that is asked for."""
     learns = plan.method == "learned"
@@ -127,12 +119,12 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
             seed=plan.seed,
         )
         text = MergeText(parts)
-    chooser = PathChooser(inputs, text, merge, device=pick_device(plan.device), progress=progress, beside=output)
+    chooser = PathChooser(inputs, text, merge, pick_device(plan.device), progress, output)
     if learns and not plan.stream:
         return chooser.align(in_table=True)
     began = time.monotonic()
-    aligned = chooser.aligner.by(plan.method, stream=plan.stream)
-    return Candidate(aligned, time.monotonic() - began, WeightPath.line(aligned.states))
+    aligned = chooser.aligned_by(plan.method, stream=plan.stream)
+    return Candidate(aligned, time.monotonic() - began)
 
 
 def _with_all_rows(

@@ -18,14 +18,11 @@ from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
-from ..eval.loss import LossMeter
 from ..eval.progress import Progress
 from ..eval.text_hashes import TextHashes
-from .choosing import Aligner, Choice, climb, closed_forms
-from .path import WeightPath
+from .choosing import Choice, Chooser, climb, closed_forms
+from .path import SavedPath, WeightPath, read_path
 from .plans import CurvePlan, LearnPlan, MergePlan
-from .reading import MergeText
-from .saved_path import SavedPath, read_path
 from .search import Search, grid
 from .spectra import restore_spectrum
 from .training.fitting import learn, learning_record, movable, train_curve, training_record
@@ -37,13 +34,14 @@ from .verify import require_same_function
 class Candidate:
     """One alignment, how many seconds it took, a path, and the search on the select text (None without text).
 
+    `curve` is a path other than the straight line.
     `training` is what the report says of a curved path's training, `learning` of its alignment's; `seen` is the text
     that they were trained on, `run` where that is kept until the result is saved.
     """
 
     aligned: Universe
     seconds: float
-    path: WeightPath
+    curve: WeightPath | None = None
     search: Search | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     learning: Mapping[str, Any] | None = None
@@ -54,6 +52,11 @@ class Candidate:
     def line(self) -> WeightPath:
         """The straight line from A to the aligned B."""
         return WeightPath.line(self.aligned.states)
+
+    @property
+    def path(self) -> WeightPath:
+        """The path from A to the aligned B."""
+        return self.curve or self.line
 
     @property
     def is_flat(self) -> bool:
@@ -74,26 +77,12 @@ class Candidate:
         return neutral(state, family(self.aligned.config)) if learned else state
 
 
-class PathChooser:
+@dataclass(eq=False)
+class PathChooser(Chooser):
     """Tries alignments and paths of two models, on the select part of their text."""
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        text: MergeText,
-        plan: MergePlan,
-        *,
-        device: str,
-        progress: Progress,
-        beside: Path | None = None,
-        saved: SavedPath | None = None,
-    ):
-        self.inputs, self.text, self.plan, self.saved = inputs, text, plan, saved
-        self.device, self.progress, self.beside = device, progress, beside
-        self.config = inputs.first.config
-        self.states = [member.state for member in inputs.members]
-        self.aligner = Aligner(self.states, self.config, text, seed=plan.seed, progress=progress)
-        self.tried: dict[str, float] = {}
+    beside: Path | None = None
+    saved: SavedPath | None = None
 
     def align(self, *, in_table: bool) -> Candidate:
         """The alignment that is asked for; ``auto`` and ``learned`` end in a learned one where that helps."""
@@ -132,23 +121,25 @@ class PathChooser:
     def _closed_form(self, method: Method) -> Candidate:
         """One alignment, and its path's profile on a grid."""
         began = time.monotonic()
-        aligned = self.aligner.by(method)
-        line = WeightPath.line(aligned.states)
-        return self._searched(Candidate(aligned, time.monotonic() - began, line), f"align {method}")
+        aligned = self.aligned_by(method)
+        return self._searched(Candidate(aligned, time.monotonic() - began), f"align {method}")
+
+    def _run(self, start: Candidate, plan: object) -> tuple[list[str], dict[str, Tensor], TrainingState | None]:
+        """The labels to train on, their fit text, and where the training is kept."""
+        labels = self.text.training_labels(self.plan.fit_on)
+        fit = self.text.fit(0, labels)
+        return labels, fit, TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, fit)
 
     def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:
         """The candidate with its alignment learned, or as it was where its barrier is no higher."""
-        labels = self.text.training_labels(self.plan.fit_on)
-        run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, self.text.fit(0, labels))
-        began, fit = time.monotonic(), self.text.fit(0, labels)
+        (labels, fit, run), began = self._run(start, plan), time.monotonic()
         trained = learn(
             start.aligned, self.states, fit, self.text.select, plan, device=self.device, progress=self.progress, run=run
         )
         aligned = self._moved(trained.alignment)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
         seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit.values())
-        line = WeightPath.line(aligned.states)
-        candidate = Candidate(aligned, seconds, line, learning=record, seen=seen, run=run)
+        candidate = Candidate(aligned, seconds, learning=record, seen=seen, run=run)
         candidate = self._searched(candidate, "learned alignment")
         if candidate.search and start.search and not candidate.search.no_higher_than(start.search):
             return replace(start, seconds=seconds, learning=record, seen=seen, run=run)
@@ -191,7 +182,6 @@ class PathChooser:
         )
 
     def _record(self, chosen: Candidate) -> dict[str, Any]:
-        """What the report says of the alignment."""
         alignment = chosen.aligned.alignment
         return {
             "method": alignment.method,
@@ -204,9 +194,8 @@ class PathChooser:
 
     def _bent(self, chosen: Candidate, curve: CurvePlan) -> Candidate:
         """The candidate with a trained curve for its path, and B's alignment learned with it where asked for."""
-        labels, with_alignment = self.text.training_labels(self.plan.fit_on), self.plan.alignment == "learned"
-        fit = self.text.fit(0, labels)
-        run = TrainingState.of_run(self.beside, self.inputs.members, chosen.aligned, (curve, with_alignment), fit)
+        with_alignment = self.plan.alignment == "learned"
+        labels, fit, run = self._run(chosen, (curve, with_alignment))
         began, line, moving, config = time.monotonic(), chosen.line, None, chosen.aligned.config
         if with_alignment:
             line, moving = movable(chosen.aligned, self.states)
@@ -229,11 +218,10 @@ class PathChooser:
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began
             chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
-        bent = replace(chosen, path=path, training=record, seen=TextHashes.of(fit.values()), run=run)
+        bent = replace(chosen, curve=path, training=record, seen=TextHashes.of(fit.values()), run=run)
         return self._searched(bent, curve.kind)
 
     def _on_saved_path(self, saved: SavedPath) -> Candidate:
-        """The candidate of a path that was trained before."""
         alignment, path = saved.alignment, saved.path
         aligned = Universe((path.a, path.b), alignment.config(self.config), (alignment,), 0.0, (alignment.score,))
         return self._searched(Candidate(aligned, 0.0, path, training=saved.record(), seen=saved.seen), path.kind)
@@ -243,7 +231,7 @@ class PathChooser:
         before = chosen.at(t)
         a, b = (chosen.comparable(state) for state in chosen.aligned.states)
         after = restore_spectrum(dict(before), a, b, t, family(chosen.aligned.config))
-        meter = self._meter("restoring the spectrum", chosen.aligned, 2)
+        meter = self.meter("restoring the spectrum", chosen.aligned.config, 2)
         losses = [meter(state).mean for state in (before, after)]
         lowers = losses[1] <= losses[0]
         record = {"kept": lowers, "select_loss": losses[1], "select_loss_without": losses[0]}
@@ -260,17 +248,12 @@ class PathChooser:
         """The candidate with the search begun."""
         if not self.text:
             return candidate
-        meter = self._meter(f"choosing: the path, {name}", candidate.aligned, len(grid()) // 2)
+        meter = self.meter(f"choosing: the path, {name}", candidate.aligned.config, len(grid()) // 2)
         search = Search(candidate.path, meter)
         search.explore()
         if not candidate.path.bends:
             self.tried[candidate.aligned.alignment.method] = search.barrier
         return replace(candidate, search=search)
-
-    def _meter(self, stage: str, aligned: Universe, points: int) -> LossMeter:
-        select = self.text.select
-        self.progress.stage(stage, points * sum(map(len, select.values())))
-        return LossMeter(aligned.config, select, device=self.device, on_blocks=self.progress.advance)
 
 
 def saved_path(plan: MergePlan, inputs: Inputs, progress: Progress) -> SavedPath | None:

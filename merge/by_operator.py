@@ -9,19 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from ..align.families import family
-from ..align.methods import LOOKING, Method
+from ..align.methods import Method
 from ..align.universe import Universe
-from ..checkpoint.inputs import Inputs
 from ..eval.loss import Losses, LossMeter
-from ..eval.progress import Progress
-from .choosing import Aligner, Choice, climb, closed_forms
+from .choosing import Choice, Chooser, climb, closed_forms
 from .measure import weighed
 from .operators.combined import Combined, Known
 from .operators.soup import WeightSearch
 from .operators.statistics import fisher_diagonal, input_moments
 from .path import blend
-from .plans import MergePlan
-from .reading import MergeText, tokens_per_label
 from .recipes.recipe import Recipe, Segment, Setting
 from .search import SURE
 
@@ -34,24 +30,21 @@ class Average:
     losses: Losses
 
 
-class OperatorChooser:
+@dataclass(eq=False)
+class OperatorChooser(Chooser):
     """Tries alignments and weights of some models, on the select part of their text."""
 
-    def __init__(
-        self, inputs: Inputs, recipe: Recipe, text: MergeText, plan: MergePlan, *, device: str, progress: Progress
-    ):
-        self.inputs, self.recipe, self.text, self.plan = inputs, recipe, text, plan
-        self.device, self.progress = device, progress
-        self.config = inputs.first.config
-        self.states = [member.state for member in inputs.members]
-        self.base = int(recipe.operator.needs_base)
-        self.aligner = Aligner(self.states, self.config, text, seed=plan.seed, progress=progress)
-        self.tried: dict[str, float] = {}
+    recipe: Recipe
+
+    @property
+    def base(self) -> int:
+        """How many models stand before those that are merged: 0 or 1."""
+        return int(self.recipe.operator.needs_base)
 
     def align(self, *, in_table: bool) -> Universe:
         """The models next to each other, by the alignment that is asked for."""
         if self.plan.alignment != "auto":
-            return self.aligner.by(self.plan.alignment)
+            return self.aligned_by(self.plan.alignment)
         meter = LossMeter(self.config, self.text.select, device=self.device)
         members = [meter(state) for state in self.states[self.base :]]
         mean = weighed(members, [1 / len(members)] * len(members))
@@ -65,12 +58,9 @@ class OperatorChooser:
         return chosen.aligned
 
     def _average(self, method: Method) -> Average:
-        """The plain average after one alignment."""
-        aligned, select = self.aligner.by(method), self.text.select
+        aligned = self.aligned_by(method)
         states = aligned.states[self.base :]
-        self.progress.stage("choosing the alignment", sum(map(len, select.values())))
-        meter = LossMeter(aligned.config, select, device=self.device, on_blocks=self.progress.advance)
-        losses = meter(blend(states, [1 / len(states)] * len(states)))
+        losses = self.meter("choosing the alignment", aligned.config, 1)(blend(states, [1 / len(states)] * len(states)))
         self.tried[method] = losses.mean
         return Average(aligned, losses)
 
@@ -87,7 +77,7 @@ class OperatorChooser:
         kind = self.recipe.operator.knows
         if kind is None:
             return ()
-        ids, advance = self.aligner.token_ids(), self.progress.advance
+        ids, advance = self.token_ids(), self.progress.advance
         self.progress.stage(f"statistics for {self.recipe.operator.name}", len(aligned.states) * len(ids))
         if kind == "fisher":
             return [
@@ -122,7 +112,6 @@ class OperatorChooser:
         }
 
     def _combined(self, recipe: Recipe, aligned: Universe, statistics: Known) -> Mapping[str, Tensor]:
-        """What the operator makes of the aligned models, in memory."""
         values = recipe.values(list(aligned.states[0]))
         lazy = Combined(recipe.operator, aligned.states, values, seed=self.plan.seed, known=statistics)
         self.progress.stage(f"merging ({recipe.operator.name})", len(values))
@@ -150,14 +139,7 @@ def _is_surely_positive(difference: Losses) -> bool:
 
 
 def _reweighted(recipe: Recipe, weights: Sequence[float]) -> Recipe:
-    """The recipe with other weights of its models."""
     shared = {key: setting for key, setting in recipe.shared.items() if key != "weight"}
     each = recipe.segments[0].each or ({},) * len(recipe.models)
     own = tuple({**settings, "weight": Setting.of(weight)} for settings, weight in zip(each, weights, strict=True))
     return replace(recipe, shared=shared, segments=(Segment(each=own),))
-
-
-def operator_fit_tokens(recipe: Recipe, plan: MergePlan) -> int:
-    """The tokens of every label that are looked at before anything is chosen."""
-    looks = recipe.operator.knows is not None or plan.alignment == "auto" or plan.alignment in LOOKING
-    return tokens_per_label(len(plan.data)) if looks and plan.data else 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -13,18 +14,18 @@ from ..align.alignment import Alignment
 from ..align.methods import LOOKING, Method
 from ..align.universe import Universe, align_all
 from ..checkpoint.finite import finite_algebra
+from ..checkpoint.inputs import Inputs
+from ..eval.loss import LossMeter
 from ..eval.progress import Progress
 from ..eval.text_hashes import TextHashes
 from .path import WeightPath
-from .plans import Align
+from .plans import Align, MergePlan
 from .reading import ACTIVATION_TOKENS, MergeText, tokens_per_label
 from .recipes.recipe import Recipe
 from .training.training_state import TrainingState
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-    from .reading import MergeText
 
 CLOSED: tuple[Method, ...] = ("none", "orthogonal", "combined")
 Candidate = TypeVar("Candidate")
@@ -45,15 +46,15 @@ def climb(
     *,
     is_flat: Callable[[Candidate], bool],
     is_lower: Callable[[Candidate, Candidate], bool],
-    best: Candidate | None = None,
 ) -> Candidate:
     """The best candidate of some methods: a later one only where it is surely lower, and none once one is flat."""
-    for method in methods:
-        if best is not None and is_flat(best):
+    first, *others = methods
+    best = candidate(first)
+    for method in others:
+        if is_flat(best):
             break
         other = candidate(method)
-        best = other if best is None or is_lower(other, best) else best
-    assert best is not None, "there is always a method to begin with"
+        best = other if is_lower(other, best) else best
     return best
 
 
@@ -95,40 +96,48 @@ class Choice:
         return self.aligned.alignment if self.aligned is not None else Alignment("none", {}, 0.0)
 
 
-class Aligner:
-    """Aligns some states of one configuration to each other by any method, looking at the fit text where that does."""
+@dataclass(eq=False)
+class Chooser:
+    """Aligns some models by any method, and measures what comes of it on the select part of their text.
 
-    def __init__(
-        self,
-        states: Sequence[Mapping[str, Tensor]],
-        config: PretrainedConfig,
-        text: MergeText,
-        *,
-        seed: int,
-        progress: Progress,
-    ):
-        self.states, self.config, self.text = states, config, text
-        self.seed, self.progress = seed, progress
+    `tried` says how high what was tried lies there, by method.
+    """
 
-    def by(self, method: Method, *, stream: bool = False) -> Universe:
+    inputs: Inputs
+    text: MergeText
+    plan: MergePlan
+    device: str
+    progress: Progress
+    tried: dict[str, float] = field(init=False, default_factory=dict)
+
+    @cached_property
+    def states(self) -> list[Mapping[str, Tensor]]:
+        """The states as they were."""
+        return [member.state for member in self.inputs.members]
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Their configuration."""
+        return self.inputs.first.config
+
+    def aligned_by(self, method: Method, *, stream: bool = False) -> Universe:
         """The states next to each other; with `stream`, of two, without having them in memory."""
         if method != "none":
             self.progress.stage(f"aligning ({method})")
         ids = self.token_ids() if method in LOOKING else None
+        seed, advance = self.plan.seed, self.progress.advance
         with finite_algebra(f"{method} alignment"):
-            return align_all(
-                self.states,
-                self.config,
-                method,
-                ids=ids,
-                stream=stream,
-                seed=self.seed,
-                on_match=self.progress.advance,
-            )
+            return align_all(self.states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
 
     def token_ids(self) -> Tensor:
         """The token ids on which models are looked at, for alignment or for statistics."""
         return activation_ids(self.text.fit(tokens_per_label(len(self.text.labels))))
+
+    def meter(self, stage: str, config: PretrainedConfig, points: int) -> LossMeter:
+        """What measures so many states of a configuration on the select text, as a stage."""
+        select = self.text.select
+        self.progress.stage(stage, points * sum(map(len, select.values())))
+        return LossMeter(config, select, device=self.device, on_blocks=self.progress.advance)
 
 
 def activation_ids(fit: Mapping[str, Tensor]) -> Tensor:

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,14 +28,15 @@ from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
 from ..eval.text import Blocks
-from .by_operator import OperatorChooser, operator_fit_tokens
+from .by_operator import OperatorChooser
 from .job import pick_device
 from .measure import losses_json
-from .path import blend
-from .plans import EnsemblePlan, MergePlan
+from .path import SavedPath, blend, path_places, read_path
+from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text
 from .recipes.recipe import recipe
-from .saved_path import SavedPath, path_places, read_path
+from .record import versions
+from .reproduce import public_reference
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -65,9 +65,7 @@ class EnsembleResult:
 
     members: tuple[Member, ...]
     checkpoints: tuple[Checkpoint, ...]
-    path: Path | None
-    at: tuple[float, ...]
-    average: Average
+    plan: EnsemblePlan
     report: dict[str, Any]
     files: Mapping[str, Path]
     token_losses: tuple[dict[str, Tensor], ...]
@@ -76,23 +74,20 @@ class EnsembleResult:
 
     def model(self) -> Ensemble:
         """The ensemble as one model of transformers."""
-        from ..eval.ensemble import Ensemble
-
-        states = [(member.state, member.config) for member in self.members]
-        return Ensemble.of(states, self.average, generation=tokenizer_owner(self.checkpoints).generation())
+        return _ensemble_of(self.members, self.plan.average, self.checkpoints)
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write what `load_ensemble` opens: where the members are, their digests, and the tokenizer. No weights.
 
         Raises BadInput for an output that exists, IsthmusError when the disk does not take it.
         """
-        target = Path(directory).absolute()
+        target, path, at = Path(directory).absolute(), self.plan.path, self.plan.at
         content = {
             "schema": 1,
-            "average": self.average,
+            "average": self.plan.average,
             "members": [_found_again(checkpoint, target) for checkpoint in self.checkpoints],
-            "path": os.path.relpath(self.path.absolute(), target) if self.path and self.at else None,
-            "at": list(self.at),
+            "path": os.path.relpath(path.absolute(), target) if path and at else None,
+            "at": list(at),
         }
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             write_json(folder / FILE, content)
@@ -101,10 +96,7 @@ class EnsembleResult:
 
 
 def ensemble(
-    models: Sequence[str | Path | Checkpoint],
-    plan: EnsemblePlan,
-    *,
-    progress: Progress | None = None,
+    models: Sequence[str | Path | Checkpoint], plan: EnsemblePlan, *, progress: Progress | None = None
 ) -> EnsembleResult:
     """Two or more models as an ensemble, beside their soup and their best weighted average, on the report text.
 
@@ -128,16 +120,15 @@ def ensemble(
         progress.stage("reading the path")
         saved = read_path(plan.path, *inputs.members[:2])
     merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, seed=plan.seed)
-    text, _ = read_text(merge, inputs, operator_fit_tokens(soup, merge), progress, seen=saved.seen if saved else None)
-    members = [Member(member.name, dict(member.state), member.config) for member in inputs.members]
-    if plan.path is not None and saved is not None:
-        members += _points(plan.path.name, saved, plan.at, inputs.first.config)
+    text, _ = read_text(merge, soup, inputs, progress, seen=saved.seen if saved else None)
+    members = _members(inputs.members, plan.path, saved, plan.at)
     meter = _Meter(text.report, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]
     if len(models) > 1:
-        rows += _merged(OperatorChooser(inputs, soup, text, merge, device=device, progress=progress), meter)
+        rows += _merged(OperatorChooser(inputs, text, merge, device, progress, soup), meter)
     losses = meter.ensemble(members, plan.average)
-    rows.append(_ensemble_row(rows[: len(members)], losses))
+    weights, seconds = (sum(row[name] for row in rows[: len(members)]) for name in ("weights", "seconds"))
+    rows.append(_row(f"ensemble of all {len(members)}", "ensemble", losses, len(members), weights, seconds))
     gain = min(meter.losses[: len(members)], key=lambda losses: losses.mean) - losses
     report = {
         "schema": 1,
@@ -152,14 +143,12 @@ def ensemble(
         "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text.parts],
         "settings": {"seed": plan.seed, "align": plan.align},
         "seconds": round(time.monotonic() - began, 3),
-        "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
+        "versions": versions(),
     }
     return EnsembleResult(
         tuple(members),
         inputs.members,
-        plan.path,
-        tuple(plan.at),
-        plan.average,
+        plan,
         report,
         inputs.small_files(),
         tuple(meter.token_losses[: len(members)]),
@@ -168,16 +157,10 @@ def ensemble(
     )
 
 
-def _ensemble_row(members: Sequence[Mapping[str, Any]], losses: Losses) -> dict[str, Any]:
-    """The ensemble's line of the table."""
-    return {
-        "name": f"ensemble of all {len(members)}",
-        "kind": "ensemble",
-        **losses_json(losses),
-        "passes": len(members),
-        "weights": sum(row["weights"] for row in members),
-        "seconds": round(sum(row["seconds"] for row in members), 3),
-    }
+def _row(name: str, kind: str, losses: Losses, passes: int, weights: int, seconds: float) -> dict[str, Any]:
+    """A line of the table."""
+    costs = {"passes": passes, "weights": weights, "seconds": round(seconds, 3)}
+    return {"name": name, "kind": kind, **losses_json(losses), **costs}
 
 
 def load_ensemble(directory: str | Path) -> Ensemble:
@@ -185,8 +168,6 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 
     Raises BadInput when the directory holds none, or when a member's weights are not those it was saved with.
     """
-    from ..eval.ensemble import Ensemble
-
     folder = Path(directory)
     try:
         content = read_bytes(folder / FILE, DOCUMENT, f"'{FILE}' in '{folder.name}'")
@@ -205,12 +186,28 @@ def load_ensemble(directory: str | Path) -> Ensemble:
                 f"the weights of '{checkpoint.name}' were changed since the ensemble was saved: save it again"
             )
         checkpoints.append(checkpoint)
-    members = [Member(one.name, dict(one.state), one.config) for one in checkpoints]
-    if path is not None:
-        stored = read_path(folder / path, *checkpoints[:2])
-        members += _points(Path(path).name, stored, at, checkpoints[0].config)
+    place = None if path is None else folder / path
+    saved = None if place is None else read_path(place, *checkpoints[:2])
+    return _ensemble_of(_members(checkpoints, place, saved, at), average, checkpoints)
+
+
+def _members(
+    models: Sequence[Checkpoint], path: Path | None, saved: SavedPath | None, at: Sequence[float]
+) -> list[Member]:
+    """The models, and points of a saved path between the first two."""
+    members = [Member(model.name, dict(model.state), model.config) for model in models]
+    if path is not None and saved is not None:
+        aligned = saved.alignment.config(models[0].config)
+        members += [Member(f"{path.name} at t = {t:g}", dict(saved.path(t)), aligned) for t in at]
+    return members
+
+
+def _ensemble_of(members: Sequence[Member], average: Average, models: Sequence[Checkpoint] = ()) -> Ensemble:
+    """The members as one model of transformers, which generates as `models` do."""
+    from ..eval.ensemble import Ensemble
+
     states = [(member.state, member.config) for member in members]
-    return Ensemble.of(states, average, generation=tokenizer_owner(checkpoints).generation())
+    return Ensemble.of(states, average, generation=tokenizer_owner(models).generation() if models else None)
 
 
 class _Meter:
@@ -223,45 +220,27 @@ class _Meter:
         self.losses: list[Losses] = []
 
     def row(self, name: str, kind: str, state: Mapping[str, Tensor], config: PretrainedConfig) -> dict[str, Any]:
-        """One model's line of the table."""
         self.progress.stage(f"measuring {name}", sum(map(len, self.parts.values())))
         meter = LossMeter(config, self.parts, device=self.device, on_blocks=self.progress.advance)
         state, began = {key: state[key] for key in state}, time.monotonic()
         self.token_losses.append(meter.token_losses(state))
         seconds = time.monotonic() - began
         self.losses.append(per_block(self.token_losses[-1]))
-        weights = sum(tensor.numel() for tensor in state.values())
-        return {
-            "name": name,
-            "kind": kind,
-            **losses_json(self.losses[-1]),
-            "passes": 1,
-            "weights": weights,
-            "seconds": round(seconds, 3),
-        }
+        return _row(name, kind, self.losses[-1], 1, sum(tensor.numel() for tensor in state.values()), seconds)
 
     def ensemble(self, members: Sequence[Member], average: Average) -> Losses:
         """The losses of the ensemble; of probabilities from what is known, of logits by passes of their own."""
         if average == "probabilities":
             return ensemble_losses(self.token_losses[: len(members)])
-        from ..eval.ensemble import Ensemble
-
-        model = Ensemble.of([(member.state, member.config) for member in members], average)
-        return _passed_through(model, self.parts)
-
-
-def _passed_through(model: Ensemble, parts: Mapping[str, Tensor]) -> Losses:
-    """The losses of an ensemble by its own forward passes, block by block."""
-    losses = {}
-    with torch.no_grad():
-        for label, blocks in parts.items():
-            log_probs = [model(ids[None]).logits[0, :-1].gather(1, ids[1:, None]).double().mean() for ids in blocks]
+        model, losses = _ensemble_of(members, average), {}
+        for label, blocks in self.parts.items():
+            with torch.no_grad():
+                log_probs = [model(ids[None]).logits[0, :-1].gather(1, ids[1:, None]).double().mean() for ids in blocks]
             losses[label] = -torch.stack(log_probs)
-    return Losses(losses)
+        return Losses(losses)
 
 
 def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
-    """The lines of the soup and of the merge."""
     aligned = chooser.align(in_table=chooser.inputs.first.model_type in FAMILIES)
     count = len(chooser.recipe.models)
     rows = [meter.row("soup", "soup", blend(aligned.states, [1 / count] * count), aligned.config)]
@@ -271,36 +250,24 @@ def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
     return [{**row, "alignment": aligned.alignment.method} for row in rows]
 
 
-def _points(name: str, stored: SavedPath, at: Sequence[float], config: PretrainedConfig) -> list[Member]:
-    """Points of a saved path between the first two models."""
-    aligned = stored.alignment.config(config)
-    return [Member(f"{name} at t = {t:g}", dict(stored.path(t)), aligned) for t in at]
-
-
 def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
     """How a member is found from the directory of the ensemble, and known again."""
-    reference = parse_reference(checkpoint.reference)
-    local = reference.directory is not None
-    ref = (
-        os.path.relpath(reference.directory.absolute(), target) if reference.directory is not None else checkpoint.name
-    )
-    if not local and checkpoint.revision:
-        from .reproduce import public_reference
-
-        ref = public_reference(checkpoint)
-    return {"ref": ref, "local": local, "sha256": digest(checkpoint.state)}
+    place = parse_reference(checkpoint.reference).directory
+    ref = public_reference(checkpoint) if place is None else os.path.relpath(place.absolute(), target)
+    return {"ref": ref, "local": place is not None, "sha256": digest(checkpoint.state)}
 
 
 def _require_sense(models: Sequence[object], plan: EnsemblePlan) -> None:
-    if len(models) + len(plan.at) < 2:
-        raise BadInput("an ensemble has two members or more")
-    if not plan.data:
-        raise BadInput("a loss needs text: add --data (for instance --data stdlib:docs)")
-    if bool(plan.path) != bool(plan.at):
-        raise BadInput("points of a path are members with --path, its directory, and --at, a t: give both")
-    if plan.path is not None and len(models) < 2:
-        raise BadInput("a path leads from the first model to the second: give both")
-    if any(not 0 <= t <= 1 for t in plan.at):
-        raise BadInput(f"--at is a point of the path, from 0 to 1; got {max(plan.at, key=lambda t: abs(t - 0.5)):g}")
-    if plan.average not in AVERAGES:
-        raise BadInput(f"--average is one of {', '.join(AVERAGES)}; got '{plan.average}'")
+    outside = [t for t in plan.at if not 0 <= t <= 1]
+    farthest = max(plan.at, key=lambda t: abs(t - 0.5), default=0.5)
+    refuse(
+        {
+            "an ensemble has two members or more": len(models) + len(plan.at) < 2,
+            "a loss needs text: add --data (for instance --data stdlib:docs)": not plan.data,
+            "points of a path are members with --path, its directory, and --at, a t: give both": bool(plan.path)
+            != bool(plan.at),
+            "a path leads from the first model to the second: give both": plan.path is not None and len(models) < 2,
+            f"--at is a point of the path, from 0 to 1; got {farthest:g}": bool(outside),
+            f"--average is one of {', '.join(AVERAGES)}; got '{plan.average}'": plan.average not in AVERAGES,
+        }
+    )

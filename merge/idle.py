@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from ..checkpoint.errors import BadInput
 from .options import option_names
@@ -25,33 +24,29 @@ OF_THE_PATH = {
 OF_OPERATORS = {*option_names(OperatorPlan), "--max-memory"} - {"--method"}
 
 
-@dataclass(frozen=True)
-class Idle:
-    """Options, by their first names, that change nothing, and why: what a sentence says after the option."""
-
-    options: Collection[str]
-    why: str
+# Whether it applies, the first names of the options that then change nothing, and what a sentence says after them.
+Rule = tuple[bool, Collection[str], str]
 
 
-def require_effect(given: Mapping[str, str], rules: Sequence[Idle]) -> None:
+def require_effect(given: Mapping[str, str], rules: Sequence[Rule]) -> None:
     """Raise BadInput for the first option that was given and changes nothing.
 
     `given` are the options on the command line, by their first names, as they are written there.
     """
-    for rule in rules:
+    for applies, options, why in rules:
         for name, written in given.items():
-            if name in rule.options:
-                raise BadInput(f"{written} {rule.why}")
+            if applies and name in options:
+                raise BadInput(f"{written} {why}")
 
 
-def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Idle]:
+def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
     """What changes nothing in a merge, of two models on a path or of any number by an operator."""
     two_models = "is for two models and the path between them: leave it out, or leave --method out"
     curve = isinstance(plan.path, CurvePlan)
     reads_no_text = not plan.data and not curve
     plain = reads_no_text and plan.path == "linear" and (plan.align == "none" or (by_operator and plan.align is None))
     measures = plan.spectrum.measure or (plan.spectrum.measure is None and not plain)
-    rules = [
+    return [
         (not by_operator, OF_OPERATORS, "is one of the options that are for a --method: name one, or leave it out"),
         (by_operator, {*OF_THE_PATH, *OF_BENDS, *OF_LEARNING, *OF_TRAINING}, two_models),
         (by_operator and plan.t is None, {"--t"}, f"auto {two_models}"),
@@ -76,29 +71,22 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Idle]:
         ),
         (plan.soup == "search", {"--soup"}, "contradicts --search: leave one out"),
         (plan.soup == "search", {"--weight"}, "contradicts --search, which chooses weights: leave one out"),
-        (
-            plan.soup == "greedy",
-            {"--weight"},
-            f"contradicts --soup {plan.soup}, which chooses weights: leave one out",
-        ),
+        (plan.soup == "greedy", {"--weight"}, f"contradicts --soup {plan.soup}, which chooses weights: leave one out"),
     ]
-    return [Idle(options, why) for holds, options, why in rules if holds]
 
 
-def idle_in_align(plan: AlignPlan) -> list[Idle]:
+def idle_in_align(plan: AlignPlan) -> list[Rule]:
     """What changes nothing in an alignment by the method of the plan."""
     text = f"is text, at which --method {plan.method} does not look: take activations, combined or learned, or leave "
-    rules = [
+    return [
         (not plan.needs_text, {"--data"}, f"{text}it out"),
         (plan.method != "learned", {*OF_LEARNING, "--mixed-precision"}, "is for --method learned: leave it out"),
     ]
-    return [Idle(options, why) for holds, options, why in rules if holds]
 
 
-def idle_in_ensemble(models: int, *, saves: bool) -> list[Idle]:
+def idle_in_ensemble(models: int, *, saves: bool) -> list[Rule]:
     """What changes nothing in an ensemble of this many models."""
-    rules = [
+    return [
         (models < 2, {"--align"}, "is for the soup of two models or more: leave it out"),
         (not saves, {"--overwrite"}, "is for an output: add -o, or leave it out"),
     ]
-    return [Idle(options, why) for holds, options, why in rules if holds]

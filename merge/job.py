@@ -18,11 +18,11 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.path_conflicts import Place, model_places
 from ..eval.corpora import text_places
 from ..eval.progress import Progress
+from .path import path_places
 from .plans import Align, MergePlan
 from .recipes.recipe import Recipe, recipe, recipe_places
 from .recipes.recipe_effect import require_effect
 from .reproduce import merge_command
-from .saved_path import path_places
 
 
 @dataclass(frozen=True)

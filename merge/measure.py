@@ -12,7 +12,6 @@ from torch import Tensor
 from ..align.universe import Universe
 from ..checkpoint.config import build_config, run_alike
 from ..checkpoint.inputs import Inputs
-from ..checkpoint.loading import Checkpoint
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
@@ -137,22 +136,16 @@ class Measuring:
         self.inputs, self.report, self.device, self.progress = inputs, report, device, progress
         self.config = inputs.first.config
 
-    def begin(self, passes: int) -> None:
+    def _begin(self, passes: int) -> None:
         """A stage of this many forward passes over the whole text."""
         self.progress.stage("measuring on the report text", passes * sum(map(len, self.report.values())))
 
-    def meter(self, config: PretrainedConfig) -> LossMeter:
-        """What measures states of a configuration."""
+    def _meter(self, config: PretrainedConfig) -> LossMeter:
         return LossMeter(config, self.report, device=self.device, on_blocks=self.progress.advance)
 
     def _silent_meter(self, config: PretrainedConfig) -> LossMeter:
         """The same for what the stage did not count."""
         return LossMeter(config, self.report, device=self.device)
-
-    def token_losses(self, model: Checkpoint, meter: LossMeter) -> dict[str, Tensor]:
-        """A model as its users run it; by the `meter` of the first model where it runs as that."""
-        own = meter if run_alike(model, self.inputs.first) else self.meter(model.config)
-        return own.token_losses(model.state)
 
     def along_path(
         self,
@@ -170,14 +163,14 @@ class Measuring:
         first, second = self.inputs.members
         ts = sorted({*grid(), round(t, 6)})
         is_aligned, is_curved = aligned.alignment.method != "none", bool(path.bends)
-        self.begin(len(ts) * (1 + is_aligned + is_curved) + 1)
-        meter = self.meter(self.config)
+        self._begin(len(ts) * (1 + is_aligned + is_curved) + 1)
+        meter = self._meter(self.config)
         ends = [meter.token_losses(side.state) for side in (first, second)]
         unaligned = WeightPath("linear", first.state, second.state)
         corners = Profile(((0.0, per_block(ends[0])), (1.0, per_block(ends[1]))))
         naive = corners.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
 
-        meter = self.meter(aligned.config)
+        meter = self._meter(aligned.config)
         line = profile(WeightPath.line(aligned.states), meter, ts) if is_aligned else naive
         profiles = Profiles(naive, line, profile(path, meter, ts) if is_curved else line)
         merged, average, shared = meter(rounded(state, dtype)), naive.at(0.5), None
@@ -208,12 +201,14 @@ class Measuring:
         """All models but the `base` (0 or 1 models), their averages, their ensemble and the merge, as it is saved."""
         states, moved_states = [m.state for m in self.inputs.members[base:]], aligned.states[base:]
         moved, even = aligned.alignment.method != "none", [1 / len(states)] * len(states)
-        self.begin(len(states) + 2 + moved + base)
-        meter = self.meter(self.config)
-        members = [self.token_losses(model, meter) for model in self.inputs.members[base:]]
+        self._begin(len(states) + 2 + moved + base)
+        meter = self._meter(self.config)
+        first, models = self.inputs.first, self.inputs.members[base:]
+        meters = (meter if run_alike(model, first) else self._meter(model.config) for model in models)
+        members = [own.token_losses(model.state) for own, model in zip(meters, models, strict=True)]
         naive = meter(blend(states, even))
-        base_losses = meter(self.inputs.first.state) if base else None
-        meter = self.meter(aligned.config)
+        base_losses = meter(first.state) if base else None
+        meter = self._meter(aligned.config)
         average = meter(blend(moved_states, even)) if moved else naive
         losses = tuple(map(per_block, members))
         return Measured(

@@ -1,15 +1,15 @@
 """Plans in words: the options that the fields of a plan are given as, the plan that options make, and back.
 
-A plan is a frozen dataclass whose fields are annotated with an `Option`, or are plans themselves. Nothing here imports
-torch.
+A plan is a frozen dataclass whose fields are made by `option`, or are plans themselves. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache, partial
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 # Panels of the help, in the order in which they are shown.
 TEXT = "Text to measure on"
@@ -26,27 +26,37 @@ PANELS = (TEXT, ALIGNMENT, MEMBERS, PATH, OPERATORS, SPECTRUM, GATES, TRAINING, 
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is given on the command line: its name, its help, the panel that holds it, its minimum.
+    """How a field or a parameter is given on the command line: its help, the panel that holds it, its minimum.
 
-    `unset` is the word for None, where there is one; `default` is what the help says of it where that takes more words.
-    `read` makes the value of a word; where the field may hold a plan of its own, from a word and a function that builds
-    that plan from its options. What is not `recorded` is left out by `unusual`.
+    `name` is by default that of the field. `unset` is the word for None, where there is one; `shown_default` is what
+    the help says of the default where that takes more words. `read` makes the value of a word; where the field may hold
+    a plan of its own, from a word and a function that builds that plan from its options. What is not `recorded` is left
+    out by `unusual`.
     """
 
-    name: str
     help: str
     panel: str | None = None
     minimum: float | None = None
+    name: str = ""
     short: str | None = None
     unset: str | None = None
-    default: str | None = None
+    shown_default: str | None = None
     read: Callable[..., Any] | None = None
     recorded: bool = True
+
+    def named(self, field: str) -> Option:
+        """The option of a field or a parameter of this name."""
+        return self if self.name else dataclasses.replace(self, name=f"--{field.replace('_', '-')}")
 
     @property
     def first(self) -> str:
         """Its first name, where it has one to switch it off, too."""
         return self.name.partition("/")[0]
+
+
+def option(default: Any, help: str, panel: str | None = None, **how: Any) -> Any:
+    """A field of a plan with its default, given on the command line as `Option` describes."""
+    return dataclasses.field(default=default, metadata={"option": Option(help, panel, **how)})
 
 
 @dataclass(frozen=True)
@@ -73,13 +83,11 @@ class Field:
 @cache
 def fields_of(plan: type) -> tuple[Field, ...]:
     """The fields of a plan."""
-    hints, described = get_type_hints(plan, include_extras=True), []
-    for one in fields(plan):
-        hint = hints[one.name]
-        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        option = next((mark for mark in marks if isinstance(mark, Option)), None)
+    kinds, described = get_type_hints(plan), []
+    for one in dataclasses.fields(plan):
+        kind, own = kinds[one.name], one.metadata.get("option")
         part = next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
-        described.append(Field(one.name, kind, option, part, one.default))
+        described.append(Field(one.name, kind, own and own.named(one.name), part, one.default))
     return tuple(described)
 
 
@@ -100,22 +108,18 @@ def option_names(plan: type) -> set[str]:
 
 def build(plan: type, values: Mapping[str, Any], only: Collection[str] | None = None) -> Any:
     """The plan that options make, whose `values` are given by their keys; other fields keep their defaults."""
-    content = {}
-    for field in fields_of(plan):
-        if only is not None and field.name not in only:
-            continue
-        if field.option is not None:
-            content[field.name] = value_of(field, field.option, values)
-        elif field.part is not None:
-            content[field.name] = build(field.part, values)
-    return plan(**content)
+    given = (field for field in fields_of(plan) if only is None or field.name in only)
+    return plan(**{field.name: value_of(field, values) for field in given if field.option or field.part})
 
 
-def value_of(field: Field, option: Option, values: Mapping[str, Any]) -> Any:
-    """What an option makes of a field."""
+def value_of(field: Field, values: Mapping[str, Any]) -> Any:
+    """What options make of a field that has one, or that is a plan."""
+    option, inner = field.option, [partial(build, field.part, values)] if field.part else []
+    if option is None:
+        return inner[0]()
     value = tuple(values[field.key] or ()) if field.many else values[field.key]
     if option.read is not None:
-        return option.read(value, *([partial(build, field.part, values)] if field.part is not None else []))
+        return option.read(value, *inner)
     return None if option.unset is not None and value == option.unset else value
 
 

@@ -6,7 +6,6 @@ and what is built of them, is chosen differs between the two (`along_path`, `by_
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,27 +20,25 @@ from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
-from ..eval.fingerprint import Fingerprint
 from ..eval.offloaded_loss import bytes_of
 from ..eval.optimizer_inference import fingerprint_of, optimizer_of
 from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, along_path, among
 from .along_path import PathChooser, saved_path
-from .by_operator import OperatorChooser, operator_fit_tokens
+from .by_operator import OperatorChooser
 from .choosing import Choice
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
 from .operators.combined import Combined
-from .path import WeightPath
+from .path import SavedPath, WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
-from .reading import MergeText, path_fit_tokens, read_text
+from .reading import MergeText, read_text
 from .recipes.recipe import Recipe
-from .record import Record
+from .record import merge_report
 from .result import Merge
-from .saved_path import SavedPath
 from .search import grid
 from .spectra import spectrum
 from .training.training_state import TrainingState
@@ -98,11 +95,7 @@ def streamed(job: Job) -> Choice:
 def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
     """The text, whether the saved tokenizer reads it alike, and the path that was saved, whose text is left out."""
     saved = saved_path(job.plan, job.inputs, job.progress) if job.recipe is None else None
-    if job.recipe is None:
-        fit = path_fit_tokens(job.plan, job.inputs.context)
-    else:
-        fit = operator_fit_tokens(job.recipe, job.plan)
-    text, same_text = read_text(job.plan, job.inputs, fit, job.progress, seen=saved.seen if saved else None)
+    text, same_text = read_text(job.plan, job.recipe, job.inputs, job.progress, seen=saved.seen if saved else None)
     if text:
         text.training_labels(job.plan.fit_on)
     return text, same_text, saved
@@ -111,12 +104,10 @@ def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
 def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Choice]:
     """The alignment, then what the models' spectra tell of their optimizers, then the path or the weights."""
     if job.recipe is not None:
-        operator = OperatorChooser(job.inputs, job.recipe, text, job.plan, device=job.device, progress=job.progress)
+        operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, job.recipe)
         aligned = operator.align(in_table=job.in_table)
         return measured_ends(job), operator.choose(aligned)
-    path = PathChooser(
-        job.inputs, text, job.plan, device=job.device, progress=job.progress, beside=job.beside, saved=saved
-    )
+    path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, job.beside, saved)
     start = path.align(in_table=job.in_table)
     ends = measured_ends(job)
     return ends, path.choose(start, ends.trained_by)
@@ -132,24 +123,20 @@ class Ends:
 
 def measured_ends(job: Job) -> Ends:
     """The spectra of the models that are merged, where they are needed, and the optimizers that trained them."""
-    spectra: list[Spectrum] = []
-    if job.measures_spectrum or isinstance(job.plan.path, CurvePlan):
-        job.progress.stage("measuring the models' spectra", len(job.ends))
-        for end in job.ends:
-            spectra.append(spectrum(end.state, end.config))
-            job.progress.advance()
-    prints = [
-        fingerprint_of(end.state, end.config, values)
-        for end, values in zip(job.ends[: len(spectra)], spectra, strict=True)
-    ]
-    return Ends(tuple(spectra), tuple(_trained_by(job, prints)))
-
-
-def _trained_by(job: Job, prints: Sequence[Fingerprint]) -> Iterator[Evidence]:
+    measures = job.measures_spectrum or isinstance(job.plan.path, CurvePlan)
     stated = job.plan.optimizers if job.recipe is None else (None,) * len(job.ends)
-    documents = job.inputs.provenance[job.base :]
-    for place, (evidence, name) in enumerate(zip(documents, stated, strict=True)):
-        yield optimizer_of(evidence, prints[place] if prints else None, name)
+    spectra: list[Spectrum] = []
+    trained_by = []
+    if measures:
+        job.progress.stage("measuring the models' spectra", len(job.ends))
+    for end, evidence, name in zip(job.ends, job.inputs.provenance[job.base :], stated, strict=True):
+        fingerprint = None
+        if measures:
+            spectra.append(spectrum(end.state, end.config))
+            fingerprint = fingerprint_of(end.state, end.config, spectra[-1])
+            job.progress.advance()
+        trained_by.append(optimizer_of(evidence, fingerprint, name))
+    return Ends(tuple(spectra), tuple(trained_by))
 
 
 def build(job: Job, choice: Choice) -> Whole:
@@ -256,22 +243,14 @@ def result(
         whole = Whole.of(choice.state, job.inputs.first.facts, job.inputs, None)
     losses = (measured.merge, measured.shared) if measured else ()
     continuations = samples_of(job, whole, text)
-    record = Record(
-        job.plan,
-        choice.recipe,
-        job.inputs,
+    report = merge_report(
+        job,
+        choice,
         text.parts,
-        str(job.dtype).removeprefix("torch."),
-        job.command,
         ends.trained_by,
-        choice.alignment,
-        t=choice.t,
-        training=choice.training,
-        soup=choice.soup,
         measured=measured,
         verdict=judgement.verdict,
         along=judgement.along,
-        restored=choice.restored,
         plane=plane_of(job, choice, text),
         vocabulary=vocabulary_record(job.inputs, *losses, same_text=same_text),
     )
@@ -283,7 +262,7 @@ def result(
         whole.facts,
         job.dtype,
         job.inputs.small_files(),
-        record.report(time.monotonic() - job.began),
+        report,
         dict(judgement.spectra),
         continuations,
         choice.seen,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,11 @@ from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane
 from ..eval.progress import Progress
 from ..eval.report import render_report
-from ..eval.text import Blocks, labelled_blocks
+from ..eval.text import labelled_blocks
 from .job import pick_device
 from .path import WeightPath, coefficients
 from .plans import PlanePlan
+from .record import versions
 from .search import grid
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ class LossPlane:
 
 
 def loss_plane(
-    models: Sequence[str | Path | Checkpoint],
-    plan: PlanePlan,
-    *,
-    progress: Progress | None = None,
+    models: Sequence[str | Path | Checkpoint], plan: PlanePlan, *, progress: Progress | None = None
 ) -> LossPlane:
     """The loss on the plane through three models, the second and the third aligned to the first, as `plan` asks.
 
@@ -80,7 +77,8 @@ def loss_plane(
     inputs = open_inputs(models, families=FAMILIES, narrow=True)
     progress.findings(inputs.findings)
     first, *others = inputs.members
-    smallest = min((end for end in inputs.whole if end.has_tokenizer), key=_rows, default=inputs.whole[0])
+    tokenizers = (end for end in inputs.whole if end.has_tokenizer)
+    smallest = min(tokenizers, key=lambda end: int(end.config.vocab_size), default=inputs.whole[0])
     progress.stage("reading text")
     text = labelled_blocks(
         plan.data,
@@ -97,8 +95,9 @@ def loss_plane(
         aligned.append(align_states(first.state, other.state, first.config, plan.align, seed=plan.seed))
         progress.advance()
     names = [f"{letter}: {end.name}" for letter, end in zip("ABC", inputs.members, strict=True)]
-    states = dict(zip(names, [aligned[0].a, *(one.b for one in aligned)], strict=True))
-    plane = _measured(states, aligned[0].config, text, plan.resolution, device, progress)
+    states = dict(zip(names, map(dict, [aligned[0].a, *(one.b for one in aligned)]), strict=True))
+    blocks = {part.label: part.report for part in text}
+    plane = _measured(states, aligned[0].config, blocks, device, progress, resolution=plan.resolution)
     report = {
         "schema": 1,
         "command": "plane",
@@ -109,27 +108,27 @@ def loss_plane(
         "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text],
         "settings": {"seed": plan.seed, "resolution": plan.resolution},
         "seconds": round(time.monotonic() - began, 3),
-        "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
+        "versions": versions(),
     }
     return LossPlane(plane, report, places)
-
-
-def _rows(checkpoint: Checkpoint) -> int:
-    return int(checkpoint.config.vocab_size)
 
 
 def _measured(
     states: Mapping[str, Mapping[str, Tensor]],
     config: PretrainedConfig,
-    text: Sequence[Blocks],
-    resolution: int,
+    blocks: Mapping[str, Tensor],
     device: str,
     progress: Progress,
+    *,
+    resolution: int = RESOLUTION,
 ) -> Plane:
-    blocks = {part.label: part.report for part in text}
     progress.stage("measuring the plane", resolution**2 * sum(map(len, blocks.values())))
     meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
-    return measure_plane({name: dict(state) for name, state in states.items()}, meter, resolution=resolution)
+    return measure_plane(states, meter, resolution=resolution)
+
+
+def _some(report: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {label: rows[:BLOCKS] for label, rows in report.items()}
 
 
 def path_plane(
@@ -141,10 +140,8 @@ def path_plane(
     """
     middle = len(path.bends) // 2
     name = "bend" if len(path.bends) == 1 else f"bend {middle + 1}"
-    blocks = {label: rows[:BLOCKS] for label, rows in report.items()}
-    progress.stage("measuring the plane", RESOLUTION**2 * sum(map(len, blocks.values())))
-    meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
-    plane = measure_plane({"A": path.a, "B": path.b, name: path.bends[middle]}, meter, resolution=RESOLUTION)
+    states = {"A": path.a, "B": path.b, name: path.bends[middle]}
+    plane = _measured(states, config, _some(report), device, progress)
     route = []
     if len(path.bends) == 1:
         places = [plane.models[model] for model in ("A", name, "B")]
@@ -166,10 +163,7 @@ def simplex_plane(
 
     Marked are their plain average and, where the merge is one with `shares`, the merge. The path is the triangle.
     """
-    blocks = {label: rows[:BLOCKS] for label, rows in report.items()}
-    progress.stage("measuring the plane", RESOLUTION**2 * sum(map(len, blocks.values())))
-    meter = LossMeter(config, blocks, device=device, on_blocks=progress.advance)
-    plane = measure_plane(dict(zip("ABC", states, strict=True)), meter, resolution=RESOLUTION)
+    plane = _measured(dict(zip("ABC", states, strict=True)), config, _some(report), device, progress)
     corners = list(plane.models.values())
 
     def place(weights: Sequence[float]) -> tuple[float, float]:

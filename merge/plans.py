@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..align.methods import LOOKING, Method
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
-from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, Option
+from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, option
 
 if TYPE_CHECKING:
     from ..eval.spectrum import SpectrumReport
@@ -85,38 +85,42 @@ def _gradient(option: str, word: str) -> tuple[float, ...]:
         raise BadInput(f"{option} takes a number, or a gradient of numbers with commas; got '{word}'") from None
 
 
-DATA = Option(
-    "--data",
+# Fields of several plans.
+_data = partial(
+    option,
+    (),
     "Text, with a label or without (law=cases.txt): a file, a directory, a .jsonl, stdlib:docs or stdlib:code. "
     "Repeatable.",
     TEXT,
     recorded=False,
 )
-TOKENS = Option("--tokens", "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
-DEVICE = Option("--device", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
-SEED = Option("--seed", "Seed of everything random.", RUNNING)
-PRECISION = Option(
-    "--mixed-precision",
+_tokens = partial(option, 8192, "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
+_device = partial(option, "auto", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
+_seed = partial(option, 0, "Seed of everything random.", RUNNING)
+_part_seed = partial(_seed, recorded=False)  # the plan that holds this one records it
+_training = partial(option, panel=TRAINING)
+_precision = partial(
+    _training,
+    None,
     "bf16 trains in bfloat16 where that is safe; by default as accelerate was launched.",
-    TRAINING,
+    name="--mixed-precision",
 )
-PartSeed = Annotated[int, replace(SEED, recorded=False)]  # the plan that holds this one records it
+_spectrum = partial(option, panel=SPECTRUM)
+_gate = partial(option, panel=GATES, recorded=False)
+_operator = partial(option, panel=OPERATORS)
 
 
 @dataclass(frozen=True)
 class LearnPlan:
     """How an alignment is learned along a straight line; `batch` blocks a step, over all processes."""
 
-    steps: Annotated[int, Option("--align-steps", "Steps of a learned alignment.", TRAINING, minimum=1)] = 1000
-    batch: Annotated[
-        int, Option("--align-batch", "Blocks of text per step of a learned alignment.", TRAINING, minimum=1)
-    ] = 8
-    precision: Annotated[Precision | None, PRECISION] = None
-    seed: PartSeed = 0
+    steps: int = _training(1000, "Steps of a learned alignment.", minimum=1, name="--align-steps")
+    batch: int = _training(8, "Blocks of text per step of a learned alignment.", minimum=1, name="--align-batch")
+    precision: Precision | None = _precision()
+    seed: int = _part_seed()
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch) < 1:
-            raise BadInput("--align-steps and --align-batch are at least 1")
+        refuse({"--align-steps and --align-batch are at least 1": min(self.steps, self.batch) < 1})
 
     @property
     def training(self) -> PathTraining:
@@ -148,28 +152,21 @@ class PathTraining:
     has not fallen in `patience` evaluations.
     """
 
-    steps: Annotated[int, Option("--steps", "Training steps.", TRAINING, minimum=1)] = 300
-    batch: Annotated[int, Option("--batch", "Blocks of text per step, over all processes.", TRAINING, minimum=1)] = 32
-    accumulate: Annotated[
-        int, Option("--accumulate", "Micro-batches per step, each at its own t.", TRAINING, minimum=1)
-    ] = 1
+    steps: int = _training(300, "Training steps.", minimum=1)
+    batch: int = _training(32, "Blocks of text per step, over all processes.", minimum=1)
+    accumulate: int = _training(1, "Micro-batches per step, each at its own t.", minimum=1)
     optimizer: OptimizerName = "adamw"
-    lr: Annotated[
-        float | None, Option("--bend-lr", "Peak learning rate; each optimizer has its own default.", TRAINING)
-    ] = None
-    weight_decay: Annotated[
-        float,
-        Option(
-            "--bend-weight-decay",
-            "Decoupled weight decay; without it, training inflates the spectrum.",
-            TRAINING,
-            minimum=0.0,
-        ),
-    ] = 0.2
-    precision: Annotated[Precision | None, PRECISION] = None
+    lr: float | None = _training(None, "Peak learning rate; each optimizer has its own default.", name="--bend-lr")
+    weight_decay: float = _training(
+        0.2,
+        "Decoupled weight decay; without it, training inflates the spectrum.",
+        minimum=0.0,
+        name="--bend-weight-decay",
+    )
+    precision: Precision | None = _precision()
     patience: int = 6
     span: tuple[float, float] | None = None
-    seed: PartSeed = 0
+    seed: int = _part_seed()
 
     def tokens(self, labels: int, context: int) -> int:
         """The tokens of every label that training reads, blocks of `context` each."""
@@ -190,37 +187,35 @@ class CurvePlan:
     put back (`isthmus.merge.spectra.restore_spectrum`).
     """
 
-    kind: Annotated[
-        CurveKind,
-        Option(
-            "--path", "Straight segments through the bends, or a smooth curve towards them.", TRAINING, recorded=False
-        ),
-    ] = "polychain"
-    bends: Annotated[int, Option("--bends", "Bends of a curved path.", TRAINING, minimum=1)] = 1
-    optimizer: Annotated[
-        Literal["auto"] | OptimizerName,
-        Option(
-            "--bend-optimizer", "auto: the one that trained both models, where that is known, else adamw.", TRAINING
-        ),
-    ] = "auto"
-    start: Annotated[
-        Literal["midpoint", "restored"],
-        Option(
-            "--bend-start",
-            "Where bends start on the straight line: as they are, or with the singular values put back.",
-            TRAINING,
-        ),
-    ] = "restored"
+    kind: CurveKind = _training(
+        "polychain",
+        "Straight segments through the bends, or a smooth curve towards them.",
+        name="--path",
+        recorded=False,
+    )
+    bends: int = _training(1, "Bends of a curved path.", minimum=1)
+    optimizer: Literal["auto"] | OptimizerName = _training(
+        "auto", "auto: the one that trained both models, where that is known, else adamw.", name="--bend-optimizer"
+    )
+    start: Literal["midpoint", "restored"] = _training(
+        "restored",
+        "Where bends start on the straight line: as they are, or with the singular values put back.",
+        name="--bend-start",
+    )
     training: PathTraining = field(default_factory=PathTraining)
 
     def __post_init__(self) -> None:
-        settings = self.training
-        if self.bends < 1:
-            raise BadInput(f"a {self.kind} has at least one bend; got --bends {self.bends}")
-        if min(settings.steps, settings.batch, settings.accumulate) < 1:
-            raise BadInput("--steps, --batch and --accumulate are at least 1")
-        if settings.lr is not None and not settings.lr > 0:
-            raise BadInput(f"--bend-lr is above 0; got {settings.lr:g}")
+        settings, lr = self.training, self.training.lr
+        sizes = settings.steps, settings.batch, settings.accumulate
+        refuse(
+            {
+                f"a {self.kind} has at least one bend; got --bends {self.bends}": self.bends < 1,
+                "--steps, --batch and --accumulate are at least 1": min(sizes) < 1,
+                f"--bend-lr is above 0; got {lr or 0.0:g}": lr is not None and not lr > 0,
+            }
+        )
+        require_number("--bend-lr", lr)
+        require_number("--bend-weight-decay", settings.weight_decay)
 
     def for_endpoints(self, optimizers: Sequence[str | None]) -> CurvePlan:
         """The plan with its optimizer settled for endpoints that these trained (None for unknown)."""
@@ -239,31 +234,24 @@ class SpectrumPlan:
     the merge to the point between its endpoints', where the loss on the select text does not rise by it.
     """
 
-    measure: Annotated[
-        bool | None,
-        Option(
-            "--spectrum/--no-spectrum",
-            "Measure the spectrum. Default: yes, except for a plain average without --data.",
-            SPECTRUM,
-        ),
-    ] = None
-    restore: Annotated[
-        bool,
-        Option(
-            "--restore-spectrum",
-            "Put the merge's singular values between the endpoints', unless the loss rises by it.",
-            SPECTRUM,
-        ),
-    ] = False
-    max_excess: Annotated[
-        float,
-        Option(
-            "--max-excess", "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition.", SPECTRUM
-        ),
-    ] = 0.1
-    same_kind: Annotated[
-        float, Option("--same-kind", "Endpoints closer than this, in nats, share a kind of spectrum.", SPECTRUM)
-    ] = 0.2
+    measure: bool | None = _spectrum(
+        None,
+        "Measure the spectrum. Default: yes, except for a plain average without --data.",
+        name="--spectrum/--no-spectrum",
+    )
+    restore: bool = _spectrum(
+        False,
+        "Put the merge's singular values between the endpoints', unless the loss rises by it.",
+        name="--restore-spectrum",
+    )
+    max_excess: float = _spectrum(
+        0.1, "Highest spectral excess, in nats, that is preserved; 0.4 of it is a transition."
+    )
+    same_kind: float = _spectrum(0.2, "Endpoints closer than this, in nats, share a kind of spectrum.")
+
+    def __post_init__(self) -> None:
+        require_number("--max-excess", self.max_excess)
+        require_number("--same-kind", self.same_kind)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -275,15 +263,9 @@ class SpectrumPlan:
 class Gates:
     """What a merge must satisfy to be saved. `None` and False ask for nothing."""
 
-    max_barrier: Annotated[
-        float | None, Option("--max-barrier", "Refuse a higher barrier, in nats.", GATES, recorded=False)
-    ] = None
-    require_spectrum: Annotated[
-        bool, Option("--require-spectrum", "Refuse a contracted or inflated spectrum.", GATES, recorded=False)
-    ] = False
-    require_gain: Annotated[
-        bool, Option("--require-gain", "Refuse a merge worse than the better endpoint.", GATES, recorded=False)
-    ] = False
+    max_barrier: float | None = _gate(None, "Refuse a higher barrier, in nats.")
+    require_spectrum: bool = _gate(False, "Refuse a contracted or inflated spectrum.")
+    require_gain: bool = _gate(False, "Refuse a merge worse than the better endpoint.")
 
     def __post_init__(self) -> None:
         require_number("--max-barrier", self.max_barrier)
@@ -353,62 +335,45 @@ class MergePlan:
     float32.
     """
 
-    data: Annotated[Sequence[str], DATA] = ()
+    data: Sequence[str] = _data()
     learn: LearnPlan = field(default_factory=LearnPlan)
-    path: Annotated[
-        Literal["linear"] | CurvePlan | Path,
-        Option(
-            "--path",
-            "linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models.",
-            PATH,
-            read=read_path,
-            recorded=False,
-        ),
-    ] = "linear"
-    align: Annotated[
-        Align | None,
-        Option(
-            "--align",
-            "auto tries none, orthogonal, combined and (two models) learned in turn, until the barrier is within the "
-            "noise.",
-            ALIGNMENT,
-            default="auto; none for a recipe, and for a method without --data",
-        ),
-    ] = None
+    path: Literal["linear"] | CurvePlan | Path = option(
+        "linear",
+        "linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models.",
+        PATH,
+        read=read_path,
+        recorded=False,
+    )
+    align: Align | None = option(
+        None,
+        "auto tries none, orthogonal, combined and (two models) learned in turn, until the barrier is within the "
+        "noise.",
+        ALIGNMENT,
+        shown_default="auto; none for a recipe, and for a method without --data",
+    )
     soup: Soup = "uniform"
-    t: Annotated[
-        float | None,
-        Option("--t", "The merge point: auto, or a number from 0 (A) to 1 (B).", PATH, unset="auto", read=read_point),
-    ] = None
-    objective: Annotated[
-        Objective, Option("--objective", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
-    ] = "mean"
-    interior: Annotated[float, Option("--interior", "Keep t this far from both ends.", PATH)] = 0.1
-    fit_on: Annotated[
-        Sequence[str], Option("--fit-on", "Train on the text of this label only. Repeatable.", TRAINING)
-    ] = ()
+    t: float | None = option(
+        None, "The merge point: auto, or a number from 0 (A) to 1 (B).", PATH, unset="auto", read=read_point
+    )
+    objective: Objective = option("mean", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
+    interior: float = option(0.1, "Keep t this far from both ends.", PATH)
+    fit_on: Sequence[str] = _training((), "Train on the text of this label only. Repeatable.")
     spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
-    tokens: Annotated[int, TOKENS] = 8192
-    dtype: Annotated[
-        Dtype | None,
-        Option("--dtype", "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"),
-    ] = None
-    seed: Annotated[int, SEED] = 0
-    max_memory: Annotated[
-        str | None,
-        Option(
-            "--max-memory",
-            "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk.",
-            OPERATORS,
-        ),
-    ] = None
+    tokens: int = _tokens()
+    dtype: Dtype | None = option(
+        None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
+    )
+    seed: int = _seed()
+    max_memory: str | None = _operator(
+        None, "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk."
+    )
     optimizers: tuple[str | None, str | None] = (None, None)
     gates: Gates = field(default_factory=Gates)
-    device: Annotated[str, DEVICE] = "auto"
+    device: str = _device()
 
     @property
     def alignment(self) -> Align:
-        """The alignment that is asked for, once `for_recipe` has settled it."""
+        """The alignment that is asked for, once `open_job` has settled it."""
         return self.align or "auto"
 
     @property
@@ -433,16 +398,11 @@ class MergePlan:
 
     def require_sense(self, recipe: Recipe | None) -> None:
         """Raise BadInput for what contradicts itself, for two models on a path or those of a `recipe`."""
-        for name, number in _numbers(self).items():
-            require_number(name, number)
         if self.dtype is not None and self.dtype not in get_args(Dtype):
             raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
-        if recipe is not None:
-            _require_operator_sense(self, recipe)
-        else:
-            _require_path_sense(self)
-        if not self.data and self.gates.need_loss:
-            raise BadInput("--max-barrier and --require-gain need a loss: add --data")
+        refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
+        if not self.data:
+            refuse(_without_text(self, recipe))
 
 
 @dataclass(frozen=True)
@@ -453,35 +413,25 @@ class OperatorPlan:
     With `search`, weights are searched for, in place of `soup`.
     """
 
-    method: Annotated[
-        OperatorName | None,
-        Option("--method", "Merge by an operator instead of a path; linear for more than two models.", OPERATORS),
-    ] = None
-    base: Annotated[str | None, Option("--base", "The model that the others were trained from.", OPERATORS)] = None
-    weights: Annotated[
-        Sequence[Sequence[float]],
-        Option(
-            "--weight",
-            "A model's weight, once for all or once for each: a number, or a gradient over the layers (0,0.5,1).",
-            OPERATORS,
-            read=partial(read_gradients, "--weight"),
-        ),
-    ] = ()
-    densities: Annotated[
-        Sequence[Sequence[float]],
-        Option(
-            "--density",
-            "The share of a task vector that ties and dare keep, as --weight.",
-            OPERATORS,
-            read=partial(read_gradients, "--density"),
-        ),
-    ] = ()
-    scale: Annotated[float | None, Option("--lambda", "What merged task vectors are multiplied by.", OPERATORS)] = None
-    soup: Annotated[
-        Literal["uniform", "greedy"],
-        Option("--soup", "greedy leaves out models that do not lower the loss.", OPERATORS),
-    ] = "uniform"
-    search: Annotated[bool, Option("--search", "Search for weights on the select text.", OPERATORS)] = False
+    method: OperatorName | None = _operator(
+        None, "Merge by an operator instead of a path; linear for more than two models."
+    )
+    base: str | None = _operator(None, "The model that the others were trained from.")
+    weights: Sequence[Sequence[float]] = _operator(
+        (),
+        "A model's weight, once for all or once for each: a number, or a gradient over the layers (0,0.5,1).",
+        name="--weight",
+        read=partial(read_gradients, "--weight"),
+    )
+    densities: Sequence[Sequence[float]] = _operator(
+        (),
+        "The share of a task vector that ties and dare keep, as --weight.",
+        name="--density",
+        read=partial(read_gradients, "--density"),
+    )
+    scale: float | None = _operator(None, "What merged task vectors are multiplied by.", name="--lambda")
+    soup: Literal["uniform", "greedy"] = _operator("uniform", "greedy leaves out models that do not lower the loss.")
+    search: bool = _operator(False, "Search for weights on the select text.")
 
 
 @dataclass(frozen=True)
@@ -492,23 +442,18 @@ class AlignPlan:
     ``orthogonal``). `dtype` None is B's own.
     """
 
-    method: Annotated[
-        Literal["permutation", "orthogonal", "activations", "combined", "learned"],
-        Option(
-            "--method",
-            "permutation keeps tied embeddings; orthogonal also rotates; activations, combined and learned look at "
-            "--data, too.",
-            ALIGNMENT,
-        ),
-    ] = "orthogonal"
-    data: Annotated[Sequence[str], DATA] = ()
+    method: Literal["permutation", "orthogonal", "activations", "combined", "learned"] = option(
+        "orthogonal",
+        "permutation keeps tied embeddings; orthogonal also rotates; activations, combined and learned look at "
+        "--data, too.",
+        ALIGNMENT,
+    )
+    data: Sequence[str] = _data()
     learn: LearnPlan = field(default_factory=LearnPlan)
-    stream: Annotated[
-        bool, Option("--stream", "For models larger than memory: read layers when it is their turn.", RUNNING)
-    ] = False
-    dtype: Annotated[Dtype | None, Option("--dtype", "What to save in; auto keeps B's.", RUNNING, unset="auto")] = None
-    device: Annotated[str, DEVICE] = "auto"
-    seed: Annotated[int, SEED] = 0
+    stream: bool = option(False, "For models larger than memory: read layers when it is their turn.", RUNNING)
+    dtype: Dtype | None = option(None, "What to save in; auto keeps B's.", RUNNING, unset="auto")
+    device: str = _device()
+    seed: int = _seed()
 
     @property
     def needs_text(self) -> bool:
@@ -522,14 +467,14 @@ class PlanePlan:
     points.
     """
 
-    data: Annotated[Sequence[str], DATA] = ()
-    align: Annotated[
-        Literal["none", "permutation", "orthogonal"], Option("--align", "How B and C are aligned to A.", ALIGNMENT)
-    ] = "orthogonal"
-    tokens: Annotated[int, Option("--tokens", "Tokens of each text to measure on.", TEXT, minimum=1)] = 2048
-    resolution: Annotated[int, Option("--resolution", "Points along each side.", minimum=2)] = 13
-    device: Annotated[str, DEVICE] = "auto"
-    seed: Annotated[int, SEED] = 0
+    data: Sequence[str] = _data()
+    align: Literal["none", "permutation", "orthogonal"] = option(
+        "orthogonal", "How B and C are aligned to A.", ALIGNMENT
+    )
+    tokens: int = option(2048, "Tokens of each text to measure on.", TEXT, minimum=1)
+    resolution: int = option(13, "Points along each side.", minimum=2)
+    device: str = _device()
+    seed: int = _seed()
 
 
 @dataclass(frozen=True)
@@ -539,97 +484,76 @@ class EnsemblePlan:
     `path` is the directory of a path between the first two models, whose points `at` are members, too.
     """
 
-    data: Annotated[Sequence[str], DATA] = ()
-    path: Annotated[
-        Path | None, Option("--path", "A path between the first two, as `isthmus path` wrote it.", MEMBERS)
-    ] = None
-    at: Annotated[
-        Sequence[float], Option("--at", "A point of the path that is a member, too. Repeatable.", MEMBERS)
-    ] = ()
-    average: Annotated[
-        Literal["probabilities", "logits"],
-        Option("--average", "What is averaged; logits are the geometric mean.", MEMBERS),
-    ] = "probabilities"
-    align: Annotated[
-        Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"],
-        Option("--align", "How the models are aligned for their soup and their merge.", ALIGNMENT),
-    ] = "auto"
-    tokens: Annotated[int, TOKENS] = 8192
-    device: Annotated[str, DEVICE] = "auto"
-    seed: Annotated[int, SEED] = 0
+    data: Sequence[str] = _data()
+    path: Path | None = option(None, "A path between the first two, as `isthmus path` wrote it.", MEMBERS)
+    at: Sequence[float] = option((), "A point of the path that is a member, too. Repeatable.", MEMBERS)
+    average: Literal["probabilities", "logits"] = option(
+        "probabilities", "What is averaged; logits are the geometric mean.", MEMBERS
+    )
+    align: Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"] = option(
+        "auto", "How the models are aligned for their soup and their merge.", ALIGNMENT
+    )
+    tokens: int = _tokens()
+    device: str = _device()
+    seed: int = _seed()
 
 
-def _numbers(plan: MergePlan) -> dict[str, float | None]:
-    numbers: dict[str, float | None] = {
-        "--max-excess": plan.spectrum.max_excess,
-        "--same-kind": plan.spectrum.same_kind,
+def refuse(rules: Mapping[str, bool]) -> None:
+    """Raise BadInput with the first sentence that applies."""
+    for sentence, applies in rules.items():
+        if applies:
+            raise BadInput(sentence)
+
+
+def _against_path(plan: MergePlan) -> dict[str, bool]:
+    of_operator = plan.soup != "uniform" or plan.max_memory is not None
+    return {
+        "a soup and --max-memory are for a --method: name one, or leave them out": of_operator,
+        f"t is a point of the path, between 0 and 1; got {plan.t}": plan.t is not None and not 0 <= plan.t <= 1,
+        f"--interior is a share of the path below 0.5; got {plan.interior}": not 0 <= plan.interior < 0.5,
     }
-    if isinstance(plan.path, CurvePlan):
-        numbers |= {"--bend-lr": plan.path.training.lr, "--bend-weight-decay": plan.path.training.weight_decay}
-    return numbers
 
 
-def _require_path_sense(plan: MergePlan) -> None:
-    stored = isinstance(plan.path, Path)
-    if plan.soup != "uniform" or plan.max_memory is not None:
-        raise BadInput("a soup and --max-memory are for a --method: name one, or leave them out")
-    if not plan.data and isinstance(plan.path, CurvePlan):
-        raise BadInput("bends are trained on text: add --data (for instance --data stdlib:docs)")
-    if not plan.data and plan.alignment in {*LOOKING, "learned"} and not stored:
-        raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
-    if not plan.data and plan.spectrum.restore:
-        raise BadInput("--restore-spectrum is judged by the loss on text: add --data")
-    if not plan.data and plan.t is None:
-        raise BadInput(
-            "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t"
-        )
-    if not plan.data and plan.alignment == "auto" and not stored:
-        raise BadInput(
-            "without text alignments cannot be compared: add --data, or say --align none or --align orthogonal"
-        )
-    if plan.t is not None and not 0 <= plan.t <= 1:
-        raise BadInput(f"t is a point of the path, between 0 and 1; got {plan.t}")
-    if not 0 <= plan.interior < 0.5:
-        raise BadInput(f"--interior is a share of the path below 0.5; got {plan.interior}")
-
-
-def _require_operator_sense(plan: MergePlan, recipe: Recipe) -> None:
-    operator, soup = recipe.operator, plan.soup
-    if plan.alignment == "learned":
-        raise BadInput("--align learned is for two models and the path between them: take combined")
-    if plan.path != "linear" or plan.t is not None or plan.spectrum.restore or plan.fit_on or any(plan.optimizers):
-        raise BadInput("a path, its point, its training and its ends are for two models: leave the operator out")
-    if not plan.data and plan.alignment == "auto":
-        raise BadInput("without text alignments cannot be compared: add --data, or say --align none or orthogonal")
-    if not plan.data and plan.alignment in LOOKING:
-        raise BadInput(f"--align {plan.alignment} looks at what the models do with text: add --data")
-    if not plan.data and operator.knows:
-        raise BadInput(f"{operator.name} weighs parameters by what they do on text: add --data")
-    if not plan.data and soup != "uniform":
-        raise BadInput(f"a {soup} soup is chosen by the loss on text: add --data")
-    if soup != "uniform" and "weight" not in operator.parameters:
-        raise BadInput(f"{operator.name} has no weights to choose")
-    if soup != "uniform" and len(recipe.segments) > 1:
-        raise BadInput("weights are chosen for whole models: not with slices")
-    if soup != "uniform" and not recipe.weighs_alike:
-        raise BadInput(f"the weights that are given and those of a {soup} soup contradict each other: leave one out")
-    if plan.max_memory is not None:
-        _require_disk(plan, recipe)
-
-
-def _require_disk(plan: MergePlan, recipe: Recipe) -> None:
-    """Raise BadInput for what cannot be done with models that do not fit into memory."""
-    if not plan.data:
-        raise BadInput("--max-memory is for measuring: without --data, models never are in memory whole")
-    needs = {
+def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
+    operator, chosen, limited = recipe.operator, plan.soup != "uniform", plan.max_memory is not None
+    of_path = plan.path != "linear" or plan.t is not None or plan.spectrum.restore
+    trained = bool(plan.fit_on) or any(plan.optimizers)
+    contradiction = f"the weights that are given and those of a {plan.soup} soup contradict each other: leave one out"
+    in_memory = {
         f"--align {plan.alignment}": plan.alignment != "none",
-        f"a {plan.soup} soup": plan.soup != "uniform",
-        f"--method {recipe.operator.name}": recipe.operator.knows is not None,
+        f"a {plan.soup} soup": chosen,
+        f"--method {operator.name}": operator.knows is not None,
         "the spectrum": plan.wants_spectrum,
     }
-    for what, wanted in needs.items():
-        if wanted:
-            raise BadInput(f"{what} needs the models in memory: leave out that or --max-memory")
+    return {
+        "--align learned is for two models and the path between them: take combined": plan.alignment == "learned",
+        "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
+        f"{operator.name} has no weights to choose": chosen and "weight" not in operator.parameters,
+        "weights are chosen for whole models: not with slices": chosen and len(recipe.segments) > 1,
+        contradiction: chosen and not recipe.weighs_alike,
+        **{
+            f"{what} needs the models in memory: leave out that or --max-memory": limited and needed
+            for what, needed in in_memory.items()
+        },
+    }
+
+
+def _without_text(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
+    stored, aligned, knows = isinstance(plan.path, Path), plan.alignment, recipe is not None and recipe.operator.knows
+    chooses_t, compares = recipe is None and plan.t is None, aligned == "auto" and not stored
+    looks = aligned in {*LOOKING, "learned"} and not stored
+    without = "--align orthogonal" if recipe is None else "orthogonal"
+    return {
+        "bends are trained on text: add --data (for instance --data stdlib:docs)": isinstance(plan.path, CurvePlan),
+        f"--align {aligned} looks at what the models do with text: add --data": looks,
+        "--restore-spectrum is judged by the loss on text: add --data": plan.spectrum.restore,
+        "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t": chooses_t,
+        f"without text alignments cannot be compared: add --data, or say --align none or {without}": compares,
+        f"{recipe and recipe.operator.name} weighs parameters by what they do on text: add --data": bool(knows),
+        f"a {plan.soup} soup is chosen by the loss on text: add --data": plan.soup != "uniform",
+        "--max-memory is for measuring: without --data, models never are in memory whole": plan.max_memory is not None,
+        "--max-barrier and --require-gain need a loss: add --data": plan.gates.need_loss,
+    }
 
 
 def require_number(name: str, value: float | None) -> None:

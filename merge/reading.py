@@ -16,6 +16,7 @@ from ..eval.progress import Progress
 from ..eval.text import Blocks, Text, Tokenizer
 from ..eval.text_hashes import TextHashes
 from .plans import CurvePlan, MergePlan
+from .recipes.recipe import Recipe
 
 ACTIVATION_TOKENS = 16_384  # that models are looked at on, for alignment or for statistics
 
@@ -63,7 +64,7 @@ class MergeText:
 
 
 def read_text(
-    plan: MergePlan, inputs: Inputs, fit_tokens: int, progress: Progress, *, seen: TextHashes | None = None
+    plan: MergePlan, recipe: Recipe | None, inputs: Inputs, progress: Progress, *, seen: TextHashes | None = None
 ) -> tuple[MergeText, bool | None]:
     """The text of a merge, and whether the tokenizer that is saved reads it as the one that read it (None: it is that).
 
@@ -72,7 +73,8 @@ def read_text(
     if not plan.data:
         return MergeText(), None
     progress.stage("reading text")
-    amounts = {"fit_tokens": fit_tokens, "select_tokens": plan.tokens, "report_tokens": plan.tokens}
+    fitted = fit_tokens(plan, recipe, inputs.context)
+    amounts = {"fit_tokens": fitted, "select_tokens": plan.tokens, "report_tokens": plan.tokens}
     text = _text(plan, inputs, inputs.first, inputs.tokenizer())
     parts = text.blocks(**amounts, seen=seen)
 
@@ -81,7 +83,7 @@ def read_text(
         measured = TextHashes.of((rows for part in parts for rows in (part.select, part.report)), every=1)
         return text.blocks(fit_tokens=count, select_tokens=0, report_tokens=0, seen=measured)
 
-    merge_text = MergeText(parts, None if fit_tokens else read_more)
+    merge_text = MergeText(parts, None if fitted else read_more)
     if inputs.growth is None:
         return merge_text, None
     owner = inputs.whole[inputs.growth.owner]
@@ -93,7 +95,6 @@ def read_text(
 
 
 def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokenizer) -> Text:
-    """The text as a model's tokenizer cuts it."""
     vocabulary = int(model.config.vocab_size)
     return Text(plan.data, tokenizer, context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
 
@@ -103,11 +104,14 @@ def tokens_per_label(labels: int) -> int:
     return -(-ACTIVATION_TOKENS // max(1, labels))
 
 
-def path_fit_tokens(plan: MergePlan, context: int) -> int:
-    """The tokens of every label that are fitted on for a path, as far as that is settled beforehand."""
+def fit_tokens(plan: MergePlan, recipe: Recipe | None, context: int) -> int:
+    """The tokens of every label that are fitted on or looked at, as far as that is settled beforehand."""
     labels = len(plan.fit_on) or len(plan.data)
     if isinstance(plan.path, CurvePlan):
         return plan.path.training.tokens(labels, context)
     if plan.alignment == "learned" and plan.path == "linear":
         return plan.learn.training.tokens(labels, context)
-    return tokens_per_label(labels) if plan.alignment in LOOKING and plan.path == "linear" else 0
+    looks = plan.alignment in LOOKING or (
+        recipe is not None and (plan.alignment == "auto" or recipe.operator.knows is not None)
+    )
+    return tokens_per_label(labels) if looks and plan.data and plan.path == "linear" else 0

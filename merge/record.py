@@ -1,150 +1,111 @@
-"""The report of a merge: what isthmus.json holds, assembled from what was found out."""
+"""The report of a merge: what isthmus.json holds."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from ..checkpoint.checks.repository import derived_licence
-from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence, relation
 from ..checkpoint.reference import parse_reference
 from ..eval.spectrum import PathSpectrum, SpectrumReport
 from ..eval.text import Blocks
+from .choosing import Choice
+from .job import Job
 from .measure import Measured, unmeasured
-from .plans import MergePlan
-from .recipes.recipe import Recipe
+
+PARTS = ("fit", "select", "report")
 
 
-@dataclass(frozen=True)
-class Record:
-    """What is known of a merge when it is done, for its report."""
-
-    plan: MergePlan
-    recipe: Recipe | None
-    inputs: Inputs
-    text: Sequence[Blocks]
-    dtype: str
-    command: str
-    trained_by: Sequence[Evidence]
-    alignment: Mapping[str, Any]
-    t: float | None = None
-    training: Mapping[str, Any] = field(default_factory=dict)
-    soup: Mapping[str, Any] | None = None
-    measured: Measured | None = None
-    verdict: SpectrumReport | None = None
-    along: PathSpectrum | None = None
-    restored: Mapping[str, float | bool] | None = None
-    plane: Mapping[str, Any] | None = None
-    vocabulary: Mapping[str, Any] | None = None
-
-    def report(self, seconds: float) -> dict[str, Any]:
-        """The report, JSON-ready, of a merge that took some seconds."""
-        base = int(self.recipe.operator.needs_base) if self.recipe else 0
-        ends, licences = self.inputs.members[base:], self.inputs.licences
-        losses = self.measured.member_losses() if self.measured else [{} for _ in ends]
-        return {
-            "schema": 1,
-            "command": "merge",
-            "endpoints": _endpoints(ends, losses, self.trained_by, licences[base:]),
-            "optimizers": _optimizers(self.trained_by),
-            "alignment": {"asked": self.plan.alignment, **self.alignment},
-            **(self._of_path() if self.recipe is None else self._of_operator(self.recipe)),
-            **(self.measured.report() if self.measured else unmeasured(self.t)),
-            "spectrum": asdict(self.verdict) if self.verdict else None,
-            "plane": self.plane,
-            "vocabulary": self.vocabulary,
-            "findings": [asdict(finding) for finding in self.inputs.findings],
-            **_texts_and_licence(self.text, licences),
-            "reproduce": self.command,
-            "settings": self._settings(),
-            "seconds": round(seconds, 3),
-            "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
-        }
-
-    def _of_path(self) -> dict[str, Any]:
-        return {
-            "path": {"kind": "linear", "bends": 0, "steps": 0, **self.training},
-            "restored_spectrum": self.restored,
-            "path_spectrum": _path_spectrum(self.along) if self.along else None,
-        }
-
-    def _of_operator(self, recipe: Recipe) -> dict[str, Any]:
-        base = self.inputs.first if recipe.operator.needs_base else None
-        return {
-            "path": {"kind": "none", "bends": 0, "steps": 0},
-            "base": {"ref": base.name, "revision": base.revision, "on_hub": _on_hub(base)} if base else None,
-            "method": recipe.to_dict(),
-            "soup": self.soup,
-        }
-
-    def _settings(self) -> dict[str, Any]:
-        plan = self.plan
-        if self.recipe is not None:
-            return {"soup": plan.soup, "seed": plan.seed, "dtype": self.dtype}
-        return {
-            "objective": plan.objective,
-            "interior": plan.interior,
-            "t": plan.t,
-            "seed": plan.seed,
-            "dtype": self.dtype,
-        }
-
-
-def _endpoints(
-    endpoints: Sequence[Checkpoint],
-    losses: Sequence[Mapping[str, float]],
+def merge_report(
+    job: Job,
+    choice: Choice,
+    text: Sequence[Blocks],
     trained_by: Sequence[Evidence],
-    licences: Sequence[str | None],
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "ref": side.name,
-            "revision": side.revision,
-            "on_hub": _on_hub(side),
-            "license": own,
-            "loss": loss,
-            "optimizer": evidence.optimizer,
-            "optimizer_evidence": evidence.why,
-        }
-        for side, loss, evidence, own in zip(endpoints, losses, trained_by, licences, strict=True)
-    ]
-
-
-def _on_hub(side: Checkpoint) -> bool:
-    return parse_reference(side.reference).directory is None
-
-
-def _optimizers(trained_by: Sequence[Evidence]) -> dict[str, Any]:
-    return {
-        "relation": relation([evidence.optimizer for evidence in trained_by]),
-        "confidence": [evidence.confidence for evidence in trained_by],
-    }
-
-
-def _texts_and_licence(text: Sequence[Blocks], licences: Sequence[str | None]) -> dict[str, Any]:
+    *,
+    measured: Measured | None,
+    verdict: SpectrumReport | None,
+    along: PathSpectrum | None,
+    plane: Mapping[str, Any] | None,
+    vocabulary: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The report of a merge that is done now, JSON-ready."""
+    licences = job.inputs.licences
     licence, reason = derived_licence(licences)
+    losses = measured.member_losses() if measured else [{} for _ in job.ends]
     return {
-        "data": [
+        "schema": 1,
+        "command": "merge",
+        "endpoints": [
             {
-                "label": part.label,
-                "fit_tokens": part.fit.numel(),
-                "select_tokens": part.select.numel(),
-                "report_tokens": part.report.numel(),
+                **_model(end),
+                "license": own,
+                "loss": loss,
+                "optimizer": evidence.optimizer,
+                "optimizer_evidence": evidence.why,
             }
-            for part in text
+            for end, own, loss, evidence in zip(job.ends, licences[job.base :], losses, trained_by, strict=True)
+        ],
+        "optimizers": {
+            "relation": relation([evidence.optimizer for evidence in trained_by]),
+            "confidence": [evidence.confidence for evidence in trained_by],
+        },
+        "alignment": {"asked": job.plan.alignment, **choice.alignment},
+        **(_of_path(choice, along) if choice.recipe is None else _of_operator(job, choice)),
+        **(measured.report() if measured else unmeasured(choice.t)),
+        "spectrum": asdict(verdict) if verdict else None,
+        "plane": plane,
+        "vocabulary": vocabulary,
+        "findings": [asdict(finding) for finding in job.inputs.findings],
+        "data": [
+            {"label": part.label, **{f"{name}_tokens": getattr(part, name).numel() for name in PARTS}} for part in text
         ],
         "license": licence,
         "license_reason": reason,
+        "reproduce": job.command,
+        "settings": _settings(job),
+        "seconds": round(time.monotonic() - job.began, 3),
+        "versions": versions(),
     }
 
 
-def _path_spectrum(along: PathSpectrum) -> dict[str, Any]:
-    return {
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {name: version(name) for name in ("isthmus", "torch", "transformers")}
+
+
+def _model(model: Checkpoint) -> dict[str, Any]:
+    on_hub = parse_reference(model.reference).directory is None
+    return {"ref": model.name, "revision": model.revision, "on_hub": on_hub}
+
+
+def _of_path(choice: Choice, along: PathSpectrum | None) -> dict[str, Any]:
+    path_spectrum = along and {
         "verdict": along.verdict,
         "broken_at": along.broken_at,
         "points": [{"t": t, "excess": excess, "position": position} for t, excess, position in along.points],
     }
+    return {
+        "path": {"kind": "linear", "bends": 0, "steps": 0, **choice.training},
+        "restored_spectrum": choice.restored,
+        "path_spectrum": path_spectrum,
+    }
+
+
+def _of_operator(job: Job, choice: Choice) -> dict[str, Any]:
+    assert choice.recipe is not None
+    return {
+        "path": {"kind": "none", "bends": 0, "steps": 0},
+        "base": _model(job.inputs.first) if job.base else None,
+        "method": choice.recipe.to_dict(),
+        "soup": choice.soup,
+    }
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    names = ("objective", "interior", "t", "seed") if job.recipe is None else ("soup", "seed")
+    return {**{name: getattr(job.plan, name) for name in names}, "dtype": str(job.dtype).removeprefix("torch.")}

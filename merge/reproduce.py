@@ -21,7 +21,7 @@ from ..eval.corpora import corpus
 from .idle import idle_in_merge
 from .options import unusual
 from .plans import Align, CurvePlan, MergePlan
-from .recipes.recipe import Recipe, Settings
+from .recipes.recipe import Recipe, Settings, written
 
 LONGEST = 1000  # characters of one word of a command
 
@@ -37,9 +37,9 @@ def public_reference(checkpoint: Checkpoint) -> str:
 def public_text(spec: str) -> str:
     """What `--data` was given, with a file or directory by its last name."""
     source = corpus(spec)
-    renamed = source.label != Path(source.origin).stem and not source.origin.startswith("stdlib:")
-    relabelled = source.origin.startswith("stdlib:") and source.label != source.origin.split(":")[1]
-    return f"{source.label}={source.origin}" if renamed or relabelled else source.origin
+    stdlib = source.origin.startswith("stdlib:")
+    usual = source.origin.split(":")[1] if stdlib else Path(source.origin).stem
+    return source.origin if source.label == usual else f"{source.label}={source.origin}"
 
 
 def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str:
@@ -60,31 +60,23 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
         words += ["--path", plan.path.kind, *unusual(plan.path, CurvePlan())]
     elif plan.path != "linear":
         words += ["--path", f"./{Path(plan.path).resolve().name}"]
-    idle = {name for rule in idle_in_merge(plan, by_operator=recipe is not None) for name in rule.options}
+    rules = idle_in_merge(plan, by_operator=recipe is not None)
+    idle = {name for applies, options, _ in rules if applies for name in options}
     words += unusual(replace(plan, align=_said_alignment(plan, recipe, options)), MergePlan(), idle)
     if plan.soup != "uniform":
         words += ["--search"] if plan.soup == "search" else ["--soup", plan.soup]
     for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), plan.optimizers, strict=True):
         words += [option, optimizer] if optimizer else []
-    command = _shell(words)
-    return (
-        command
-        if recipe is None or options is not None
-        else f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
-    )
+    command = shlex.join(plain(word, LONGEST) for word in words)  # on one line whatever a directory is called
+    if recipe is None or options is not None:
+        return command
+    return f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
 
 
 def _said_alignment(plan: MergePlan, recipe: Recipe | None, options: Sequence[str] | None) -> Align | None:
     """The alignment as the command says it; None where it is what the command line takes without."""
-    if recipe is None:
-        return None if plan.alignment == "auto" else plan.alignment
-    usual = "auto" if options is not None and plan.data and plan.max_memory is None else "none"
-    return None if plan.alignment == usual else plan.alignment
-
-
-def _shell(words: Sequence[str]) -> str:
-    """A command for a shell, on one line whatever a directory is called."""
-    return shlex.join(plain(word, LONGEST) for word in words)
+    chooses = recipe is None or (options is not None and plan.data and plan.max_memory is None)
+    return None if plan.alignment == ("auto" if chooses else "none") else plan.alignment
 
 
 def _unweighted(recipe: Recipe) -> Recipe:
@@ -114,7 +106,7 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
     for key, option in named.items():
         shared = [recipe.shared[key]] if key in recipe.shared else []
         for setting in [own[key] for own in each] if key in everywhere else shared:
-            words += [option, ",".join(map(_written, setting.cases[0][1]))]
+            words += [option, ",".join(map(str, setting.cases[0][1]))]
     return words
 
 
@@ -142,8 +134,4 @@ def _as_yaml(recipe: Recipe, names: Mapping[str, str]) -> str:
 
 
 def _parameters(settings: Settings) -> dict[str, Any]:
-    return {"parameters": {key: setting.written() for key, setting in settings.items()}} if settings else {}
-
-
-def _written(value: object) -> str:
-    return str(value).removeprefix("torch.")
+    return {"parameters": written(settings)} if settings else {}

@@ -30,8 +30,7 @@ from ..eval.samples import Sample
 from ..eval.spectrum import Spectrum
 from ..eval.summary import loss_table, sentences
 from ..eval.text_hashes import TextHashes
-from .path import WeightPath
-from .saved_path import endpoint_digests, write_path
+from .path import WeightPath, write_path
 from .training.training_state import TrainingState
 from .verify import Shown, require_saved, require_shown
 
@@ -97,7 +96,15 @@ class Merge:
 
         Raises as `save` does.
         """
-        _save_path(self, Path(directory), overwrite=overwrite)
+        assert self.path is not None, "only what has a path is saved as one"
+        assert self.alignment is not None
+        report = path_report(redacted(shortened(self.report, LONGEST)))
+        training = {key: value for key, value in report["path"].items() if key != "history"}
+        with atomic_directory(Path(directory), overwrite=overwrite, inputs=self.inputs) as folder:
+            write_path(folder, self.path, self.alignment, self.endpoints, training, self.seen)
+            page = render_report(report, self.spectra, self.samples)
+            (folder / "report.html").write_text(page, encoding="utf-8")
+            write_json(folder / REPORT, sealed(report, folder))
         self._forget_training()
 
     def _forget_training(self) -> None:
@@ -111,25 +118,7 @@ def path_report(report: Mapping[str, Any]) -> dict[str, Any]:
     return {**report, "command": "path", "reproduce": command}
 
 
-def _save_path(merged: Merge, target: Path, *, overwrite: bool) -> None:
-    """Write the path of a merge into `target`, atomically, with isthmus.json and report.html."""
-    assert merged.path is not None, "only what has a path is saved as one"
-    assert merged.alignment is not None
-    report = path_report(redacted(shortened(merged.report, LONGEST)))
-    training = {key: value for key, value in report["path"].items() if key != "history"}
-    with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
-        digests = endpoint_digests(merged.endpoints)
-        write_path(directory, merged.path, merged.alignment, merged.endpoints, digests, training, merged.seen)
-        page = render_report(report, merged.spectra, merged.samples)
-        (directory / "report.html").write_text(page, encoding="utf-8")
-        write_json(directory / REPORT, sealed(report, directory))
-
-
 def _save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = None) -> dict[str, Any]:
-    """Write a merge into `target`, atomically, and return its report as it was written: with the hashes of the files.
-
-    The card says that the model is in the repository `repo_id`, if that is known.
-    """
     report = redacted(shortened(merged.report, LONGEST))
     name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
     with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:

@@ -46,7 +46,7 @@ class Search:
         """The coarse grid, and then the neighbours of its lowest and its highest point."""
         self._measure((self.ts[index] for index in COARSE), 1)
         while True:
-            ends = (self._lowest(objective, interior), self._highest())
+            ends = (self._best(self._inside(interior), objective), self._highest())
             places = [self.ts.index(t) for t in ends if t in self.ts]
             new = {self.ts[i] for place in places for i in (place - 1, place + 1) if 0 <= i < len(self.ts)}
             if new <= self._losses.keys():
@@ -83,10 +83,11 @@ class Search:
     def settle(self, objective: Objective, interior: float) -> float:
         """The t of the grid with the lowest objective, or a point half-way to a neighbour that is surely lower."""
         self.explore(objective, interior)
+        ends = (0.0, 1.0) if objective == "worst" else ()
         depth, rivals = 1, self._rivals(objective, self._inside(interior))
         while len(rivals) > 1 and depth < QUARTERS:
             depth *= 2
-            self._measure({*rivals, *self._ends(objective)}, depth)
+            self._measure({*rivals, *ends}, depth)
             rivals = self._rivals(objective, rivals)
         best = self._best(rivals, objective)
         place = self.ts.index(best)
@@ -113,14 +114,8 @@ class Search:
                 chosen[label] = blocks[first:last]
         return chosen
 
-    def _ends(self, objective: Objective) -> tuple[float, ...]:
-        return (0.0, 1.0) if objective == "worst" else ()
-
     def _inside(self, interior: float) -> list[float]:
         return [t for t in self._losses if inside(t, interior)]
-
-    def _lowest(self, objective: Objective, interior: float) -> float:
-        return self._best(self._inside(interior), objective)
 
     def _best(self, ts: Sequence[float], objective: Objective) -> float:
         """The t with the lowest objective, compared in pairs; the one nearest 1/2 among equals."""

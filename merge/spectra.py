@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -64,15 +65,12 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
     """Spectra of models, the optimizers that left them, and the spectral distances of all pairs, as JSON-ready data."""
     checkpoints = [load(reference) for reference in references]
     progress.stage("measuring spectra", len(checkpoints))
-    spectra, prints = [], []
+    spectra, models = [], []
     for checkpoint in checkpoints:
         spectra.append(spectrum(checkpoint.state, checkpoint.config))
-        prints.append(fingerprint_of(checkpoint.state, checkpoint.config, spectra[-1]))
-        progress.advance()
-    models = []
-    for checkpoint, values, numbers in zip(checkpoints, spectra, prints, strict=True):
+        numbers = fingerprint_of(checkpoint.state, checkpoint.config, spectra[-1])
         evidence = file_evidence(Source(parse_reference(checkpoint.reference)))
-        ranks = {name: stable_rank(sigma) for name, sigma in values.items()}
+        ranks = {name: stable_rank(sigma) for name, sigma in spectra[-1].items()}
         kinds = dict.fromkeys(name.rpartition(".")[2] for name in ranks)
         means = {kind: mean([rank for name, rank in ranks.items() if name.endswith(f".{kind}")]) for kind in kinds}
         models.append(
@@ -85,14 +83,10 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
                 "fingerprint": {**asdict(numbers), "judged": asdict(judge(numbers))},
             }
         )
+        progress.advance()
+    named = zip([checkpoint.name for checkpoint in checkpoints], spectra, strict=True)
     distances = [
-        {
-            "a": checkpoints[i].name,
-            "b": checkpoints[j].name,
-            "distance": _distance(spectra[i], spectra[j], checkpoints[j].name),
-        }
-        for i in range(len(spectra))
-        for j in range(i + 1, len(spectra))
+        {"a": a, "b": b, "distance": _distance(left, right, b)} for (a, left), (b, right) in combinations(named, 2)
     ]
     return {"schema": 1, "command": "spectrum", "models": models, "distances": distances}
 

@@ -101,3 +101,30 @@ def test_nothing_but_the_result_is_on_stdout(tmp_path: Path, saved) -> None:
     (model / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|end|>", "type": "x"}}')
     done = subprocess.run(["bash", "-c", f"{COMMAND} check {model} {model} --json -"], capture_output=True, text=True)
     assert json.loads(done.stdout)["command"] == "check"
+
+
+def test_a_termination_in_a_finalizer_ends_the_process() -> None:
+    """What a signal's handler raises there is dropped by Python, and the signal would be lost."""
+    script = """
+import os, signal, time
+from isthmus import cli
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+
+def app(**_):
+    Finalized()
+    try:
+        time.sleep(30)
+    finally:
+        time.sleep(1)  # what is cleaned up is not interrupted
+        print("cleaned up")
+
+cli.app = app
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 143
+    assert ended.stdout == "cleaned up\n"

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.errors import BadInput
-from .fisher_regmean import fisher, regmean
-from .linear import linear
-from .model_stock import model_stock
-from .sphere import karcher, slerp
+from .averages import fisher, karcher, linear, model_stock, regmean, slerp
 from .task_vectors import dare_linear, dare_ties, task_arithmetic, ties
 
 Value = float | bool

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from ...eval.loss import Losses
 
-Soup = Literal["uniform", "greedy", "search"]
 Weights = tuple[float, ...]
 
 FIRST_STEP, LAST_STEP = 0.25, 0.03
@@ -66,16 +64,14 @@ class WeightSearch:
 
     def search(self) -> Weights:
         """The weights of the lowest loss among at most `EVALUATIONS` soups."""
-        starts = [self.uniform(), self.greedy()]
-        best = min(starts, key=self.loss)
-        step = FIRST_STEP
+        best, step = min(self.uniform(), self.greedy(), key=self.loss), FIRST_STEP
         while step >= LAST_STEP and len(self.losses) < EVALUATIONS:
             before = self.loss(best)
             for index in range(self.count):
                 best = self._along(best, index, step)
             if before - self.loss(best) < WORTH:
                 step /= 2
-        return min(self.losses, key=lambda weights: self.losses[weights].mean) if self.losses else best
+        return min(self.losses, key=lambda weights: self.losses[weights].mean)
 
     def _along(self, best: Weights, index: int, step: float) -> Weights:
         """The best of no step, one up, one down, and one to the parabola's vertex, in the direction of one model."""

@@ -10,18 +10,19 @@ at least one entry.
 from __future__ import annotations
 
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from .bernoulli import BernoulliMasks
 from .blocks import MappedBlocks, Parts, RowBlocks, plain_sum, weighted_sum
-from .magnitude import cuts
+from .masks import BernoulliMasks, cuts
 
 NOTHING = 1e-8
 SMALLEST_SUM = 1e-7
+
+Masks = Callable[[list[Tensor]], list[Tensor | None]]  # of the entries that are kept, None: all; block by block
 
 
 def task_arithmetic(
@@ -46,7 +47,8 @@ def ties(
     Of every δ_i the `densities[i]` largest entries are kept; each coordinate elects the sign of Σ w_i δ_i; the entries
     of that sign are averaged with their weights (summed, without `normalize`).
     """
-    return _elected(_LargestEntries(blocks, densities, rescale=rescale), weights, scale, normalize)
+    vectors = _sparse(blocks, densities, _largest_entries(blocks, densities), rescale=rescale)
+    return _elected(vectors, weights, scale, normalize)
 
 
 def dare_linear(
@@ -63,7 +65,8 @@ def dare_linear(
 
     Every entry of δ_i is kept with probability `densities[i]`; `key` seeds the choice.
     """
-    return _summed(_RandomEntries(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+    vectors = _sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
+    return _summed(vectors, weights, scale, normalize)
 
 
 def dare_ties(
@@ -77,79 +80,70 @@ def dare_ties(
     rescale: bool = True,
 ) -> Iterator[Tensor]:
     """Drop and rescale as in `dare_linear`, then elect signs and merge as in `ties`."""
-    return _elected(_RandomEntries(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+    vectors = _sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
+    return _elected(vectors, weights, scale, normalize)
 
 
-class _Sparsified(ABC):
-    """The base and the task vectors (δ_1, …, δ_N), some of their entries set to zero; the same in every iteration.
+def _sparse(
+    blocks: RowBlocks, densities: Sequence[float], masker: Callable[[], Masks], *, rescale: bool
+) -> Iterator[Parts]:
+    """The base and the task vectors (δ_1, …, δ_N), some of their entries set to zero; `masker` makes masks for a pass.
 
     With `rescale` the entries that are kept are multiplied so that Σ |δ_i| of a tensor does not change.
     """
-
-    def __init__(self, blocks: RowBlocks, densities: Sequence[float], *, rescale: bool):
-        self._blocks, self._densities = blocks, densities
-        self._factors = self._rescaling() if rescale and min(densities) < 1 else [1.0] * len(densities)
-
-    @abstractmethod
-    def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
-        """The base, the task vectors and masks of the entries that are kept (None: all), block by block."""
-
-    def __iter__(self) -> Iterator[Parts]:
-        for base, deltas, masks in self.masks(self._blocks):
-            sparse = []
-            for delta, mask, factor in zip(deltas, masks, self._factors, strict=True):
-                sparse.append(delta if mask is None else delta.mul_(mask))
-                if factor != 1:
-                    sparse[-1] *= factor
-            yield [base, *sparse]
-
-    def _rescaling(self) -> list[float]:
-        """Σ |δ_i| over all entries, divided by the sum over those that are kept."""
-        before, after = [0.0] * len(self._densities), [0.0] * len(self._densities)
-        for _, deltas, masks in self.masks(self._blocks):
-            for i, (delta, mask) in enumerate(zip(deltas, masks, strict=True)):
-                delta = delta.abs_()
-                before[i] += float(delta.sum())
-                after[i] += float((delta if mask is None else delta.mul_(mask)).sum())
-        return [
-            1.0 if min(whole, part) < SMALLEST_SUM else whole / part for whole, part in zip(before, after, strict=True)
-        ]
+    rescales, masks = rescale and min(densities) < 1, masker()
+    factors = _rescaling(blocks, masker()) if rescales else [1.0] * len(densities)
+    for base, *models in blocks:
+        deltas = [model - base for model in models]
+        for delta, mask, factor in zip(deltas, masks(deltas), factors, strict=True):
+            if mask is not None:
+                delta.mul_(mask)
+            if factor != 1:
+                delta.mul_(factor)
+        yield [base, *deltas]
 
 
-class _LargestEntries(_Sparsified):
+def _rescaling(blocks: RowBlocks, masks: Masks) -> list[float]:
+    """Σ |δ_i| over all entries, divided by the sum over those that are kept."""
+    sums: dict[int, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    for base, *models in blocks:
+        deltas = [model - base for model in models]
+        for i, (delta, mask) in enumerate(zip(deltas, masks(deltas), strict=True)):
+            before = float(delta.abs_().sum())
+            after = float((delta if mask is None else delta.mul_(mask)).sum())
+            sums[i] = sums[i][0] + before, sums[i][1] + after
+    return [1.0 if min(whole, part) < SMALLEST_SUM else whole / part for whole, part in sums.values()]
+
+
+def _largest_entries(blocks: RowBlocks, densities: Sequence[float]) -> Callable[[], Masks]:
     """Keeps the entries of largest magnitude: of every tensor the share that is its density."""
+    thin = [i for i, density in enumerate(densities) if 0 < density < 1]
+    chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in thin])
+    thresholds = dict(zip(thin, cuts(chosen, [densities[i] for i in thin]) if thin else [], strict=True))
 
-    def __init__(self, blocks: RowBlocks, densities: Sequence[float], *, rescale: bool):
-        self._thin = [i for i, density in enumerate(densities) if 0 < density < 1]
-        chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in self._thin])
-        thresholds = cuts(chosen, [densities[i] for i in self._thin]) if self._thin else []
-        self._cuts = dict(zip(self._thin, thresholds, strict=True))
-        super().__init__(blocks, densities, rescale=rescale)
+    def masker() -> Masks:
+        tied = dict.fromkeys(thin, 0)
 
-    def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
-        tied = dict.fromkeys(self._thin, 0)
-        for base, *models in blocks:
-            deltas, masks = [model - base for model in models], []
-            for i, (delta, density) in enumerate(zip(deltas, self._densities, strict=True)):
-                mask = None if density >= 1 else torch.zeros_like(delta, dtype=torch.bool)
-                if i in self._cuts:
-                    mask, tied[i] = self._cuts[i].mask(delta, tied[i])
-                masks.append(mask)
-            yield base, deltas, masks
+        def mask(i: int, delta: Tensor) -> Tensor | None:
+            if i not in tied:
+                return None if densities[i] >= 1 else torch.zeros_like(delta, dtype=torch.bool)
+            largest, tied[i] = thresholds[i].mask(delta, tied[i])
+            return largest
+
+        return lambda deltas: [mask(i, delta) for i, delta in enumerate(deltas)]
+
+    return masker
 
 
-class _RandomEntries(_Sparsified):
+def _random_entries(densities: Sequence[float], key: str) -> Callable[[], Masks]:
     """Keeps every entry with a probability, the density."""
 
-    def __init__(self, blocks: RowBlocks, densities: Sequence[float], key: str, *, rescale: bool):
-        self._seeds = [zlib.crc32(f"{key}/{i}".encode()) for i in range(len(densities))]
-        super().__init__(blocks, densities, rescale=rescale)
+    def masker() -> Masks:
+        seeds = [zlib.crc32(f"{key}/{i}".encode()) for i in range(len(densities))]
+        draws = [BernoulliMasks(density, seed) for density, seed in zip(densities, seeds, strict=True)]
+        return lambda deltas: [masks.draw(delta.shape) for masks, delta in zip(draws, deltas, strict=True)]
 
-    def masks(self, blocks: Iterable[Parts]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor | None]]]:
-        draws = [BernoulliMasks(density, seed) for density, seed in zip(self._densities, self._seeds, strict=True)]
-        for base, *models in blocks:
-            deltas = [model - base for model in models]
-            yield base, deltas, [masks.draw(base.shape) for masks in draws]
+    return masker
 
 
 def _summed(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ over the recipe's; a filter is a part of a tensor's name; a list of numbers is a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from ...checkpoint.errors import BadInput
 from ...checkpoint.reference import require_path
 from ..operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
-from .recipe_bounds import recipe_text
-from .yaml_reader import YamlReader
+from .yaml_reader import YamlReader, recipe_text
 
 SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
@@ -71,14 +70,11 @@ class _Slice:
 
 
 class _RecipeReader(YamlReader):
-    """One recipe while it is read."""
-
     def __init__(self, name: str, text: str):
         super().__init__(name, text, NOT_TAKEN)
         self.notes: list[Finding] = []
 
     def read(self) -> Recipe:
-        """The recipe."""
         if self.root is None:
             raise BadInput(f"'{self.name}' is empty: a recipe needs merge_method and models")
         top = self.entries(self.root, TOP, "a recipe")
@@ -91,22 +87,18 @@ class _RecipeReader(YamlReader):
             self.refuse(self.root, "give either models or slices, not both")
         slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
         models, segments = self.ordered(slices, operator, base, top)
-        plan = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
-        self.require_given(plan, top["merge_method"])
-        return Recipe(
-            operator,
-            models,
-            plan.base,
-            shared,
-            segments,
-            self.dtype(top),
-            self.tokenizer(top.get("tokenizer_source"), plan, base),
-            self.place(top["tokenizer_source"]) if "tokenizer_source" in top else "",
-            tuple(self.notes),
+        recipe = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
+        self.require_given(recipe, top["merge_method"])
+        source = top.get("tokenizer_source")
+        return replace(
+            recipe,
+            dtype=self.dtype(top),
+            tokenizer=self.tokenizer(source, recipe, base),
+            tokenizer_place="" if source is None else self.place(source),
+            notes=tuple(self.notes),
         )
 
     def method(self, node: Node) -> Operator:
-        """The operator."""
         name = self.text(node, "merge_method")
         if name not in OPERATORS:
             self.refuse(node, f"isthmus has no method '{name}': it has {', '.join(OPERATORS)}")
@@ -121,7 +113,6 @@ class _RecipeReader(YamlReader):
         return [_Slice(inputs, {}, node)]
 
     def slices(self, node: Node, operator: Operator) -> list[_Slice]:
-        """`slices`, one by one."""
         slices = []
         for item in self.items(node, "slices"):
             entries = self.entries(item, ("sources", "parameters"), "a slice")
@@ -142,18 +133,13 @@ class _RecipeReader(YamlReader):
     def input(
         self, node: Node, entries: Mapping[str, Node], operator: Operator, layers: tuple[int, int] | None = None
     ) -> _Input:
-        """One model of the recipe."""
         if "model" not in entries:
             self.refuse(node, "there is no model here: write '- model: directory or user/name'")
         settings = self.settings(entries.get("parameters"), operator, of_model=True)
         return _Input(self.model(entries["model"]), entries["model"], settings, layers)
 
     def ordered(
-        self,
-        slices: list[_Slice],
-        operator: Operator,
-        base: str | None,
-        top: Mapping[str, Node],
+        self, slices: list[_Slice], operator: Operator, base: str | None, top: Mapping[str, Node]
     ) -> tuple[tuple[str, ...], tuple[Segment, ...]]:
         """The models in the operator's order, and the segments, whose settings are in that order."""
         names = [entry.model for entry in slices[0].inputs]
@@ -203,7 +189,6 @@ class _RecipeReader(YamlReader):
                 )
 
     def takes_tokenizer(self, top: Mapping[str, Node]) -> bool:
-        """Whether the tokenizer is that of the base."""
         return "tokenizer_source" in top and self.scalar(top["tokenizer_source"], "tokenizer_source") == "base"
 
     def require_given(self, recipe: Recipe, node: Node) -> None:
@@ -256,7 +241,6 @@ class _RecipeReader(YamlReader):
         return Setting(tuple(cases), tuple(map(self.place, nodes)))
 
     def case(self, key: str, node: Node, parameter: Parameter) -> tuple[str | None, tuple[Any, ...]]:
-        """A value with its filter."""
         entries = self.entries(node, ("filter", "value"), f"a case of '{key}'")
         if "value" not in entries:
             self.refuse(node, f"a case of '{key}' needs a value")
@@ -264,7 +248,6 @@ class _RecipeReader(YamlReader):
         return None if part == "*" else part, self.values(key, entries["value"], parameter)
 
     def values(self, key: str, node: Node, parameter: Parameter) -> tuple[Any, ...]:
-        """A value or a gradient of them."""
         items = node.value if isinstance(node, SequenceNode) else [node]
         if not items:
             self.refuse(node, f"'{key}' is an empty list")
@@ -279,14 +262,12 @@ class _RecipeReader(YamlReader):
         return tuple(values)
 
     def layers(self, node: Node) -> tuple[int, int]:
-        """A range of layers."""
         numbers = [self.scalar(item, "layer_range") for item in self.items(node, "layer_range")]
         if len(numbers) != 2 or not all(type(n) is int for n in numbers) or not 0 <= numbers[0] < numbers[1]:
             self.refuse(node, "layer_range is [first, end], two whole numbers, the first lower")
         return numbers[0], numbers[1]
 
     def model(self, node: Node) -> str:
-        """A reference to a model."""
         name = self.text(node, "a model")
         if "+" in name and not require_path(name, "the model").exists():
             self.refuse(node, f"'{name}' adds an adapter: merge it into its model first")

@@ -62,6 +62,11 @@ def _layers(start: int, stop: int) -> str:
 Settings = Mapping[str, Setting]
 
 
+def written(settings: Settings) -> dict[str, Any]:
+    """Settings as they are written in a recipe, JSON-ready."""
+    return {key: setting.written() for key, setting in settings.items()}
+
+
 @dataclass(frozen=True)
 class Segment:
     """Layers from `start` up to `stop` (None: all) with their own settings: those of all models, and of `each` model.
@@ -175,12 +180,12 @@ class Recipe:
         """The recipe as JSON-ready data, models by their place."""
         return {
             "name": self.operator.name,
-            "parameters": {key: setting.written() for key, setting in self.shared.items()},
+            "parameters": written(self.shared),
             "segments": [
                 {
                     "layers": [segment.start, segment.stop],
-                    "parameters": {key: setting.written() for key, setting in segment.shared.items()},
-                    "models": [{key: setting.written() for key, setting in own.items()} for own in segment.each],
+                    "parameters": written(segment.shared),
+                    "models": list(map(written, segment.each)),
                 }
                 for segment in self.segments
             ],

@@ -21,7 +21,7 @@ from ...eval.barrier import profile
 from ...eval.loss import LossMeter
 from ...eval.progress import Progress
 from ..path import WeightPath
-from ..plans import CurvePlan, LearnPlan, PathTraining
+from ..plans import CurvePlan, LearnPlan
 from ..spectra import restore_spectrum
 from .path_training import Trained, train_path
 
@@ -63,31 +63,15 @@ def learn(
     line, moving = movable(start, states)
     config = Alignment("learned", {}, 0.0).config(start.config)
     height = height_of(line, config, select, BETWEEN, device)
-    return train_with_bar(
-        "learning the alignment",
-        line,
-        config,
-        fit,
-        height,
-        plan.training,
-        moving=moving,
-        device=device,
-        run=run,
-        progress=progress,
+    progress.stage("learning the alignment", plan.steps)
+    return train_path(
+        line, config, fit, height, plan.training, moving=moving, device=device, run=run, progress=progress
     )
 
 
 def learning_record(plan: LearnPlan, trained: Trained, start: str) -> dict[str, Any]:
     """What the report says of the learning, JSON-ready; `start` is the method of the closed form."""
-    return {
-        "start": start,
-        **asdict(plan),
-        "steps": trained.steps,
-        "asked_steps": plan.steps,
-        "best_step": trained.best,
-        "diverged_at": trained.diverged,
-        "history": trained.history_record(),
-    }
+    return {"start": start, **asdict(plan), **trained.record(plan.steps)}
 
 
 def train_curve(
@@ -122,11 +106,9 @@ def train_curve(
     height = height_of(line, config, select, between, device)
     apart = CALM / (plan.bends + 1)
     training = replace(plan.training, optimizer=plan.optimizer, span=plan.training.span or (apart, 1 - apart))
-    name = f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})"
-    name += " and the alignment" if moving else ""
-    trained = train_with_bar(
-        name, start, config, fit, height, training, moving=moving, device=device, run=run, progress=progress
-    )
+    bent = f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})"
+    progress.stage(f"{bent} and the alignment" if moving else bent, training.steps)
+    trained = train_path(start, config, fit, height, training, moving=moving, device=device, run=run, progress=progress)
     return trained, replace(plan, training=training)
 
 
@@ -139,44 +121,7 @@ def height_of(
     return lambda path: ends.with_points((t, meter(path(t))) for t in between).highest(between)
 
 
-def train_with_bar(
-    name: str,
-    start: WeightPath,
-    config: PretrainedConfig,
-    fit: Mapping[str, Tensor],
-    height: Callable[[WeightPath], float],
-    training: PathTraining,
-    *,
-    moving: LearnedAlignment | None,
-    device: str,
-    run: TrainingState | None,
-    progress: Progress,
-) -> Trained:
-    """`train_path` as a stage of a longer computation, its newest barrier beside the bar."""
-    progress.stage(name, training.steps)
-    done = 0
-
-    def follow(step: int, newest: float) -> None:
-        nonlocal done
-        progress.note(f"barrier {max(0.0, newest):.3f}")
-        progress.advance(step - done)
-        done = step
-
-    return train_path(start, config, fit, height, training, moving=moving, device=device, run=run, on_step=follow)
-
-
 def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:
     """What the report says of the training, JSON-ready."""
-    settings = asdict(plan.training)
-    return {
-        "kind": plan.kind,
-        "bends": plan.bends,
-        "start": plan.start,
-        **settings,
-        "lr": plan.training.peak,
-        "steps": trained.steps,
-        "asked_steps": plan.training.steps,
-        "best_step": trained.best,
-        "diverged_at": trained.diverged,
-        "history": trained.history_record(),
-    }
+    training, settings = plan.training, {"kind": plan.kind, "bends": plan.bends, "start": plan.start}
+    return {**settings, **asdict(training), "lr": training.peak, **trained.record(training.steps)}

@@ -27,12 +27,14 @@ from ...align.symmetry import Family, State
 from ...checkpoint.errors import BadInput, TooLittleText
 from ...checkpoint.model import empty_model, with_tied
 from ...eval.processes import is_main
+from ...eval.progress import Progress
 from ..path import WeightPath, coefficients, mix
 from ..plans import MAX_PASSES, PathTraining
 from .optimizers import Schedule, make_optimizers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.optim import Optimizer
     from transformers import PretrainedConfig
 
     from ...align.alignment import Alignment
@@ -59,9 +61,16 @@ class Trained:
     history: tuple[tuple[int, float | None, float], ...]
     alignment: Alignment | None = None
 
-    def history_record(self) -> list[dict[str, Any]]:
-        """The history, JSON-ready."""
-        return [{"step": step, "training_loss": loss, "select_excess": height} for step, loss, height in self.history]
+    def record(self, planned: int) -> dict[str, Any]:
+        """What the report says of a run of so many steps, JSON-ready."""
+        names = ("step", "training_loss", "select_excess")
+        return {
+            "steps": self.steps,
+            "asked_steps": planned,
+            "best_step": self.best,
+            "diverged_at": self.diverged,
+            "history": [dict(zip(names, entry, strict=True)) for entry in self.history],
+        }
 
 
 class Batches:
@@ -77,7 +86,6 @@ class Batches:
         generator = torch.Generator().manual_seed(training.seed)
         wanted = -(-training.steps * training.batch // len(fit))
         self.rows = torch.cat(list(fit.values()))
-        self.passes = max(wanted / max(1, blocks.shape[0]) for blocks in fit.values())
         orders, first = [], 0
         for label, blocks in fit.items():
             count = blocks.shape[0]
@@ -165,19 +173,80 @@ def train_path(
     moving: LearnedAlignment | None = None,
     device: str = "cpu",
     run: TrainingState | None = None,
-    on_step: Callable[[int, float], None] = lambda step, height: None,
+    progress: Progress | None = None,
 ) -> Trained:
     """Train the bends of `path`, and B where it is `moving`, on the `fit` blocks; returns the path of lowest `height`.
 
     The height is what the caller measures of a path, in nats: a barrier that may fall below 0, so that a path that has
-    none can still get better.
-    `run` is where the run is kept while it goes on, and resumed from. `on_step` is told the number of steps done and
-    the newest height. A run whose loss stops being a number ends there, with the best path so far.
+    none can still get better. `run` is where the run is kept while it goes on, and resumed from. A run whose loss stops
+    being a number ends there, with the best path so far.
 
     Raises BadInput for text that is too short for the steps, or a batch that the processes cannot share.
     """
+    progress = progress or Progress()
     with run.claimed() if run is not None and is_main() else nullcontext():
-        return _trained(path, config, fit, height, training, moving, device, run, on_step)
+        accelerator = _accelerator(training, device, bends=len(path.bends))
+        batches, module = Batches(fit, training), PathModule(path, config, moving)
+        made = [*(moving.optimizers() if moving else []), *_bend_optimizers(module, training, config)]
+        schedule = Schedule(made, training.steps, floor=0.05)
+        prepared, *optimizers = accelerator.prepare(module, *made)
+
+        if run is not None and run.exists():
+            first, history, best, alignment = _resumed(run, accelerator, path, moving)
+        else:
+            first, history, best, alignment = 0, [], path, moving.alignment() if moving else None
+            history.append((0, None, height(path)))
+        progress.advance(first)
+        every, diverged = max(1, training.steps // EVALUATIONS), None
+        losses: list[float] = []
+        for step in range(first, training.steps):
+            if _since_best(history) >= training.patience:
+                break
+            schedule.set(step)
+            for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
+                ids, t = batches[micro]
+                with accelerator.split_between_processes(ids) as mine, accelerator.accumulate(prepared):
+                    loss = prepared(mine.to(accelerator.device), t)
+                    accelerator.backward(loss)
+                    losses.append(loss.item())
+            norm, done = accelerator.clip_grad_norm_(module.parameters(), 1.0), step + 1
+            if not torch.isfinite(torch.as_tensor(norm)):
+                diverged = done
+                break
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            if done % every == 0 or done == training.steps:
+                newest = module.now(path)
+                reached = height(newest)
+                if not math.isfinite(reached):
+                    diverged = done
+                    break
+                history.append((done, sum(losses) / len(losses), reached))
+                losses.clear()
+                if _since_best(history) == 0:
+                    best, alignment = newest, moving.alignment() if moving else None
+                if run is not None:
+                    states = tuple(dict(state) for state in ((*best.bends, best.b) if moving else best.bends))
+                    run.save(accelerator, done, history, states, alignment)
+            progress.note(f"barrier {max(0.0, history[-1][2]):.3f}")
+            progress.advance()
+    lowest = min(history, key=lambda entry: entry[2])[0]
+    return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignment)
+
+
+def _bend_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:
+    leaves = module.leaves()
+    if not leaves:
+        return []
+    return make_optimizers(
+        training.optimizer,
+        leaves,
+        family(config).matrices,
+        lr=training.peak,
+        adamw_lr=BESIDE_MUON * training.peak,
+        weight_decay=training.weight_decay,
+    )
 
 
 def _accelerator(training: PathTraining, device: str, *, bends: int) -> Accelerator:
@@ -215,78 +284,6 @@ def _resumed(
         raise run.damaged()
     best = replace(path, bends=states[: len(path.bends)], b=states[-1] if moving else path.b)
     return first, history, best, alignment
-
-
-def _trained(
-    path: WeightPath,
-    config: PretrainedConfig,
-    fit: Mapping[str, Tensor],
-    height: Callable[[WeightPath], float],
-    training: PathTraining,
-    moving: LearnedAlignment | None,
-    device: str,
-    run: TrainingState | None,
-    on_step: Callable[[int, float], None],
-) -> Trained:
-    accelerator = _accelerator(training, device, bends=len(path.bends))
-    batches = Batches(fit, training)
-    module = PathModule(path, config, moving)
-    made = moving.optimizers() if moving else []
-    if path.bends:
-        made += make_optimizers(
-            training.optimizer,
-            module.leaves(),
-            family(config).matrices,
-            lr=training.peak,
-            adamw_lr=BESIDE_MUON * training.peak,
-            weight_decay=training.weight_decay,
-        )
-    schedule = Schedule(made, training.steps, floor=0.05)
-    prepared, *optimizers = accelerator.prepare(module, *made)
-
-    history: list[tuple[int, float | None, float]] = []
-    best, first, diverged = path, 0, None
-    alignment = moving.alignment() if moving else None
-    if run is not None and run.exists():
-        first, history, best, alignment = _resumed(run, accelerator, path, moving)
-    else:
-        history.append((0, None, height(path)))
-    every = max(1, training.steps // EVALUATIONS)
-    losses: list[float] = []
-    for step in range(first, training.steps):
-        if _since_best(history) >= training.patience:
-            break
-        schedule.set(step)
-        for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
-            ids, t = batches[micro]
-            with accelerator.split_between_processes(ids) as mine, accelerator.accumulate(prepared):
-                loss = prepared(mine.to(accelerator.device), t)
-                accelerator.backward(loss)
-                losses.append(loss.item())
-        norm = accelerator.clip_grad_norm_(module.parameters(), 1.0)
-        if not torch.isfinite(torch.as_tensor(norm)):
-            diverged = step + 1
-            break
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        done = step + 1
-        if done % every == 0 or done == training.steps:
-            newest = module.now(path)
-            reached = height(newest)
-            if not math.isfinite(reached):
-                diverged = done
-                break
-            history.append((done, sum(losses) / len(losses), reached))
-            losses.clear()
-            if _since_best(history) == 0:
-                best, alignment = newest, moving.alignment() if moving else None
-            if run is not None:
-                states = tuple(dict(state) for state in ((*best.bends, best.b) if moving else best.bends))
-                run.save(accelerator, done, history, states, alignment)
-        on_step(done, history[-1][2])
-    lowest = min(history, key=lambda entry: entry[2])[0]
-    return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignment)
 
 
 def _since_best(history: Sequence[tuple[int, Any, float]]) -> int:

@@ -20,7 +20,7 @@ from ...checkpoint.serialization import digest
 from ...checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ...checkpoint.strict_json import parse_object
 from ...checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
-from ..saved_path import endpoint_digests, read_bends, write_bends
+from ..path import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,12 +49,7 @@ class TrainingState:
 
     @classmethod
     def of_run(
-        cls,
-        output: Path | None,
-        models: Sequence[Checkpoint],
-        start: Universe,
-        plan: object,
-        fit: Mapping[str, Tensor],
+        cls, output: Path | None, models: Sequence[Checkpoint], start: Universe, plan: object, fit: Mapping[str, Tensor]
     ) -> TrainingState | None:
         """The run known by its endpoints, their alignment, its text and its settings; None without an output."""
         if output is None:
@@ -76,8 +71,7 @@ class TrainingState:
         if not latest.exists():
             return False
         try:
-            content = self._latest()
-            identity = content["identity"]
+            identity = self._latest()["identity"]
         except (OSError, KeyError, CorruptCheckpoint):
             raise self.damaged() from None
         if identity != self.identity:
@@ -123,7 +117,10 @@ class TrainingState:
             target = self.folder / f"step-{done}"
             if type(done) is not int or not target.is_dir():
                 raise ValueError("no step of this run")
-            history = [(int(step), _number(loss), float(height)) for step, loss, height in latest["history"]]
+            history = [
+                (int(step), None if loss is None else float(loss), float(height))
+                for step, loss, height in latest["history"]
+            ]
             for file in target.iterdir():
                 require_regular_file(file, target.name)
             alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
@@ -171,7 +168,3 @@ class TrainingState:
         remove_leftovers(hidden_sibling(self.folder / "latest.json", STAGING))
         with suppress(OSError):  # somebody put something else there
             self.folder.rmdir()
-
-
-def _number(loss: object) -> float | None:
-    return None if loss is None else float(loss)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""The k entries of largest magnitude of a tensor, from blocks of rows: exactly k, and always the same."""
+"""Masks of the entries of a tensor that are kept: exactly the k of largest magnitude, or each with a probability."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .blocks import RowBlocks
 
+AT_ONCE = 2**16  # random words of 16 bits
 HALF = 16
 
 Array = npt.NDArray[np.integer]
@@ -76,3 +78,36 @@ def _histograms(blocks: RowBlocks, digits: Callable[[Array, int], Array]) -> lis
 
 def _bits(block: Tensor) -> Tensor:
     return block.abs().contiguous().view(torch.int32)
+
+
+class BernoulliMasks:
+    """Entries that are True with a probability: by 16 random bits, and by 53 more where these do not decide."""
+
+    def __init__(self, probability: float, seed: int):
+        self._probability = probability
+        bits, more = np.random.SeedSequence(seed).spawn(2)
+        self._bits, self._more = np.random.PCG64(bits), np.random.default_rng(more)
+        self._left: npt.NDArray[np.uint16] = np.empty(0, np.uint16)
+
+    def draw(self, shape: Sequence[int]) -> Tensor | None:
+        """The next entries, bool; None where all of them are True."""
+        if self._probability >= 1:
+            return None
+        words = self._words(math.prod(shape))
+        place = self._probability * 2**16
+        whole = int(place)
+        mask = words < whole
+        undecided = np.flatnonzero(words == whole)
+        mask[undecided] = self._more.random(len(undecided)) < place - whole
+        return torch.from_numpy(mask).view(*shape)
+
+    def _words(self, count: int) -> npt.NDArray[np.uint16]:
+        parts = [self._left]
+        missing = count - len(self._left)
+        while missing > 0:
+            raw = self._bits.random_raw(AT_ONCE // 4)
+            parts.append(np.asarray(raw).view(np.uint16))
+            missing -= AT_ONCE
+        words = np.concatenate(parts)
+        self._left = words[count:]
+        return words[:count]

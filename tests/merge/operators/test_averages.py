@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isthmus.merge.operators.fisher_regmean import fisher, regmean
+from isthmus.merge.operators.averages import fisher, regmean
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,158 @@
+"""Averages of N tensors: weighted, on the sphere, with a base, and with statistics of the models on text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .blocks import Parts, RowBlocks, gram, plain_sum, task_vectors, weighted_sum
+
+PARALLEL = 0.9995
+SHORTEST = 1e-8
+SMALLEST = 1e-6
+
+
+def linear(blocks: RowBlocks, *, weights: Sequence[float], normalize: bool = True) -> Iterator[Tensor]:
+    """Σ w_i θ_i, over Σ w_i with `normalize`: a model soup (Wortsman et al. 2022, arXiv 2203.05482).
+
+    `blocks` are float32, one part a model; the result has their shapes. With `normalize`, weights that sum to 0 give
+    NaN (`isthmus.merge.operators.registry.Operator.require_weights` refuses them).
+    """
+    total = sum(weights) if normalize else 1.0
+    shares = [weight / total if total else float("nan") for weight in weights]
+    for parts in blocks:
+        yield weighted_sum(parts, shares)
+
+
+def slerp(blocks: RowBlocks, *, t: float) -> Iterator[Tensor]:
+    """[sin((1 − t) Ω) θ_A + sin(t Ω) θ_B] / sin Ω, Ω the angle between the two (Shoemake 1985).
+
+    Of two whole tensors, `blocks` in float32. Where |cos Ω| > 0.9995, (1 − t) θ_A + t θ_B.
+    """
+    products = gram(blocks)
+    lengths = [length if length > SHORTEST else 1.0 for length in products.diagonal().sqrt().tolist()]
+    cosine = min(1.0, max(-1.0, products[0, 1].item() / (lengths[0] * lengths[1])))
+    weights = (1 - t, t)
+    if abs(cosine) <= PARALLEL:
+        angle = math.acos(cosine)
+        weights = (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
+    for parts in blocks:
+        yield weighted_sum(parts, weights)
+
+
+def karcher(blocks: RowBlocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iterator[Tensor]:
+    """The Karcher mean of N tensors: the direction x that minimises Σ Ω(x, θ_i)², times their mean length.
+
+    By the fixed-point iteration x ← exp_x(mean_i log_x θ_i), at most `steps` times, until it moves by less than
+    `tolerance`; of two directions it is the middle of their arc (Karcher 1977). All iterates are combinations of the
+    N tensors, so that their inner products, float64, are all it works on. Tensors shorter than `tolerance` have no
+    direction, and only count for the length.
+    """
+    products = gram(blocks)
+    lengths = products.diagonal().sqrt()
+    weights = lengths.mean() * _mean_direction(products, lengths, steps, tolerance)
+    for parts in blocks:
+        yield weighted_sum(parts, weights.tolist())
+
+
+def _mean_direction(products: Tensor, lengths: Tensor, steps: int, tolerance: float) -> Tensor:
+    """The Karcher mean of the directions as coefficients of the tensors."""
+    long = lengths > tolerance
+    coefficients = torch.zeros_like(lengths)
+    if not long.any():
+        return coefficients
+    units = products[long][:, long] / torch.outer(lengths[long], lengths[long])
+    count = units.shape[0]
+
+    def length(x: Tensor) -> float:
+        return math.sqrt(max(0.0, float(x @ units @ x)))
+
+    mean = torch.full((count,), 1.0 / count, dtype=torch.float64)
+    mean = mean / length(mean) if length(mean) >= tolerance else torch.eye(count, dtype=torch.float64)[0]
+    for _ in range(steps):
+        cosines = (units @ mean).clamp(-1, 1)
+        angles = cosines.acos()
+        pulls = torch.where(angles < tolerance, 0.0, angles / angles.sin().clamp_min(torch.finfo(angles.dtype).tiny))
+        tangent = (pulls - (pulls @ cosines) * mean) / count
+        step = length(tangent)
+        if step < tolerance:
+            break
+        mean = math.cos(step) * mean + math.sin(step) * tangent / step
+        mean = mean / length(mean)
+    coefficients[long] = mean / lengths[long]
+    return coefficients
+
+
+def model_stock(blocks: RowBlocks, *, by_row: bool = False) -> Iterator[Tensor]:
+    """τ mean_i θ_i + (1 − τ) θ_base with τ = N c / (1 + (N − 1) c), c the mean cosine between task vectors (Jang et al.
+    2024, arXiv 2403.19522).
+
+    `blocks` are float32, the base first, then N ≥ 2 models. One c for the tensor, or with `by_row` one for every row
+    (a vector is one row). Where the denominator vanishes, the base stays.
+    """
+    one_row = not by_row or next(iter(blocks))[0].ndim == 1
+    whole = _ratio(gram(task_vectors(blocks))) if one_row else None
+    for parts in blocks:
+        ratio = _ratio_by_row(parts) if whole is None else whole
+        mean = weighted_sum(parts[1:], [1 / (len(parts) - 1)] * (len(parts) - 1))
+        yield torch.lerp(parts[0], mean, ratio.to(mean.dtype))
+
+
+def _ratio(products: Tensor) -> Tensor:
+    """τ from the inner products of task vectors, (..., N, N)."""
+    count = products.shape[-1]
+    lengths = products.diagonal(dim1=-2, dim2=-1).sqrt()
+    scale = (lengths[..., :, None] * lengths[..., None, :]).clamp_min(SMALLEST)
+    upper = torch.triu_indices(count, count, offset=1)
+    cosine = (products / scale).clamp(-1, 1)[..., upper[0], upper[1]].mean(-1)
+    denominator = 1 + (count - 1) * cosine
+    singular = denominator.abs() < SMALLEST
+    return torch.where(singular, 0.0, count * cosine / torch.where(singular, 1.0, denominator))
+
+
+def _ratio_by_row(parts: Parts) -> Tensor:
+    rows = torch.stack([part - parts[0] for part in parts[1:]], dim=1).flatten(2).double()  # (rows, N, items)
+    ratios = _ratio(rows @ rows.mT)
+    return ratios.reshape(-1, *[1] * (parts[0].ndim - 1))
+
+
+def fisher(blocks: RowBlocks, *, weights: Sequence[float], floor: float = 1e-6) -> Iterator[Tensor]:
+    """Σ w_i F_i θ_i / Σ w_i F_i, entry by entry (Matena & Raffel 2022, arXiv 2111.09832).
+
+    Every block has the N models' rows, float32, and then those of the diagonals F_i of their Fisher information
+    (`isthmus.merge.operators.statistics.fisher_diagonal`), to which `floor` is added.
+    """
+    count = len(weights)
+    for parts in blocks:
+        informed = [w * (information + floor) for w, information in zip(weights, parts[count:], strict=True)]
+        yield plain_sum([f * x for f, x in zip(informed, parts[:count], strict=True)]) / plain_sum(informed)
+
+
+def regmean(
+    blocks: RowBlocks, *, weights: Sequence[float], grams: Sequence[Tensor] | None, axis: int = 0, shrink: float = 0.9
+) -> Iterator[Tensor]:
+    """W = (Σ w_i G_i)⁻¹ Σ w_i G_i W_i: the linear map whose outputs are closest to those of all W_i on their own inputs
+    (Jin et al. 2023, arXiv 2212.09849).
+
+    `grams` are G_i = X_iᵀ X_i / tokens, (inputs, inputs) float64, of the inputs that lie along `axis` of the weight;
+    their entries off the diagonal are multiplied by `shrink`. Without them, as for what is not a linear map of hidden
+    inputs, the weighted average. Solved in float64, of whole tensors.
+    """
+    if grams is None:
+        yield from linear(blocks, weights=weights)
+        return
+    whole = [torch.cat(list(parts)) for parts in zip(*blocks, strict=True)]
+    weighted = [w * _shrunk(gram, shrink) for w, gram in zip(weights, grams, strict=True)]
+    maps = [weight.movedim(axis, 0).double() for weight in whole]
+    answers = plain_sum([gram @ weight for gram, weight in zip(weighted, maps, strict=True)])
+    solved = torch.linalg.solve(plain_sum(weighted), answers)
+    yield solved.movedim(0, axis).to(whole[0].dtype)
+
+
+def _shrunk(gram: Tensor, shrink: float) -> Tensor:
+    """A Gram matrix with smaller entries off the diagonal, and a diagonal that is not zero."""
+    diagonal = gram.diagonal()
+    return shrink * gram + torch.diag((1 - shrink) * diagonal + 1e-8 * diagonal.mean() + 1e-30)
