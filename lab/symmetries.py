@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 
@@ -35,7 +35,8 @@ from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.search import grid
 from ..merge.training.fitting import learn
 from .demo import CHECKPOINTS
-from .pretrain import EMBEDDED, TrainingRecipe, make_checkpoint, small_config
+from .parts import spread
+from .pretrain import EMBEDDED, TrainingRecipe, embedded_tokenizer, make_checkpoint, small_config
 
 DATA = ("stdlib:docs", "stdlib:code")
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
@@ -86,13 +87,13 @@ def symmetry_study(
     progress = progress or Progress()
     plan = plan or LearnPlan(steps=400)
     wanted = pairs() if wanted is None else wanted
-    tokenizer = load(CHECKPOINTS / "docs").tokenizer()
+    tokenizer = embedded_tokenizer()
     places = {recipe.name: CHECKPOINTS / recipe.name for recipe in EMBEDDED}
     for recipe in recipes():
         places[recipe.name] = directory / recipe.name
         used = any(recipe.name in pair for pair in wanted)
         if used and not places[recipe.name].exists():
-            make_checkpoint(recipe, small_config(), tokenizer, None, directory, progress)
+            make_checkpoint(recipe, small_config(), directory, progress)
     context = int(small_config().n_positions)
     text: tuple[Blocks, ...] = ()
     ablations = []
@@ -155,7 +156,6 @@ def table_rows(ablations: Sequence[Ablation]) -> list[tuple[str, str, float, flo
         same = [pair.barriers for pair in ablations if pair.kind == kind]
         for step in STEPS:
             values = [barriers[step] for barriers in same]
-            spread = stdev(values) if len(values) > 1 else 0.0
             share = mean(barriers[step] / barriers["none"] for barriers in same)
-            rows.append((kind, step, mean(values), spread, share))
+            rows.append((kind, step, mean(values), spread(values), share))
     return rows

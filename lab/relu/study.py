@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...eval.progress import Progress
-from ..parts import compute
+from ..options import NetworkPlan, StudyOptions
+from ..parts import Part, compute
 from .certificate import Problem, certify, cone_of, to_json
 from .constraint import GEOMETRY, Geometry, size
 from .construct import compress, connect, width_that_suffices
@@ -33,42 +35,16 @@ DECAY: Mapping[Optimizer, float] = {"adamw": 0.5, "lion": 0.5, "muon": 0.25}
 EXAMPLE_DECAY: Mapping[Optimizer, float] = {"adamw": 1.6, "lion": 1.6, "muon": 1.1}
 
 
-@dataclass(frozen=True)
-class NetworkPlan:
-    """How much is computed: networks of every setting, steps of training, of bends and of the attack, and widths."""
-
-    seeds: int = 5
-    steps: int = 4000
-    bend_steps: int = 1500
-    bends: int = 3
-    widths: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
-    decays: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)
-    wide: int = 64
-    example_seeds: int = 40
-    attack_steps: int = 4000
-    attackers: int = 32
-
-
-QUICK = NetworkPlan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4)
-
-
-def relu_study(
-    directory: Path, plan: NetworkPlan, *, workers: int = 1, progress: Progress | None = None
-) -> dict[str, Any]:
+def relu_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """All parts of the study, JSON-ready; those that exist in `directory` are read back."""
-    parts = {
-        f"constraint, {name}, {decay}": partial(constraint_part, name, decay, plan)
-        for name in OPTIMIZERS
-        for decay in plan.decays
-    }
-    parts |= {
-        f"connectivity, {name}, {width}": partial(connectivity_part, name, width, plan)
-        for name in OPTIMIZERS
-        for width in plan.widths
-    }
-    parts["regions"] = partial(regions_part)
-    parts["barrier"] = partial(barrier_part, plan)
-    records = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
+    plan = options.networks
+    parts: dict[str, Part] = {}
+    for name, decay in product(OPTIMIZERS, plan.decays):
+        parts[f"constraint, {name}, {decay}"] = partial(constraint_part, name, decay, plan)
+    for name, width in product(OPTIMIZERS, plan.widths):
+        parts[f"connectivity, {name}, {width}"] = partial(connectivity_part, name, width, plan)
+    parts |= {"regions": regions_part, "barrier": partial(barrier_part, plan)}
+    records = compute(directory / "relu", parts, "two-layer networks", options.workers, progress)
     return {
         "data": {"points": POINTS, "seed": DATA_SEED, "width_that_suffices": width_that_suffices(POINTS, 2)},
         "decay": dict(DECAY),

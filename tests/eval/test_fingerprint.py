@@ -41,9 +41,9 @@ def test_a_model_that_was_never_trained_is_unknown() -> None:
 
 
 def test_the_study_trains_judges_and_keeps_what_is_there(tmp_path: Path) -> None:
-    subject = next(subject for subject in CALIBRATION if subject.recipe.name == "x-muon-30")
+    subject = next(subject for subject in CALIBRATION if subject.name == "x-muon-30")
     text = ("stdlib:docs:heldout", "stdlib:code:heldout")  # a part of the text of the recipe
-    chosen = [replace(subject, recipe=replace(subject.recipe, data=text))]
+    chosen = [replace(subject, data=text)]
     first = fingerprint_study(tmp_path, chosen)
     assert (first[0].name, first[0].judged, first[0].outcome) == ("x-muon-30", "muon", "right")
     assert [verdict.outcome for verdict in first] == ["right"] * 7  # the embedded ones beside it
@@ -55,7 +55,7 @@ def test_the_study_trains_judges_and_keeps_what_is_there(tmp_path: Path) -> None
 def test_no_model_of_the_study_was_judged_wrongly() -> None:
     """The numbers that the study measured, judged by the ranges as they are."""
     study = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "fingerprint.json").read_text())
-    names = {subject.recipe.name for subject in (*CALIBRATION, *HELD_OUT)}
+    names = {subject.name for subject in (*CALIBRATION, *HELD_OUT)}
     assert names < {model["name"] for model in study["models"]}
     for model in study["models"]:
         judged = judge(Fingerprint(**model["numbers"])).optimizer

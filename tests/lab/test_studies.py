@@ -13,10 +13,11 @@ import pytest
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
-from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, training_recipe
+from isthmus.lab.options import Effort, StudyOptions
+from isthmus.lab.pairs import OPTIMIZERS, kinds, pairs, training_recipe
 from isthmus.lab.planes import triples
 from isthmus.lab.spectra_study import calibrate, expected_verdict, verdict
-from isthmus.lab.studies import STUDIES, StudyOptions, run_study
+from isthmus.lab.studies import STUDIES, run_study
 from isthmus.lab.table import WAYS, rows
 
 STUDIES_OF_RECORD = Path(__file__).parents[2] / "docs" / "studies"
@@ -131,7 +132,9 @@ def test_five_pairs_of_every_kind_of_fifteen_models() -> None:
     models = {name for couples in by_kind.values() for couple in couples for name in couple}
     assert len(models) == 15
     assert all(a != b for couples in by_kind.values() for a, b in couples)
-    seeds = {training_recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
+    seeds = {
+        training_recipe(f"{optimizer}-{number}", Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)
+    }
     assert len(seeds) == 15
 
 
@@ -145,8 +148,8 @@ def test_twenty_planes_through_fifteen_models() -> None:
 
 def test_the_table_sums_up_barriers() -> None:
     barriers = [dict.fromkeys(WAYS, 1.0), dict.fromkeys(WAYS, 3.0)]
-    study = {"pairs": {f"adamw-{n}, muon-{n}": {"barriers": barriers[n - 1]} for n in (1, 2)}}
-    row = rows(study)[0]
+    pairs = {f"adamw-{n}, muon-{n}": {"barriers": barriers[n - 1]} for n in (1, 2)}
+    row = rows(pairs)[0]
     assert (row.kind, row.way, row.mean, row.barriers) == ("adamw-muon", "naive", 2.0, (1.0, 3.0))
     assert row.std == pytest.approx(2**0.5)
 
