@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from ..checkpoint.model import empty_model, with_tied
-from .symmetry import Activation, Family, View
+from .symmetry import Activation, Family, LinearMap
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -82,23 +82,7 @@ class _Sums:
         return cross, float((variances[0] * variances[1]).sqrt())
 
 
-class Place(Protocol):
-    """Where vectors can be seen: a `view` of what goes into a module, or of what comes out of it."""
-
-    @property
-    def module(self) -> str:
-        """Its name in the model."""
-
-    @property
-    def side(self) -> Literal["input", "output"]:
-        """Of which vectors."""
-
-    @property
-    def view(self) -> View | None:
-        """Which of their entries; None for all."""
-
-
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", Activation, LinearMap)
 
 
 @contextmanager

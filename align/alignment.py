@@ -41,8 +41,8 @@ class Alignment:
     """
 
     method: Method
-    elements: Elements
-    score: float
+    elements: Elements = field(default_factory=dict)
+    score: float = 0.0
     gauge: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property

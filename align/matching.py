@@ -227,8 +227,6 @@ def match(
     b: Mapping[str, Tensor],
     table: Family,
     *,
-    rotate: bool = True,
-    inside: bool = True,
     activations: Mapping[str, Tensor] | None = None,
     weigh: bool = True,
     start: Elements | None = None,
@@ -236,9 +234,7 @@ def match(
     tolerance: float = 1e-2,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
 ) -> Matching:
-    """The best elements found over several starts; `a`, `b` are canonical pieces.
-
-    Without `rotate`, only permutations: of all spaces, or without `inside` of those inside others.
+    """The best elements over several starts, of the groups of the table; `a`, `b` are canonical pieces.
 
     `activations` are correlations by space, which stand beside the weights, or where these do not `weigh` alone. With
     `start`, elements of all spaces, only these are followed.
@@ -248,10 +244,6 @@ def match(
     are solved for them; the most promising one is followed until a sweep over all spaces raises the objective by less
     than the share `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
     """
-    if not rotate:
-        table = table.permuting()
-    elif not inside:
-        table = table.permuting(lambda space: space.inside is not None)
     problem = _Problem(a, b, table, activations=activations, weigh=weigh)
     if start is not None:
         name, elements = "given", dict(start)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoint.loading import load
-from ..eval.fingerprint import Fingerprint, judge
-from ..eval.optimizer_inference import fingerprint_of
+from ..eval.fingerprint import Fingerprint, fingerprint_of, judge
 from ..eval.progress import Progress
 from ..merge.spectra import spectrum
 from .demo import CHECKPOINTS

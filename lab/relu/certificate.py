@@ -23,9 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cmp_to_key
 from itertools import combinations, combinations_with_replacement, product
-from math import gcd
+from math import atan2, gcd, tau
 
 Vector = tuple[int, ...]
 Exact = tuple[Fraction, ...]
@@ -45,7 +44,8 @@ class Problem:
         for x, y in self.inputs:
             common = gcd(x, y)
             rays |= {(-y // common, x // common), (y // common, -x // common)}
-        return sorted(rays, key=cmp_to_key(_turn))
+        # Directions of small integers differ by far more than the rounding of their angles.
+        return sorted(rays, key=lambda ray: atan2(ray[1], ray[0]) % tau)
 
     def feature(self, ray: tuple[int, int]) -> Vector:
         """φ(e) = max(0, X e)."""
@@ -61,17 +61,6 @@ class Certificate:
     neurons: int
     bound: Fraction
     residuals: dict[Choice, Exact]
-
-
-def _half(ray: tuple[int, int]) -> int:
-    return 0 if ray[1] > 0 or (ray[1] == 0 and ray[0] > 0) else 1
-
-
-def _turn(one: tuple[int, int], other: tuple[int, int]) -> int:
-    """The order of two directions by angle."""
-    if _half(one) != _half(other):
-        return _half(one) - _half(other)
-    return one[1] * other[0] - one[0] * other[1]
 
 
 def cone_of(problem: Problem, weights: Sequence[float | Fraction]) -> int:
@@ -95,16 +84,10 @@ def choices(problem: Problem, cone: int, neurons: int) -> Iterator[Choice]:
 
 def columns(problem: Problem, choice: Choice) -> list[Vector]:
     """The signed features that a choice may combine with weights ≥ 0."""
-    (sign, ray), *others = choice
-    features = [problem.feature(edge) for edge in problem.rays()]
-    chosen = [_times(sign, features[ray])]
-    for sign, cone in others:
-        chosen += [_times(sign, features[cone]), _times(sign, features[(cone + 1) % len(features)])]
-    return chosen
-
-
-def _times(sign: int, feature: Vector) -> Vector:
-    return tuple(sign * item for item in feature)
+    rays = problem.rays()
+    first, *others = choice
+    edges = [first, *((sign, ray % len(rays)) for sign, cone in others for ray in (cone, cone + 1))]
+    return [tuple(sign * item for item in problem.feature(rays[ray])) for sign, ray in edges]
 
 
 def certify(problem: Problem, cone: int, neurons: int = 2) -> Certificate:

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .constraint import Geometry, project
 from .network import Data, Networks, loss
+from .train import Geometry, project
 
 POINTS = 16  # of a path in one step of training
 SHARPNESS = 8  # the power mean of losses that is minimised: nearly their maximum

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...eval.figures import GREY, ORANGE, blank
 from ..study_figures import COLOURS, NAMES
-from .constraint import GEOMETRY
 from .study import SOLVED
-from .train import OPTIMIZERS
+from .train import GEOMETRY, OPTIMIZERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +31,8 @@ def relu_figure(record: Mapping[str, Any]) -> Figure:
 
 def _rows(record: Mapping[str, Any], kind: str, optimizer: str) -> tuple[list[float], list[Mapping[str, Any]]]:
     """The decays, or widths, of an optimizer in ascending order, and the parts of the record for them."""
-    parts = {
-        float(name.split(", ")[2]): part for name, part in record.items() if name.startswith(f"{kind}, {optimizer}")
-    }
+    start = f"{kind}, {optimizer}, "
+    parts = {float(name.removeprefix(start)): part for name, part in record.items() if name.startswith(start)}
     return sorted(parts), [parts[number] for number in sorted(parts)]
 
 

@@ -16,12 +16,11 @@ from ...eval.progress import Progress
 from ..options import NetworkPlan, StudyOptions
 from ..parts import Part, compute
 from .certificate import Problem, certify, cone_of, to_json
-from .constraint import GEOMETRY, Geometry, size
 from .construct import compress, connect, width_that_suffices
 from .network import Data, Networks, in_the_plane, loss
 from .polychain import attack, barrier, bend, permuted, straight
 from .regions import frontier
-from .train import OPTIMIZERS, Optimizer, train
+from .train import GEOMETRY, OPTIMIZERS, Geometry, Optimizer, size, train
 
 POINTS, DATA_SEED = 6, 11
 SAMPLES = 65  # of every piece of a constructed path
@@ -94,7 +93,7 @@ def measure_constructed(
     if pieces is None:
         return None
     s = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
-    steps = [piece.at(s) for piece in pieces]
+    steps = [piece(s) for piece in pieces]
     ends = torch.stack([loss(a, data), loss(b, data)])
     return {
         "over_ends": max(float(loss(step, data).max()) for step in steps) - float(ends.max()),

@@ -49,7 +49,7 @@ def test_a_moved_copy_is_matched_exactly(rotate: bool, seed: int) -> None:
     kind = "orthogonal" if rotate else "permutation"
     table = UNTIED if rotate else UNTIED.permuting()
     copy = moved(form, table, random_elements(UNTIED, kind, seed))
-    found = match(UNTIED.split(form), UNTIED.split(copy), UNTIED, rotate=rotate)
+    found = match(UNTIED.split(form), UNTIED.split(copy), UNTIED if rotate else UNTIED.permuting())
     assert found.score == pytest.approx(1.0, abs=1e-6)
     back = moved(copy, table, found.elements)
     assert max((back[name] - form[name]).abs().max().item() for name in form) < 2e-5

@@ -12,8 +12,16 @@ from transformers import GPT2LMHeadModel
 
 from isthmus.align.families import family
 from isthmus.checkpoint.loading import load
-from isthmus.eval.fingerprint import RANGES, Fingerprint, fingerprint, judge, kurtosis, peak
-from isthmus.eval.optimizer_inference import _attention_maps, fingerprint_of
+from isthmus.eval.fingerprint import (
+    RANGES,
+    Fingerprint,
+    _attention_maps,
+    fingerprint,
+    fingerprint_of,
+    judge,
+    kurtosis,
+    peak,
+)
 from isthmus.lab.fingerprint_study import CALIBRATION, HELD_OUT, fingerprint_study
 from isthmus.lab.pretrain import small_config
 from isthmus.merge.spectra import spectrum

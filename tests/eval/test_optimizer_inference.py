@@ -11,8 +11,7 @@ from merging import merge
 
 import isthmus
 from isthmus.checkpoint.optimizer_evidence import Evidence
-from isthmus.eval.fingerprint import Fingerprint
-from isthmus.eval.optimizer_inference import optimizer_of
+from isthmus.eval.fingerprint import Fingerprint, optimizer_of
 
 DATA = ["stdlib:docs:heldout"]
 FLAT = Fingerprint(peakedness=0.9, attention=0.2, kurtosis=3.2, embedding=2.5)
