@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -315,8 +316,21 @@ class OrthogonalMatrices(Matrices):
         return None
 
 
+class Rigid(Group):
+    """A group of permutations alone: nothing in it moves continuously."""
+
+    def permutations(self) -> Self:
+        return self
+
+    def compact(self) -> Self:
+        return self
+
+    def motion(self) -> None:
+        return None
+
+
 @dataclass(frozen=True)
-class PermutationMatrices(Matrices):
+class PermutationMatrices(Rigid, Matrices):
     """Permutation matrices, one for each block: (m, d, d) float."""
 
     def _random_block(self, generator: torch.Generator) -> Tensor:
@@ -327,15 +341,6 @@ class PermutationMatrices(Matrices):
 
     def attained(self, cross: Tensor) -> Tensor:
         return (_permutation_matrices(cross) * cross).sum((-1, -2))
-
-    def permutations(self) -> Matrices:
-        return self
-
-    def compact(self) -> Matrices:
-        return self
-
-    def motion(self) -> Motion | None:
-        return None
 
 
 def _nuclear_norm(cross: Tensor) -> Tensor:

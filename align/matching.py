@@ -175,14 +175,13 @@ class _Problem:
         elements = self.solve_layers(elements)
         cross = self.cross(self.stream, elements)
         elements[self.stream] = self.table.spaces[self.stream].group.solve(cross)
-        return elements, self._objective(elements, cross)
+        return elements, self.objective(elements, cross)
 
-    def objective(self, elements: Elements) -> float:
-        """Σ_p w_p ⟨A_p, g·B_p⟩ + Σ tr(gᵀ C) over its upper bound Σ_p w_p ‖A_p‖ ‖B_p‖ + …: 1 for an exact copy."""
-        return self._objective(elements, self.cross(self.stream, elements))
+    def objective(self, elements: Elements, cross: Tensor) -> float:
+        """Σ_p w_p ⟨A_p, g·B_p⟩ + Σ tr(gᵀ C) over its upper bound Σ_p w_p ‖A_p‖ ‖B_p‖ + …: 1 for an exact copy.
 
-    def _objective(self, elements: Elements, cross: Tensor) -> float:
-        """The same from the stream's cross-product, in which all pieces that the stream acts on are summed up."""
+        From the stream's `cross`-product, in which all pieces that the stream acts on are summed up.
+        """
         moved = self.table.act_on_space(self.stream, cross, 0, elements)
         value = float(moved.diagonal().sum(dtype=torch.float64))
         for name in self.names:
@@ -201,7 +200,7 @@ class _Problem:
         the assignment problem.
         """
         elements: Elements = {self.stream: residual}
-        crosses = [*self._stream_alone.values(), *(self.seen[name] for name in (self.stream,) if name in self.seen)]
+        crosses = [*self._stream_alone.values(), *([self.seen[self.stream]] if self.stream in self.seen else [])]
         value = sum(
             float(self.table.act_on_space(self.stream, cross, 0, elements).diagonal().sum()) for cross in crosses
         )

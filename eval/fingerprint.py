@@ -53,33 +53,22 @@ class Fingerprint:
         return self.peakedness / self.embedding if self.embedding else 0.0
 
 
-@dataclass(frozen=True)
-class Range:
-    """The lowest and the highest number that an optimizer leaves."""
-
-    low: float
-    high: float
-
-    def holds(self, value: float) -> bool:
-        """Whether a number is in it."""
-        return self.low <= value <= self.high
-
-
-# Calibrated on the models of `isthmus.lab.fingerprint_study`: what lies between two kinds of them is in no range.
-RANGES: Mapping[str, Mapping[str, Range]] = {
-    "muon": {"share": Range(0.15, 0.385), "kurtosis": Range(2.95, 4.0), "embedding": Range(2.2, 4.0)},
+# The lowest and the highest number that an optimizer leaves, calibrated on the models of
+# `isthmus.lab.fingerprint_study`: what lies between two kinds of them is in no range.
+RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "muon": {"share": (0.15, 0.385), "kurtosis": (2.95, 4.0), "embedding": (2.2, 4.0)},
     "adamw": {
-        "peakedness": Range(1.6, 3.0),
-        "share": Range(0.5, 1.0),
-        "attention": Range(0.15, 2.0),
-        "kurtosis": Range(2.96, 3.8),
-        "embedding": Range(2.3, 4.0),
+        "peakedness": (1.6, 3.0),
+        "share": (0.5, 1.0),
+        "attention": (0.15, 2.0),
+        "kurtosis": (2.96, 3.8),
+        "embedding": (2.3, 4.0),
     },
     "lion": {
-        "peakedness": Range(1.6, 3.5),
-        "attention": Range(-1.5, -0.1),
-        "kurtosis": Range(2.2, 2.85),
-        "embedding": Range(2.3, 4.0),
+        "peakedness": (1.6, 3.5),
+        "attention": (-1.5, -0.1),
+        "kurtosis": (2.2, 2.85),
+        "embedding": (2.3, 4.0),
     },
 }
 
@@ -127,7 +116,9 @@ def kurtosis(matrix: Tensor) -> float:
 def judge(fingerprint: Fingerprint) -> Evidence:
     """The only optimizer whose ranges hold all numbers of a fingerprint; unknown where there is none, or several."""
     fitting = [
-        name for name, ranges in RANGES.items() if all(r.holds(getattr(fingerprint, k)) for k, r in ranges.items())
+        name
+        for name, ranges in RANGES.items()
+        if all(low <= getattr(fingerprint, number) <= high for number, (low, high) in ranges.items())
     ]
     measured = f"peakedness {fingerprint.peakedness:.2f}, kurtosis {fingerprint.kurtosis:.2f}"
     if len(fitting) == 1:

@@ -101,7 +101,10 @@ class LossMeter:
         full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
 
         def logits(ids: Tensor) -> Tensor:
-            return functional_call(self.model, dict(full), (ids.to(self.device),), {"use_cache": False}).logits
+            scores: Tensor = functional_call(
+                self.model, dict(full), (ids.to(self.device),), {"use_cache": False}
+            ).logits
+            return scores
 
         own = self.blocks if blocks is None else blocks
         return label_losses(logits, own, self.config.vocab_size, self.on_blocks)

@@ -30,11 +30,11 @@ def generalization_study(directory: Path, options: StudyOptions, progress: Progr
     Raises BadInput for a text that cannot be read, before any model is trained.
     """
     texts = (HELD_OUT, *OTHER_TEXTS, *options.other_texts)
-    text(options.effort, texts)
-    train_models(directory, model_names(options.seeds), options, progress)
+    text(options.size.effort, texts)
+    train_models(directory, model_names(options.size.seeds), options, progress)
     parts = {
-        f"{a}, {b}": partial(losses_on_texts, directory, a, b, texts, options.effort)
-        for a, b in all_pairs(options.seeds)
+        f"{a}, {b}": partial(losses_on_texts, directory, a, b, texts, options.size.effort)
+        for a, b in all_pairs(options.size.seeds)
     }
     losses = compute(directory / "elsewhere", parts, "measuring on other text", options.workers, progress)
     return {"texts": texts, "pairs": losses}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..merge.reading import ACTIVATION_TOKENS
 from .pretrain import CODE, DOCS, small_config
@@ -57,43 +57,29 @@ class NetworkPlan:
     attackers: int = 32
 
 
-QUICK = Effort(20, 4, 4, 20, 512, 5, 3, 5, 2048, 2, 32, "stdlib:docs:heldout", "stdlib:code:heldout")
-QUICK_NETWORKS = NetworkPlan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4)
+@dataclass(frozen=True)
+class Size:
+    """How large a study is: models per optimizer, fine-tunes of every kind, small GPT-2s and two-layer networks."""
+
+    seeds: int
+    fine_tunes: int
+    effort: Effort
+    networks: NetworkPlan
+
+
+FULL = Size(SEEDS, SEEDS, Effort(), NetworkPlan())
+QUICK = Size(
+    seeds=2,
+    fine_tunes=1,
+    effort=Effort(20, 4, 4, 20, 512, 5, 3, 5, 2048, 2, 32, "stdlib:docs:heldout", "stdlib:code:heldout"),
+    networks=NetworkPlan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4),
+)
 
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Options of a study: quick or full, how many parts at a time, and further text for the studies that measure it."""
+    """Options of a study: its size, how many parts at a time, and further text for the studies that measure it."""
 
-    quick: bool = False
+    size: Size = FULL
     workers: int = 1
     other_texts: tuple[str, ...] = ()
-
-    @property
-    def effort(self) -> Effort:
-        """How much is computed with small GPT-2s."""
-        return QUICK if self.quick else Effort()
-
-    @property
-    def networks(self) -> NetworkPlan:
-        """How much is computed with two-layer networks."""
-        return QUICK_NETWORKS if self.quick else NetworkPlan()
-
-    @property
-    def seeds(self) -> int:
-        """Models per optimizer."""
-        return 2 if self.quick else SEEDS
-
-    @property
-    def fine_tunes(self) -> int:
-        """Fine-tunes of every kind."""
-        return 1 if self.quick else SEEDS
-
-    def settings(self) -> dict[str, Any]:
-        """What parts depend on, JSON-ready."""
-        return {
-            "seeds": self.seeds,
-            "fine_tunes": self.fine_tunes,
-            "effort": asdict(self.effort),
-            "networks": asdict(self.networks),
-        }

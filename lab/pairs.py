@@ -89,7 +89,7 @@ def model_names(seeds: int) -> list[str]:
 
 def train_models(directory: Path, names: Iterable[str], options: StudyOptions, progress: Progress) -> dict[str, float]:
     """Train the models named, `OPTIMIZER-NUMBER`, unless they exist; returns the last training loss of each."""
-    effort, place = options.effort, directory / "models"
+    effort, place = options.size.effort, directory / "models"
     parts = {name: partial(train, place, training_recipe(name, effort), effort.config()) for name in names}
     records = compute(place, parts, "training models", options.workers, progress)
     return {name: record["loss"] for name, record in records.items()}
@@ -155,11 +155,8 @@ def trained_path(
         fit, select = to_fit(effort), {part.label: part.select for part in text(effort)}
         line = WeightPath("linear", start.a, start.b)
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
-        digests, record, seen = (
-            endpoint_digests((first, second)),
-            training_record(plan, trained),
-            TextHashes.of(fit.values()),
-        )
+        digests, seen = endpoint_digests((first, second)), TextHashes.of(fit.values())
+        record = training_record(plan, trained)
         with atomic_directory(place) as folder:
             write_path(folder, trained.path, start.alignment, (first, second), digests, record, seen)
     saved = read_path(place, first, second)

@@ -30,9 +30,9 @@ BLOCKS = 16  # measured at every point of a plane
 
 def planes_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """Planes of all `triples`, JSON-ready; models that are in `directory` are used."""
-    names = triples(options.seeds)
+    names = triples(options.size.seeds)
     train_models(directory, sorted({name for three in names for name in three}), options, progress)
-    parts = {", ".join(three): partial(measure_triple, directory, three, options.effort) for three in names}
+    parts = {", ".join(three): partial(measure_triple, directory, three, options.size.effort) for three in names}
     return {"planes": compute(directory / "planes", parts, "measuring planes", options.workers, progress)}
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoint.loading import load
-from ..eval.barrier import Profile, profile
-from ..eval.loss import Losses
+from ..eval.barrier import profile
 from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import OptimizerName
@@ -42,12 +41,10 @@ RECIPES: dict[OptimizerName, TrainingRecipe] = {
 
 def practice_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """Fine-tune, merge and train further, JSON-ready; finished parts in `directory` are used."""
-    effort, workers, numbers = options.effort, options.workers, range(1, options.fine_tunes + 1)
+    effort, workers, numbers = options.size.effort, options.workers, range(1, options.size.fine_tunes + 1)
     place = directory / "fine-tunes"
-    models = {
-        f"{optimizer}-{domain}-{number}": partial(_fine_tune, place, optimizer, domain, number, effort)
-        for optimizer, domain, number in product(OPTIMIZERS, DOMAINS, numbers)
-    }
+    recipes = [_recipe(*model, effort) for model in product(OPTIMIZERS, DOMAINS, numbers)]
+    models = {recipe.name: partial(train, place, recipe, small_config()) for recipe in recipes}
     compute(place, models, "fine-tuning", workers, progress)
     couples = [
         (f"{one}-docs-{number}", f"{other}-code-{number}")
@@ -62,15 +59,11 @@ def practice_study(directory: Path, options: StudyOptions, progress: Progress) -
     return {"merges": barriers, "further": compute(directory / "further", further, "training on", workers, progress)}
 
 
-def _fine_tune(place: Path, optimizer: OptimizerName, domain: Domain, number: int, effort: Effort) -> Mapping[str, Any]:
-    recipe = replace(
-        RECIPES[optimizer],
-        name=f"{optimizer}-{domain}-{number}",
-        seed=2000 + 10 * number + DOMAINS.index(domain),
-        steps=effort.fine_tuning,
-        data=(effort.docs if domain == "docs" else effort.code,),
-    )
-    return train(place, recipe, small_config())
+def _recipe(optimizer: OptimizerName, domain: Domain, number: int, effort: Effort) -> TrainingRecipe:
+    """How a model is fine-tuned."""
+    name, seed = f"{optimizer}-{domain}-{number}", 2000 + 10 * number + DOMAINS.index(domain)
+    text = effort.docs if domain == "docs" else effort.code
+    return replace(RECIPES[optimizer], name=name, seed=seed, steps=effort.fine_tuning, data=(text,))
 
 
 def measure_merge(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
@@ -80,22 +73,18 @@ def measure_merge(directory: Path, a: str, b: str, effort: Effort) -> Mapping[st
     measured = profile(WeightPath("linear", first.state, second.state), meter, grid())
     better = min((measured.start, measured.end), key=lambda end: end.mean)
     gain = better - measured.at(0.5)
-    base = meter(load(CHECKPOINTS / BASE).state)
+    ends = {"docs": measured.start, "code": measured.end, "average": measured.at(0.5)}
+    models = {"base": meter(load(CHECKPOINTS / BASE).state), **ends}
     return {
         "ends": [measured.start.mean, measured.end.mean],
         "average": measured.at(0.5).mean,
         "by_text": {
-            label: {name: losses.label_mean(label) for name, losses in _named(base, measured).items()}
-            for label in base.per_block
+            label: {name: losses.label_mean(label) for name, losses in models.items()} for label in meter.blocks
         },
         "barrier": measured.barrier,
         "lowest_excess": min(measured.excess(t).mean for t, _ in measured.points),
         "gain": [gain.mean, gain.stderr],
     }
-
-
-def _named(base: Losses, measured: Profile) -> dict[str, Losses]:
-    return {"base": base, "docs": measured.start, "code": measured.end, "average": measured.at(0.5)}
 
 
 def train_further(directory: Path, optimizer: OptimizerName, number: int, effort: Effort) -> Mapping[str, Any]:

@@ -59,12 +59,12 @@ class Threshold:
 
 def spectra_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """Spectra of all paths and the calibration, JSON-ready; models and paths that are in `directory` are used."""
-    names, workers = model_names(options.seeds), options.workers
+    names, workers = model_names(options.size.seeds), options.workers
     train_models(directory, names, options, progress)
     parts = {
-        f"{a}, {b}, {by}": partial(path_spectra, directory, a, b, by, options.effort)
+        f"{a}, {b}, {by}": partial(path_spectra, directory, a, b, by, options.size.effort)
         for kind in kinds()
-        for a, b in pairs(kind, options.seeds)
+        for a, b in pairs(kind, options.size.seeds)
         for by in bend_optimizers(kind)
     }
     paths = compute(directory / "spectra", parts, "spectra along paths", workers, progress)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,11 +85,11 @@ def run_study(name: str, directory: Path, options: StudyOptions, progress: Progr
     with FolderLock(
         directory, f"another process works in '{directory.name}': wait for it, or take another directory", LOCK
     ):
-        replace_json(directory / SETTINGS, options.settings())
+        replace_json(directory / SETTINGS, asdict(options.size))
         record = {
             "study": name,
             "question": study.question,
-            "settings": options.settings(),
+            "settings": asdict(options.size),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "versions": {package: version(package) for package in ("isthmus", "torch", "transformers")},
             **study.run(directory, options, progress or Progress()),
@@ -113,5 +113,5 @@ def _require_same(file: Path, options: StudyOptions) -> None:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         settings = None
-    if settings != json.loads(json.dumps(options.settings())):
+    if settings != json.loads(json.dumps(asdict(options.size))):
         raise BadInput(f"'{directory.name}' holds parts of a study with other settings: take another directory")

@@ -36,6 +36,7 @@ from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.search import grid
 from ..merge.training.fitting import learn
 from .demo import CHECKPOINTS
+from .options import SEEDS
 from .parts import spread
 from .pretrain import EMBEDDED, TrainingRecipe, embedded_tokenizer, make_checkpoint, small_config
 
@@ -43,7 +44,6 @@ DATA = ("stdlib:docs", "stdlib:code")
 PLAN = LearnPlan(steps=400)
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
 FIRST = {"adamw": EMBEDDED[0], "muon": EMBEDDED[1]}
-SEEDS = 5
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,11 @@ def table_study(directory: Path, options: StudyOptions, progress: Progress) -> d
     Returns, JSON-ready, the `rows` under ``table``, the last training losses of the ``models``, and the ``pairs``: pair
     → the record of `measure_pair`.
     """
-    losses = train_models(directory, model_names(options.seeds), options, progress)
-    parts = {f"{a}, {b}": partial(measure_pair, directory, a, b, options.effort) for a, b in all_pairs(options.seeds)}
+    losses = train_models(directory, model_names(options.size.seeds), options, progress)
+    parts = {
+        f"{a}, {b}": partial(measure_pair, directory, a, b, options.size.effort)
+        for a, b in all_pairs(options.size.seeds)
+    }
     barriers = compute(directory / "barriers", parts, "measuring pairs", options.workers, progress)
     return {"table": [asdict(row) for row in rows(barriers)], "models": losses, "pairs": barriers}
 

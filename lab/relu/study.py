@@ -36,7 +36,7 @@ EXAMPLE_DECAY: Mapping[Optimizer, float] = {"adamw": 1.6, "lion": 1.6, "muon": 1
 
 def relu_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """All parts of the study, JSON-ready; those that exist in `directory` are read back."""
-    plan = options.networks
+    plan = options.size.networks
     parts: dict[str, Part] = {}
     for name, decay in product(OPTIMIZERS, plan.decays):
         parts[f"constraint, {name}, {decay}"] = partial(constraint_part, name, decay, plan)

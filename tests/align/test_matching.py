@@ -26,7 +26,7 @@ def test_heads_and_their_rotations_are_jointly_best() -> None:
     problem = _Problem(a, b, UNTIED)
     stream = {"residual": random_elements(UNTIED, "orthogonal")["residual"]}
     solved, _ = problem.solve_heads("h.0.heads", stream)
-    found = problem.objective(stream | solved)
+    found = problem.objective(stream | solved, problem.cross(problem.stream, stream | solved))
     best = -1.0
     for order in permutations(range(4)):
         elements = {**stream, "h.0.heads": torch.tensor(order)}
@@ -38,7 +38,7 @@ def test_heads_and_their_rotations_are_jointly_best() -> None:
                 for block in blocks
             ]
             elements[inner] = torch.stack([torch.from_numpy(r) for r in rotations])
-        best = max(best, problem.objective(elements))
+        best = max(best, problem.objective(elements, problem.cross(problem.stream, elements)))
     assert found == pytest.approx(best, abs=1e-7)
 
 

@@ -107,6 +107,6 @@ def test_no_two_ranges_overlap() -> None:
             apart = [
                 k
                 for k in shared
-                if min(RANGES[first][k].high, RANGES[second][k].high) < max(RANGES[first][k].low, RANGES[second][k].low)
+                if min(RANGES[first][k][1], RANGES[second][k][1]) < max(RANGES[first][k][0], RANGES[second][k][0])
             ]
             assert first == second or apart

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
-from isthmus.lab.options import Effort, StudyOptions
+from isthmus.lab.options import QUICK, Effort, StudyOptions
 from isthmus.lab.pairs import OPTIMIZERS, kinds, pairs, training_recipe
 from isthmus.lab.planes import triples
 from isthmus.lab.spectra_study import calibrate, expected_verdict, verdict
@@ -114,14 +115,14 @@ CHECKS = {
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps(StudyOptions(quick=True).settings()))
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(QUICK)))
     with pytest.raises(BadInput, match="holds parts of a study with other settings"):
         run_study("relu", tmp_path, StudyOptions())
 
 
 def test_a_text_that_is_not_there_is_refused_before_models_are_trained(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no text at 'nothing\.txt'"):
-        run_study("generalization", tmp_path, StudyOptions(quick=True, other_texts=("nothing.txt",)))
+        run_study("generalization", tmp_path, StudyOptions(QUICK, other_texts=("nothing.txt",)))
     assert not (tmp_path / "models").exists()
 
 
