@@ -7,8 +7,9 @@ products of weights, taken from what the weights do (Li et al. 2015, arXiv 1511.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import add
 from typing import TYPE_CHECKING, TypeVar
 
@@ -85,14 +86,11 @@ def captured(model: torch.nn.Module, places: Iterable[P]) -> Iterator[dict[P, Te
     """While it lasts, every forward pass leaves its vectors, (tokens, n) by place, in the dictionary."""
     seen: dict[P, Tensor] = {}
 
-    def hook(place: P) -> Callable[..., None]:
-        def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            vectors = (inputs[0] if place.side == "input" else output).flatten(0, -2)
-            seen[place] = vectors if place.view is None else place.view.of(vectors)
+    def keep(place: P, module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        vectors = (inputs[0] if place.side == "input" else output).flatten(0, -2)
+        seen[place] = vectors if place.view is None else place.view.of(vectors)
 
-        return keep
-
-    handles = [model.get_submodule(place.module).register_forward_hook(hook(place)) for place in places]
+    handles = [model.get_submodule(place.module).register_forward_hook(partial(keep, place)) for place in places]
     try:
         yield seen
     finally:

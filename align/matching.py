@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .memory import release_freed
+from .streamed import release_freed
 from .symmetry import Elements, Family
 
 INSIDE_HEADS = 4.0

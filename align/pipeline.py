@@ -18,9 +18,8 @@ from .alignment import Alignment
 from .canonical import canonical
 from .families import FAMILIES, family
 from .matching import match
-from .memory import release_freed
 from .methods import LOOKING, Method
-from .streamed import joined_state, stored_pieces, streamed_canonical
+from .streamed import joined_state, release_freed, stored_pieces, streamed_canonical
 from .symmetry import Family
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""Alignment of models that are not in memory: pieces are read, and brought into canonical form, when looked up."""
+"""Alignment in little memory: pieces are read and made canonical when looked up, and freed memory goes back."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -53,3 +54,13 @@ def joined_state(pieces: Mapping[str, Tensor], table: Family, elements: Elements
         return table.fused([table.act(name, pieces[name], acting) for name in names], names)
 
     return ComputedState(parts, tensor)
+
+
+def release_freed() -> None:
+    """Return freed pages to the system, where the C library knows how (glibc's ``malloc_trim``); else do nothing.
+
+    glibc keeps what lies between living tensors, for a large model as much as the model.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

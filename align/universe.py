@@ -21,9 +21,9 @@ from .alignment import Alignment
 from .canonical import canonical
 from .families import family
 from .matching import match
-from .memory import release_freed
 from .methods import LOOKING, Method
 from .pipeline import Aligned, align_states
+from .streamed import release_freed
 from .symmetry import Elements, Family, State
 
 if TYPE_CHECKING:

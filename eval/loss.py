@@ -115,10 +115,7 @@ class LossMeter:
 
 
 def label_losses(
-    logits: Callable[[Tensor], Tensor],
-    blocks: Mapping[str, Tensor],
-    vocabulary: int,
-    on_blocks: Callable[[int], None],
+    logits: Callable[[Tensor], Tensor], blocks: Mapping[str, Tensor], vocabulary: int, on_blocks: Callable[[int], None]
 ) -> dict[str, Tensor]:
     """−log p of every predicted token, label → (blocks, context − 1), by what gives the logits of token ids.
 

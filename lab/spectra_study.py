@@ -18,15 +18,7 @@ from typing import Any
 
 from ..eval.barrier import profile
 from ..eval.progress import Progress
-from ..eval.spectrum import (
-    Spectrum,
-    along_path,
-    compare_spectra,
-    judged,
-    judged_path,
-    mean_distance,
-    stable_rank,
-)
+from ..eval.spectrum import Spectrum, along_path, compare_spectra, judged, judged_path, mean_distance, stable_rank
 from ..merge.path import WeightPath
 from ..merge.plans import OptimizerName
 from ..merge.spectra import spectrum

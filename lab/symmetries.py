@@ -76,10 +76,7 @@ def pairs() -> list[tuple[str, str, str]]:
 
 
 def symmetry_study(
-    directory: Path,
-    *,
-    wanted: Sequence[tuple[str, str, str]] | None = None,
-    progress: Progress | None = None,
+    directory: Path, *, wanted: Sequence[tuple[str, str, str]] | None = None, progress: Progress | None = None
 ) -> list[Ablation]:
     """Train the models into `directory`, unless they exist, and ablate all pairs, or those `wanted`.
 

@@ -19,18 +19,7 @@ from ..merge.plans import LearnPlan
 from ..merge.search import grid
 from ..merge.training.fitting import learn
 from .options import Effort, StudyOptions
-from .pairs import (
-    aligned,
-    all_pairs,
-    kind_of,
-    loss_meter,
-    model,
-    model_names,
-    text,
-    to_fit,
-    train_models,
-    trained_path,
-)
+from .pairs import aligned, all_pairs, kind_of, loss_meter, model, model_names, text, to_fit, train_models, trained_path
 from .parts import compute, spread
 
 WAYS = ("naive", "permutation", "orthogonal", "combined", "learned", "one bend")

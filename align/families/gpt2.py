@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import Matrices, OrthogonalKeepingOnes, Permutation
-from ..symmetry import (
-    Activation,
-    Attention,
-    Axis,
-    Family,
-    Head,
-    LinearMap,
-    Norm,
-    Piece,
-    Reader,
-    Space,
-    Vanishing,
-    View,
-)
+from ..symmetry import Activation, Attention, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space, Vanishing, View
 
 if TYPE_CHECKING:
     from transformers import GPT2Config
@@ -135,7 +122,6 @@ def _tied(config: GPT2Config) -> Family:
         maps += [LinearMap(module, 0) for module in (fused, projection, up, down)]
     norm("ln_f", Reader("lm_head", 1))
     return Family(
-        model_type="gpt2",
         prefix="transformer",
         stream="residual",
         spaces=spaces,

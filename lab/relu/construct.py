@@ -24,8 +24,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from .network import Data, Networks
-from .train import Geometry
+from .network import Data, Geometry, Networks
 
 NOTHING = 1e-9  # a share of a neuron that counts as 0
 TOLERANCE = 1e-10  # of the linear programmes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...eval.figures import GREY, ORANGE, blank
 from ..study_figures import COLOURS, NAMES
+from .network import GEOMETRY, OPTIMIZERS
 from .study import SOLVED
-from .train import GEOMETRY, OPTIMIZERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,10 +17,9 @@ from ..options import NetworkPlan, StudyOptions
 from ..parts import Part, compute
 from .certificate import Problem, certify, cone_of, to_json
 from .construct import compress, connect, width_that_suffices
-from .network import Data, Networks, in_the_plane, loss
+from .network import GEOMETRY, OPTIMIZERS, Data, Geometry, Networks, Optimizer, in_the_plane, loss, size, train
 from .polychain import attack, barrier, bend, permuted, straight
 from .regions import frontier
-from .train import GEOMETRY, OPTIMIZERS, Geometry, Optimizer, size, train
 
 POINTS, DATA_SEED = 6, 11
 SAMPLES = 65  # of every piece of a constructed path
@@ -28,6 +27,7 @@ SAMPLES = 65  # of every piece of a constructed path
 EXAMPLE = Problem(((-2, -1), (-4, 7), (4, -1), (2, -5)), (1, 1, 1, 1))
 FIRST = ((Fraction(1, 3), Fraction(1, 3)), (Fraction(-1, 3), Fraction(-1, 3)))
 SECOND = ((Fraction(-4, 9), Fraction(-1, 9)), (Fraction(2, 9), Fraction(-1, 9)))
+SOLUTIONS = {"first": FIRST, "second": SECOND}
 SOLVED = 1e-4  # a loss that counts as zero
 # Decays that leave room for zero loss at all widths, and those at which one solution of EXAMPLE is in the set.
 DECAY: Mapping[Optimizer, float] = {"adamw": 0.5, "lion": 0.5, "muon": 0.25}
@@ -129,43 +129,36 @@ def barrier_part(plan: NetworkPlan) -> Mapping[str, Any]:
     ends: dict[str, Any] = {}
     solutions: dict[str, Networks] = {}
     for name in OPTIMIZERS:
-        trained = train(
-            name, data, width=2, decay=EXAMPLE_DECAY[name], seeds=plan.example_seeds, steps=plan.steps, lr=0.01
-        )
+        options = {"width": 2, "seeds": plan.example_seeds, "steps": plan.steps}
+        trained = train(name, data, decay=EXAMPLE_DECAY[name], lr=0.01, **options)
         losses = loss(trained, data)
         solved = [index for index in range(plan.example_seeds) if losses[index] < SOLVED]
         kinds = [_solution(trained[index]) for index in solved]
-        ends[name] = {
-            "decay": EXAMPLE_DECAY[name],
-            "runs": plan.example_seeds,
-            "first": kinds.count("first"),
-            "second": kinds.count("second"),
-            "other": kinds.count("other"),
-        }
+        counts = {kind: kinds.count(kind) for kind in (*SOLUTIONS, "other")}
+        ends[name] = {"decay": EXAMPLE_DECAY[name], "runs": plan.example_seeds, **counts}
         if solved:
             solutions[name] = trained[solved[0]]
     lowest = None
     if "adamw" in solutions and "muon" in solutions:
-        lowest = attack(
-            solutions["adamw"], solutions["muon"], data, bends=15, chains=plan.attackers, steps=plan.attack_steps
-        ).tolist()
+        a, b = solutions["adamw"], solutions["muon"]
+        lowest = attack(a, b, data, bends=15, chains=plan.attackers, steps=plan.attack_steps).tolist()
     return {
-        "solutions": {"first": _text(FIRST), "second": _text(SECOND)},
+        "solutions": {name: [_text(neuron) for neuron in neurons] for name, neurons in SOLUTIONS.items()},
         "trained": ends,
         "certificate": to_json(best),
-        "bounds": {str([str(item) for item in neuron]): str(one.bound) for neuron, one in certificates.items()},
+        "bounds": {str(_text(neuron)): str(one.bound) for neuron, one in certificates.items()},
         "attack": lowest,
     }
 
 
-def _text(neurons: Sequence[Sequence[Fraction]]) -> list[list[str]]:
-    return [[str(item) for item in neuron] for neuron in neurons]
+def _text(neuron: Sequence[Fraction]) -> list[str]:
+    return [str(item) for item in neuron]
 
 
 def _solution(network: Networks) -> str:
     """Which of the two solutions of EXAMPLE a network is, to a hundredth, whatever its order and scaling."""
     neurons = sorted((network.outer[:, None] * network.inner).tolist())
-    for name, solution in (("first", FIRST), ("second", SECOND)):
+    for name, solution in SOLUTIONS.items():
         exact = sorted([[float(item) for item in neuron] for neuron in solution])
         if torch.allclose(torch.tensor(neurons), torch.tensor(exact), atol=0.01):
             return name

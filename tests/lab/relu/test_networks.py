@@ -8,11 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.lab.relu.construct import compress, connect, width_that_suffices
-from isthmus.lab.relu.network import Networks, drawn, in_the_plane, loss, outputs
+from isthmus.lab.relu.network import (
+    GEOMETRY,
+    OPTIMIZERS,
+    Networks,
+    drawn,
+    in_the_plane,
+    loss,
+    outputs,
+    project,
+    size,
+    train,
+)
 from isthmus.lab.relu.polychain import along, barrier, bend, permuted, straight
 from isthmus.lab.relu.regions import frontier
 from isthmus.lab.relu.study import measure_constructed
-from isthmus.lab.relu.train import GEOMETRY, OPTIMIZERS, project, size, train
 
 DATA = in_the_plane(6, 11)
 
