@@ -25,6 +25,7 @@ TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".jsonl", ".py", ".te
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LABEL = re.compile(r"^([A-Za-z0-9_.-]+)=(.+)$", re.DOTALL)
 
 
@@ -112,11 +113,8 @@ def _read_file(path: Path) -> list[str]:
             document = None
         if not isinstance(document, str):
             raise BadInput(f"line {number} of '{name}' is not a JSON object with a 'text' field")
-        if not document.isascii():
-            try:
-                document.encode("utf-8")
-            except UnicodeEncodeError:
-                raise BadInput(f"line {number} of '{name}' holds half of a character (\\ud800 to \\udfff)") from None
+        if _SURROGATE.search(document):
+            raise BadInput(f"line {number} of '{name}' holds half of a character (\\ud800 to \\udfff)")
         documents.append(document)
     return documents
 

@@ -28,7 +28,6 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]:
         """Token ids of a text."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -101,13 +101,8 @@ def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedToke
     )
     texts = (text for spec in specs for text in corpus(spec).documents())
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        unk_token=END_OF_TEXT,
-        model_max_length=128,
-    )
+    ends = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **ends)
 
 
 def batches(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:

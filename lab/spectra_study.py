@@ -18,7 +18,7 @@ from typing import Any
 
 from ..eval.barrier import profile
 from ..eval.progress import Progress
-from ..eval.spectrum import Spectrum, along_path, compare_spectra, judged, judged_path, mean_distance, stable_rank
+from ..eval.spectrum import Spectrum, along_path, among, judged, judged_path, mean_distance, stable_rank
 from ..merge.path import WeightPath
 from ..merge.plans import OptimizerName
 from ..merge.spectra import spectrum
@@ -111,7 +111,7 @@ def pair_spectra(directory: Path, a: str, b: str) -> Mapping[str, Any]:
 
 
 def _numbers(a: Spectrum, m: Spectrum, b: Spectrum) -> dict[str, float]:
-    comparison = compare_spectra(a, m, b)
+    comparison = among((a, b), m)
     return {key: getattr(comparison, key) for key in ("excess", "distance", "log_ratio")}
 
 
