@@ -85,8 +85,9 @@ def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
         if not isinstance(group, Matrices):
             continue
         blocks, size = group.blocks, group.size
-        places = list(table.occurrences(inner))
-        sides = [[place for place in places if _is_dual(table, *place) == dual] for dual in (False, True)]
+        sides: tuple[list[tuple[str, int]], ...] = ([], [])  # primal and dual
+        for name, position in table.occurrences(inner):
+            sides[table.pieces[name].axes[position].dual].append((name, position))
         rows = [
             [moved[name].movedim(position, -1).reshape(-1, blocks, size) for name, position in side] for side in sides
         ]
@@ -97,7 +98,3 @@ def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
                 shape = moved[name].movedim(position, -1).shape
                 moved[name] = part.reshape(shape).to(moved[name].dtype).movedim(-1, position)
     return moved
-
-
-def _is_dual(table: Family, name: str, position: int) -> bool:
-    return table.pieces[name].axes[position].dual

@@ -81,7 +81,10 @@ def measure_plane(
     models = dict(zip(names, ((0.0, 0.0), (1.0, 0.0), (x, y)), strict=True))
     places = [[point[i] for point in models.values()] for i in (0, 1)]
     room = margin * max(max(along) - min(along) for along in places)
-    xs, ys = (_axis(along, resolution, room) for along in places)
+    xs, ys = (
+        tuple(torch.linspace(min(along) - room, max(along) + room, resolution, dtype=torch.float64).tolist())
+        for along in places
+    )
 
     def loss(along: float, height: float) -> float:
         third = height / y
@@ -89,7 +92,3 @@ def measure_plane(
         return meter(affine_combination(ends, (1 - second - third, second, third))).mean
 
     return Plane(xs, ys, tuple(tuple(loss(along, height) for along in xs) for height in ys), models)
-
-
-def _axis(places: Sequence[float], count: int, room: float) -> tuple[float, ...]:
-    return tuple(torch.linspace(min(places) - room, max(places) + room, count, dtype=torch.float64).tolist())

@@ -84,7 +84,9 @@ def compress(network: Networks, data: Data, geometry: Geometry, radius: float) -
     """
     start = torch.ones_like(network.outer)
     if geometry == "entrywise":
-        balance = balanced(network, _balancing(network))
+        ratio = network.outer.abs() / network.inner.abs().amax(-1)
+        # r for which |a| / r = r ‖w‖_∞; 1 for a neuron where either is 0.
+        balance = balanced(network, torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).sqrt())
         even = balance(torch.ones(1, dtype=torch.float64))[0]
         room = radius**2 / (even.outer.abs() * even.inner.abs().amax(-1)).clamp_min(1e-30)
         share = _few(_features(even, data), None, room)
@@ -122,12 +124,6 @@ def _inserted(network: Networks, second: Compressed, slots: Tensor) -> tuple[Net
     inner[slots[used]], outer[slots[used]] = second.neurons.inner[used], second.neurons.outer[used]
     share[slots[used]] = second.share[used]
     return Networks(inner, outer), share
-
-
-def _balancing(network: Networks) -> Tensor:
-    """The factor r for which |a| / r = r ‖w‖_∞; 1 for a neuron where either is 0."""
-    ratio = network.outer.abs() / network.inner.abs().amax(-1)
-    return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).sqrt()
 
 
 def _features(network: Networks, data: Data) -> Tensor:

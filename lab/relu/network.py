@@ -33,7 +33,7 @@ class Networks:
         """m, the number of neurons."""
         return self.outer.shape[-1]
 
-    def __getitem__(self, index: int | slice | Tensor) -> Networks:
+    def __getitem__(self, index: int | slice | Tensor | tuple[slice | Tensor | list[int] | None, ...]) -> Networks:
         return Networks(self.inner[index], self.outer[index])
 
     def clone(self) -> Networks:

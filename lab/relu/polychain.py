@@ -23,11 +23,7 @@ def permuted(a: Networks, b: Networks) -> Networks:
 
 def straight(a: Networks, b: Networks, bends: int) -> Networks:
     """Knots (pairs, bends + 2, m, d) on the straight line."""
-    t = torch.linspace(0, 1, bends + 2, dtype=torch.float64)
-    return Networks(
-        torch.lerp(a.inner[:, None], b.inner[:, None], t[:, None, None]),
-        torch.lerp(a.outer[:, None], b.outer[:, None], t[:, None]),
-    )
+    return _between(a[:, None], b[:, None], torch.linspace(0, 1, bends + 2, dtype=torch.float64))
 
 
 def along(knots: Networks, t: Tensor) -> Networks:
@@ -35,11 +31,7 @@ def along(knots: Networks, t: Tensor) -> Networks:
     segments = knots.outer.shape[1] - 1
     position = t * segments
     index = position.floor().long().clamp(max=segments - 1)
-    weight = position - index
-    return Networks(
-        torch.lerp(knots.inner[:, index], knots.inner[:, index + 1], weight[:, None, None]),
-        torch.lerp(knots.outer[:, index], knots.outer[:, index + 1], weight[:, None]),
-    )
+    return _between(knots[:, index], knots[:, index + 1], position - index)
 
 
 def barrier(knots: Networks, data: Data) -> Tensor:
@@ -58,8 +50,7 @@ def bend(
     is inside when its knots are.
     """
     generator = torch.Generator().manual_seed(0)
-    ends = Networks(knots.inner[:, [0, -1]], knots.outer[:, [0, -1]])
-    free = Networks(knots.inner[:, 1:-1], knots.outer[:, 1:-1]).clone()
+    ends, free = knots[:, [0, -1]], knots[:, 1:-1].clone()
     leaves = [free.inner.requires_grad_(), free.outer.requires_grad_()]
     optimizer = torch.optim.Adam(leaves, lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -96,6 +87,11 @@ def attack(a: Networks, b: Networks, data: Data, *, bends: int, chains: int, ste
             part[:, 1:-1] += scale * drawn
         lowest.append(barrier(bend(knots, data, inside=None, steps=steps, lr=0.01), data).min())
     return torch.stack(lowest)
+
+
+def _between(a: Networks, b: Networks, t: Tensor) -> Networks:
+    """The networks at every t on straight lines from A to B, along the second axis."""
+    return Networks(torch.lerp(a.inner, b.inner, t[:, None, None]), torch.lerp(a.outer, b.outer, t[:, None]))
 
 
 def _joined(ends: Networks, free: Networks) -> Networks:
