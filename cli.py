@@ -628,12 +628,12 @@ def generalization(directory: WorkDirectory, *, options: StudyArguments, reply: 
 def _run_study(name: str, directory: Path, options: StudyArguments, reply: Reply) -> None:
     inputs = _inputs(data=options.data)
     require_outputs(reply.json_file, [("the directory", directory)], inputs, existing=True)
-    from .lab.options import FULL, QUICK, StudyOptions
+    from .lab.options import StudyOptions
     from .lab.parts import cores
     from .lab.studies import run_study
 
     with screen(reply.quiet) as progress:
-        settings = StudyOptions(QUICK if options.quick else FULL, options.workers or cores(), tuple(options.data))
+        settings = StudyOptions(options.quick, options.workers or cores(), tuple(options.data))
         record = run_study(name, directory, settings, progress)
     numbers = f"{directory / name}.json has the numbers, .png the figure"
     reply.give(record, lambda study: say(study["question"]), numbers)

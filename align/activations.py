@@ -62,9 +62,8 @@ def cross_correlations(
 
 def _sums(a: Tensor, b: Tensor) -> tuple[int | Tensor, ...]:
     """Of vectors (tokens, n) of A and of B: their number, their products, their sums, and the sums of their squares."""
-    exact_a, exact_b = a.double(), b.double()
-    sums = exact_a.sum(0), exact_b.sum(0)
-    return a.shape[0], b.mT @ a, *sums, exact_a.square().sum(), exact_b.square().sum()
+    exact = a.double(), b.double()
+    return a.shape[0], b.mT @ a, *(one.sum(0) for one in exact), *(one.square().sum() for one in exact)
 
 
 def _covariance(totals: Sequence[int | Tensor]) -> tuple[Tensor, float]:

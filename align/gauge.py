@@ -95,6 +95,6 @@ def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
         for side, old, factor in zip(sides, rows, group.balanced(stacks[0], stacks[1]), strict=True):
             parts = factor.transpose(0, 1).split([len(row) for row in old])
             for (name, position), part in zip(side, parts, strict=True):
-                shape = moved[name].movedim(position, -1).shape
-                moved[name] = part.reshape(shape).to(moved[name].dtype).movedim(-1, position)
+                own = moved[name].movedim(position, -1)
+                moved[name] = part.reshape(own.shape).to(own.dtype).movedim(-1, position)
     return moved

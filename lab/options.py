@@ -78,8 +78,13 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Options of a study: its size, how many parts at a time, and further text for the studies that measure it."""
+    """Options of a study: quick or full, how many parts at a time, and further text for the studies that measure it."""
 
-    size: Size = FULL
+    quick: bool = False
     workers: int = 1
     other_texts: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """How large the study is."""
+        return QUICK if self.quick else FULL

@@ -28,8 +28,6 @@ from .network import Data, Geometry, Networks
 
 NOTHING = 1e-9  # a share of a neuron that counts as 0
 TOLERANCE = 1e-10  # of the linear programmes
-
-
 Piece = Callable[[Tensor], Networks]  # a piece of a path: the networks at every s in [0, 1], a vector
 
 

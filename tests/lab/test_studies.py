@@ -122,7 +122,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 def test_a_text_that_is_not_there_is_refused_before_models_are_trained(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no text at 'nothing\.txt'"):
-        run_study("generalization", tmp_path, StudyOptions(QUICK, other_texts=("nothing.txt",)))
+        run_study("generalization", tmp_path, StudyOptions(quick=True, other_texts=("nothing.txt",)))
     assert not (tmp_path / "models").exists()
 
 
