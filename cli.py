@@ -615,8 +615,9 @@ def generalization(directory: WorkDirectory, *, options: StudyArguments, reply: 
 def _run_study(name: str, directory: Path, options: StudyArguments, reply: Reply) -> None:
     inputs = _inputs(data=options.data)
     require_outputs(reply.json_file, [("the directory", directory)], inputs, existing=True)
+    from .lab.options import StudyOptions
     from .lab.parts import cores
-    from .lab.studies import StudyOptions, run_study
+    from .lab.studies import run_study
 
     with screen(reply.quiet) as progress:
         settings = StudyOptions(options.quick, options.workers or cores(), tuple(options.data))

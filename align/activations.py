@@ -7,16 +7,18 @@ products of weights, taken from what the weights do (Li et al. 2015, arXiv 1511.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from functools import partial
+from operator import add
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from ..checkpoint.model import empty_model, with_tied
-from .symmetry import Activation, Family, View
+from .symmetry import Activation, Family, LinearMap
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -37,7 +39,7 @@ def cross_correlations(
     ids (blocks, context). For a space that is seen in several places, C and its bound are sums over them. Returns
     space → (n, n), float64; zeros for a space without variance.
     """
-    sums: dict[Activation, _Sums] = {place: _Sums() for place in table.activations}
+    sums: dict[Activation, tuple[int | Tensor, ...]] = {}
     models = [empty_model(config) for _ in (a, b)]
     full = [with_tied(state, model) for state, model in zip((a, b), models, strict=True)]
     rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
@@ -46,59 +48,36 @@ def cross_correlations(
         for part in torch.split(ids, rows):
             for model, state in zip(models, full, strict=True):
                 functional_call(model, dict(state), (part,), {"use_cache": False})
-            for place, products in sums.items():
-                products.add(seen_a.pop(place), seen_b.pop(place))
+            for place in places:
+                new = _sums(seen_a.pop(place), seen_b.pop(place))
+                sums[place] = tuple(map(add, sums[place], new)) if place in sums else new
     crosses: dict[str, Tensor] = {}
     bounds: dict[str, float] = {}
-    for place, products in sums.items():
-        cross, bound = products.covariance()
+    for place, totals in sums.items():
+        cross, bound = _covariance(totals)
         crosses[place.space] = crosses.get(place.space, 0) + cross
         bounds[place.space] = bounds.get(place.space, 0.0) + bound
     return {space: cross / (bounds[space] or 1.0) for space, cross in crosses.items()}
 
 
-class _Sums:
-    """Sums over tokens for one place: of both models' vectors, their squares, and their products."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.a = self.b = self.squares_a = self.squares_b = self.products = torch.zeros(())
-
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """Vectors (tokens, n) of A and of B."""
-        self.count += a.shape[0]
-        self.products = self.products + b.mT @ a
-        self.a, self.b = self.a + a.double().sum(0), self.b + b.double().sum(0)
-        self.squares_a = self.squares_a + a.double().square().sum()
-        self.squares_b = self.squares_b + b.double().square().sum()
-
-    def covariance(self) -> tuple[Tensor, float]:
-        """C, and the root of the product of the variances."""
-        cross = self.products.double() - torch.outer(self.b, self.a) / self.count
-        variances = [
-            (squares - sums.square().sum() / self.count).clamp_min(0)
-            for squares, sums in ((self.squares_a, self.a), (self.squares_b, self.b))
-        ]
-        return cross, float((variances[0] * variances[1]).sqrt())
+def _sums(a: Tensor, b: Tensor) -> tuple[int | Tensor, ...]:
+    """Of vectors (tokens, n) of A and of B: their number, their products, their sums, and the sums of their squares."""
+    exact = a.double(), b.double()
+    return a.shape[0], b.mT @ a, *(one.sum(0) for one in exact), *(one.square().sum() for one in exact)
 
 
-class Place(Protocol):
-    """Where vectors can be seen: a `view` of what goes into a module, or of what comes out of it."""
-
-    @property
-    def module(self) -> str:
-        """Its name in the model."""
-
-    @property
-    def side(self) -> Literal["input", "output"]:
-        """Of which vectors."""
-
-    @property
-    def view(self) -> View | None:
-        """Which of their entries; None for all."""
+def _covariance(totals: Sequence[int | Tensor]) -> tuple[Tensor, float]:
+    """C, and the root of the product of the variances, from the totals of `_sums`."""
+    count, products, *moments = map(torch.as_tensor, totals)
+    sums, squares = moments[:2], moments[2:]
+    cross = products.double() - torch.outer(sums[1], sums[0]) / count
+    variances = [
+        (square - total.square().sum() / count).clamp_min(0) for square, total in zip(squares, sums, strict=True)
+    ]
+    return cross, float((variances[0] * variances[1]).sqrt())
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", Activation, LinearMap)
 
 
 @contextmanager
@@ -106,14 +85,11 @@ def captured(model: torch.nn.Module, places: Iterable[P]) -> Iterator[dict[P, Te
     """While it lasts, every forward pass leaves its vectors, (tokens, n) by place, in the dictionary."""
     seen: dict[P, Tensor] = {}
 
-    def hook(place: P) -> Callable[..., None]:
-        def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            vectors = (inputs[0] if place.side == "input" else output).flatten(0, -2)
-            seen[place] = vectors if place.view is None else place.view.of(vectors)
+    def keep(place: P, module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        vectors = (inputs[0] if place.side == "input" else output).flatten(0, -2)
+        seen[place] = vectors if place.view is None else place.view.of(vectors)
 
-        return keep
-
-    handles = [model.get_submodule(place.module).register_forward_hook(hook(place)) for place in places]
+    handles = [model.get_submodule(place.module).register_forward_hook(partial(keep, place)) for place in places]
     try:
         yield seen
     finally:

@@ -41,8 +41,8 @@ class Alignment:
     """
 
     method: Method
-    elements: Elements
-    score: float
+    elements: Elements = field(default_factory=dict)
+    score: float = 0.0
     gauge: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -142,17 +142,20 @@ class Alignment:
         """
         ids = random_ids(config, seed)
         expected = measure(state, config, ids)
-        error = (measure(aligned, self.config(config), ids) - expected).abs().max().item()
+
+        def error_of(moved: Mapping[str, Tensor]) -> float:
+            return (measure(moved, self.config(config), ids) - expected).abs().max().item()
+
+        error = error_of(aligned)
         if error <= tolerance:
             return error
-        table, base = family(config), self.reference(state, family(config))
+        table = family(config)
         culprit = "no single space: they only do together"
-        if not (measure(base, self.config(config), ids) - expected).abs().max().item() <= tolerance:
+        if not error_of(self.reference(state, table)) <= tolerance:
             culprit = "the canonical form itself"
         else:
             for space, element in self.elements.items():
-                alone = Alignment(self.method, {space: element}, 0.0).apply(state, table)
-                if not (measure(alone, self.config(config), ids) - expected).abs().max().item() <= tolerance:
+                if not error_of(Alignment(self.method, {space: element}).apply(state, table)) <= tolerance:
                     culprit = f"the element of '{space}'"
                     break
         raise AlignmentError(

@@ -85,20 +85,16 @@ def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
         if not isinstance(group, Matrices):
             continue
         blocks, size = group.blocks, group.size
-        sides: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
+        sides: tuple[list[tuple[str, int]], ...] = ([], [])  # primal and dual
         for name, position in table.occurrences(inner):
             sides[table.pieces[name].axes[position].dual].append((name, position))
-        stacks = []
-        for dual in (False, True):
-            rows = [moved[name].movedim(position, -1).reshape(-1, blocks, size) for name, position in sides[dual]]
-            stacks.append(torch.cat([row.double() for row in rows]).transpose(0, 1))  # (blocks, rows, size)
-        factors = group.balanced(stacks[0], stacks[1])
-        for dual, factor in zip((False, True), factors, strict=True):
-            start = 0
-            for name, position in sides[dual]:
-                old = moved[name].movedim(position, -1)
-                count = old.numel() // (blocks * size)
-                part = factor[:, start : start + count].transpose(0, 1).reshape(old.shape)
-                moved[name] = part.to(old.dtype).movedim(-1, position)
-                start += count
+        rows = [
+            [moved[name].movedim(position, -1).reshape(-1, blocks, size) for name, position in side] for side in sides
+        ]
+        stacks = [torch.cat([row.double() for row in side]).transpose(0, 1) for side in rows]  # (blocks, rows, size)
+        for side, old, factor in zip(sides, rows, group.balanced(stacks[0], stacks[1]), strict=True):
+            parts = factor.transpose(0, 1).split([len(row) for row in old])
+            for (name, position), part in zip(side, parts, strict=True):
+                own = moved[name].movedim(position, -1)
+                moved[name] = part.reshape(own.shape).to(own.dtype).movedim(-1, position)
     return moved

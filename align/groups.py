@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -184,36 +185,41 @@ class SignedPermutation(Group):
         return permutation + 1
 
 
-@dataclass(frozen=True)
-class Orthogonal(Group):
-    """Rotations and reflections: (n, n) float, a vector x along the axis becomes x Q."""
-
-    size: int
-
-    def act(self, tensor: Tensor, axis: int, element: Tensor, *, dual: bool = False) -> Tensor:
-        matrix = _inverse(element).mT if dual else element
-        return (tensor.movedim(axis, -1) @ matrix.to(tensor.dtype)).movedim(-1, axis)
-
-    def act_on_scale(self, tensor: Tensor, axis: int, element: Tensor) -> Tensor:
-        return tensor  # the same for all entries: else it has to be folded first
+class _MatrixGroup(Group):
+    """Elements are matrices, (..., n, n) float, by which the vectors along an axis are multiplied."""
 
     def inverse(self, element: Tensor) -> Tensor:
-        return _inverse(element)
+        inverse: Tensor = torch.linalg.inv(element)
+        return inverse
 
     def compose(self, first: Tensor, then: Tensor) -> Tensor:
         return first @ then
-
-    def identity(self) -> Tensor:
-        return torch.eye(self.size, dtype=torch.float64)
-
-    def random(self, generator: torch.Generator) -> Tensor:
-        return _random_orthogonal(self.size, generator)
 
     def solve(self, cross: Tensor) -> Tensor:
         return procrustes(cross)
 
     def attained(self, cross: Tensor) -> Tensor:
         return _nuclear_norm(cross)
+
+
+@dataclass(frozen=True)
+class Orthogonal(_MatrixGroup):
+    """Rotations and reflections: (n, n) float, a vector x along the axis becomes x Q."""
+
+    size: int
+
+    def act(self, tensor: Tensor, axis: int, element: Tensor, *, dual: bool = False) -> Tensor:
+        matrix = self.inverse(element).mT if dual else element
+        return (tensor.movedim(axis, -1) @ matrix.to(tensor.dtype)).movedim(-1, axis)
+
+    def act_on_scale(self, tensor: Tensor, axis: int, element: Tensor) -> Tensor:
+        return tensor  # the same for all entries: else it has to be folded first
+
+    def identity(self) -> Tensor:
+        return torch.eye(self.size, dtype=torch.float64)
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        return _random_orthogonal(self.size, generator)
 
     def permutations(self) -> Group:
         return Permutation(self.size)
@@ -254,7 +260,7 @@ class OrthogonalKeepingOnes(Orthogonal):
 
 
 @dataclass(frozen=True)
-class Matrices(Group):
+class Matrices(_MatrixGroup):
     """Invertible matrices, one for each of `blocks` blocks of `size` entries: (m, d, d) float, x becomes x G.
 
     Those that keep lengths are orthogonal: only they are bounded, so that `solve` is among them.
@@ -264,16 +270,10 @@ class Matrices(Group):
     blocks: int
 
     def act(self, tensor: Tensor, axis: int, element: Tensor, *, dual: bool = False) -> Tensor:
-        matrix = _inverse(element).mT if dual else element
+        matrix = self.inverse(element).mT if dual else element
         blocks = torch.unflatten(tensor.movedim(axis, -1), -1, (self.blocks, self.size))
         moved: Tensor = torch.einsum("...hd,hde->...he", blocks, matrix.to(tensor.dtype))
         return moved.flatten(-2).movedim(-1, axis)
-
-    def inverse(self, element: Tensor) -> Tensor:
-        return _inverse(element)
-
-    def compose(self, first: Tensor, then: Tensor) -> Tensor:
-        return first @ then
 
     def identity(self) -> Tensor:
         return torch.eye(self.size, dtype=torch.float64).repeat(self.blocks, 1, 1)
@@ -284,12 +284,6 @@ class Matrices(Group):
     def _random_block(self, generator: torch.Generator) -> Tensor:
         scales = 0.5 + torch.rand(self.size, generator=generator, dtype=torch.float64)
         return _random_orthogonal(self.size, generator) * scales
-
-    def solve(self, cross: Tensor) -> Tensor:
-        return procrustes(cross)
-
-    def attained(self, cross: Tensor) -> Tensor:
-        return _nuclear_norm(cross)
 
     def permutations(self) -> Matrices:
         return PermutationMatrices(self.size, self.blocks)
@@ -322,8 +316,21 @@ class OrthogonalMatrices(Matrices):
         return None
 
 
+class Rigid(Group):
+    """A group of permutations alone: nothing in it moves continuously."""
+
+    def permutations(self) -> Self:
+        return self
+
+    def compact(self) -> Self:
+        return self
+
+    def motion(self) -> None:
+        return None
+
+
 @dataclass(frozen=True)
-class PermutationMatrices(Matrices):
+class PermutationMatrices(Rigid, Matrices):
     """Permutation matrices, one for each block: (m, d, d) float."""
 
     def _random_block(self, generator: torch.Generator) -> Tensor:
@@ -334,20 +341,6 @@ class PermutationMatrices(Matrices):
 
     def attained(self, cross: Tensor) -> Tensor:
         return (_permutation_matrices(cross) * cross).sum((-1, -2))
-
-    def permutations(self) -> Matrices:
-        return self
-
-    def compact(self) -> Matrices:
-        return self
-
-    def motion(self) -> Motion | None:
-        return None
-
-
-def _inverse(element: Tensor) -> Tensor:
-    inverse: Tensor = torch.linalg.inv(element)
-    return inverse
 
 
 def _nuclear_norm(cross: Tensor) -> Tensor:

@@ -175,14 +175,13 @@ class _Problem:
         elements = self.solve_layers(elements)
         cross = self.cross(self.stream, elements)
         elements[self.stream] = self.table.spaces[self.stream].group.solve(cross)
-        return elements, self._objective(elements, cross)
+        return elements, self.objective(elements, cross)
 
-    def objective(self, elements: Elements) -> float:
-        """Σ_p w_p ⟨A_p, g·B_p⟩ + Σ tr(gᵀ C) over its upper bound Σ_p w_p ‖A_p‖ ‖B_p‖ + …: 1 for an exact copy."""
-        return self._objective(elements, self.cross(self.stream, elements))
+    def objective(self, elements: Elements, cross: Tensor) -> float:
+        """Σ_p w_p ⟨A_p, g·B_p⟩ + Σ tr(gᵀ C) over its upper bound Σ_p w_p ‖A_p‖ ‖B_p‖ + …: 1 for an exact copy.
 
-    def _objective(self, elements: Elements, cross: Tensor) -> float:
-        """The same from the stream's cross-product, in which all pieces that the stream acts on are summed up."""
+        From the stream's `cross`-product, in which all pieces that the stream acts on are summed up.
+        """
         moved = self.table.act_on_space(self.stream, cross, 0, elements)
         value = float(moved.diagonal().sum(dtype=torch.float64))
         for name in self.names:
@@ -201,7 +200,7 @@ class _Problem:
         the assignment problem.
         """
         elements: Elements = {self.stream: residual}
-        crosses = [*self._stream_alone.values(), *(self.seen[name] for name in (self.stream,) if name in self.seen)]
+        crosses = [*self._stream_alone.values(), *([self.seen[self.stream]] if self.stream in self.seen else [])]
         value = sum(
             float(self.table.act_on_space(self.stream, cross, 0, elements).diagonal().sum()) for cross in crosses
         )
@@ -227,8 +226,6 @@ def match(
     b: Mapping[str, Tensor],
     table: Family,
     *,
-    rotate: bool = True,
-    inside: bool = True,
     activations: Mapping[str, Tensor] | None = None,
     weigh: bool = True,
     start: Elements | None = None,
@@ -236,9 +233,7 @@ def match(
     tolerance: float = 1e-2,
     on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
 ) -> Matching:
-    """The best elements found over several starts; `a`, `b` are canonical pieces.
-
-    Without `rotate`, only permutations: of all spaces, or without `inside` of those inside others.
+    """The best elements over several starts, of the groups of the table; `a`, `b` are canonical pieces.
 
     `activations` are correlations by space, which stand beside the weights, or where these do not `weigh` alone. With
     `start`, elements of all spaces, only these are followed.
@@ -248,10 +243,6 @@ def match(
     are solved for them; the most promising one is followed until a sweep over all spaces raises the objective by less
     than the share `tolerance` (smaller ones changed no barrier by more than a percent). Deterministic.
     """
-    if not rotate:
-        table = table.permuting()
-    elif not inside:
-        table = table.permuting(lambda space: space.inside is not None)
     problem = _Problem(a, b, table, activations=activations, weigh=weigh)
     if start is not None:
         name, elements = "given", dict(start)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import orthogonal
 
 
@@ -31,12 +32,13 @@ class Rotation(Motion):
     """
 
     basis: Tensor
-    rotation: _Square
+    rotation: nn.Linear
 
     def __init__(self, basis: Tensor):
         super().__init__()
         self.register_buffer("basis", basis, persistent=False)
-        self.rotation = _Square(basis.shape[1])
+        self.rotation = skip_init(nn.Linear, basis.shape[1], basis.shape[1], bias=False)
+        nn.init.eye_(self.rotation.weight)
         orthogonal(self.rotation, orthogonal_map="cayley")
 
     def forward(self) -> Tensor:
@@ -45,14 +47,6 @@ class Rotation(Motion):
         turned = basis @ weight @ basis.mT
         size, rank = basis.shape
         return turned if rank == size else turned + 1.0 / size  # the projection on the vector of ones
-
-
-class _Square(nn.Module):
-    """A square matrix, first the identity."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(size))
 
 
 class FreeMatrices(Motion):

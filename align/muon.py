@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -17,14 +16,8 @@ class Muon(torch.optim.Muon):
     step of a tall (m, n) matrix times √(m / n).
     """
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of all parameters that have a gradient."""
         loss = None
         if closure is not None:

@@ -19,8 +19,8 @@ from .canonical import canonical
 from .families import FAMILIES, family
 from .matching import match
 from .memory import release_freed
-from .methods import KEEP_FORM, LOOKING, Method
-from .streamed import CanonicalPieces, joined_state, stored_pieces
+from .methods import LOOKING, Method
+from .streamed import joined_state, stored_pieces, streamed_canonical
 from .symmetry import Family
 
 if TYPE_CHECKING:
@@ -62,28 +62,25 @@ def align_states(
     than 1e-4; UnsupportedFamily.
     """
     if method == "none":
-        return Aligned(a, b, config, Alignment("none", {}, 0.0), 0.0)
+        return Aligned(a, b, config, Alignment("none"), 0.0)
     table = family(config)
-    untied = table.untied()
-    rotate = method not in KEEP_FORM
     if method == "learned":
         raise BadInput("an alignment is learned on text: take isthmus.merge, or `isthmus align --method learned`")
     if method in LOOKING and ids is None:
         raise BadInput(f"'{method}' matches what the models compute on text: give token ids")
     if stream:
-        return _streamed(a, b, config, table, method, seed, on_sweep)
+        return _streamed(a, b, config, table, Alignment(method), seed, on_sweep)
+    untied, alignment, seen = table.untied(), Alignment(method), None
     pieces_a = untied.split(canonical(a, table))
     release_freed()
     pieces_b = untied.split(canonical(b, table))
     release_freed()
-    seen = None
     if ids is not None and method in LOOKING:
-        untied_config = Alignment(method, {}, 0.0).config(config)
-        seen = cross_correlations(untied.join(pieces_a), untied.join(pieces_b), untied_config, untied, ids)
-    weigh = method != "activations"
-    matching = match(pieces_a, pieces_b, untied, rotate=rotate, activations=seen, weigh=weigh, on_sweep=on_sweep)
+        seen = cross_correlations(untied.join(pieces_a), untied.join(pieces_b), alignment.config(config), untied, ids)
+    weigh, acting = method != "activations", alignment.acting(untied)
+    matching = match(pieces_a, pieces_b, acting, activations=seen, weigh=weigh, on_sweep=on_sweep)
     alignment = Alignment(method, matching.elements, matching.score)
-    if rotate:
+    if alignment.folds:
         moved, reference = alignment.apply_to_pieces(pieces_b, untied), untied.join(pieces_a)
     else:
         moved, reference = alignment.apply(b, table), dict(a)
@@ -98,22 +95,23 @@ def _streamed(
     b: Mapping[str, Tensor],
     config: PretrainedConfig,
     table: Family,
-    method: Method,
+    alignment: Alignment,
     seed: int,
     on_sweep: Callable[[str, int, float], None],
 ) -> Aligned:
     """The same, layer by layer from where the states are."""
-    if method not in ("permutation", "orthogonal"):
-        raise BadInput(f"'{method}' looks at whole models: models that stay on disk take permutation or orthogonal")
-    pieces_a, pieces_b = CanonicalPieces(a, table), CanonicalPieces(b, table)
-    rotate = method not in KEEP_FORM
-    matching = match(pieces_a, pieces_b, pieces_a.table, rotate=rotate, on_sweep=on_sweep)
-    alignment = Alignment(method, matching.elements, matching.score)
+    if alignment.method not in ("permutation", "orthogonal"):
+        raise BadInput(
+            f"'{alignment.method}' looks at whole models: models that stay on disk take permutation or orthogonal"
+        )
+    pieces_a, pieces_b = (streamed_canonical(state, table) for state in (a, b))
+    matching = match(pieces_a, pieces_b, alignment.acting(table.untied()), on_sweep=on_sweep)
+    alignment = Alignment(alignment.method, matching.elements, matching.score)
     reference: Mapping[str, Tensor] = a
     moved = joined_state(stored_pieces(b, table), table.permuting(), matching.elements)
-    if rotate:
-        reference = joined_state(pieces_a, pieces_a.table)
-        moved = joined_state(pieces_b, pieces_b.table, matching.elements)
+    if alignment.folds:
+        reference = joined_state(pieces_a, table.untied())
+        moved = joined_state(pieces_b, table.untied(), matching.elements)
     error = alignment.verify(b, moved, config, seed=seed, measure=streamed_log_probs)
     return Aligned(reference, moved, alignment.config(config), alignment, error)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .groups import Matrices, OrthogonalMatrices, PermutationMatrices
+from .groups import Matrices, OrthogonalMatrices, PermutationMatrices, Rigid
 from .motions import FreeMatrices, Motion
 
 
@@ -90,7 +90,7 @@ class RotaryOrthogonalMatrices(RotaryMatrices):
 
 
 @dataclass(frozen=True)
-class RotaryPermutationMatrices(RotaryMatrices):
+class RotaryPermutationMatrices(Rigid, RotaryMatrices):
     """Permutation matrices on what no position rotates: (m, d, d) float."""
 
     @property
@@ -106,15 +106,6 @@ class RotaryPermutationMatrices(RotaryMatrices):
 
     def attained(self, cross: Tensor) -> Tensor:
         return self._pairs_of(cross)[..., 0].sum(-1) + self.rest.attained(self._rest_of(cross))
-
-    def permutations(self) -> Matrices:
-        return self
-
-    def compact(self) -> Matrices:
-        return self
-
-    def motion(self) -> Motion | None:
-        return None
 
 
 def _rotary(numbers: Tensor, rest: Tensor) -> Tensor:

@@ -210,7 +210,6 @@ class Family:
     which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.
     """
 
-    model_type: str
     prefix: str
     stream: str
     spaces: Mapping[str, Space]

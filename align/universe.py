@@ -22,7 +22,7 @@ from .canonical import canonical
 from .families import family
 from .matching import match
 from .memory import release_freed
-from .methods import KEEP_FORM, LOOKING, Method
+from .methods import LOOKING, Method
 from .pipeline import Aligned, align_states
 from .symmetry import Elements, Family, State
 
@@ -55,7 +55,7 @@ class Universe:
     @property
     def alignment(self) -> Alignment:
         """The alignment of the second state to the first, which says how all are aligned."""
-        return self.alignments[0] if self.alignments else Alignment("none", {}, 0.0)
+        return self.alignments[0] if self.alignments else Alignment("none")
 
 
 def align_all(
@@ -66,7 +66,6 @@ def align_all(
     ids: Tensor | None = None,
     stream: bool = False,
     seed: int = 0,
-    rounds: int = ROUNDS,
     on_match: Callable[[], None] = lambda: None,
 ) -> Universe:
     """Align N states of one configuration to each other; the first stays, but for its form.
@@ -76,7 +75,7 @@ def align_all(
     Raises as that does.
     """
     if method == "none" or len(states) == 1:
-        return Universe(tuple(states), config, (Alignment("none", {}, 0.0),) * (len(states) - 1), 0.0, (0.0,))
+        return Universe(tuple(states), config, (Alignment("none"),) * (len(states) - 1), 0.0, (0.0,))
     if len(states) == 2:
         a, b = states
         pair = align_states(a, b, config, method, ids=ids, stream=stream, seed=seed, on_sweep=lambda *_: on_match())
@@ -85,17 +84,18 @@ def align_all(
         raise BadInput("more than two models are aligned by a closed form: take permutation, orthogonal or combined")
     if method in LOOKING and ids is None:
         raise BadInput(f"'{method}' matches what the models compute on text: give token ids")
-    table, rotate = family(config), method not in KEEP_FORM
+    table, alignment = family(config), Alignment(method)
     untied = table.untied()
     pieces = [untied.split(canonical(state, table)) for state in states]
     release_freed()
-    problem = _Group(pieces, untied, method, Alignment(method, {}, 0.0).config(config), ids)
+    ids = ids if method in LOOKING else None
+    problem = _Group(pieces, alignment.acting(untied), method, alignment.config(config), ids)
     elements: list[Elements] = [{}]
     for index in range(1, len(states)):
         elements.append(problem.matched(index, elements, others=[0]))
         on_match()
     scores = [problem.score(elements)]
-    for _ in range(rounds if len(states) > 2 else 0):
+    for _ in range(ROUNDS):
         for index in range(1, len(states)):
             others = [other for other in range(len(states)) if other != index]
             elements[index] = problem.matched(index, elements, others, start=elements[index])
@@ -104,36 +104,28 @@ def align_all(
         if scores[-1] - scores[-2] < RISE * abs(scores[-1]):
             break
     alignments = [Alignment(method, own, scores[-1]) for own in elements]
-    moved = (
-        [untied.join(problem.moved(i, own)) for i, own in enumerate(elements)]
-        if rotate
-        else [
-            dict(states[0]),
-            *(alignment.apply(state, table) for alignment, state in zip(alignments[1:], states[1:], strict=True)),
-        ]
-    )
+    if alignment.folds:
+        moved = [untied.join(problem.moved(i, own)) for i, own in enumerate(elements)]
+    else:
+        moving = zip(alignments[1:], states[1:], strict=True)
+        moved = [dict(states[0]), *(each.apply(state, table) for each, state in moving)]
     release_freed()
     errors = [
-        alignment.verify(state, there, config, seed=seed)
-        for alignment, state, there in zip(alignments[1:], states[1:], moved[1:], strict=True)
+        each.verify(state, there, config, seed=seed)
+        for each, state, there in zip(alignments[1:], states[1:], moved[1:], strict=True)
     ]
-    return Universe(tuple(moved), alignments[0].config(config), tuple(alignments[1:]), max(errors), tuple(scores))
+    return Universe(tuple(moved), alignment.config(config), tuple(alignments[1:]), max(errors), tuple(scores))
 
 
+@dataclass(frozen=True)
 class _Group:
     """Canonical pieces of N states, and the matching of one of them to the mean of others."""
 
-    def __init__(
-        self,
-        pieces: Sequence[State],
-        table: Family,
-        method: Method,
-        config: PretrainedConfig,
-        ids: Tensor | None,
-    ):
-        self.pieces, self.method = pieces, method
-        self.table = Alignment(method, {}, 0.0).acting(table)
-        self.config, self.ids = config, ids if method in LOOKING else None
+    pieces: Sequence[State]
+    table: Family
+    method: Method
+    config: PretrainedConfig
+    ids: Tensor | None
 
     def moved(self, index: int, elements: Elements) -> State:
         """The pieces of one state under its elements."""
@@ -145,22 +137,11 @@ class _Group:
         self, index: int, elements: Sequence[Elements], others: Sequence[int], start: Elements | None = None
     ) -> Elements:
         """The elements that match one state to the mean of `others`, as they are moved."""
-        near = [self.moved(other, elements[other]) for other in others]
-        target = (
-            near[0]
-            if len(near) == 1
-            else {name: sum((there[name] for there in near[1:]), near[0][name]) / len(near) for name in near[0]}
-        )
-        seen = self._seen(index, near)
-        return match(
-            target,
-            self.pieces[index],
-            self.table,
-            rotate=self.method not in KEEP_FORM,
-            activations=seen,
-            weigh=self.method != "activations",
-            start=start,
-        ).elements
+        target, *rest = near = [self.moved(other, elements[other]) for other in others]
+        if rest:
+            target = {name: sum((there[name] for there in rest), target[name]) / len(near) for name in target}
+        seen, weigh = self._seen(index, near), self.method != "activations"
+        return match(target, self.pieces[index], self.table, activations=seen, weigh=weigh, start=start).elements
 
     def _seen(self, index: int, near: Sequence[State]) -> dict[str, Tensor] | None:
         """The correlations of one state's activations with those of others, averaged over these."""

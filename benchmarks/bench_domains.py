@@ -14,7 +14,6 @@ from pathlib import Path
 
 from measured import record
 
-from isthmus.checkpoint.loading import load
 from isthmus.eval.progress import Progress
 from isthmus.lab.pretrain import make_checkpoint, small_config
 from isthmus.merge.pipeline import merge_models
@@ -75,8 +74,7 @@ def main() -> None:
         work = Path(folder)
         train, heldout = headers(work / "text")
         third = Recipe("headers", "adamw", 7, 300, base="adamw-1", data=(str(train),), adamw_lr=1e-3)
-        base = load(CHECKPOINTS / "adamw-1")
-        make_checkpoint(third, small_config(), base.tokenizer(), dict(base.state), work, Progress())
+        make_checkpoint(third, small_config(), work, Progress())
         models = [CHECKPOINTS / "docs", CHECKPOINTS / "code", work / "headers"]
         texts = ["docs=stdlib:docs:heldout", "code=stdlib:code:heldout", f"headers={heldout}"]
         record(

@@ -18,23 +18,14 @@ from ..checkpoint.path_conflicts import Place
 from ..checkpoint.reference import require_path, shown_name
 
 STDLIB_EXCLUDED = frozenset(
-    {
-        "test",
-        "tests",
-        "idle_test",
-        "idlelib",
-        "lib2to3",
-        "site-packages",
-        "dist-packages",
-        "turtledemo",
-        "ensurepip",
-    }
+    {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "ensurepip"}
 )
 HELD_OUT_MODULUS = 10
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".jsonl", ".py", ".tex", ".org", ""})
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LABEL = re.compile(r"^([A-Za-z0-9_.-]+)=(.+)$", re.DOTALL)
 
 
@@ -122,11 +113,8 @@ def _read_file(path: Path) -> list[str]:
             document = None
         if not isinstance(document, str):
             raise BadInput(f"line {number} of '{name}' is not a JSON object with a 'text' field")
-        if not document.isascii():
-            try:
-                document.encode("utf-8")
-            except UnicodeEncodeError:
-                raise BadInput(f"line {number} of '{name}' holds half of a character (\\ud800 to \\udfff)") from None
+        if _SURROGATE.search(document):
+            raise BadInput(f"line {number} of '{name}' holds half of a character (\\ud800 to \\udfff)")
         documents.append(document)
     return documents
 
@@ -139,12 +127,12 @@ def held_out(module: str) -> bool:
 @cache
 def _stdlib_files() -> tuple[tuple[str, Path], ...]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = []
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if not STDLIB_EXCLUDED.intersection(relative.parts) and not relative.parts[0].startswith("config-"):
-            files.append((relative.as_posix(), path))
-    return tuple(files)
+    files = ((path.relative_to(root), path) for path in sorted(root.rglob("*.py")))
+    return tuple(
+        (module.as_posix(), path)
+        for module, path in files
+        if not STDLIB_EXCLUDED.intersection(module.parts) and not module.parts[0].startswith("config-")
+    )
 
 
 def _stdlib_readers(kind: str, part: str) -> list[Callable[[], list[str]]]:

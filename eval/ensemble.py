@@ -33,6 +33,16 @@ class EnsembleConfig(PretrainedConfig):
         self.average, self.members = average, members
 
 
+def _of_all(name: str) -> Callable[..., None]:
+    """The method of `EnsembleCache` that calls the one of this name of every member's cache."""
+
+    def method(self: EnsembleCache, *arguments: Any) -> None:
+        for cache in self.caches:
+            getattr(cache, name)(*arguments)
+
+    return method
+
+
 class EnsembleCache(Cache):
     """The keys and values of all members, each in a cache of its own."""
 
@@ -44,25 +54,10 @@ class EnsembleCache(Cache):
         """The number of tokens in it."""
         return int(self.caches[0].get_seq_length(*args))
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Reorder sequences as a beam search reorders its beams."""
-        for cache in self.caches:
-            cache.reorder_cache(beam_idx)
-
-    def crop(self, max_length: int) -> None:
-        """Drop all tokens but the first `max_length`."""
-        for cache in self.caches:
-            cache.crop(max_length)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every sequence."""
-        for cache in self.caches:
-            cache.batch_repeat_interleave(repeats)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some sequences."""
-        for cache in self.caches:
-            cache.batch_select_indices(indices)
+    reorder_cache = _of_all("reorder_cache")
+    crop = _of_all("crop")
+    batch_repeat_interleave = _of_all("batch_repeat_interleave")
+    batch_select_indices = _of_all("batch_select_indices")
 
 
 class Ensemble(PreTrainedModel, GenerationMixin):

@@ -1,4 +1,4 @@
-"""Which optimizer leaves such weights: the spectral fingerprint.
+"""The optimizer that trained a model: as its files or the user say, or by the spectral fingerprint of its weights.
 
 Muon orthogonalises its updates and leaves spectra as flat as those of noise; AdamW's have a long tail (Zhang et al.
 2026, arXiv 2605.09991). Lion's updates are signs, so its weights have lighter tails than a Gaussian; SGD moves few of
@@ -11,11 +11,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..checkpoint.optimizer_evidence import Evidence
-from .spectrum import Spectrum
+from ..align.families import family
+from ..checkpoint.optimizer_evidence import Evidence, canonical_name, conclude
+from .spectrum import Spectrum, singular_values
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from ..align.symmetry import Family
 
 WHYS = {
     "adamw": "its spectra have the long tail that AdamW leaves",
@@ -45,33 +52,22 @@ class Fingerprint:
         return self.peakedness / self.embedding if self.embedding else 0.0
 
 
-@dataclass(frozen=True)
-class Range:
-    """The lowest and the highest number that an optimizer leaves."""
-
-    low: float
-    high: float
-
-    def holds(self, value: float) -> bool:
-        """Whether a number is in it."""
-        return self.low <= value <= self.high
-
-
-# Calibrated on the models of `isthmus.lab.fingerprint_study`: what lies between two kinds of them is in no range.
-RANGES: Mapping[str, Mapping[str, Range]] = {
-    "muon": {"share": Range(0.15, 0.385), "kurtosis": Range(2.95, 4.0), "embedding": Range(2.2, 4.0)},
+# The lowest and the highest number that an optimizer leaves, calibrated on the models of
+# `isthmus.lab.fingerprint_study`: what lies between two kinds of them is in no range.
+RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "muon": {"share": (0.15, 0.385), "kurtosis": (2.95, 4.0), "embedding": (2.2, 4.0)},
     "adamw": {
-        "peakedness": Range(1.6, 3.0),
-        "share": Range(0.5, 1.0),
-        "attention": Range(0.15, 2.0),
-        "kurtosis": Range(2.96, 3.8),
-        "embedding": Range(2.3, 4.0),
+        "peakedness": (1.6, 3.0),
+        "share": (0.5, 1.0),
+        "attention": (0.15, 2.0),
+        "kurtosis": (2.96, 3.8),
+        "embedding": (2.3, 4.0),
     },
     "lion": {
-        "peakedness": Range(1.6, 3.5),
-        "attention": Range(-1.5, -0.1),
-        "kurtosis": Range(2.2, 2.85),
-        "embedding": Range(2.3, 4.0),
+        "peakedness": (1.6, 3.5),
+        "attention": (-1.5, -0.1),
+        "kurtosis": (2.2, 2.85),
+        "embedding": (2.3, 4.0),
     },
 }
 
@@ -119,9 +115,47 @@ def kurtosis(matrix: Tensor) -> float:
 def judge(fingerprint: Fingerprint) -> Evidence:
     """The only optimizer whose ranges hold all numbers of a fingerprint; unknown where there is none, or several."""
     fitting = [
-        name for name, ranges in RANGES.items() if all(r.holds(getattr(fingerprint, k)) for k, r in ranges.items())
+        name
+        for name, ranges in RANGES.items()
+        if all(low <= getattr(fingerprint, number) <= high for number, (low, high) in ranges.items())
     ]
     measured = f"peakedness {fingerprint.peakedness:.2f}, kurtosis {fingerprint.kurtosis:.2f}"
     if len(fitting) == 1:
         return Evidence(fitting[0], "likely", f"{WHYS[fitting[0]]} ({measured})")
     return Evidence(None, "unknown", f"its weights are like those of no optimizer that is known ({measured})")
+
+
+def fingerprint_of(state: Mapping[str, Tensor], config: PretrainedConfig, spectrum: Spectrum) -> Fingerprint:
+    """The fingerprint of a state as it is stored; `spectrum` is its spectrum in canonical form.
+
+    Raises UnsupportedFamily.
+    """
+    table = family(config)
+    hidden = (table.piece(state, name) for name in table.matrices)
+    queries, outputs = _attention_maps(table)
+    embedding = singular_values(table.piece(state, table.embedding))
+    return fingerprint(spectrum, hidden, embedding, queries=queries, outputs=outputs)
+
+
+def _attention_maps(table: Family) -> tuple[set[str], set[str]]:
+    """The matrices that make queries and keys, and those that take the attention's outputs to the residual stream.
+
+    All have an axis of heads with a space inside them. Outputs are writers, and values share their space.
+    """
+    inside = {
+        name: {axis.spaces[-1] for axis in table.pieces[name].axes if len(axis.spaces) > 1} for name in table.matrices
+    }
+    outputs = {name for name, _ in table.writers if inside.get(name)}
+    values = set().union(*(inside[name] for name in outputs))
+    return {name for name, spaces in inside.items() if spaces - values}, outputs
+
+
+def optimizer_of(documented: Sequence[Evidence], measured: Fingerprint | None, stated: str | None = None) -> Evidence:
+    """The optimizer of a model: the one that the user `stated`, else the one that its files and its weights agree on.
+
+    Weights count only where the files do not say that the model is a merge.
+    """
+    if stated is not None:
+        return Evidence(canonical_name(stated) or stated.lower(), "stated", "the user says so")
+    merged = any(evidence.confidence == "unknown" for evidence in documented)
+    return conclude(documented, judge(measured) if measured is not None and not merged else None)

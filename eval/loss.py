@@ -90,12 +90,7 @@ class LossMeter:
                 f"a model of type '{config.model_type}' that reads in both directions sees the tokens that it would "
                 "have to predict, so that no loss can be measured: leave --data out"
             )
-        self.config, self.blocks, self.device, self.on_blocks = (
-            config,
-            blocks,
-            torch.device(device),
-            on_blocks,
-        )
+        self.config, self.blocks, self.device, self.on_blocks = config, blocks, torch.device(device), on_blocks
         self.model = empty_model(config)
 
     @torch.no_grad()
@@ -104,24 +99,41 @@ class LossMeter:
     ) -> dict[str, Tensor]:
         """−log p of every predicted token, float32, label → (blocks, context − 1); on `blocks`, by default its own."""
         full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
-        result = {}
-        for label, rows in (self.blocks if blocks is None else blocks).items():
-            batch = max(1, LOGITS_AT_ONCE // (rows.shape[1] * self.config.vocab_size))
-            parts = []
-            for part in torch.split(rows, batch):
-                parts.append(shared(part, lambda ids: self._token_losses(full, ids)))
-                self.on_blocks(part.shape[0])
-            result[label] = torch.cat(parts)
-        return result
 
-    def _token_losses(self, full: Mapping[str, Tensor], ids: Tensor) -> Tensor:
-        ids = ids.to(self.device)
-        logits = functional_call(self.model, dict(full), (ids,), {"use_cache": False}).logits[:, :-1]
-        return torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu()
+        def logits(ids: Tensor) -> Tensor:
+            scores: Tensor = functional_call(
+                self.model, dict(full), (ids.to(self.device),), {"use_cache": False}
+            ).logits
+            return scores
+
+        own = self.blocks if blocks is None else blocks
+        return label_losses(logits, own, self.config.vocab_size, self.on_blocks)
 
     def __call__(self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None) -> Losses:
         """The losses of one state."""
         return per_block(self.token_losses(state, blocks))
+
+
+def label_losses(
+    logits: Callable[[Tensor], Tensor], blocks: Mapping[str, Tensor], vocabulary: int, on_blocks: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """−log p of every predicted token, label → (blocks, context − 1), by what gives the logits of token ids.
+
+    As many blocks at a time as their logits allow, which several processes share.
+    """
+
+    def losses(ids: Tensor) -> Tensor:
+        scores = logits(ids)[:, :-1]
+        return torch.nn.functional.cross_entropy(scores.mT, ids[:, 1:].to(scores.device), reduction="none").cpu()
+
+    result = {}
+    for label, rows in blocks.items():
+        parts = []
+        for part in torch.split(rows, max(1, LOGITS_AT_ONCE // (rows.shape[1] * vocabulary))):
+            parts.append(shared(part, losses))
+            on_blocks(part.shape[0])
+        result[label] = torch.cat(parts)
+    return result
 
 
 def per_block(token_losses: Mapping[str, Tensor]) -> Losses:

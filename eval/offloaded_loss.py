@@ -14,8 +14,7 @@ from torch import Tensor
 from ..checkpoint.errors import BadInput
 from ..checkpoint.trial_loading import quiet
 from ..checkpoint.working_folders import WorkingFolder
-from .loss import LOGITS_AT_ONCE
-from .processes import shared
+from .loss import label_losses
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -43,14 +42,12 @@ def offloaded_token_losses(
     """
     with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         model = load_offloaded(directory, memory, folder)
-        losses = {}
-        for label, rows in blocks.items():
-            parts = []
-            for part in torch.split(rows, max(1, LOGITS_AT_ONCE // (rows.shape[1] * int(model.config.vocab_size)))):
-                parts.append(shared(part, lambda ids: _token_losses(model, ids)))
-                on_blocks(part.shape[0])
-            losses[label] = torch.cat(parts)
-    return losses
+
+        def logits(ids: Tensor) -> Tensor:
+            scores: Tensor = model(input_ids=ids, use_cache=False).logits
+            return scores.float()
+
+        return label_losses(logits, blocks, int(model.config.vocab_size), on_blocks)
 
 
 def load_offloaded(directory: Path, memory: int | None, offload: Path) -> Any:
@@ -68,8 +65,3 @@ def load_offloaded(directory: Path, memory: int | None, offload: Path) -> Any:
         placed = {"device_map": "auto", "max_memory": limits, "offload_folder": offload}
     with quiet():
         return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **placed).eval()
-
-
-def _token_losses(model: Any, ids: Tensor) -> Tensor:
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:].to(logits.device), reduction="none").cpu()

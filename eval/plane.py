@@ -55,11 +55,9 @@ def coordinates(states: Sequence[State]) -> tuple[float, float]:
     for name in first:
         base = first[name].double()
         u, v = second[name].double() - base, third[name].double() - base
-        square, inner, length = (
-            square + u.square().sum().item(),
-            inner + (u * v).sum().item(),
-            length + (v * v).sum().item(),
-        )
+        square += u.square().sum().item()
+        inner += (u * v).sum().item()
+        length += (v * v).sum().item()
     if square == 0:
         raise BadInput("the first two models are the same: they span no plane")
     x = inner / square
@@ -83,17 +81,14 @@ def measure_plane(
     models = dict(zip(names, ((0.0, 0.0), (1.0, 0.0), (x, y)), strict=True))
     places = [[point[i] for point in models.values()] for i in (0, 1)]
     room = margin * max(max(along) - min(along) for along in places)
-    xs, ys = (_axis(along, resolution, room) for along in places)
-    rows = []
-    for height in ys:
+    xs, ys = (
+        tuple(torch.linspace(min(along) - room, max(along) + room, resolution, dtype=torch.float64).tolist())
+        for along in places
+    )
+
+    def loss(along: float, height: float) -> float:
         third = height / y
-        row = []
-        for along in xs:
-            second = along - third * x
-            row.append(meter(affine_combination(ends, (1 - second - third, second, third))).mean)
-        rows.append(tuple(row))
-    return Plane(xs, ys, tuple(rows), models)
+        second = along - third * x
+        return meter(affine_combination(ends, (1 - second - third, second, third))).mean
 
-
-def _axis(places: Sequence[float], count: int, room: float) -> tuple[float, ...]:
-    return tuple(torch.linspace(min(places) - room, max(places) + room, count, dtype=torch.float64).tolist())
+    return Plane(xs, ys, tuple(tuple(loss(along, height) for along in xs) for height in ys), models)

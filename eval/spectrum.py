@@ -85,13 +85,6 @@ class SpectrumReport:
     zero: tuple[str, ...] = ()
 
 
-def compare_spectra(
-    a: Spectrum, m: Spectrum, b: Spectrum, *, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND
-) -> SpectrumReport:
-    """The verdict on M between A and B: that of `among` two."""
-    return among((a, b), m, max_excess=max_excess, same_kind=same_kind)
-
-
 def among(
     ends: Sequence[Spectrum], m: Spectrum, *, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND
 ) -> SpectrumReport:
@@ -183,7 +176,7 @@ def along_path(
     """
     ts = sorted(spectra)
     a, b = spectra[ts[0]], spectra[ts[-1]]
-    comparisons = [compare_spectra(a, spectra[t], b) for t in ts]
+    comparisons = [among((a, b), spectra[t]) for t in ts]
     points = [(t, point.excess, point.position or 0.0) for t, point in zip(ts, comparisons, strict=True)]
     limits = {"max_excess": max_excess, "same_kind": same_kind, "position_noise": position_noise}
     return judged_path(points, mean_distance(a, b), **limits)

@@ -28,7 +28,6 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]:
         """Token ids of a text."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,19 @@ class Text:
         report_tokens: int = 8192,
         seen: TextHashes | None = None,
     ) -> tuple[Blocks, ...]:
-        """The blocks of every corpus, with these numbers of tokens in each part (`blocks`).
+        """The blocks of every corpus, with these numbers of tokens in each part.
 
-        Many corpora repeat themselves: a fit block that repeats text of a select or report block, of any label, is
-        dropped (`TextHashes`).
+        Documents are taken in an order drawn from the seed, joined by the end-of-text token and tokenised until there
+        is enough; the blocks are then shuffled and dealt out, report first. Where the text is shorter than that, fit
+        gets what the other two leave, and these are scaled down alike to the whole text, or to half of it where there
+        is to be a fit part. Blocks that hold text that was `seen` before are left out. Many corpora repeat themselves:
+        a fit block that repeats text of a select or report block, of any label, is dropped (`TextHashes`).
 
-        Raises BadInput for token ids outside the vocabulary, and for text that only repeats itself; TooLittleText as
-        `blocks` does.
+        Raises BadInput for token ids outside the vocabulary; TooLittleText when a text is empty, too short for one
+        block in every part that is not empty, or only repeats itself.
         """
-        counts = _counts(self.context, fit_tokens, select_tokens, report_tokens)
+        tokens = {"report": report_tokens, "select": select_tokens, "fit": fit_tokens}
+        counts = {part: -(-count // self.context) for part, count in tokens.items()}
         cut: list[Blocks] = []
         for source in self._corpora.values():
             cut.append(source.cut(self.context, counts, seen))
@@ -110,36 +113,6 @@ def labelled_blocks(
     return text.blocks(fit_tokens=fit_tokens, select_tokens=select_tokens, report_tokens=report_tokens, seen=seen)
 
 
-def blocks(
-    source: Corpus,
-    tokenizer: Tokenizer,
-    *,
-    context: int,
-    fit_tokens: int = 0,
-    select_tokens: int = 8192,
-    report_tokens: int = 8192,
-    seed: int = 0,
-    seen: TextHashes | None = None,
-) -> Blocks:
-    """Cut a corpus into fit, select and report blocks of `context` tokens each.
-
-    Documents are taken in an order drawn from `seed`, joined by the end-of-text token and tokenised until there is
-    enough; the blocks are then shuffled and dealt out, report first. Where the text is shorter than that, fit gets what
-    the other two leave, and these are scaled down alike to the whole text, or to half of it where there is to be a fit
-    part. Blocks that hold text that was `seen` before are left out.
-
-    Raises TooLittleText when the text is empty, or too short for one block in every part that is not empty.
-    """
-    counts = _counts(context, fit_tokens, select_tokens, report_tokens)
-    return _TokenizedCorpus(source, tokenizer, seed).cut(context, counts, seen)
-
-
-def _counts(context: int, fit_tokens: int, select_tokens: int, report_tokens: int) -> dict[str, int]:
-    """The number of blocks of every part that hold these numbers of tokens."""
-    tokens = {"report": report_tokens, "select": select_tokens, "fit": fit_tokens}
-    return {part: -(-count // context) for part, count in tokens.items()}
-
-
 class _TokenizedCorpus:
     """A corpus and its token ids, as far as they were read: in pieces of a document, in the order of a seed."""
 
@@ -149,7 +122,7 @@ class _TokenizedCorpus:
         self._unread = self._read()
 
     def cut(self, context: int, counts: Mapping[str, int], seen: TextHashes | None) -> Blocks:
-        """Its blocks, `counts` in each part (`blocks`)."""
+        """Its blocks, `counts` in each part (`Text.blocks`)."""
         label, origin = self._source.label, self._source.origin
         needed = sum(counts.values())
         table, tokens = _unseen_blocks(self.pieces(), context, needed, seen)

@@ -35,7 +35,9 @@ class TextHashes:
         With 1, every run of `WINDOW` tokens is found again. With `WINDOW` the windows tile the blocks, and other blocks
         are found that share at least `WINDOW` tokens with the beginning or the end of one of them.
         """
-        return cls(frozenset(digest for blocks in parts for block in blocks for digest in _tiles(block, every)))
+        # The last window of a block would stick out: another one ends where the block does.
+        hashes = ((*_digests(row, every), *_digests(row[-WINDOW:], 1)) for blocks in parts for row in blocks)
+        return cls(frozenset(digest for windows in hashes for digest in windows))
 
     @classmethod
     def load(cls, file: Path) -> TextHashes:
@@ -54,11 +56,6 @@ class TextHashes:
             return torch.zeros(len(blocks), dtype=torch.bool)
         hits = [any(digest in self.hashes for digest in _digests(block, 1)) for block in blocks]
         return torch.tensor(hits, dtype=torch.bool)
-
-
-def _tiles(block: Tensor, every: int) -> Iterator[bytes]:
-    yield from _digests(block, every)
-    yield from _digests(block[-WINDOW:], 1)  # where the last window would stick out
 
 
 def _digests(block: Tensor, step: int) -> Iterator[bytes]:

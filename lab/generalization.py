@@ -7,52 +7,43 @@ the ensemble of both ends, and of the ensemble of both and that point.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..align.alignment import Alignment
 from ..eval.barrier import profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
 from ..merge.search import grid, inside
-from .pairs import HELD_OUT, OPTIMIZERS, SEEDS, Effort, kinds, model, pairs, text, train_models, trained_path
+from .options import Effort, StudyOptions
+from .pairs import HELD_OUT, all_pairs, model_names, text, train_models, trained_path
 from .parts import compute
 
 OTHER_TEXTS = ("code=stdlib:code:heldout",)
 INTERIOR = 0.1
 
 
-def generalization_study(
-    directory: Path,
-    effort: Effort,
-    *,
-    other_texts: Sequence[str] = OTHER_TEXTS,
-    seeds: int = SEEDS,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+def generalization_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """All pairs on all texts, JSON-ready; models and paths that are in `directory` are used.
 
     Raises BadInput for a text that cannot be read, before any model is trained.
     """
-    text(effort, (HELD_OUT, *other_texts))
-    names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
-    train_models(directory, names, effort, workers=workers, progress=progress)
+    texts = (HELD_OUT, *OTHER_TEXTS, *options.other_texts)
+    text(options.size.effort, texts)
+    train_models(directory, model_names(options.size.seeds), options, progress)
     parts = {
-        f"{a}, {b}": partial(losses_on_texts, directory, a, b, tuple(other_texts), effort)
-        for kind in kinds()
-        for a, b in pairs(kind, seeds)
+        f"{a}, {b}": partial(losses_on_texts, directory, a, b, texts, options.size.effort)
+        for a, b in all_pairs(options.size.seeds)
     }
-    return compute(directory / "elsewhere", parts, stage="measuring on other text", workers=workers, progress=progress)
+    losses = compute(directory / "elsewhere", parts, "measuring on other text", options.workers, progress)
+    return {"texts": texts, "pairs": losses}
 
 
-def losses_on_texts(directory: Path, a: str, b: str, other_texts: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:
+def losses_on_texts(directory: Path, a: str, b: str, texts: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:
     """One pair: text → losses in nats per token, differences with their standard errors over blocks."""
-    path = trained_path(directory, a, b, effort)
-    config = Alignment("combined", {}, 0.0).config(model(directory, a).config)
-    blocks = text(effort, (HELD_OUT, *other_texts))
+    path, config = trained_path(directory, a, b, effort)
+    blocks = text(effort, texts)
     ts = grid()
     searched = profile(path, LossMeter(config, {HELD_OUT: blocks[0].select}), ts)
     best = min((t for t in ts if inside(t, INTERIOR)), key=lambda t: searched.at(t).mean)

@@ -9,8 +9,8 @@ that the studies share it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -22,85 +22,35 @@ from torch import Tensor
 from ..align.pipeline import Aligned, align_states
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import atomic_directory
+from ..eval.loss import LossMeter
 from ..eval.progress import Progress
-from ..eval.text import Blocks, labelled_blocks
+from ..eval.text import Blocks, Text
 from ..eval.text_hashes import TextHashes
 from ..merge.path import WeightPath, read_path, write_path
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
-from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.training.fitting import train_curve, training_record
-from .demo import CHECKPOINTS
+from .options import SEEDS, Effort, StudyOptions
 from .parts import compute
-from .pretrain import CODE, DOCS, TrainingRecipe, make_checkpoint, small_config
+from .pretrain import TrainingRecipe, embedded_tokenizer, make_checkpoint
 
 if TYPE_CHECKING:
-    from transformers import GPT2Config, PreTrainedTokenizerBase
+    from transformers import GPT2Config, PretrainedConfig
 
 OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "muon", "lion")
-SEEDS = 5
 HELD_OUT = "docs=stdlib:docs:heldout"
-MEASURED = 8192  # tokens, to select and to report on
-RECIPES: dict[OptimizerName, TrainingRecipe] = {
+RECIPES: dict[str, TrainingRecipe] = {
     "adamw": TrainingRecipe("", "adamw", 0, 0, adamw_lr=2e-3, weight_decay=0.5),
     "muon": TrainingRecipe("", "muon", 0, 0, muon_lr=1e-2, adamw_lr=4e-3, weight_decay=0.3),
     "lion": TrainingRecipe("", "lion", 0, 0, adamw_lr=5e-4, weight_decay=1.5),
 }
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is computed: steps of everything that is trained, blocks in a step of a bend, tokens that are measured.
-
-    `plane` is the resolution of planes, `looked_at` the tokens whose activations align models.
-    """
-
-    pretraining: int = 700
-    bend: int = 120
-    batch: int = 16
-    learning: int = 200
-    tokens: int = MEASURED
-    fine_tuning: int = 150
-    further: int = 60
-    plane: int = 11
-    looked_at: int = ACTIVATION_TOKENS
-    layers: int = 4
-    width: int = 128
-    docs: str = DOCS
-    code: str = CODE
-
-    def config(self) -> GPT2Config:
-        """The models that are pretrained."""
-        return small_config(layers=self.layers, width=self.width)
-
-
-QUICK = Effort(
-    pretraining=20,
-    bend=4,
-    batch=4,
-    learning=20,
-    tokens=512,
-    fine_tuning=5,
-    further=3,
-    plane=5,
-    looked_at=2048,
-    layers=2,
-    width=32,
-    docs="stdlib:docs:heldout",
-    code="stdlib:code:heldout",
-)
-
-
-def training_recipe(optimizer: OptimizerName, number: int, effort: Effort) -> TrainingRecipe:
-    """How a model is trained."""
-    seed = 1000 + 10 * number + OPTIMIZERS.index(optimizer)
-    return replace(
-        RECIPES[optimizer],
-        name=f"{optimizer}-{number}",
-        seed=seed,
-        steps=effort.pretraining,
-        batch=effort.batch,
-        data=(effort.docs,),
-    )
+def training_recipe(name: str, effort: Effort) -> TrainingRecipe:
+    """How the model `OPTIMIZER-NUMBER` is trained."""
+    optimizer, number = name.split("-")
+    seed = 1000 + 10 * int(number) + list(RECIPES).index(optimizer)
+    recipe = replace(RECIPES[optimizer], name=name, seed=seed, steps=effort.pretraining)
+    return replace(recipe, batch=effort.batch, data=(effort.docs,))
 
 
 def optimizer_of(name: str) -> str:
@@ -121,36 +71,39 @@ def pairs(kind: tuple[OptimizerName, OptimizerName], seeds: int = SEEDS) -> list
     return couples[:1] if seeds == 2 else couples
 
 
-def train_models(
-    directory: Path, names: Sequence[str], effort: Effort, *, workers: int = 1, progress: Progress | None = None
-) -> dict[str, float]:
+def all_pairs(seeds: int) -> list[tuple[str, str]]:
+    """The pairs of all kinds."""
+    return [pair for kind in kinds() for pair in pairs(kind, seeds)]
+
+
+def kind_of(pair: str) -> str:
+    """The kind of a pair of models, `A, B`: the optimizers that trained them, as in ``adamw-muon``."""
+    return "-".join(optimizer_of(end) for end in pair.split(", ")[:2])
+
+
+def model_names(seeds: int) -> list[str]:
+    """The models of all pairs, `OPTIMIZER-NUMBER`."""
+    return [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
+
+
+def train_models(directory: Path, names: Iterable[str], options: StudyOptions, progress: Progress) -> dict[str, float]:
     """Train the models named, `OPTIMIZER-NUMBER`, unless they exist; returns the last training loss of each."""
-    parts = {}
-    for name in dict.fromkeys(names):
-        optimizer, number = name.split("-")
-        optimizer_name = next(one for one in OPTIMIZERS if one == optimizer)
-        parts[name] = partial(
-            _train, directory / "models", training_recipe(optimizer_name, int(number), effort), effort
-        )
-    records = compute(directory / "models", parts, stage="training models", workers=workers, progress=progress)
+    effort, place = options.size.effort, directory / "models"
+    parts = {name: partial(train, place, training_recipe(name, effort), effort.config()) for name in names}
+    records = compute(place, parts, "training models", options.workers, progress)
     return {name: record["loss"] for name, record in records.items()}
 
 
-def _train(directory: Path, plan: TrainingRecipe, effort: Effort) -> Mapping[str, Any]:
+def train(directory: Path, recipe: TrainingRecipe, config: GPT2Config) -> Mapping[str, Any]:
+    """Train one model into a directory; the record is its last training loss."""
     # A run that was interrupted before it recorded the loss has left it.
-    shutil.rmtree(directory / plan.name, ignore_errors=True)
-    return {"loss": make_checkpoint(plan, effort.config(), tokenizer(), None, directory, Progress())}
-
-
-@cache
-def tokenizer() -> PreTrainedTokenizerBase:
-    """The tokenizer of the embedded checkpoints, which all models share."""
-    return load(CHECKPOINTS / "docs").tokenizer()
+    shutil.rmtree(directory / recipe.name, ignore_errors=True)
+    return {"loss": make_checkpoint(recipe, config, directory, Progress())}
 
 
 def model(directory: Path, name: str) -> Checkpoint:
-    """One of the models, its state in memory."""
-    checkpoint = load(directory / "models" / name)
+    """A model in a directory, its state in memory."""
+    checkpoint = load(directory / name)
     return replace(checkpoint, state=dict(checkpoint.state))
 
 
@@ -160,18 +113,17 @@ def text(effort: Effort, specs: tuple[str, ...] = (HELD_OUT,), fit: str = "") ->
 
     What models and bends are trained on are other modules of the library than what is held out.
     """
-    context = effort.config().n_positions
+    context, tokenizer = effort.config().n_positions, embedded_tokenizer()
     trained_on = max(effort.bend * effort.batch, effort.learning * LearnPlan.batch) * context
     measured = 0 if fit else effort.tokens
-    return labelled_blocks(
-        (fit,) if fit else specs,
-        tokenizer(),
-        context=context,
-        vocabulary=len(tokenizer()),
-        fit_tokens=max(trained_on, effort.looked_at) if fit else 0,
-        select_tokens=measured,
-        report_tokens=measured,
+    return Text((fit,) if fit else specs, tokenizer, context=context, vocabulary=len(tokenizer)).blocks(
+        fit_tokens=max(trained_on, effort.looked_at) if fit else 0, select_tokens=measured, report_tokens=measured
     )
+
+
+def loss_meter(config: PretrainedConfig, effort: Effort, specs: tuple[str, ...] = (HELD_OUT,)) -> LossMeter:
+    """What measures losses on the text to report on."""
+    return LossMeter(config, {part.label: part.report for part in text(effort, specs)})
 
 
 def to_fit(effort: Effort) -> dict[str, Tensor]:
@@ -186,14 +138,9 @@ def aligned(first: Checkpoint, second: Checkpoint, effort: Effort) -> Aligned:
 
 
 def trained_path(
-    directory: Path,
-    a: str,
-    b: str,
-    effort: Effort,
-    by: OptimizerName | None = None,
-    start: Aligned | None = None,
-) -> WeightPath:
-    """The path between two models with one bend, trained `by` an optimizer and saved, or read back.
+    directory: Path, a: str, b: str, effort: Effort, by: OptimizerName | None = None, start: Aligned | None = None
+) -> tuple[WeightPath, PretrainedConfig]:
+    """The path between two models with one bend, trained `by` an optimizer and saved, or read back; its configuration.
 
     By default that is the optimizer that trained both, else AdamW. `start` is their alignment, if there is one already.
     """
@@ -201,13 +148,15 @@ def trained_path(
     plan = CurvePlan(training=PathTraining(steps=effort.bend, batch=effort.batch)).for_endpoints(optimizers)
     plan = replace(plan, optimizer=by or plan.optimizer)
     place = directory / "paths" / f"{a}, {b}, {plan.optimizer}"
-    first, second = model(directory, a), model(directory, b)
+    first, second = (model(directory / "models", name) for name in (a, b))
     if not place.exists():
         start = start or aligned(first, second, effort)
         fit, select = to_fit(effort), {part.label: part.select for part in text(effort)}
         line = WeightPath("linear", start.a, start.b)
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
+        seen = TextHashes.of(fit.values())
+        record = training_record(plan, trained)
         with atomic_directory(place) as folder:
-            seen = TextHashes.of(fit.values())
-            write_path(folder, trained.path, start.alignment, (first, second), training_record(plan, trained), seen)
-    return read_path(place, first, second).path
+            write_path(folder, trained.path, start.alignment, (first, second), record, seen)
+    saved = read_path(place, first, second)
+    return saved.path, saved.alignment.config(first.config)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ Part = Callable[[], Mapping[str, Any]]
 
 
 def compute(
-    directory: Path, parts: Mapping[str, Part], *, stage: str, workers: int = 1, progress: Progress | None = None
+    directory: Path, parts: Mapping[str, Part], stage: str, workers: int = 1, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The results of all parts by name, read from `directory`/NAME.json where that exists.
 
@@ -51,6 +52,11 @@ def compute(
 def cores() -> int:
     """The number of parts that may be computed at a time."""
     return os.cpu_count() or 1
+
+
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation; 0 of a single value, whose spread is unknown."""
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _keep(part: Part, file: Path) -> None:

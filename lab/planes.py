@@ -18,7 +18,8 @@ from ..align.pipeline import align_states
 from ..eval.loss import LossMeter
 from ..eval.plane import affine_combination, measure_plane
 from ..eval.progress import Progress
-from .pairs import OPTIMIZERS, SEEDS, Effort, aligned, model, text, train_models
+from .options import SEEDS, Effort, StudyOptions
+from .pairs import OPTIMIZERS, aligned, loss_meter, model, train_models
 from .parts import compute
 
 if TYPE_CHECKING:
@@ -27,19 +28,12 @@ if TYPE_CHECKING:
 BLOCKS = 16  # measured at every point of a plane
 
 
-def planes_study(
-    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
-) -> dict[str, Any]:
+def planes_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """Planes of all `triples`, JSON-ready; models that are in `directory` are used."""
-    names = sorted({name for names in triples(seeds) for name in names})
-    train_models(directory, names, effort, workers=workers, progress=progress)
-    parts = {
-        ", ".join(names): partial(
-            measure_triple, directory, names, effort, drawn=names[0].endswith("-1")
-        )  # first of its kind
-        for names in triples(seeds)
-    }
-    return compute(directory / "planes", parts, stage="measuring planes", workers=workers, progress=progress)
+    names = triples(options.size.seeds)
+    train_models(directory, sorted({name for three in names for name in three}), options, progress)
+    parts = {", ".join(three): partial(measure_triple, directory, three, options.size.effort) for three in names}
+    return {"planes": compute(directory / "planes", parts, "measuring planes", options.workers, progress)}
 
 
 def triples(seeds: int = SEEDS) -> list[tuple[str, str, str]]:
@@ -50,28 +44,25 @@ def triples(seeds: int = SEEDS) -> list[tuple[str, str, str]]:
     return [(a, b, c) for a, b, c in (*same, *each)]
 
 
-def measure_triple(directory: Path, names: tuple[str, str, str], effort: Effort, *, drawn: bool) -> Mapping[str, Any]:
-    """Three models before and after alignment: losses in nats per token, with the plane when it is to be `drawn`."""
-    first, *others = (model(directory, name) for name in names)
+def measure_triple(directory: Path, names: tuple[str, str, str], effort: Effort) -> Mapping[str, Any]:
+    """Three models before and after alignment: losses in nats per token, with the plane for the first of a kind."""
+    first, *others = (model(directory / "models", name) for name in names)
     alignments = {
         "before": [align_states(first.state, other.state, first.config, "none") for other in others],
         "after": [aligned(first, other, effort) for other in others],
     }
     return {
-        way: _measured(dict(zip(names, [one.a, one.b, two.b], strict=True)), one.config, effort, drawn=drawn)
+        way: _measured(dict(zip(names, [one.a, one.b, two.b], strict=True)), one.config, effort)
         for way, (one, two) in alignments.items()
     }
 
 
-def _measured(
-    states: Mapping[str, Mapping[str, Tensor]], config: PretrainedConfig, effort: Effort, *, drawn: bool
-) -> dict[str, Any]:
-    (part,) = text(effort)
-    meter = LossMeter(config, {part.label: part.report})
+def _measured(states: Mapping[str, Mapping[str, Tensor]], config: PretrainedConfig, effort: Effort) -> dict[str, Any]:
+    meter, drawn = loss_meter(config, effort), next(iter(states)).endswith("-1")
     a, b, c = (meter(state) for state in states.values())
     average = meter(affine_combination(list(states.values()), (1 / 3,) * 3))
     excess = average - a.mixed(b, 0.5).mixed(c, 1 / 3)
-    few = LossMeter(config, {part.label: part.report[:BLOCKS]})
+    few = LossMeter(config, {label: blocks[:BLOCKS] for label, blocks in meter.blocks.items()})
     return {
         "plane": measure_plane(states, few, resolution=effort.plane).to_dict() if drawn else None,
         "ends": [a.mean, b.mean, c.mean],

@@ -8,7 +8,6 @@ AdamW or Muon for the same number of steps: which of the three has the lowest lo
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,17 +15,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from ..checkpoint.loading import Checkpoint, load
-from ..eval.barrier import Profile, profile
-from ..eval.loss import Losses, LossMeter
+from ..checkpoint.loading import load
+from ..eval.barrier import profile
 from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import OptimizerName
 from ..merge.search import grid
 from .demo import CHECKPOINTS
-from .pairs import OPTIMIZERS, SEEDS, Effort, text, tokenizer
+from .options import Effort, StudyOptions
+from .pairs import OPTIMIZERS, loss_meter, model, train
 from .parts import compute
-from .pretrain import TrainingRecipe, make_checkpoint, pretrain, small_config
+from .pretrain import TrainingRecipe, embedded_tokenizer, pretrain, small_config
 
 BASE = "adamw-1"
 BOTH = ("docs=stdlib:docs:heldout", "code=stdlib:code:heldout")
@@ -40,65 +39,47 @@ RECIPES: dict[OptimizerName, TrainingRecipe] = {
 }
 
 
-def practice_study(
-    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
-) -> dict[str, Any]:
+def practice_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """Fine-tune, merge and train further, JSON-ready; finished parts in `directory` are used."""
-    models = {
-        f"{optimizer}-{domain}-{number}": partial(_fine_tune, directory, optimizer, domain, number, effort)
-        for optimizer, domain, number in product(OPTIMIZERS, DOMAINS, range(1, seeds + 1))
-    }
-    compute(directory / "fine-tunes", models, stage="fine-tuning", workers=workers, progress=progress)
-    couples = {
-        f"{one}-docs-{number}, {other}-code-{number}": (f"{one}-docs-{number}", f"{other}-code-{number}")
-        for one, other, number in product(OPTIMIZERS, OPTIMIZERS, range(1, seeds + 1))
-    }
-    merges = {name: partial(measure_merge, directory, *couple, effort) for name, couple in couples.items()}
-    barriers = compute(directory / "merges", merges, stage="merging", workers=workers, progress=progress)
+    effort, workers, numbers = options.size.effort, options.workers, range(1, options.size.fine_tunes + 1)
+    place = directory / "fine-tunes"
+    recipes = [_recipe(*model, effort) for model in product(OPTIMIZERS, DOMAINS, numbers)]
+    models = {recipe.name: partial(train, place, recipe, small_config()) for recipe in recipes}
+    compute(place, models, "fine-tuning", workers, progress)
+    couples = [
+        (f"{one}-docs-{number}", f"{other}-code-{number}")
+        for one, other, number in product(OPTIMIZERS, OPTIMIZERS, numbers)
+    ]
+    merges = {f"{a}, {b}": partial(measure_merge, directory, a, b, effort) for a, b in couples}
+    barriers = compute(directory / "merges", merges, "merging", workers, progress)
     further = {
         f"{optimizer}-{number}": partial(train_further, directory, optimizer, number, effort)
-        for optimizer, number in product(TRAINED_ON, range(1, seeds + 1))
+        for optimizer, number in product(TRAINED_ON, numbers)
     }
-    starts = compute(directory / "further", further, stage="training on", workers=workers, progress=progress)
-    return {"merges": barriers, "further": starts}
+    return {"merges": barriers, "further": compute(directory / "further", further, "training on", workers, progress)}
 
 
-def _fine_tune(
-    directory: Path, optimizer: OptimizerName, domain: Domain, number: int, effort: Effort
-) -> Mapping[str, Any]:
-    base = load(CHECKPOINTS / BASE)
-    shutil.rmtree(directory / "fine-tunes" / f"{optimizer}-{domain}-{number}", ignore_errors=True)
-    plan = replace(
-        RECIPES[optimizer],
-        name=f"{optimizer}-{domain}-{number}",
-        seed=2000 + 10 * number + DOMAINS.index(domain),
-        steps=effort.fine_tuning,
-        data=(effort.docs if domain == "docs" else effort.code,),
-    )
-    place = directory / "fine-tunes"
-    loss = make_checkpoint(plan, small_config(), tokenizer(), dict(base.state), place, Progress())
-    return {"loss": loss}
-
-
-def _load(directory: Path, name: str) -> Checkpoint:
-    checkpoint = load(directory / "fine-tunes" / name)
-    return replace(checkpoint, state=dict(checkpoint.state))
+def _recipe(optimizer: OptimizerName, domain: Domain, number: int, effort: Effort) -> TrainingRecipe:
+    """How a model is fine-tuned."""
+    name, seed = f"{optimizer}-{domain}-{number}", 2000 + 10 * number + DOMAINS.index(domain)
+    text = effort.docs if domain == "docs" else effort.code
+    return replace(RECIPES[optimizer], name=name, seed=seed, steps=effort.fine_tuning, data=(text,))
 
 
 def measure_merge(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
     """The straight line between two fine-tunes: its barrier, and the gain of their average, in nats per token."""
-    first, second = _load(directory, a), _load(directory, b)
-    meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
+    first, second = (model(directory / "fine-tunes", name) for name in (a, b))
+    meter = loss_meter(first.config, effort, BOTH)
     measured = profile(WeightPath("linear", first.state, second.state), meter, grid())
     better = min((measured.start, measured.end), key=lambda end: end.mean)
     gain = better - measured.at(0.5)
-    base = meter(load(CHECKPOINTS / BASE).state)
+    ends = {"docs": measured.start, "code": measured.end, "average": measured.at(0.5)}
+    models = {"base": meter(load(CHECKPOINTS / BASE).state), **ends}
     return {
         "ends": [measured.start.mean, measured.end.mean],
         "average": measured.at(0.5).mean,
         "by_text": {
-            label: {name: losses.label_mean(label) for name, losses in _named(base, measured).items()}
-            for label in base.per_block
+            label: {name: losses.label_mean(label) for name, losses in models.items()} for label in meter.blocks
         },
         "barrier": measured.barrier,
         "lowest_excess": min(measured.excess(t).mean for t, _ in measured.points),
@@ -106,13 +87,9 @@ def measure_merge(directory: Path, a: str, b: str, effort: Effort) -> Mapping[st
     }
 
 
-def _named(base: Losses, measured: Profile) -> dict[str, Losses]:
-    return {"base": base, "docs": measured.start, "code": measured.end, "average": measured.at(0.5)}
-
-
 def train_further(directory: Path, optimizer: OptimizerName, number: int, effort: Effort) -> Mapping[str, Any]:
     """Losses after more training on both texts, from either fine-tune and from their average, and before."""
-    first, second = (_load(directory, f"{optimizer}-{domain}-{number}") for domain in DOMAINS)
+    first, second = (model(directory / "fine-tunes", f"{optimizer}-{domain}-{number}") for domain in DOMAINS)
     starts = {
         "docs": dict(first.state),
         "code": dict(second.state),
@@ -121,9 +98,9 @@ def train_further(directory: Path, optimizer: OptimizerName, number: int, effort
     plan = replace(
         RECIPES[optimizer], name="further", seed=3000 + number, steps=effort.further, data=(effort.docs, effort.code)
     )
-    meter = LossMeter(first.config, {part.label: part.report for part in text(effort, BOTH)})
+    meter = loss_meter(first.config, effort, BOTH)
     losses = {}
     for name, state in starts.items():
-        after = meter(pretrain(plan, small_config(), tokenizer(), state))
+        after = meter(pretrain(plan, small_config(), embedded_tokenizer(), state))
         losses[name] = {"before": meter(state).mean, "after": after.mean, "stderr": after.stderr}
     return losses

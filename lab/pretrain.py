@@ -25,6 +25,7 @@ from ..eval.corpora import corpus
 from ..eval.progress import Progress
 from ..merge.plans import OptimizerName
 from ..merge.training.optimizers import Schedule, make_optimizers
+from .demo import CHECKPOINTS
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, PreTrainedTokenizerBase
@@ -100,13 +101,8 @@ def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedToke
     )
     texts = (text for spec in specs for text in corpus(spec).documents())
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        unk_token=END_OF_TEXT,
-        model_max_length=128,
-    )
+    ends = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **ends)
 
 
 def batches(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:
@@ -177,12 +173,14 @@ def _optimizers(
     )
 
 
+@cache
+def embedded_tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer of the embedded checkpoints, which all models of the studies share."""
+    return load(CHECKPOINTS / "docs").tokenizer()
+
+
 def make_checkpoints(
-    directory: Path,
-    *,
-    names: Sequence[str] | None = None,
-    steps: int | None = None,
-    progress: Progress | None = None,
+    directory: Path, *, names: Sequence[str] | None = None, steps: int | None = None, progress: Progress | None = None
 ) -> dict[str, float]:
     """Train the embedded checkpoints into `directory` and return the last training losses of those that were trained.
 
@@ -201,33 +199,31 @@ def make_checkpoints(
         if (directory / name).exists():
             continue
         recipe = recipes[name] if steps is None else replace(recipes[name], steps=steps)
-        losses[name] = _make_embedded(recipe, directory, progress)
-    return losses
-
-
-def _make_embedded(recipe: TrainingRecipe, directory: Path, progress: Progress) -> float:
-    """Train one of the embedded models, from its base where it has one."""
-    progress.stage("preparing the text")
-    config, start = small_config(), None
-    if recipe.base is None:
-        tokenizer = train_tokenizer()
-    else:
-        if not (directory / recipe.base).is_dir():
+        progress.stage("preparing the text")
+        if recipe.base is None:
+            tokenizer = train_tokenizer()
+        elif (directory / recipe.base).is_dir():
+            tokenizer = load(directory / recipe.base).tokenizer()
+        else:
             raise BadInput(f"'{recipe.name}' starts from '{recipe.base}', which is not there: train that one first")
-        base = load(directory / recipe.base)
-        start, tokenizer = dict(base.state), base.tokenizer()
-    return make_checkpoint(recipe, config, tokenizer, start, directory, progress)
+        losses[name] = make_checkpoint(recipe, small_config(), directory, progress, tokenizer, bases=directory)
+    return losses
 
 
 def make_checkpoint(
     recipe: TrainingRecipe,
     config: GPT2Config,
-    tokenizer: PreTrainedTokenizerBase,
-    start: State | None,
     directory: Path,
     progress: Progress,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    bases: Path = CHECKPOINTS,
 ) -> float:
-    """Train one model, save it with its tokenizer and recipe, and return the mean loss of its last 50 steps."""
+    """Train one model, save it with its tokenizer and recipe, and return the mean loss of its last 50 steps.
+
+    The base of the recipe, if it has one, is in `bases`. Without a `tokenizer`, it is that of the embedded checkpoints.
+    """
+    tokenizer = tokenizer or embedded_tokenizer()
+    start = dict(load(bases / recipe.base).state) if recipe.base else None
     losses: list[float] = []
 
     def follow(step: int, loss: float) -> None:
@@ -238,12 +234,7 @@ def make_checkpoint(
 
     state = pretrain(recipe, config, tokenizer, start, follow)
     with atomic_directory(directory / recipe.name) as folder:
-        save_weights(
-            folder,
-            {name: tuple(value.shape) for name, value in state.items()},
-            state,
-            torch.float16,
-        )
+        save_weights(folder, {name: tuple(value.shape) for name, value in state.items()}, state, torch.float16)
         save_small_files(folder, config.to_diff_dict(), {}, torch.float16)
         tokenizer.save_pretrained(folder)
         write_json(folder / "recipe.json", asdict(recipe))

@@ -16,34 +16,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ..align.alignment import Alignment
 from ..eval.barrier import profile
-from ..eval.loss import LossMeter
 from ..eval.progress import Progress
-from ..eval.spectrum import (
-    Spectrum,
-    along_path,
-    compare_spectra,
-    judged,
-    judged_path,
-    mean_distance,
-    stable_rank,
-)
+from ..eval.spectrum import Spectrum, along_path, among, judged, judged_path, mean_distance, stable_rank
 from ..merge.path import WeightPath
 from ..merge.plans import OptimizerName
 from ..merge.spectra import spectrum
-from .pairs import (
-    OPTIMIZERS,
-    SEEDS,
-    Effort,
-    kinds,
-    model,
-    optimizer_of,
-    pairs,
-    text,
-    train_models,
-    trained_path,
-)
+from .options import Effort, StudyOptions
+from .pairs import kinds, loss_meter, model, model_names, optimizer_of, pairs, train_models, trained_path
 from .parts import compute
 
 POINTS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
@@ -69,21 +49,19 @@ class Threshold:
         return sum(value >= self.chosen for value in self.low) + sum(value < self.chosen for value in self.high)
 
 
-def spectra_study(
-    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
-) -> dict[str, Any]:
+def spectra_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """Spectra of all paths and the calibration, JSON-ready; models and paths that are in `directory` are used."""
-    names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
-    train_models(directory, names, effort, workers=workers, progress=progress)
+    names, workers = model_names(options.size.seeds), options.workers
+    train_models(directory, names, options, progress)
     parts = {
-        f"{a}, {b}, {by}": partial(path_spectra, directory, a, b, by, effort)
+        f"{a}, {b}, {by}": partial(path_spectra, directory, a, b, by, options.size.effort)
         for kind in kinds()
-        for a, b in pairs(kind, seeds)
+        for a, b in pairs(kind, options.size.seeds)
         for by in bend_optimizers(kind)
     }
-    paths = compute(directory / "spectra", parts, stage="spectra along paths", workers=workers, progress=progress)
+    paths = compute(directory / "spectra", parts, "spectra along paths", workers, progress)
     couples = {f"{a}, {b}": partial(pair_spectra, directory, a, b) for a, b in combinations(names, 2)}
-    distances = compute(directory / "distances", couples, stage="spectra of pairs", workers=workers, progress=progress)
+    distances = compute(directory / "distances", couples, "spectra of pairs", workers, progress)
     judged_all = {name: record | {"verdict": verdict(record)} for name, record in {**paths, **distances}.items()}
     with_expectation = [name for name in judged_all if expected_verdict(name)]
     return {
@@ -104,11 +82,10 @@ def bend_optimizers(kind: tuple[OptimizerName, OptimizerName]) -> tuple[Optimize
 
 def path_spectra(directory: Path, a: str, b: str, by: OptimizerName, effort: Effort) -> Mapping[str, Any]:
     """Losses and spectra along one path, in nats, and the verdict."""
-    path = trained_path(directory, a, b, effort, by)
-    config = Alignment("combined", {}, 0.0).config(model(directory, a).config)
+    path, config = trained_path(directory, a, b, effort, by)
     spectra = {t: spectrum(path(t), config) for t in POINTS}
     numbers = along_path(spectra).points
-    losses = profile(path, LossMeter(config, {part.label: part.report for part in text(effort)}), POINTS)
+    losses = profile(path, loss_meter(config, effort), POINTS)
     return {
         "points": [
             {
@@ -127,14 +104,14 @@ def path_spectra(directory: Path, a: str, b: str, by: OptimizerName, effort: Eff
 
 def pair_spectra(directory: Path, a: str, b: str) -> Mapping[str, Any]:
     """The spectral distance of two models, and the spectrum of their average without alignment."""
-    first, second = model(directory, a), model(directory, b)
+    first, second = (model(directory / "models", name) for name in (a, b))
     ends = [spectrum(one.state, one.config) for one in (first, second)]
     middle = spectrum(WeightPath("linear", first.state, second.state)(0.5), first.config)
     return {"distance": mean_distance(*ends), "average": _numbers(ends[0], middle, ends[1])}
 
 
 def _numbers(a: Spectrum, m: Spectrum, b: Spectrum) -> dict[str, float]:
-    comparison = compare_spectra(a, m, b)
+    comparison = among((a, b), m)
     return {key: getattr(comparison, key) for key in ("excess", "distance", "log_ratio")}
 
 

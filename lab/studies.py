@@ -16,59 +16,20 @@ from ..checkpoint.saving import replace_file, replace_json
 from ..checkpoint.working_folders import FolderLock
 from ..eval.figures import png
 from ..eval.progress import Progress
-from .generalization import OTHER_TEXTS, generalization_study
-from .pairs import HELD_OUT, QUICK, SEEDS, Effort
+from .generalization import generalization_study
+from .options import StudyOptions
 from .planes import planes_study
 from .practice import practice_study
 from .relu.relu_figure import relu_figure
-from .relu.study import QUICK as QUICK_NETWORKS
-from .relu.study import NetworkPlan, relu_study
+from .relu.study import relu_study
 from .spectra_study import spectra_study
 from .study_figures import generalization_figure, planes_figure, practice_figure, spectra_figure, table_figure
-from .table import rows, table_study
+from .table import table_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SETTINGS, LOCK = "settings.json", ".isthmus-lock"
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """Options of a study: quick or full, how many parts at a time, and further text for the studies that measure it."""
-
-    quick: bool = False
-    workers: int = 1
-    other_texts: tuple[str, ...] = ()
-
-    @property
-    def effort(self) -> Effort:
-        """How much is computed with small GPT-2s."""
-        return QUICK if self.quick else Effort()
-
-    @property
-    def plan(self) -> NetworkPlan:
-        """How much is computed with two-layer networks."""
-        return QUICK_NETWORKS if self.quick else NetworkPlan()
-
-    @property
-    def seeds(self) -> int:
-        """Models per optimizer."""
-        return 2 if self.quick else SEEDS
-
-    @property
-    def fine_tunes(self) -> int:
-        """Fine-tunes of every kind."""
-        return 1 if self.quick else SEEDS
-
-    def settings(self) -> dict[str, Any]:
-        """What parts depend on, JSON-ready."""
-        return {
-            "seeds": self.seeds,
-            "fine_tunes": self.fine_tunes,
-            "effort": asdict(self.effort),
-            "networks": asdict(self.plan),
-        }
 
 
 @dataclass(frozen=True)
@@ -80,65 +41,33 @@ class Study:
     figure: Callable[[Mapping[str, Any]], Figure]
 
 
-def _relu(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
-    return relu_study(directory, options.plan, workers=options.workers, progress=progress)
-
-
-def _table(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
-    barriers = table_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
-    return {"table": [asdict(row) for row in rows(barriers)], **barriers}
-
-
-def _spectra(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
-    return spectra_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
-
-
-def _planes(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
-    planes = planes_study(directory, options.effort, seeds=options.seeds, workers=options.workers, progress=progress)
-    return {"planes": planes}
-
-
-def _generalization(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
-    texts = (*OTHER_TEXTS, *options.other_texts)
-    losses = generalization_study(
-        directory, options.effort, other_texts=texts, seeds=options.seeds, workers=options.workers, progress=progress
-    )
-    return {"texts": [HELD_OUT, *texts], "pairs": losses}
-
-
-def _practice(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
-    return practice_study(
-        directory, options.effort, seeds=options.fine_tunes, workers=options.workers, progress=progress
-    )
-
-
 STUDIES = {
     "relu": Study(
         "Which zero-loss two-layer networks of one optimizer are connected inside its constraint set?",
-        _relu,
+        relu_study,
         relu_figure,
     ),
     "table": Study(
-        "How high are the barriers between small GPT-2s of one optimizer, and of two?", _table, table_figure
+        "How high are the barriers between small GPT-2s of one optimizer, and of two?", table_study, table_figure
     ),
     "spectra": Study(
         "Do paths keep the spectrum, and do the thresholds of the verdict tell kinds apart?",
-        _spectra,
+        spectra_study,
         spectra_figure,
     ),
     "planes": Study(
         "Does alignment bring three models into one basin, of one optimizer and of three?",
-        _planes,
+        planes_study,
         planes_figure,
     ),
     "generalization": Study(
         "Are points on paths good on other text, and does an ensemble gain by them?",
-        _generalization,
+        generalization_study,
         generalization_figure,
     ),
     "practice": Study(
         "Does the optimizer of fine-tuning change how well models merge, and is a merge a good start?",
-        _practice,
+        practice_study,
         practice_figure,
     ),
 }
@@ -156,11 +85,11 @@ def run_study(name: str, directory: Path, options: StudyOptions, progress: Progr
     with FolderLock(
         directory, f"another process works in '{directory.name}': wait for it, or take another directory", LOCK
     ):
-        replace_json(directory / SETTINGS, options.settings())
+        replace_json(directory / SETTINGS, asdict(options.size))
         record = {
             "study": name,
             "question": study.question,
-            "settings": options.settings(),
+            "settings": asdict(options.size),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "versions": {package: version(package) for package in ("isthmus", "torch", "transformers")},
             **study.run(directory, options, progress or Progress()),
@@ -184,5 +113,5 @@ def _require_same(file: Path, options: StudyOptions) -> None:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         settings = None
-    if settings != json.loads(json.dumps(options.settings())):
+    if settings != json.loads(json.dumps(asdict(options.size))):
         raise BadInput(f"'{directory.name}' holds parts of a study with other settings: take another directory")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from ..eval.figures import GREY, ORANGE
-from .figure_style import COLOURS, NAMES, blank, without_frame
-from .pairs import OPTIMIZERS, optimizer_of
+from ..eval.figures import GREY, ORANGE, blank, loss_grid, without_frame
+from .pairs import OPTIMIZERS, kind_of, optimizer_of
+from .parts import spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = {"adamw": "#2563a8", "muon": ORANGE, "lion": "#1a7f5a"}
+NAMES = {"adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
 MARKERS = "os^vDP*"
 EACH = "each"  # a plane through one model of each optimizer
+STARTS = (("docs", "o", "from docstrings"), ("code", "s", "from code"), ("average", "*", "from their average"))
 DEPTH = 4.0  # nats that the shades of planes span
 
 
@@ -50,8 +54,7 @@ def spectra_figure(record: Mapping[str, Any]) -> Figure:
         ranks.plot([], [], color=COLOURS[optimizer], label=f"{NAMES[optimizer]}, {NAMES[optimizer]}")
     ranks.plot([], [], color=GREY, label="two optimizers")
     ranks.plot([], [], "k--", linewidth=0.9, label="bend by Muon")
-    ranks.set_xlabel("t")
-    ranks.set_ylabel("stable rank, mean over matrices")
+    ranks.set(xlabel="t", ylabel="stable rank, mean over matrices")
     ranks.legend(frameon=False, fontsize="small")
     labels = {
         "same_kind": ("spectral distance, nats", "one optimizer", "two optimizers"),
@@ -78,8 +81,7 @@ def planes_figure(record: Mapping[str, Any]) -> Figure:
     for row, way in enumerate(("before", "after")):
         for axis, kind in zip(axes[row], kinds, strict=True):
             plane = first[kind][way]["plane"]
-            losses = [[float("nan") if loss is None else loss for loss in line] for line in plane["loss"]]
-            shades = axis.contourf(plane["x"], plane["y"], losses, levels, cmap="Purples", extend="both")
+            shades = axis.contourf(plane["x"], plane["y"], loss_grid(plane), levels, cmap="Purples", extend="both")
             for one in plane["models"]:
                 colour = COLOURS[optimizer_of(one["name"])]
                 axis.plot([one["x"]], [one["y"]], "o", color=colour, markeredgecolor="white", markersize=9)
@@ -92,34 +94,28 @@ def planes_figure(record: Mapping[str, Any]) -> Figure:
 def generalization_figure(record: Mapping[str, Any]) -> Figure:
     """Excess losses along paths on every text, and what a path point adds to an ensemble."""
     figure = blank(11.0, 4.0)
-    labels = _texts(record["pairs"])
+    labels = [label for label in next(iter(record["pairs"].values())) if label != "t"]
     *along, gains = figure.subplots(1, len(labels) + 1)
-    kinds = list(dict.fromkeys(map(_kind_of, record["pairs"])))
+    kinds = list(dict.fromkeys(map(kind_of, record["pairs"])))
     for axis, label in zip(along, labels, strict=True):
         for kind in kinds:
-            excesses = [pair[label]["excess"] for name, pair in record["pairs"].items() if _kind_of(name) == kind]
+            excesses = [pair[label]["excess"] for name, pair in record["pairs"].items() if kind_of(name) == kind]
             means = [mean(column) for column in zip(*excesses, strict=True)]
             ts = [index / (len(means) - 1) for index in range(len(means))]
-            axis.plot(ts, means, label=_kind(kind), color=_colour(kind), linestyle=_style(kind))
+            style = "-" if len(set(kind.split("-"))) == 1 else "--"
+            axis.plot(ts, means, label=_kind(kind), color=_colour(kind), linestyle=style)
         axis.axhline(0, color=GREY, linewidth=0.8)
-        axis.set_title(label)
-        axis.set_xlabel("t")
+        axis.set(title=label, xlabel="t")
     along[0].set_ylabel("excess loss, nats per token")
     figure.legend(*along[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(kinds), frameon=False)
-    for index, label in enumerate(labels):
+    for index, (label, marker) in enumerate(zip(labels, cycle(MARKERS), strict=False)):
         for place, kind in enumerate(kinds):
             added = [
-                pair[label]["third_over_two"][0] for name, pair in record["pairs"].items() if _kind_of(name) == kind
+                pair[label]["third_over_two"][0] for name, pair in record["pairs"].items() if kind_of(name) == kind
             ]
-            gains.errorbar(
-                [place + 0.15 * index],
-                [mean(added)],
-                [_spread(added)],
-                fmt=MARKERS[index % len(MARKERS)],
-                color=_colour(kind),
-                markersize=5,
-            )
-        gains.plot([], [], MARKERS[index % len(MARKERS)], color=GREY, label=label)
+            point = ([place + 0.15 * index], [mean(added)], [spread(added)])
+            gains.errorbar(*point, fmt=marker, color=_colour(kind), markersize=5)
+        gains.plot([], [], marker, color=GREY, label=label)
     gains.legend(frameon=False, fontsize="small")
     gains.set_xticks(range(len(kinds)), [_kind(kind) for kind in kinds], rotation=60, fontsize="small")
     gains.axhline(0, color=GREY, linewidth=0.8)
@@ -137,32 +133,19 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
         for row, values in enumerate(table):
             for column, value in enumerate(values):
                 axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=ORANGE, fontweight="bold")
-        axis.set_xticks(range(3), [NAMES[name] for name in OPTIMIZERS])
-        axis.set_yticks(range(3), [NAMES[name] for name in OPTIMIZERS])
-        axis.set_xlabel("fine-tuned on code by")
-        axis.set_ylabel("fine-tuned on docstrings by")
-        axis.set_title(title)
+        axis.set_xticks(range(3), NAMES.values())
+        axis.set_yticks(range(3), NAMES.values())
+        axis.set(xlabel="fine-tuned on code by", ylabel="fine-tuned on docstrings by", title=title)
     trained_on = list(dict.fromkeys(map(optimizer_of, record["further"])))
     for place, optimizer in enumerate(trained_on):
-        for shift, (start, marker) in enumerate((("docs", "o"), ("code", "s"), ("average", "*"))):
+        for shift, (start, marker, label) in enumerate(STARTS):
             losses = [run[start]["after"] for name, run in record["further"].items() if optimizer_of(name) == optimizer]
-            label = {"docs": "from docstrings", "code": "from code", "average": "from their average"}[start]
-            axes[2].errorbar(
-                [place + 0.2 * (shift - 1)],
-                [mean(losses)],
-                [_spread(losses)],
-                fmt=marker,
-                color=COLOURS[optimizer],
-                label=label if place == 0 else None,
-            )
+            point = ([place + 0.2 * (shift - 1)], [mean(losses)], [spread(losses)])
+            axes[2].errorbar(*point, fmt=marker, color=COLOURS[optimizer], label=None if place else label)
     axes[2].set_xticks(range(len(trained_on)), [NAMES[name] for name in trained_on])
     axes[2].set_ylabel("loss after training on, nats")
     axes[2].legend(frameon=False, fontsize="small")
     return without_frame(figure, axes[2:])
-
-
-def _kind_of(pair: str) -> str:
-    return "-".join(optimizer_of(end) for end in pair.split(", ")[:2])
 
 
 def _triple(names: str) -> str:
@@ -177,18 +160,6 @@ def _kind(kind: str) -> str:
 def _colour(kind: str) -> str:
     one, other = kind.split("-")
     return COLOURS[one] if one == other else {"adamw-muon": "black", "adamw-lion": GREY}.get(kind, "#7a4fa3")
-
-
-def _style(kind: str) -> str:
-    return "-" if len(set(kind.split("-"))) == 1 else "--"
-
-
-def _texts(pairs: Mapping[str, Any]) -> list[str]:
-    return [label for label in next(iter(pairs.values())) if label != "t"]
-
-
-def _spread(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _mean_of(merges: Mapping[str, Any], key: str, one: str, other: str) -> float:

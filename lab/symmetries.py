@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 
@@ -27,7 +28,7 @@ from ..checkpoint.saving import replace_json
 from ..eval.barrier import profile
 from ..eval.loss import LossMeter
 from ..eval.progress import Progress
-from ..eval.text import Blocks, labelled_blocks
+from ..eval.text import Blocks, Text
 from ..merge.choosing import activation_ids
 from ..merge.path import WeightPath
 from ..merge.plans import LearnPlan
@@ -35,12 +36,14 @@ from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.search import grid
 from ..merge.training.fitting import learn
 from .demo import CHECKPOINTS
-from .pretrain import EMBEDDED, TrainingRecipe, make_checkpoint, small_config
+from .options import SEEDS
+from .parts import spread
+from .pretrain import EMBEDDED, TrainingRecipe, embedded_tokenizer, make_checkpoint, small_config
 
 DATA = ("stdlib:docs", "stdlib:code")
+PLAN = LearnPlan(steps=400)
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
 FIRST = {"adamw": EMBEDDED[0], "muon": EMBEDDED[1]}
-SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -73,42 +76,33 @@ def pairs() -> list[tuple[str, str, str]]:
 
 
 def symmetry_study(
-    directory: Path,
-    *,
-    wanted: Sequence[tuple[str, str, str]] | None = None,
-    plan: LearnPlan | None = None,
-    progress: Progress | None = None,
+    directory: Path, *, wanted: Sequence[tuple[str, str, str]] | None = None, progress: Progress | None = None
 ) -> list[Ablation]:
     """Train the models into `directory`, unless they exist, and ablate all pairs, or those `wanted`.
 
     Pairs that were done before are read back.
     """
     progress = progress or Progress()
-    plan = plan or LearnPlan(steps=400)
     wanted = pairs() if wanted is None else wanted
-    tokenizer = load(CHECKPOINTS / "docs").tokenizer()
     places = {recipe.name: CHECKPOINTS / recipe.name for recipe in EMBEDDED}
     for recipe in recipes():
         places[recipe.name] = directory / recipe.name
-        used = any(recipe.name in pair for pair in wanted)
-        if used and not places[recipe.name].exists():
-            make_checkpoint(recipe, small_config(), tokenizer, None, directory, progress)
-    context = int(small_config().n_positions)
-    text: tuple[Blocks, ...] = ()
+        if any(recipe.name in pair for pair in wanted) and not places[recipe.name].exists():
+            make_checkpoint(recipe, small_config(), directory, progress)
     ablations = []
     for kind, a, b in wanted:
         file = directory / f"{a}, {b}.json"
         if not file.exists():
-            text = text or labelled_blocks(
-                DATA,
-                tokenizer,
-                context=context,
-                vocabulary=len(tokenizer),
-                fit_tokens=max(plan.training.tokens(len(DATA), context), ACTIVATION_TOKENS),
-            )
-            replace_json(file, ablate(load(places[a]), load(places[b]), text, plan, progress))
+            replace_json(file, ablate(load(places[a]), load(places[b]), _text(), PLAN, progress))
         ablations.append(Ablation(kind, a, b, json.loads(file.read_text())))
     return ablations
+
+
+@cache
+def _text() -> tuple[Blocks, ...]:
+    tokenizer, context = embedded_tokenizer(), int(small_config().n_positions)
+    text = Text(DATA, tokenizer, context=context, vocabulary=len(tokenizer))
+    return text.blocks(fit_tokens=max(PLAN.training.tokens(len(DATA), context), ACTIVATION_TOKENS))
 
 
 def ablate(
@@ -137,7 +131,8 @@ def _stream_rotated(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]
     """A rotated residual stream, and permutations everywhere else."""
     table = family(first.config)
     untied, forms = table.untied(), [canonical(state, table) for state in (a, b)]
-    matching = match(untied.split(forms[0]), untied.split(forms[1]), untied, inside=False)
+    acting = untied.permuting(lambda space: space.inside is not None)
+    matching = match(untied.split(forms[0]), untied.split(forms[1]), acting)
     alignment = Alignment("orthogonal", matching.elements, matching.score)
     moved = alignment.apply(b, table)
     error = alignment.verify(b, moved, first.config)
@@ -155,7 +150,6 @@ def table_rows(ablations: Sequence[Ablation]) -> list[tuple[str, str, float, flo
         same = [pair.barriers for pair in ablations if pair.kind == kind]
         for step in STEPS:
             values = [barriers[step] for barriers in same]
-            spread = stdev(values) if len(values) > 1 else 0.0
             share = mean(barriers[step] / barriers["none"] for barriers in same)
-            rows.append((kind, step, mean(values), spread, share))
+            rows.append((kind, step, mean(values), spread(values), share))
     return rows

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from ..align.methods import Method
-from ..align.pipeline import Aligned, align_states
+from ..align.pipeline import align_states
 from ..align.universe import Universe
 from ..eval.barrier import Profile, profile
-from ..eval.loss import LossMeter
 from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import LearnPlan
 from ..merge.search import grid
 from ..merge.training.fitting import learn
-from .pairs import (
-    OPTIMIZERS,
-    SEEDS,
-    Effort,
-    aligned,
-    kinds,
-    model,
-    optimizer_of,
-    pairs,
-    text,
-    to_fit,
-    train_models,
-    trained_path,
-)
-from .parts import compute
+from .options import Effort, StudyOptions
+from .pairs import aligned, all_pairs, kind_of, loss_meter, model, model_names, text, to_fit, train_models, trained_path
+from .parts import compute, spread
 
 WAYS = ("naive", "permutation", "orthogonal", "combined", "learned", "one bend")
 
@@ -49,46 +36,36 @@ class BarrierRow:
     barriers: tuple[float, ...]
 
 
-def table_study(
-    directory: Path, effort: Effort, *, seeds: int = SEEDS, workers: int = 1, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Train `seeds` models per optimizer into `directory`, and measure every pair; finished parts are read back.
+def table_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
+    """Train models of every optimizer into `directory`, and measure every pair; finished parts are read back.
 
-    Returns the losses of all pairs, JSON-ready, pair → the record of `measure_pair`, under ``pairs``, and ``models``.
+    Returns, JSON-ready, the `rows` under ``table``, the last training losses of the ``models``, and the ``pairs``: pair
+    → the record of `measure_pair`.
     """
-    names = [f"{optimizer}-{number}" for optimizer in OPTIMIZERS for number in range(1, seeds + 1)]
-    losses = train_models(directory, names, effort, workers=workers, progress=progress)
+    losses = train_models(directory, model_names(options.size.seeds), options, progress)
     parts = {
-        f"{a}, {b}": partial(measure_pair, directory, a, b, effort) for kind in kinds() for a, b in pairs(kind, seeds)
+        f"{a}, {b}": partial(measure_pair, directory, a, b, options.size.effort)
+        for a, b in all_pairs(options.size.seeds)
     }
-    barriers = compute(directory / "barriers", parts, stage="measuring pairs", workers=workers, progress=progress)
-    return {"models": losses, "pairs": barriers}
+    barriers = compute(directory / "barriers", parts, "measuring pairs", options.workers, progress)
+    return {"table": [asdict(row) for row in rows(barriers)], "models": losses, "pairs": barriers}
 
 
 def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str, Any]:
     """Losses and barriers of every path of `WAYS` between two models, on the report text, in nats per token."""
-    first, second = model(directory, a), model(directory, b)
-    select, report = ({part.label: getattr(part, name) for part in text(effort)} for name in ("select", "report"))
-    closed = aligned(first, second, effort)
-    ways: dict[str, tuple[Aligned, WeightPath]] = {}
+    first, second = (model(directory / "models", name) for name in (a, b))
+    states, config = (first.state, second.state), first.config
     methods: dict[str, Method] = {"naive": "none", "permutation": "permutation", "orthogonal": "orthogonal"}
-    for way, method in methods.items():
-        alignment = align_states(first.state, second.state, first.config, method)
-        ways[way] = alignment, WeightPath("linear", alignment.a, alignment.b)
-    ways["combined"] = closed, WeightPath("linear", closed.a, closed.b)
-    plan = LearnPlan(steps=effort.learning)
-    learned = learn(
-        Universe.of_pair(closed),
-        (first.state, second.state),
-        to_fit(effort),
-        select,
-        plan,
-        device="cpu",
-        progress=Progress(),
-    )
-    ways["learned"] = closed, learned.path
-    ways["one bend"] = closed, trained_path(directory, a, b, effort, start=closed)
-    profiles = {way: profile(path, LossMeter(start.config, report), grid()) for way, (start, path) in ways.items()}
+    starts = {way: align_states(*states, config, method) for way, method in methods.items()}
+    closed = starts["combined"] = aligned(first, second, effort)
+    paths = {way: WeightPath("linear", start.a, start.b) for way, start in starts.items()}
+    select = {part.label: part.select for part in text(effort)}
+    pair, plan = Universe.of_pair(closed), LearnPlan(steps=effort.learning)
+    paths["learned"] = learn(pair, states, to_fit(effort), select, plan, device="cpu", progress=Progress()).path
+    paths["one bend"], _ = trained_path(directory, a, b, effort, start=closed)
+    profiles = {
+        way: profile(path, loss_meter(starts.get(way, closed).config, effort), grid()) for way, path in paths.items()
+    }
     return {
         "barriers": {way: one.barrier for way, one in profiles.items()},
         "stderr": {way: _stderr(one) for way, one in profiles.items()},
@@ -96,14 +73,13 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     }
 
 
-def rows(study: Mapping[str, Any]) -> list[BarrierRow]:
-    """The table: for every kind and way, over what `table_study` measured."""
+def rows(pairs: Mapping[str, Any]) -> list[BarrierRow]:
+    """The table: for every kind and way, over the pairs that `table_study` measured."""
     by_kind: dict[str, list[Mapping[str, float]]] = {}
-    for name, record in study["pairs"].items():
-        kind = "-".join(optimizer_of(end) for end in name.split(", "))
-        by_kind.setdefault(kind, []).append(record["barriers"])
+    for name, record in pairs.items():
+        by_kind.setdefault(kind_of(name), []).append(record["barriers"])
     return [
-        BarrierRow(kind, way, mean(values), stdev(values) if len(values) > 1 else 0.0, tuple(values))
+        BarrierRow(kind, way, mean(values), spread(values), tuple(values))
         for kind, records in by_kind.items()
         for way in WAYS
         for values in [[record[way] for record in records]]

@@ -21,8 +21,7 @@ from ..checkpoint.loading import load
 from ..checkpoint.optimizer_evidence import file_evidence
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.source import Source
-from ..eval.fingerprint import judge
-from ..eval.optimizer_inference import fingerprint_of, optimizer_of
+from ..eval.fingerprint import fingerprint_of, judge, optimizer_of
 from ..eval.progress import Progress
 from ..eval.spectrum import NULL, Spectrum, mean_distance, singular_values, stable_rank
 

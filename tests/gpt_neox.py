@@ -104,7 +104,6 @@ def gpt_neox(config: GPTNeoXConfig) -> Family:
     norm("last", "gpt_neox.final_layer_norm", Reader("head", 1))
     head = Head("head", Piece("lm_head.weight", (tokens, stream)), LinearMap("lm_head", 1))
     tied = Family(
-        model_type="gpt_neox",
         prefix="gpt_neox",
         stream="stream",
         spaces=spaces,

@@ -28,6 +28,3 @@ def family(config: PretrainedConfig) -> Family:
             f"{', '.join(sorted(FAMILIES))}"
         )
     return build(config)
-
-
-__all__ = ["FAMILIES", "family", "gpt2"]

@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import Matrices, OrthogonalKeepingOnes, Permutation
-from ..symmetry import (
-    Activation,
-    Attention,
-    Axis,
-    Family,
-    Head,
-    LinearMap,
-    Norm,
-    Piece,
-    Reader,
-    Space,
-    Vanishing,
-    View,
-)
+from ..symmetry import Activation, Attention, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space, Vanishing, View
 
 if TYPE_CHECKING:
     from transformers import GPT2Config
@@ -77,9 +64,15 @@ def gpt2(config: GPT2Config) -> Family:
         _require_plain(vars(config))
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedFamily("a GPT-2 with cross-attention (add_cross_attention) is not supported")
+    tied = _tied(config)
+    return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()
+
+
+def _tied(config: GPT2Config) -> Family:
+    """The table of a model whose embedding is its unembedding, too."""
     width, heads = config.n_embd, config.n_head
     hidden = getattr(config, "n_inner", None) or 4 * width
-    tokens, stream, scale = Axis(size=config.vocab_size), Axis(("residual",)), Axis(("residual",), scale=True)
+    tokens, stream = Axis(size=config.vocab_size), Axis(("residual",))
 
     spaces = {"residual": Space(OrthogonalKeepingOnes(width))}
     pieces = {
@@ -89,58 +82,50 @@ def gpt2(config: GPT2Config) -> Family:
     norms, attentions, vanishing, matrices, maps = [], [], [], [], []
     activations = [Activation("residual", "lm_head", "input")]
     writers = [("wte", 1), ("wpe", 1)]
-    for layer in range(config.n_layer):
-        h, prefix = f"h.{layer}", f"transformer.h.{layer}"
+
+    def norm(name: str, *readers: Reader) -> None:
+        pieces[name] = Piece(f"transformer.{name}.weight", (Axis(("residual",), scale=True),))
+        pieces[f"{name}.bias"] = Piece(f"transformer.{name}.bias", (stream,))
+        norms.append(Norm(name, f"{name}.bias", readers))
+
+    for h in (f"h.{layer}" for layer in range(config.n_layer)):
         inside = Space(Matrices(width // heads, heads), inside=f"{h}.heads")
-        spaces |= {
-            f"{h}.heads": Space(Permutation(heads)),
-            f"{h}.qk": inside,
-            f"{h}.ov": inside,
-            f"{h}.mlp": Space(Permutation(hidden)),
-        }
-        query, output = Axis((f"{h}.heads", f"{h}.qk")), Axis((f"{h}.heads", f"{h}.ov"), dual=True)
-        key, value = Axis(query.spaces, dual=True), Axis(output.spaces)
+        spaces |= {f"{h}.heads": Space(Permutation(heads)), f"{h}.qk": inside, f"{h}.ov": inside}
+        spaces[f"{h}.mlp"] = Space(Permutation(hidden))
+        query, key = (Axis((f"{h}.heads", f"{h}.qk"), dual=dual) for dual in (False, True))
+        value, output = (Axis((f"{h}.heads", f"{h}.ov"), dual=dual) for dual in (False, True))
         neurons = Axis((f"{h}.mlp",))
-        for index, (name, axis) in enumerate((("q", query), ("k", key), ("v", value))):
-            columns = View(-1, index * width, (index + 1) * width)
-            pieces[f"{h}.{name}"] = Piece(f"{prefix}.attn.c_attn.weight", (stream, axis), columns)
-            pieces[f"{h}.{name}.bias"] = Piece(f"{prefix}.attn.c_attn.bias", (axis,), columns)
-        pieces |= {
-            f"{h}.o": Piece(f"{prefix}.attn.c_proj.weight", (output, stream)),
-            f"{h}.o.bias": Piece(f"{prefix}.attn.c_proj.bias", (stream,)),
-            f"{h}.fc": Piece(f"{prefix}.mlp.c_fc.weight", (stream, neurons)),
-            f"{h}.fc.bias": Piece(f"{prefix}.mlp.c_fc.bias", (neurons,)),
-            f"{h}.proj": Piece(f"{prefix}.mlp.c_proj.weight", (neurons, stream)),
-            f"{h}.proj.bias": Piece(f"{prefix}.mlp.c_proj.bias", (stream,)),
+        views = [View(-1, part * width, (part + 1) * width) for part in range(3)]
+        fused, projection = f"transformer.{h}.attn.c_attn", f"transformer.{h}.attn.c_proj"
+        up, down = f"transformer.{h}.mlp.c_fc", f"transformer.{h}.mlp.c_proj"
+        linear = {
+            "q": (fused, stream, query, views[0]),
+            "k": (fused, stream, key, views[1]),
+            "v": (fused, stream, value, views[2]),
+            "o": (projection, output, stream, None),
+            "fc": (up, stream, neurons, None),
+            "proj": (down, neurons, stream, None),
         }
-        for name, readers in (("ln_1", ("q", "k", "v")), ("ln_2", ("fc",))):
-            pieces[f"{h}.{name}"] = Piece(f"{prefix}.{name}.weight", (scale,))
-            pieces[f"{h}.{name}.bias"] = Piece(f"{prefix}.{name}.bias", (stream,))
-            reads = tuple(Reader(f"{h}.{reader}", 0, f"{h}.{reader}.bias") for reader in readers)
-            norms.append(Norm(f"{h}.{name}", f"{h}.{name}.bias", reads))
+        for name, (module, inputs, outputs, view) in linear.items():
+            pieces[f"{h}.{name}"] = Piece(f"{module}.weight", (inputs, outputs), view)
+            pieces[f"{h}.{name}.bias"] = Piece(f"{module}.bias", (outputs,), view)
+            matrices.append(f"{h}.{name}")
+        q, k, v, fc = (Reader(f"{h}.{name}", 0, f"{h}.{name}.bias") for name in ("q", "k", "v", "fc"))
+        norm(f"{h}.ln_1", q, k, v)
+        norm(f"{h}.ln_2", fc)
         attentions.append(Attention(f"{h}.v.bias", f"{h}.o", 0, f"{h}.o.bias"))
         vanishing.append(Vanishing(f"{h}.k.bias"))
         writers += [(f"{h}.o", 1), (f"{h}.o.bias", 0), (f"{h}.proj", 1), (f"{h}.proj.bias", 0)]
-        attention, mlp = f"{prefix}.attn", f"{prefix}.mlp"
         activations += [
-            Activation("residual", f"{attention}.c_attn", "input"),
-            Activation(f"{h}.qk", f"{attention}.c_attn", "output", View(-1, 0, width)),
-            Activation(f"{h}.qk", f"{attention}.c_attn", "output", View(-1, width, 2 * width)),
-            Activation(f"{h}.ov", f"{attention}.c_proj", "input"),
-            Activation("residual", f"{mlp}.c_fc", "input"),
-            Activation(f"{h}.mlp", f"{mlp}.c_proj", "input"),
+            Activation("residual", fused, "input"),
+            *(Activation(f"{h}.qk", fused, "output", view) for view in views[:2]),
+            Activation(f"{h}.ov", projection, "input"),
+            Activation("residual", up, "input"),
+            Activation(f"{h}.mlp", down, "input"),
         ]
-        modules = (f"{attention}.c_attn", f"{attention}.c_proj", f"{mlp}.c_fc", f"{mlp}.c_proj")
-        maps += [LinearMap(module, 0) for module in modules]
-        matrices += [f"{h}.{name}" for name in ("q", "k", "v", "o", "fc", "proj")]
-
-    pieces |= {
-        "ln_f": Piece("transformer.ln_f.weight", (scale,)),
-        "ln_f.bias": Piece("transformer.ln_f.bias", (stream,)),
-    }
-    norms.append(Norm("ln_f", "ln_f.bias", (Reader("lm_head", 1),)))
-    tied = Family(
-        model_type="gpt2",
+        maps += [LinearMap(module, 0) for module in (fused, projection, up, down)]
+    norm("ln_f", Reader("lm_head", 1))
+    return Family(
         prefix="transformer",
         stream="residual",
         spaces=spaces,
@@ -161,7 +146,6 @@ def gpt2(config: GPT2Config) -> Family:
         buffers=BUFFERS,
         sound=isinstance(config, SimpleNamespace) and _is_sound(vars(config)),
     )
-    return tied if getattr(config, "tie_word_embeddings", True) else tied.untied()
 
 
 def _require_plain(facts: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ lowest loss of all networks whose first neuron is on a ray of C: no path can do 
 
 L* can be found exactly. In a cone between rays e and e' the features max(0, X w) are linear: w = α e + β e', α, β ≥ 0,
 gives α φ(e) + β φ(e') with φ(e) = max(0, X e), and the size of the outer weight goes into α and β. So for every choice
-of signs, of a ray for the first neuron and of cones for the others, the lowest loss is that of a convex quadratic
+of signs, of a ray for the first neuron and of a cone for the other, the lowest loss is that of a convex quadratic
 programme, non-negative least squares:
 
     min |Σ_k c_k f_k − y|²  over c ≥ 0, f_k the signed features of the choice.
@@ -23,13 +23,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cmp_to_key
-from itertools import combinations, combinations_with_replacement, product
-from math import gcd
+from itertools import combinations, product
+from math import atan2, gcd, tau
 
 Vector = tuple[int, ...]
 Exact = tuple[Fraction, ...]
-Choice = tuple[tuple[int, int], ...]  # (sign, ray) of the first neuron, then (sign, cone) of every other
+Choice = tuple[tuple[int, int], tuple[int, int]]  # (sign, ray) of the first neuron, (sign, cone) of the other
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class Problem:
         for x, y in self.inputs:
             common = gcd(x, y)
             rays |= {(-y // common, x // common), (y // common, -x // common)}
-        return sorted(rays, key=cmp_to_key(_turn))
+        # Directions of small integers differ by far more than the rounding of their angles.
+        return sorted(rays, key=lambda ray: atan2(ray[1], ray[0]) % tau)
 
     def feature(self, ray: tuple[int, int]) -> Vector:
         """φ(e) = max(0, X e)."""
@@ -58,20 +58,8 @@ class Certificate:
 
     problem: Problem
     cone: int
-    neurons: int
     bound: Fraction
     residuals: dict[Choice, Exact]
-
-
-def _half(ray: tuple[int, int]) -> int:
-    return 0 if ray[1] > 0 or (ray[1] == 0 and ray[0] > 0) else 1
-
-
-def _turn(one: tuple[int, int], other: tuple[int, int]) -> int:
-    """The order of two directions by angle."""
-    if _half(one) != _half(other):
-        return _half(one) - _half(other)
-    return one[1] * other[0] - one[0] * other[1]
 
 
 def cone_of(problem: Problem, weights: Sequence[float | Fraction]) -> int:
@@ -85,35 +73,25 @@ def cone_of(problem: Problem, weights: Sequence[float | Fraction]) -> int:
     raise ArithmeticError("every direction is in a cone")
 
 
-def choices(problem: Problem, cone: int, neurons: int) -> Iterator[Choice]:
-    """Every sign, with a ray that bounds the cone for the first neuron and any cone for each other."""
+def choices(problem: Problem, cone: int) -> Iterator[Choice]:
+    """Every sign, with a ray that bounds the cone for the first neuron and any cone for the other."""
     count = len(problem.rays())
-    first = product((1, -1), (cone, (cone + 1) % count))
-    others = combinations_with_replacement(list(product((1, -1), range(count))), neurons - 1)
-    return ((one, *rest) for one, rest in product(first, others))
+    return product(product((1, -1), (cone, (cone + 1) % count)), product((1, -1), range(count)))
 
 
 def columns(problem: Problem, choice: Choice) -> list[Vector]:
     """The signed features that a choice may combine with weights ≥ 0."""
-    (sign, ray), *others = choice
-    features = [problem.feature(edge) for edge in problem.rays()]
-    chosen = [_times(sign, features[ray])]
-    for sign, cone in others:
-        chosen += [_times(sign, features[cone]), _times(sign, features[(cone + 1) % len(features)])]
-    return chosen
+    rays = problem.rays()
+    first, (sign, cone) = choice
+    edges = [first, (sign, cone), (sign, (cone + 1) % len(rays))]
+    return [tuple(sign * item for item in problem.feature(rays[ray])) for sign, ray in edges]
 
 
-def _times(sign: int, feature: Vector) -> Vector:
-    return tuple(sign * item for item in feature)
-
-
-def certify(problem: Problem, cone: int, neurons: int = 2) -> Certificate:
-    """The lowest loss of `neurons` neurons, the first of them on a ray of the cone, with its proof."""
-    residuals = {
-        choice: _residual(columns(problem, choice), problem.targets) for choice in choices(problem, cone, neurons)
-    }
+def certify(problem: Problem, cone: int) -> Certificate:
+    """The lowest loss of two neurons, the first of them on a ray of the cone, with its proof."""
+    residuals = {choice: _residual(columns(problem, choice), problem.targets) for choice in choices(problem, cone)}
     bound = min(_dot(r, r) for r in residuals.values()) / len(problem.targets)
-    return Certificate(problem, cone, neurons, bound, residuals)
+    return Certificate(problem, cone, bound, residuals)
 
 
 def _residual(features: Sequence[Vector], targets: Vector) -> Exact:
@@ -159,7 +137,7 @@ def to_json(certificate: Certificate) -> dict[str, object]:
         "inputs": problem.inputs,
         "targets": problem.targets,
         "cone": certificate.cone,
-        "neurons": certificate.neurons,
+        "neurons": 2,
         "bound": str(certificate.bound),
         "rays": problem.rays(),
         "residuals": [

@@ -16,6 +16,7 @@ in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,59 +24,43 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from .constraint import Geometry
-from .network import Data, Networks
+from .network import Data, Geometry, Networks
 
 NOTHING = 1e-9  # a share of a neuron that counts as 0
 TOLERANCE = 1e-10  # of the linear programmes
+Piece = Callable[[Tensor], Networks]  # a piece of a path: the networks at every s in [0, 1], a vector
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """A piece of a path: neurons (a, w) scaled by √ρ, ρ going straight from `start` to `end`, each (m,)."""
+def scaled(neurons: Networks, start: Tensor, end: Tensor) -> Piece:
+    """Neurons (a, w) scaled by √ρ, ρ going straight from `start` to `end`, each (m,)."""
 
-    neurons: Networks
-    start: Tensor
-    end: Tensor
+    def at(s: Tensor) -> Networks:
+        root = torch.lerp(start, end, s[:, None]).clamp_min(0).sqrt()
+        return Networks(root[..., None] * neurons.inner, root * neurons.outer)
 
-    def at(self, s: Tensor) -> Networks:
-        """The networks at every s in [0, 1], a vector."""
-        root = torch.lerp(self.start, self.end, s[:, None]).clamp_min(0).sqrt()
-        return Networks(root[..., None] * self.neurons.inner, root * self.neurons.outer)
+    return at
 
 
-@dataclass(frozen=True)
-class Balanced:
-    """A piece of a path: (a, w) becomes (a / r^s, r^s w), r from 1 to `ratio` (m,); the function stays."""
+def balanced(neurons: Networks, ratio: Tensor) -> Piece:
+    """(a, w) becomes (a / r^s, r^s w), r from 1 to `ratio` (m,); the function stays."""
 
-    neurons: Networks
-    ratio: Tensor
+    def at(s: Tensor) -> Networks:
+        factor = ratio ** s[:, None]
+        return Networks(factor[..., None] * neurons.inner, neurons.outer / factor)
 
-    def at(self, s: Tensor) -> Networks:
-        """The networks at every s in [0, 1], a vector."""
-        factor = self.ratio ** s[:, None]
-        return Networks(factor[..., None] * self.neurons.inner, self.neurons.outer / factor)
+    return at
 
 
-@dataclass(frozen=True)
-class Reversed:
-    """A piece of a path in the opposite direction."""
-
-    piece: Scaled | Balanced
-
-    def at(self, s: Tensor) -> Networks:
-        """The networks at every s in [0, 1], a vector."""
-        return self.piece.at(1 - s)
-
-
-Piece = Scaled | Balanced | Reversed
+def reversed_piece(piece: Piece) -> Piece:
+    """The piece in the opposite direction."""
+    return lambda s: piece(1 - s)
 
 
 @dataclass(frozen=True)
 class Compressed:
     """A network on the way to few neurons: the pieces that lead there, the neurons, and ρ (m,), mostly zeros."""
 
-    pieces: tuple[Scaled | Balanced, ...]
+    pieces: tuple[Piece, ...]
     neurons: Networks
     share: Tensor
 
@@ -97,16 +82,18 @@ def compress(network: Networks, data: Data, geometry: Geometry, radius: float) -
     """
     start = torch.ones_like(network.outer)
     if geometry == "entrywise":
-        balance = Balanced(network, _balancing(network))
-        balanced = balance.at(torch.ones(1, dtype=torch.float64))[0]
-        room = radius**2 / (balanced.outer.abs() * balanced.inner.abs().amax(-1)).clamp_min(1e-30)
-        share = _few(_features(balanced, data), None, room)
-        return Compressed((balance, Scaled(balanced, start, share)), balanced, share)
+        ratio = network.outer.abs() / network.inner.abs().amax(-1)
+        # r for which |a| / r = r ‖w‖_∞; 1 for a neuron where either is 0.
+        balance = balanced(network, torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).sqrt())
+        even = balance(torch.ones(1, dtype=torch.float64))[0]
+        room = radius**2 / (even.outer.abs() * even.inner.abs().amax(-1)).clamp_min(1e-30)
+        share = _few(_features(even, data), None, room)
+        return Compressed((balance, scaled(even, start, share)), even, share)
     features = _features(network, data)
     rows, columns = torch.triu_indices(data.inputs.shape[1], data.inputs.shape[1])
     moments = (network.inner[:, rows] * network.inner[:, columns]).T
     share = _few(torch.cat([features, moments]), network.outer.square()[None], None)
-    return Compressed((Scaled(network, start, share),), network, share)
+    return Compressed((scaled(network, start, share),), network, share)
 
 
 def connect(a: Networks, b: Networks, data: Data, geometry: Geometry, radius: float) -> list[Piece] | None:
@@ -114,34 +101,18 @@ def connect(a: Networks, b: Networks, data: Data, geometry: Geometry, radius: fl
     first, second = (compress(one, data, geometry, radius) for one in (a, b))
     if first.used + second.used > a.width:
         return None
-    slots = _free_slots(first.share > 0, second.share > 0)
+    used, others = first.share > 0, second.share > 0
+    slots = torch.arange(a.width)  # for each of B's neurons one that A does not use: its own where that is free
+    shared = slots[used & others]
+    slots[shared] = slots[~used & ~others][: len(shared)]
+    neurons, share = _inserted(first.neurons, second, slots)
+    moving, _ = _inserted(second.neurons, second, slots)
     return [
         *first.pieces,
-        _mix(first, second, slots),
-        _move(second, slots),
-        *(Reversed(piece) for piece in reversed(second.pieces)),
+        scaled(neurons, first.share, share),  # A fades while B grows in these slots
+        scaled(moving, share, second.share),  # B's neurons fade there, and grow in their own
+        *(reversed_piece(piece) for piece in reversed(second.pieces)),
     ]
-
-
-def _free_slots(first: Tensor, second: Tensor) -> Tensor:
-    """(m,): for each of B's neurons a slot that A does not use: its own where that is free, else another."""
-    slots = torch.arange(len(first))
-    shared = slots[second & first]
-    free = slots[~second & ~first]
-    slots[shared] = free[: len(shared)]
-    return slots
-
-
-def _mix(first: Compressed, second: Compressed, slots: Tensor) -> Scaled:
-    """A fades while B grows in free slots."""
-    neurons, share = _inserted(first.neurons, second, slots)
-    return Scaled(neurons, first.share, share)
-
-
-def _move(second: Compressed, slots: Tensor) -> Scaled:
-    """B's neurons fade in these slots and grow in their own."""
-    neurons, share = _inserted(second.neurons, second, slots)
-    return Scaled(neurons, share, second.share)
 
 
 def _inserted(network: Networks, second: Compressed, slots: Tensor) -> tuple[Networks, Tensor]:
@@ -151,12 +122,6 @@ def _inserted(network: Networks, second: Compressed, slots: Tensor) -> tuple[Net
     inner[slots[used]], outer[slots[used]] = second.neurons.inner[used], second.neurons.outer[used]
     share[slots[used]] = second.share[used]
     return Networks(inner, outer), share
-
-
-def _balancing(network: Networks) -> Tensor:
-    """The factor r for which |a| / r = r ‖w‖_∞; 1 for a neuron where either is 0."""
-    ratio = network.outer.abs() / network.inner.abs().amax(-1)
-    return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).sqrt()
 
 
 def _features(network: Networks, data: Data) -> Tensor:

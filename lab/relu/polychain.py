@@ -8,10 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .constraint import Geometry, project
-from .network import Data, Networks, loss
+from .network import Data, Geometry, Networks, loss, project
 
-POINTS = 16  # of a path in one step of training
+POINTS, MEASURED = 16, 401  # of a path, in one step of training and for its barrier
 SHARPNESS = 8  # the power mean of losses that is minimised: nearly their maximum
 
 
@@ -24,11 +23,7 @@ def permuted(a: Networks, b: Networks) -> Networks:
 
 def straight(a: Networks, b: Networks, bends: int) -> Networks:
     """Knots (pairs, bends + 2, m, d) on the straight line."""
-    t = torch.linspace(0, 1, bends + 2, dtype=torch.float64)
-    return Networks(
-        torch.lerp(a.inner[:, None], b.inner[:, None], t[:, None, None]),
-        torch.lerp(a.outer[:, None], b.outer[:, None], t[:, None]),
-    )
+    return _between(a[:, None], b[:, None], torch.linspace(0, 1, bends + 2, dtype=torch.float64))
 
 
 def along(knots: Networks, t: Tensor) -> Networks:
@@ -36,37 +31,26 @@ def along(knots: Networks, t: Tensor) -> Networks:
     segments = knots.outer.shape[1] - 1
     position = t * segments
     index = position.floor().long().clamp(max=segments - 1)
-    weight = position - index
-    return Networks(
-        torch.lerp(knots.inner[:, index], knots.inner[:, index + 1], weight[:, None, None]),
-        torch.lerp(knots.outer[:, index], knots.outer[:, index + 1], weight[:, None]),
-    )
+    return _between(knots[:, index], knots[:, index + 1], position - index)
 
 
-def barrier(knots: Networks, data: Data, points: int = 401) -> Tensor:
+def barrier(knots: Networks, data: Data) -> Tensor:
     """max over t of L(θ(t)) − [(1 − t) L(θ_A) + t L(θ_B)], one for every pair."""
-    t = torch.linspace(0, 1, points, dtype=torch.float64)
+    t = torch.linspace(0, 1, MEASURED, dtype=torch.float64)
     losses = loss(along(knots, t), data)
     return (losses - torch.lerp(losses[:, :1], losses[:, -1:], t)).amax(-1)
 
 
 def bend(
-    knots: Networks,
-    data: Data,
-    *,
-    inside: tuple[Geometry, float] | None,
-    steps: int,
-    lr: float = 0.02,
-    seed: int = 0,
+    knots: Networks, data: Data, *, inside: tuple[Geometry, float] | None, steps: int, lr: float = 0.02
 ) -> Networks:
     """Knots whose inner ones are trained by Adam for a low maximum of the loss along the chain; the ends stay.
 
     With `inside`, a geometry and a radius, every step ends with a projection: the sets are convex, so all of the chain
     is inside when its knots are.
     """
-    generator = torch.Generator().manual_seed(seed)
-    ends = Networks(knots.inner[:, [0, -1]], knots.outer[:, [0, -1]])
-    free = Networks(knots.inner[:, 1:-1], knots.outer[:, 1:-1]).clone()
+    generator = torch.Generator().manual_seed(0)
+    ends, free = knots[:, [0, -1]], knots[:, 1:-1].clone()
     leaves = [free.inner.requires_grad_(), free.outer.requires_grad_()]
     optimizer = torch.optim.Adam(leaves, lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -85,13 +69,13 @@ def bend(
     return _joined(ends, Networks(*leaves).clone())
 
 
-def attack(a: Networks, b: Networks, data: Data, *, bends: int, chains: int, steps: int, seed: int = 0) -> Tensor:
+def attack(a: Networks, b: Networks, data: Data, *, bends: int, chains: int, steps: int) -> Tensor:
     """The lowest barriers that trained chains reach between two networks (m, d), for every order of B's neurons: (m!,).
 
     `chains` of them start on the straight line with normal noise on their bends, from none to of order 1, and go
     anywhere.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     lowest = []
     for order in permutations(range(b.width)):
         other = b[torch.tensor(order)]
@@ -101,8 +85,13 @@ def attack(a: Networks, b: Networks, data: Data, *, bends: int, chains: int, ste
         for part, scale in ((knots.inner, noise[:, None, None, None]), (knots.outer, noise[:, None, None])):
             drawn = torch.randn(part[:, 1:-1].shape, generator=generator, dtype=torch.float64)
             part[:, 1:-1] += scale * drawn
-        lowest.append(barrier(bend(knots, data, inside=None, steps=steps, lr=0.01, seed=seed), data).min())
+        lowest.append(barrier(bend(knots, data, inside=None, steps=steps, lr=0.01), data).min())
     return torch.stack(lowest)
+
+
+def _between(a: Networks, b: Networks, t: Tensor) -> Networks:
+    """The networks at every t on straight lines from A to B, along the second axis."""
+    return Networks(torch.lerp(a.inner, b.inner, t[:, None, None]), torch.lerp(a.outer, b.outer, t[:, None]))
 
 
 def _joined(ends: Networks, free: Networks) -> Networks:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from ...eval.figures import GREY, ORANGE
-from ..figure_style import COLOURS, NAMES, blank
-from .constraint import GEOMETRY
+from ...eval.figures import GREY, ORANGE, blank
+from ..study_figures import COLOURS, NAMES
+from .network import GEOMETRY, OPTIMIZERS
 from .study import SOLVED
-from .train import OPTIMIZERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,20 +29,21 @@ def relu_figure(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _rows(record: Mapping[str, Any], kind: str, optimizer: str) -> tuple[list[float], list[Mapping[str, Any]]]:
+    """The decays, or widths, of an optimizer in ascending order, and the parts of the record for them."""
+    start = f"{kind}, {optimizer}, "
+    parts = {float(name.removeprefix(start)): part for name, part in record.items() if name.startswith(start)}
+    return sorted(parts), [parts[number] for number in sorted(parts)]
+
+
 def _sizes(axis: Axes, record: Mapping[str, Any]) -> None:
     for optimizer in OPTIMIZERS:
-        rows = sorted(
-            (float(name.split(", ")[2]), part)
-            for name, part in record.items()
-            if name.startswith(f"constraint, {optimizer},")
-        )
+        decays, rows = _rows(record, "constraint", optimizer)
         for geometry, style in (("entrywise", "-"), ("spectral", "--")):
-            values = [decay * max(part[geometry]) for decay, part in rows]
+            values = [decay * max(part[geometry]) for decay, part in zip(decays, rows, strict=True)]
             label = f"{NAMES[optimizer]}, {geometry}"
             width = 2.4 if GEOMETRY[optimizer] == geometry else 0.9
-            axis.plot(
-                [decay for decay, _ in rows], values, style, color=COLOURS[optimizer], linewidth=width, label=label
-            )
+            axis.plot(decays, values, style, color=COLOURS[optimizer], linewidth=width, label=label)
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set(xscale="log", yscale="log", xlabel="weight decay λ", ylabel="largest norm × λ (bold: the bounded one)")
     axis.legend(frameon=False, fontsize="x-small")
@@ -51,32 +51,15 @@ def _sizes(axis: Axes, record: Mapping[str, Any]) -> None:
 
 def _widths(axis: Axes, record: Mapping[str, Any]) -> None:
     for optimizer in OPTIMIZERS:
-        rows = sorted(
-            (int(name.split(", ")[2]), part)
-            for name, part in record.items()
-            if name.startswith(f"connectivity, {optimizer},")
-        )
+        widths, rows = _rows(record, "connectivity", optimizer)
         for way, style in (("permuted", ":"), ("bent", "-")):
-            values = [max(FLOOR, mean(part[way])) for _, part in rows]
-            axis.plot(
-                [width for width, _ in rows],
-                values,
-                style,
-                color=COLOURS[optimizer],
-                label=f"{NAMES[optimizer]}, {way}",
-            )
-        built = [width for width, part in rows if all(part["constructed"])]
-        axis.plot(
-            built,
-            [FLOOR] * len(built),
-            "o",
-            color=COLOURS[optimizer],
-            markersize=4 + 3 * OPTIMIZERS.index(optimizer),
-            fillstyle="none",
-        )
-    axis.axvline(
-        record["data"]["width_that_suffices"], color=GREY, linewidth=0.8, label="width that suffices (spectral)"
-    )
+            values = [max(FLOOR, mean(part[way])) for part in rows]
+            axis.plot(widths, values, style, color=COLOURS[optimizer], label=f"{NAMES[optimizer]}, {way}")
+        built = [width for width, part in zip(widths, rows, strict=True) if all(part["constructed"])]
+        size = 4 + 3 * OPTIMIZERS.index(optimizer)
+        axis.plot(built, [FLOOR] * len(built), "o", color=COLOURS[optimizer], markersize=size, fillstyle="none")
+    suffices = record["data"]["width_that_suffices"]
+    axis.axvline(suffices, color=GREY, linewidth=0.8, label="width that suffices (spectral)")
     axis.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (circles: 0 by construction)")
     axis.set_ylim(top=30)
     axis.legend(frameon=False, fontsize="x-small", loc="upper center", ncols=3)
@@ -92,8 +75,7 @@ def _regions(axis: Axes, record: Mapping[str, Any]) -> None:
     for optimizer in OPTIMIZERS:
         places = [
             (record["settings"]["networks"]["wide"] * entry**2, norm**2)
-            for name, part in record.items()
-            if name.startswith(f"constraint, {optimizer},")
+            for part in _rows(record, "constraint", optimizer)[1]
             for entry, norm, loss in zip(part["entrywise"], part["spectral"], part["loss"], strict=True)
             if loss < SOLVED
         ]

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...eval.progress import Progress
-from ..parts import compute
+from ..options import NetworkPlan, StudyOptions
+from ..parts import Part, compute
 from .certificate import Problem, certify, cone_of, to_json
-from .constraint import GEOMETRY, Geometry, size
 from .construct import compress, connect, width_that_suffices
-from .network import Data, Networks, in_the_plane, loss
+from .network import GEOMETRY, OPTIMIZERS, Data, Geometry, Networks, Optimizer, in_the_plane, loss, size, train
 from .polychain import attack, barrier, bend, permuted, straight
 from .regions import frontier
-from .train import OPTIMIZERS, Optimizer, train
 
 POINTS, DATA_SEED = 6, 11
 SAMPLES = 65  # of every piece of a constructed path
@@ -27,48 +27,23 @@ SAMPLES = 65  # of every piece of a constructed path
 EXAMPLE = Problem(((-2, -1), (-4, 7), (4, -1), (2, -5)), (1, 1, 1, 1))
 FIRST = ((Fraction(1, 3), Fraction(1, 3)), (Fraction(-1, 3), Fraction(-1, 3)))
 SECOND = ((Fraction(-4, 9), Fraction(-1, 9)), (Fraction(2, 9), Fraction(-1, 9)))
+SOLUTIONS = {"first": FIRST, "second": SECOND}
 SOLVED = 1e-4  # a loss that counts as zero
 # Decays that leave room for zero loss at all widths, and those at which one solution of EXAMPLE is in the set.
 DECAY: Mapping[Optimizer, float] = {"adamw": 0.5, "lion": 0.5, "muon": 0.25}
 EXAMPLE_DECAY: Mapping[Optimizer, float] = {"adamw": 1.6, "lion": 1.6, "muon": 1.1}
 
 
-@dataclass(frozen=True)
-class NetworkPlan:
-    """How much is computed: networks of every setting, steps of training, of bends and of the attack, and widths."""
-
-    seeds: int = 5
-    steps: int = 4000
-    bend_steps: int = 1500
-    bends: int = 3
-    widths: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
-    decays: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)
-    wide: int = 64
-    example_seeds: int = 40
-    attack_steps: int = 4000
-    attackers: int = 32
-
-
-QUICK = NetworkPlan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4)
-
-
-def relu_study(
-    directory: Path, plan: NetworkPlan, *, workers: int = 1, progress: Progress | None = None
-) -> dict[str, Any]:
+def relu_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
     """All parts of the study, JSON-ready; those that exist in `directory` are read back."""
-    parts = {
-        f"constraint, {name}, {decay}": partial(constraint_part, name, decay, plan)
-        for name in OPTIMIZERS
-        for decay in plan.decays
-    }
-    parts |= {
-        f"connectivity, {name}, {width}": partial(connectivity_part, name, width, plan)
-        for name in OPTIMIZERS
-        for width in plan.widths
-    }
-    parts["regions"] = partial(regions_part)
-    parts["barrier"] = partial(barrier_part, plan)
-    records = compute(directory / "relu", parts, stage="two-layer networks", workers=workers, progress=progress)
+    plan = options.size.networks
+    parts: dict[str, Part] = {}
+    for name, decay in product(OPTIMIZERS, plan.decays):
+        parts[f"constraint, {name}, {decay}"] = partial(constraint_part, name, decay, plan)
+    for name, width in product(OPTIMIZERS, plan.widths):
+        parts[f"connectivity, {name}, {width}"] = partial(connectivity_part, name, width, plan)
+    parts |= {"regions": regions_part, "barrier": partial(barrier_part, plan)}
+    records = compute(directory / "relu", parts, "two-layer networks", options.workers, progress)
     return {
         "data": {"points": POINTS, "seed": DATA_SEED, "width_that_suffices": width_that_suffices(POINTS, 2)},
         "decay": dict(DECAY),
@@ -118,7 +93,7 @@ def measure_constructed(
     if pieces is None:
         return None
     s = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
-    steps = [piece.at(s) for piece in pieces]
+    steps = [piece(s) for piece in pieces]
     ends = torch.stack([loss(a, data), loss(b, data)])
     return {
         "over_ends": max(float(loss(step, data).max()) for step in steps) - float(ends.max()),
@@ -154,43 +129,36 @@ def barrier_part(plan: NetworkPlan) -> Mapping[str, Any]:
     ends: dict[str, Any] = {}
     solutions: dict[str, Networks] = {}
     for name in OPTIMIZERS:
-        trained = train(
-            name, data, width=2, decay=EXAMPLE_DECAY[name], seeds=plan.example_seeds, steps=plan.steps, lr=0.01
-        )
+        options = {"width": 2, "seeds": plan.example_seeds, "steps": plan.steps}
+        trained = train(name, data, decay=EXAMPLE_DECAY[name], lr=0.01, **options)
         losses = loss(trained, data)
         solved = [index for index in range(plan.example_seeds) if losses[index] < SOLVED]
         kinds = [_solution(trained[index]) for index in solved]
-        ends[name] = {
-            "decay": EXAMPLE_DECAY[name],
-            "runs": plan.example_seeds,
-            "first": kinds.count("first"),
-            "second": kinds.count("second"),
-            "other": kinds.count("other"),
-        }
+        counts = {kind: kinds.count(kind) for kind in (*SOLUTIONS, "other")}
+        ends[name] = {"decay": EXAMPLE_DECAY[name], "runs": plan.example_seeds, **counts}
         if solved:
             solutions[name] = trained[solved[0]]
     lowest = None
     if "adamw" in solutions and "muon" in solutions:
-        lowest = attack(
-            solutions["adamw"], solutions["muon"], data, bends=15, chains=plan.attackers, steps=plan.attack_steps
-        ).tolist()
+        a, b = solutions["adamw"], solutions["muon"]
+        lowest = attack(a, b, data, bends=15, chains=plan.attackers, steps=plan.attack_steps).tolist()
     return {
-        "solutions": {"first": _text(FIRST), "second": _text(SECOND)},
+        "solutions": {name: [_text(neuron) for neuron in neurons] for name, neurons in SOLUTIONS.items()},
         "trained": ends,
         "certificate": to_json(best),
-        "bounds": {str([str(item) for item in neuron]): str(one.bound) for neuron, one in certificates.items()},
+        "bounds": {str(_text(neuron)): str(one.bound) for neuron, one in certificates.items()},
         "attack": lowest,
     }
 
 
-def _text(neurons: Sequence[Sequence[Fraction]]) -> list[list[str]]:
-    return [[str(item) for item in neuron] for neuron in neurons]
+def _text(neuron: Sequence[Fraction]) -> list[str]:
+    return [str(item) for item in neuron]
 
 
 def _solution(network: Networks) -> str:
     """Which of the two solutions of EXAMPLE a network is, to a hundredth, whatever its order and scaling."""
     neurons = sorted((network.outer[:, None] * network.inner).tolist())
-    for name, solution in (("first", FIRST), ("second", SECOND)):
+    for name, solution in SOLUTIONS.items():
         exact = sorted([[float(item) for item in neuron] for neuron in solution])
         if torch.allclose(torch.tensor(neurons), torch.tensor(exact), atol=0.01):
             return name

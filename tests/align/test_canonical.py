@@ -77,7 +77,6 @@ def toy(tied: bool = True) -> Family:
     """RMSNorm that stores its scale less 1, a norm that writes to the stream, no positions, one bias, the head's."""
     stream, scale, tokens = Axis(("stream",)), Axis(("stream",), scale=True), Axis(size=TOKENS)
     table = Family(
-        model_type="toy",
         prefix="",
         stream="stream",
         spaces={"stream": Space(SignedPermutation(WIDTH)), "mlp": Space(Permutation(HIDDEN))},

@@ -26,7 +26,7 @@ def test_heads_and_their_rotations_are_jointly_best() -> None:
     problem = _Problem(a, b, UNTIED)
     stream = {"residual": random_elements(UNTIED, "orthogonal")["residual"]}
     solved, _ = problem.solve_heads("h.0.heads", stream)
-    found = problem.objective(stream | solved)
+    found = problem.objective(stream | solved, problem.cross(problem.stream, stream | solved))
     best = -1.0
     for order in permutations(range(4)):
         elements = {**stream, "h.0.heads": torch.tensor(order)}
@@ -38,7 +38,7 @@ def test_heads_and_their_rotations_are_jointly_best() -> None:
                 for block in blocks
             ]
             elements[inner] = torch.stack([torch.from_numpy(r) for r in rotations])
-        best = max(best, problem.objective(elements))
+        best = max(best, problem.objective(elements, problem.cross(problem.stream, elements)))
     assert found == pytest.approx(best, abs=1e-7)
 
 
@@ -49,7 +49,7 @@ def test_a_moved_copy_is_matched_exactly(rotate: bool, seed: int) -> None:
     kind = "orthogonal" if rotate else "permutation"
     table = UNTIED if rotate else UNTIED.permuting()
     copy = moved(form, table, random_elements(UNTIED, kind, seed))
-    found = match(UNTIED.split(form), UNTIED.split(copy), UNTIED, rotate=rotate)
+    found = match(UNTIED.split(form), UNTIED.split(copy), UNTIED if rotate else UNTIED.permuting())
     assert found.score == pytest.approx(1.0, abs=1e-6)
     back = moved(copy, table, found.elements)
     assert max((back[name] - form[name]).abs().max().item() for name in form) < 2e-5

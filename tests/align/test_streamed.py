@@ -12,7 +12,7 @@ from torch import Tensor
 from isthmus.align.canonical import canonical, linked
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.pipeline import align_states
-from isthmus.align.streamed import CanonicalPieces, joined_state, stored_pieces
+from isthmus.align.streamed import joined_state, stored_pieces, streamed_canonical
 from isthmus.checkpoint.errors import AlignmentError, BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.model import log_probs, streamed_log_probs
@@ -41,7 +41,7 @@ class Watched(Mapping[str, Tensor]):
 def test_pieces_one_by_one_are_those_of_the_whole(tied: bool) -> None:
     model = tiny_model(0, tie_word_embeddings=tied)
     state, table = state_of(model), family(model.config)
-    whole, lazy = canonical(state, table), CanonicalPieces(state, table)
+    whole, lazy = canonical(state, table), streamed_canonical(state, table)
     for name in reversed(list(lazy)):
         assert torch.equal(lazy[name], table.untied().piece(whole, name)), name
     joined = joined_state(lazy, table.untied())
@@ -51,7 +51,7 @@ def test_pieces_one_by_one_are_those_of_the_whole(tied: bool) -> None:
 
 def test_a_piece_reads_nothing_but_what_it_depends_on() -> None:
     state, table = Watched(state_of(tiny_model(0))), family(tiny_model(0).config)
-    pieces = CanonicalPieces(state, table)
+    pieces = streamed_canonical(state, table)
     _ = pieces["h.1.o.bias"], pieces["h.1.q"]
     assert sorted(state.asked) == sorted(
         f"transformer.h.1.{name}" for name in ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias",

@@ -1,22 +1,40 @@
+"""The fingerprint of weights, and which optimizers a merge report names, and why."""
+
 from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import EMBEDDED, state_of, tiny_config
+from merging import merge
 from transformers import GPT2LMHeadModel
 
+import isthmus
 from isthmus.align.families import family
 from isthmus.checkpoint.loading import load
-from isthmus.eval.fingerprint import RANGES, Fingerprint, fingerprint, judge, kurtosis, peak
-from isthmus.eval.optimizer_inference import _attention_maps, fingerprint_of
+from isthmus.checkpoint.optimizer_evidence import Evidence
+from isthmus.eval.fingerprint import (
+    RANGES,
+    Fingerprint,
+    _attention_maps,
+    fingerprint,
+    fingerprint_of,
+    judge,
+    kurtosis,
+    optimizer_of,
+    peak,
+)
 from isthmus.lab.fingerprint_study import CALIBRATION, HELD_OUT, fingerprint_study
 from isthmus.lab.pretrain import small_config
 from isthmus.merge.spectra import spectrum
+
+DATA = ["stdlib:docs:heldout"]
+FLAT = Fingerprint(peakedness=0.9, attention=0.2, kurtosis=3.2, embedding=2.5)
 
 
 def of(state: dict, config: object) -> Fingerprint:
@@ -41,9 +59,9 @@ def test_a_model_that_was_never_trained_is_unknown() -> None:
 
 
 def test_the_study_trains_judges_and_keeps_what_is_there(tmp_path: Path) -> None:
-    subject = next(subject for subject in CALIBRATION if subject.recipe.name == "x-muon-30")
+    subject = next(subject for subject in CALIBRATION if subject.name == "x-muon-30")
     text = ("stdlib:docs:heldout", "stdlib:code:heldout")  # a part of the text of the recipe
-    chosen = [replace(subject, recipe=replace(subject.recipe, data=text))]
+    chosen = [replace(subject, data=text)]
     first = fingerprint_study(tmp_path, chosen)
     assert (first[0].name, first[0].judged, first[0].outcome) == ("x-muon-30", "muon", "right")
     assert [verdict.outcome for verdict in first] == ["right"] * 7  # the embedded ones beside it
@@ -55,7 +73,7 @@ def test_the_study_trains_judges_and_keeps_what_is_there(tmp_path: Path) -> None
 def test_no_model_of_the_study_was_judged_wrongly() -> None:
     """The numbers that the study measured, judged by the ranges as they are."""
     study = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "fingerprint.json").read_text())
-    names = {subject.recipe.name for subject in (*CALIBRATION, *HELD_OUT)}
+    names = {subject.name for subject in (*CALIBRATION, *HELD_OUT)}
     assert names < {model["name"] for model in study["models"]}
     for model in study["models"]:
         judged = judge(Fingerprint(**model["numbers"])).optimizer
@@ -99,6 +117,64 @@ def test_no_two_ranges_overlap() -> None:
             apart = [
                 k
                 for k in shared
-                if min(RANGES[first][k].high, RANGES[second][k].high) < max(RANGES[first][k].low, RANGES[second][k].low)
+                if min(RANGES[first][k][1], RANGES[second][k][1]) < max(RANGES[first][k][0], RANGES[second][k][0])
             ]
             assert first == second or apart
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, Path]:
+    """Embedded models of which no file says how they were trained."""
+    directories = {}
+    for name in ("adamw-1", "muon-1", "muon-2"):
+        directories[name] = Path(shutil.copytree(EMBEDDED / name, tmp_path / name))
+        (directories[name] / "recipe.json").unlink()
+    return directories
+
+
+def test_the_weights_tell_where_no_file_does(bare: dict[str, Path]) -> None:
+    report = merge(bare["adamw-1"], bare["muon-1"], align="none", t=0.5, measure_spectrum=True).report
+    assert [end["optimizer"] for end in report["endpoints"]] == ["adamw", "muon"]
+    assert report["endpoints"][1]["optimizer_evidence"].startswith("its spectra are as flat as Muon leaves them (peak")
+    assert report["optimizers"] == {"relation": "cross-optimizer", "confidence": ["likely", "likely"]}
+
+
+def test_without_a_spectrum_nobody_knows_and_the_user_may_say(bare: dict[str, Path]) -> None:
+    ends = (bare["adamw-1"], bare["muon-1"])
+    report = merge(*ends, align="none", t=0.5).report
+    assert report["optimizers"] == {"relation": "unknown", "confidence": ["unknown", "unknown"]}
+    merged = merge(*ends, align="none", t=0.5, optimizers=("AdamW", "adamw_torch")).report
+    assert merged["optimizers"]["relation"] == "same-optimizer"
+    assert [end["optimizer_evidence"] for end in merged["endpoints"]] == ["the user says so"] * 2
+
+
+def test_bends_are_trained_by_what_trained_the_ends(bare: dict[str, Path]) -> None:
+    plan = isthmus.CurvePlan(training=isthmus.PathTraining(steps=2, batch=2))
+    options = {"data": DATA, "path": plan, "align": "none", "tokens": 128, "t": 0.5}
+    ends = (bare["muon-1"], bare["muon-2"])
+    assert merge(*ends, **options).report["path"]["optimizer"] == "muon"
+    result = merge(*ends, **options, optimizers=("lion", "lion"))
+    assert result.report["path"]["optimizer"] == "lion"
+
+
+def test_the_weights_of_a_merge_tell_nothing(bare: dict[str, Path], tmp_path: Path) -> None:
+    merge(bare["adamw-1"], bare["muon-1"], align="none", t=1.0, measure_spectrum=True).save(tmp_path / "m")
+    report = merge(tmp_path / "m", bare["muon-2"], align="none", t=0.5, measure_spectrum=True).report
+    assert report["endpoints"][0]["optimizer"] is None
+    assert report["endpoints"][0]["optimizer_evidence"] == (
+        "isthmus.json says that it was made from adamw-1 and muon-1"
+    )
+    merge(bare["muon-1"], bare["muon-2"], align="none", t=0.5, measure_spectrum=True).save(tmp_path / "mm")
+    report = merge(tmp_path / "mm", bare["muon-2"], align="none", t=0.5).report
+    assert report["endpoints"][0]["optimizer"] == "muon"
+
+
+def test_files_and_weights_that_disagree() -> None:
+    documented = [Evidence("adamw", "stated", "training_args.bin says adamw_torch")]
+    evidence = optimizer_of(documented, FLAT)
+    assert evidence.optimizer is None
+    assert evidence.why.startswith(
+        "training_args.bin says adamw_torch, but its spectra are as flat as Muon leaves them"
+    )
+    assert optimizer_of([], FLAT).optimizer == "muon"
+    assert optimizer_of(documented, FLAT, "Muon").optimizer == "muon"

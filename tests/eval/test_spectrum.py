@@ -10,7 +10,7 @@ from scipy.stats import wasserstein_distance
 
 from isthmus.eval.spectrum import (
     along_path,
-    compare_spectra,
+    among,
     log_histogram,
     mean_distance,
     singular_values,
@@ -55,7 +55,7 @@ def test_spectral_distance_is_scipys_wasserstein_distance_of_logs(a: torch.Tenso
 @given(positive, positive, st.floats(0.0, 1.0))
 def test_between_two_spectra_there_is_no_excess(a: torch.Tensor, b: torch.Tensor, t: float) -> None:
     between = (a.log() * (1 - t) + b.log() * t).exp()
-    comparison = compare_spectra({"m": a}, {"m": between}, {"m": b})
+    comparison = among(({"m": a}, {"m": b}), {"m": between})
     assert comparison.excess == pytest.approx(0.0, abs=1e-9)
     if comparison.distance > 1e-3:
         assert comparison.position == pytest.approx(t, abs=1e-4)
@@ -64,7 +64,7 @@ def test_between_two_spectra_there_is_no_excess(a: torch.Tensor, b: torch.Tensor
 @settings(max_examples=50, deadline=None)
 @given(positive, positive, positive)
 def test_excess_is_never_negative(a: torch.Tensor, m: torch.Tensor, b: torch.Tensor) -> None:
-    assert compare_spectra({"m": a}, {"m": m}, {"m": b}).excess >= 0.0
+    assert among(({"m": a}, {"m": b}), {"m": m}).excess >= 0.0
 
 
 A, FAR = spectrum(4.0, 2.0, 1.0), spectrum(12.0, 6.0, 3.0)
@@ -83,19 +83,20 @@ A, FAR = spectrum(4.0, 2.0, 1.0), spectrum(12.0, 6.0, 3.0)
     ],
 )
 def test_verdicts(m: torch.Tensor, b: torch.Tensor, verdict: str) -> None:
-    assert compare_spectra({"m": A}, {"m": m}, {"m": b}).verdict == verdict
+    assert among(({"m": A}, {"m": b}), {"m": m}).verdict == verdict
 
 
 def test_thresholds_are_options() -> None:
-    assert compare_spectra({"m": A}, {"m": A * 0.7}, {"m": A}, max_excess=0.5).verdict == "preserved"
-    assert compare_spectra({"m": A}, {"m": A * 1.05}, {"m": A * 1.1}, same_kind=0.01).verdict == "transition"
+    assert among(({"m": A}, {"m": A}), {"m": A * 0.7}, max_excess=0.5).verdict == "preserved"
+    assert among(({"m": A}, {"m": A * 1.1}), {"m": A * 1.05}, same_kind=0.01).verdict == "transition"
 
 
 def test_averaging_two_unrelated_matrices_contracts() -> None:
     """The reason for the verdict: independent directions cancel, by √2 where the spectra are alike."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(200, 200, generator=generator) for _ in range(2))
-    comparison = compare_spectra(*({"m": singular_values(x)} for x in (a, (a + b) / 2, b)))
+    a, m, b = ({"m": singular_values(x)} for x in (a, (a + b) / 2, b))
+    comparison = among((a, b), m)
     assert comparison.verdict == "contracted"
     assert comparison.log_ratio == pytest.approx(-math.log(2) / 2, abs=0.03)
 
@@ -117,8 +118,8 @@ def test_a_path_that_keeps_its_spectrum() -> None:
     path = along_path({0.0: shifted(0.0), 0.5: shifted(0.05), 1.0: shifted(0.1)})
     assert path.verdict == "preserved"
     assert path.broken_at == ()
-    assert compare_spectra(shifted(0.0), shifted(0.05), shifted(0.1)).limit == 0.1
-    assert compare_spectra(shifted(0.0), shifted(0.05), shifted(1.0)).limit == pytest.approx(0.04)
+    assert among((shifted(0.0), shifted(0.1)), shifted(0.05)).limit == 0.1
+    assert among((shifted(0.0), shifted(1.0)), shifted(0.05)).limit == pytest.approx(0.04)
     assert [t for t, _, _ in path.points] == [0.0, 0.5, 1.0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
-from isthmus.lab.pairs import OPTIMIZERS, Effort, kinds, pairs, training_recipe
+from isthmus.lab.options import QUICK, Effort, StudyOptions
+from isthmus.lab.pairs import OPTIMIZERS, kinds, pairs, training_recipe
 from isthmus.lab.planes import triples
 from isthmus.lab.spectra_study import calibrate, expected_verdict, verdict
-from isthmus.lab.studies import STUDIES, StudyOptions, run_study
+from isthmus.lab.studies import STUDIES, run_study
 from isthmus.lab.table import WAYS, rows
 
 STUDIES_OF_RECORD = Path(__file__).parents[2] / "docs" / "studies"
@@ -113,7 +115,7 @@ CHECKS = {
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps(StudyOptions(quick=True).settings()))
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(QUICK)))
     with pytest.raises(BadInput, match="holds parts of a study with other settings"):
         run_study("relu", tmp_path, StudyOptions())
 
@@ -131,7 +133,9 @@ def test_five_pairs_of_every_kind_of_fifteen_models() -> None:
     models = {name for couples in by_kind.values() for couple in couples for name in couple}
     assert len(models) == 15
     assert all(a != b for couples in by_kind.values() for a, b in couples)
-    seeds = {training_recipe(optimizer, number, Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)}
+    seeds = {
+        training_recipe(f"{optimizer}-{number}", Effort()).seed for optimizer in OPTIMIZERS for number in range(1, 6)
+    }
     assert len(seeds) == 15
 
 
@@ -145,8 +149,8 @@ def test_twenty_planes_through_fifteen_models() -> None:
 
 def test_the_table_sums_up_barriers() -> None:
     barriers = [dict.fromkeys(WAYS, 1.0), dict.fromkeys(WAYS, 3.0)]
-    study = {"pairs": {f"adamw-{n}, muon-{n}": {"barriers": barriers[n - 1]} for n in (1, 2)}}
-    row = rows(study)[0]
+    pairs = {f"adamw-{n}, muon-{n}": {"barriers": barriers[n - 1]} for n in (1, 2)}
+    row = rows(pairs)[0]
     assert (row.kind, row.way, row.mean, row.barriers) == ("adamw-muon", "naive", 2.0, (1.0, 3.0))
     assert row.std == pytest.approx(2**0.5)
 

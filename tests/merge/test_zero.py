@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from isthmus.eval.fingerprint import fingerprint, judge
-from isthmus.eval.spectrum import along_path, compare_spectra, mean_distance, singular_values, stable_rank
+from isthmus.eval.spectrum import along_path, among, mean_distance, singular_values, stable_rank
 
 Edit = Callable[[dict[str, Tensor]], None]
 
@@ -101,7 +101,7 @@ def test_a_zero_matrix_has_no_part_in_a_verdict() -> None:
     values = {"x": torch.tensor([3.0, 1.0], dtype=torch.float64), "z": torch.zeros(0, dtype=torch.float64)}
     whole = values | {"z": torch.ones(2, dtype=torch.float64)}
     alone = {"x": values["x"]}
-    found, expected = compare_spectra(values, values, whole), compare_spectra(alone, alone, alone)
+    found, expected = among((values, whole), values), among((alone, alone), alone)
     assert (found.verdict, found.excess, found.zero) == (expected.verdict, expected.excess, ("z",))
     assert mean_distance(values, whole) == 0
     assert along_path({0.0: values, 1.0: whole}).verdict == "preserved"

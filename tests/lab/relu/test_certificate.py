@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from isthmus.lab.relu.certificate import Problem, certify, columns, cone_of, to_json
-from isthmus.lab.relu.constraint import size
-from isthmus.lab.relu.network import Data, Networks, loss
+from isthmus.lab.relu.network import Data, Networks, loss, size
 from isthmus.lab.relu.polychain import attack
 from isthmus.lab.relu.study import EXAMPLE, EXAMPLE_DECAY, FIRST, SECOND
 

@@ -7,13 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.lab.relu.constraint import GEOMETRY, project, size
 from isthmus.lab.relu.construct import compress, connect, width_that_suffices
-from isthmus.lab.relu.network import Networks, drawn, in_the_plane, loss, outputs
+from isthmus.lab.relu.network import (
+    GEOMETRY,
+    OPTIMIZERS,
+    Networks,
+    drawn,
+    in_the_plane,
+    loss,
+    outputs,
+    project,
+    size,
+    train,
+)
 from isthmus.lab.relu.polychain import along, barrier, bend, permuted, straight
 from isthmus.lab.relu.regions import frontier
 from isthmus.lab.relu.study import measure_constructed
-from isthmus.lab.relu.train import OPTIMIZERS, train
 
 DATA = in_the_plane(6, 11)
 
@@ -94,7 +103,7 @@ def test_few_neurons_are_left_and_compute_the_same() -> None:
         radius = float(size(network, geometry))
         compressed = compress(network, DATA, geometry, radius)
         assert compressed.used <= most
-        end = compressed.pieces[-1].at(torch.ones(1, dtype=torch.float64))[0]
+        end = compressed.pieces[-1](torch.ones(1, dtype=torch.float64))[0]
         assert torch.allclose(outputs(end, DATA.inputs), outputs(network, DATA.inputs), atol=1e-9)
         assert (end.outer != 0).sum() == compressed.used
         assert size(end, geometry) <= radius + 1e-12

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import EMBEDDED
+from token_blocks import blocks
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.corpora import corpus
 from isthmus.eval.progress import Progress
-from isthmus.eval.text import blocks
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, PathTraining
 from isthmus.merge.training.fitting import train_curve, training_record

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMBEDDED
+from token_blocks import blocks
 from torch.func import functional_call
 
 from isthmus.align.families import family
@@ -16,7 +17,6 @@ from isthmus.eval.barrier import profile
 from isthmus.eval.corpora import corpus
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.progress import Progress
-from isthmus.eval.text import blocks
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.plans import PathTraining
 from isthmus.merge.training.path_training import Batches, PathModule, Trained, train_path

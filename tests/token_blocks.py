@@ -1,0 +1,22 @@
+"""The blocks of one corpus, those that repeat others among them."""
+
+from __future__ import annotations
+
+from isthmus.eval.corpora import Corpus
+from isthmus.eval.text import Blocks, Tokenizer, _TokenizedCorpus
+from isthmus.eval.text_hashes import TextHashes
+
+
+def blocks(
+    source: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    context: int,
+    seed: int = 0,
+    seen: TextHashes | None = None,
+    **amounts: int,
+) -> Blocks:
+    """Fit, select and report blocks, of as many tokens as `Text.blocks` takes."""
+    tokens = {"report_tokens": 8192, "select_tokens": 8192, "fit_tokens": 0} | amounts
+    counts = {part.removesuffix("_tokens"): -(-count // context) for part, count in tokens.items()}
+    return _TokenizedCorpus(source, tokenizer, seed).cut(context, counts, seen)
