@@ -66,7 +66,7 @@ def test_from_python(saved) -> None:
 
 
 def test_a_moved_copy_of_gpt2_small_comes_back() -> None:
-    """Three layers of GPT-2 small, every space: MLP neurons, heads, the inside of heads, the residual stream rotated."""
+    """Three layers of GPT-2 small, every space: MLP neurons, heads, the inside of heads, a rotated residual stream."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
