@@ -25,13 +25,17 @@ def empty_model(config: PretrainedConfig) -> nn.Module:
     """The causal language model of a configuration, in evaluation mode, its weights on the meta device."""
     from accelerate import init_empty_weights
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BadInput(
             f"models of type '{config.model_type}' cannot be merged yet: isthmus merges causal language models "
             "(those that AutoModelForCausalLM of transformers loads)"
         )
-    with init_empty_weights():
+    with (
+        no_init_weights(),
+        init_empty_weights(),
+    ):  # weights on the meta device are not drawn: that takes most of the time
         model: nn.Module = AutoModelForCausalLM.from_config(config)
     return model.eval()
 

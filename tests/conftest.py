@@ -43,6 +43,11 @@ import isthmus.eval.text
 # Before any other module takes these by name: no merge that a test writes goes unmeasured.
 isthmus.eval.text.Text.blocks = files_loss.recorded(isthmus.eval.text.Text.blocks)  # type: ignore[method-assign]
 
+import isthmus.merge.reading
+
+# Before others take it by name: what models compute is looked at on a quarter of the text.
+isthmus.merge.reading.ACTIVATION_TOKENS = 4096
+
 import isthmus.merge.result
 
 isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.save)  # type: ignore[method-assign]
@@ -60,10 +65,18 @@ EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 LONGEST = (
     "test_fuzz.py",
     "test_studies.py",
-    "test_hostile_models.py",
+    "test_demo.py",
+    "test_pipeline.py",
     "test_cli.py",
+    "test_hostile_models.py",
     "test_learn.py",
+    "test_vocabulary.py",
     "test_streams.py",
+    "test_many.py",
+    "test_training.py",
+    "test_agreement.py",
+    "test_zero.py",
+    "test_resuming.py",
 )
 
 

@@ -66,11 +66,11 @@ def test_from_python(saved) -> None:
 
 
 def test_a_moved_copy_of_gpt2_small_comes_back() -> None:
-    """Six layers of GPT-2 small, every space: MLP neurons, heads, the inside of heads, the residual stream rotated."""
+    """Three layers of GPT-2 small, every space: MLP neurons, heads, the inside of heads, a rotated residual stream."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=6)
+    config = GPT2Config(n_layer=3)
     state, table = state_of(GPT2LMHeadModel(config)), family(config)
     form = Alignment("orthogonal", {}, 0.0).reference(state, table)
     untied = Alignment("orthogonal", {}, 0.0).config(config)

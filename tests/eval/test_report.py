@@ -25,7 +25,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a merge on a curve."""
     out = tmp_path_factory.mktemp("report") / "out"
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
-    merge(*ends, data=DATA, tokens=1024, align="orthogonal", path=PLAN, restore=True).save(out)
+    merge(*ends, data=DATA, tokens=512, align="orthogonal", path=PLAN, restore=True).save(out)
     return out / "report.html"
 
 

@@ -46,7 +46,7 @@ def test_everything_on_the_same_text(models: tuple[Path, Path], tmp_path: Path) 
 
 
 def test_saved_small_moved_and_opened(models: tuple[Path, Path], tmp_path: Path) -> None:
-    found = ensemble(models, EnsemblePlan(align="none", average="logits", **QUICK))
+    found = ensemble(models, EnsemblePlan(align="none", average="logits", **QUICKER))
     found.save(tmp_path / "models" / "both")
     assert sum(path.stat().st_size for path in (tmp_path / "models" / "both").iterdir()) < 200_000
     settings = json.loads((tmp_path / "models" / "both" / "tokenizer_config.json").read_text())
@@ -62,7 +62,7 @@ def test_saved_small_moved_and_opened(models: tuple[Path, Path], tmp_path: Path)
 
 
 def test_a_member_that_was_changed_or_is_gone(models: tuple[Path, Path], tmp_path: Path) -> None:
-    ensemble(models, EnsemblePlan(align="none", **QUICK)).save(tmp_path / "both")
+    ensemble(models, EnsemblePlan(align="none", **QUICKER)).save(tmp_path / "both")
     shutil.copy(EMBEDDED / "muon-1" / "model.safetensors", models[1] / "model.safetensors")
     with pytest.raises(BadInput, match="the weights of 'code' were changed since the ensemble was saved"):
         load_ensemble(tmp_path / "both")

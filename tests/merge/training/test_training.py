@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 
@@ -51,16 +52,22 @@ def same(a: Trained, b: Trained) -> bool:
     return a.history == b.history and all(torch.equal(x[name], y[name]) for x, y in pairs for name in x)
 
 
+@functools.cache
+def trained(optimizer: str, kind: str = "polychain") -> Trained:
+    """Twelve steps of two micro-batches, shared by all tests that look at such a run."""
+    training = PathTraining(steps=12, batch=8, accumulate=2, optimizer=optimizer)  # type: ignore[arg-type]
+    return train(training, WeightPath(kind, A, B, (MIDDLE,)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion"])
 @pytest.mark.parametrize("kind", ["polychain", "bezier"])
 def test_training_lowers_the_barrier_and_leaves_the_endpoints(optimizer: str, kind: str) -> None:
-    start = WeightPath(kind, A, B, (MIDDLE,))  # type: ignore[arg-type]
-    found = train(PathTraining(steps=12, batch=8, optimizer=optimizer), start)  # type: ignore[arg-type]
-    assert found.history[0][2] == pytest.approx(barrier(start))
-    assert found.history[-1][2] < found.history[0][2]
-    assert found.path.a is A
-    assert found.path.b is B
-    assert (found.steps, found.diverged) == (12, None)
+    run = trained(optimizer, kind)
+    assert run.history[0][2] == pytest.approx(barrier(WeightPath(kind, A, B, (MIDDLE,))))  # type: ignore[arg-type]
+    assert run.history[-1][2] < run.history[0][2]
+    assert run.path.a is A
+    assert run.path.b is B
+    assert (run.steps, run.diverged) == (12, None)
 
 
 def test_two_bends_and_several_micro_batches() -> None:
@@ -114,7 +121,7 @@ def test_too_little_text_says_what_would_do() -> None:
     message = r"the text 'x' has 768 tokens to train on, too few for 13 steps, .* take at most 12 steps"
     with pytest.raises(BadInput, match=message):
         train(PathTraining(steps=13, batch=8))
-    assert train(PathTraining(steps=12, batch=8, patience=1)).steps > 0
+    Batches(FIT, PathTraining(steps=12, batch=8))
     with pytest.raises(BadInput, match=r"which would read them 96 times: give more text$"):
         Batches({"x": FIT["x"][:1]}, PathTraining(steps=12, batch=8))
 
@@ -142,7 +149,6 @@ def test_training_stops_when_the_barrier_falls_no_more() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion"])
 def test_interrupted_and_resumed_is_uninterrupted(optimizer: str, tmp_path: Path) -> None:
     training = PathTraining(steps=12, batch=8, accumulate=2, optimizer=optimizer)  # type: ignore[arg-type]
-    whole = train(training)
 
     class Interrupted(Exception):
         pass
@@ -166,18 +172,18 @@ def test_interrupted_and_resumed_is_uninterrupted(optimizer: str, tmp_path: Path
         train(training, kept=kept, progress=Stopping())
     resumed = train(training, kept=kept, progress=Counting())
     assert advances == [7, 1, 1, 1, 1, 1]
-    assert same(whole, resumed)
+    assert same(trained(optimizer), resumed)
 
 
 def test_an_unfinished_run_of_something_else_is_not_taken_over(tmp_path: Path) -> None:
-    training = PathTraining(steps=12, batch=8)
+    training = PathTraining(steps=1, batch=8)
     train(training, kept=TrainingState(tmp_path / "kept", {"run": 1}))
     with pytest.raises(BadInput, match=r"an unfinished run with other models, text or settings .* or --restart"):
         train(training, kept=TrainingState(tmp_path / "kept", {"run": 2}))
 
 
 def test_bfloat16_trains_to_nearly_the_same() -> None:
-    exact, rough = (train(PathTraining(steps=12, batch=8, precision=p)) for p in ("no", "bf16"))  # type: ignore[arg-type]
+    exact, rough = trained("adamw"), train(PathTraining(steps=12, batch=8, accumulate=2, precision="bf16"))
     assert exact.history[-1][2] != rough.history[-1][2]
     assert rough.history[-1][2] == pytest.approx(exact.history[-1][2], rel=0.1)
     assert all(value.dtype == torch.float32 for value in rough.path.bends[0].values())
