@@ -59,6 +59,7 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
         (not plan.trains, OF_TRAINING, "is for training, and neither bends nor an alignment are trained here"),
         (plan.t is not None, {"--objective", "--interior"}, "is for the choice of t: leave out it, or --t"),
         (reads_no_text, {"--tokens"}, "counts tokens of text: add --data, or leave it out"),
+        (reads_no_text, {"--report-on"}, "names a text: add --data, or leave it out"),
         (
             plan.gates.require_spectrum and plan.spectrum.measure is False,
             {"--spectrum"},

@@ -85,6 +85,7 @@ def loss_plane(
         smallest.tokenizer(),
         context=inputs.context,
         vocabulary=int(first.config.vocab_size),
+        fit_tokens=None,
         select_tokens=0,
         report_tokens=plan.tokens,
         seed=plan.seed,

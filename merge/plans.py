@@ -315,7 +315,8 @@ class MergePlan:
     """What is asked of a merge of two models along a path, or of any number by an operator.
 
     `data` are corpora as `--data` takes them (`isthmus.eval.text.corpus`); each gives `tokens` tokens to select on and
-    as many to report on. Without them no loss is measured, and `t` and `align` have to be given.
+    as many to report on; those of the labels `report_on` only report. Without them no loss is measured, and `t` and
+    `align` have to be given.
 
     **Alignment.** ``auto`` goes from ``none`` over ``orthogonal`` and ``combined`` to ``learned`` (two models on a
     straight line), takes what lowers the barrier by more than the noise, and stops where the barrier is within it;
@@ -323,7 +324,7 @@ class MergePlan:
     (`LearnPlan.affordable`). None is ``auto`` for two models, and for more with text; else ``none``.
 
     **Two models** are merged at a point of `path`: the straight line, a curve to be trained on the fit text of the
-    labels `fit_on` (by default all), or the directory of a path that was saved. `t` None is the t in
+    labels `fit_on` (by default all but `report_on`), or the directory of a path that was saved. `t` None is the t in
     [interior, 1 − interior] with the lowest `objective` on the select text. `optimizers` are those that trained A and
     B, where the user knows better than their files and weights tell.
 
@@ -358,6 +359,9 @@ class MergePlan:
     objective: Objective = option("mean", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
     interior: float = option(0.1, "Keep t this far from both ends.", PATH)
     fit_on: Sequence[str] = _training((), "Train on the text of this label only. Repeatable.")
+    report_on: Sequence[str] = option(
+        (), "Only report on the text of this label: nothing is fitted to it or chosen on it. Repeatable.", TEXT
+    )
     spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
     tokens: int = _tokens()
     dtype: Dtype | None = option(

@@ -22,23 +22,28 @@ ACTIVATION_TOKENS = 16_384  # that models are looked at on, for alignment or for
 
 
 class MergeText:
-    """The parts of every label; more to fit on is read when it is asked for."""
+    """The parts of every label; more to fit on is read when it is asked for. Labels `report_on` are for the report."""
 
-    def __init__(self, parts: Sequence[Blocks] = (), read_more: Callable[[int], Sequence[Blocks]] | None = None):
-        self.parts, self._read_more = tuple(parts), read_more
+    def __init__(
+        self,
+        parts: Sequence[Blocks] = (),
+        read_more: Callable[[int], Sequence[Blocks]] | None = None,
+        report_on: Sequence[str] = (),
+    ):
+        self.parts, self._read_more, self._report_on = tuple(parts), read_more, report_on
 
     def __bool__(self) -> bool:
         return bool(self.parts)
 
     @property
     def labels(self) -> list[str]:
-        """The labels, in the order in which they were given."""
-        return [part.label for part in self.parts]
+        """The labels that are fitted and selected on, in the order in which they were given."""
+        return [part.label for part in self.parts if part.label not in self._report_on]
 
     @property
     def select(self) -> dict[str, Tensor]:
         """What is chosen by: label → blocks."""
-        return {part.label: part.select for part in self.parts}
+        return {part.label: part.select for part in self.parts if part.label in self.labels}
 
     @property
     def report(self) -> dict[str, Tensor]:
@@ -50,16 +55,19 @@ class MergeText:
 
         Raises TooLittleText where there is none.
         """
-        if self._read_more is not None and any(part.fit.numel() < tokens for part in self.parts):
+        short = any(part.fit.numel() < tokens for part in self.parts if part.label in self.labels)
+        if self._read_more is not None and short:
             more = {part.label: part.fit for part in self._read_more(tokens)}
             self.parts = tuple(replace(part, fit=more[part.label]) for part in self.parts)
-        return {part.label: part.fit for part in self.parts if labels is None or part.label in labels}
+        wanted = self.labels if labels is None else labels
+        return {part.label: part.fit for part in self.parts if part.label in wanted}
 
     def training_labels(self, fit_on: Sequence[str]) -> list[str]:
         """The labels to train on: those that are asked for, by default all. Raises BadInput for one without text."""
         for label in fit_on:
             if label not in self.labels:
-                raise BadInput(f"--fit-on {label}: there is no text of that label; there are: {', '.join(self.labels)}")
+                why = "that text only reports" if label in self._report_on else "there is no text of that label"
+                raise BadInput(f"--fit-on {label}: {why}; there are: {', '.join(self.labels)}")
         return list(fit_on) or self.labels
 
 
@@ -74,24 +82,41 @@ def read_text(
         return MergeText(), None
     progress.stage("reading text")
     fitted = fit_tokens(plan, recipe, inputs.context)
-    amounts = {"fit_tokens": fitted, "select_tokens": plan.tokens, "report_tokens": plan.tokens}
+
+    def cut(text: Text, fit_tokens: int) -> tuple[Blocks, ...]:
+        return text.blocks(
+            fit_tokens=fit_tokens,
+            select_tokens=plan.tokens,
+            report_tokens=plan.tokens,
+            seen=seen,
+            report_on=plan.report_on,
+        )
+
     text = _text(plan, inputs, inputs.first, inputs.tokenizer())
-    parts = text.blocks(**amounts, seen=seen)
+    _require_labels(plan.report_on, text.labels)
+    parts = cut(text, fitted)
 
     def read_more(count: int) -> Sequence[Blocks]:
         progress.stage("reading more text")
-        measured = TextHashes.of((rows for part in parts for rows in (part.select, part.report)), every=1)
-        return text.blocks(fit_tokens=count, select_tokens=0, report_tokens=0, seen=measured)
+        return cut(text, count)
 
-    merge_text = MergeText(parts, None if fitted else read_more)
+    merge_text = MergeText(parts, None if fitted else read_more, plan.report_on)
     if inputs.growth is None:
         return merge_text, None
     owner = inputs.whole[inputs.growth.owner]
     try:
-        again = _text(plan, inputs, owner, owner.tokenizer()).blocks(**amounts, seen=seen)
+        again = cut(_text(plan, inputs, owner, owner.tokenizer()), fitted)
     except BadInput:  # the other tokenizer needs so much fewer tokens that there are too few
         return merge_text, False
     return merge_text, all(torch.equal(one.report, other.report) for one, other in zip(parts, again, strict=True))
+
+
+def _require_labels(report_on: Sequence[str], labels: Sequence[str]) -> None:
+    for label in report_on:
+        if label not in labels:
+            raise BadInput(f"--report-on {label}: there is no text of that label; there are: {', '.join(labels)}")
+    if labels and set(labels) <= set(report_on):
+        raise BadInput("--report-on leaves no text to select on: add --data, or leave it out for one label")
 
 
 def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokenizer) -> Text:
@@ -106,7 +131,7 @@ def tokens_per_label(labels: int) -> int:
 
 def fit_tokens(plan: MergePlan, recipe: Recipe | None, context: int) -> int:
     """The tokens of every label that are fitted on or looked at, as far as that is settled beforehand."""
-    labels = len(plan.fit_on) or len(plan.data)
+    labels = len(plan.fit_on) or len(plan.data) - len(plan.report_on)
     if isinstance(plan.path, CurvePlan):
         return plan.path.training.tokens(labels, context)
     if plan.alignment == "learned" and plan.path == "linear":

@@ -14,9 +14,9 @@ def blocks(
     context: int,
     seed: int = 0,
     seen: TextHashes | None = None,
-    **amounts: int,
+    **amounts: int | None,
 ) -> Blocks:
     """Fit, select and report blocks, of as many tokens as `Text.blocks` takes."""
     tokens = {"report_tokens": 8192, "select_tokens": 8192, "fit_tokens": 0} | amounts
-    counts = {part.removesuffix("_tokens"): -(-count // context) for part, count in tokens.items()}
-    return _TokenizedCorpus(source, tokenizer, seed).cut(context, counts, seen)
+    counts = {part.removesuffix("_tokens"): -(-(count or 0) // context) for part, count in tokens.items()}
+    return _TokenizedCorpus(source, tokenizer, seed).cut(context, counts, seen, fits=tokens["fit_tokens"] is not None)

@@ -81,7 +81,7 @@ def test_the_numbers_agree_with_each_other(strangers) -> None:
 def test_alignment_helps_strangers_and_keeps_their_spectrum(strangers) -> None:
     report = strangers.report
     assert report["alignment"]["method"] == "learned"
-    assert report["alignment"]["learning"]["start"] == "combined"
+    assert report["alignment"]["learning"]["start"] in ("orthogonal", "combined")
     assert report["alignment"]["max_log_prob_error"] < 1e-4
     assert report["barrier"] < report["barrier_before_alignment"] / 5
     assert report["spectrum"]["verdict"] == "transition"
@@ -320,3 +320,30 @@ def test_alignment_leaves_this_share_of_the_naive_barrier(report_text, a: str, b
     aligned_profile = profile(path, meter, [i / 10 for i in range(11)])
     ends = (aligned_profile.at(0.0).mean + aligned_profile.at(1.0).mean) / 2
     assert aligned_profile.barrier <= share * (naive - ends), "the naive barrier is at least what it is half-way"
+
+
+def test_text_that_only_reports_changes_nothing_but_the_report() -> None:
+    models = [EMBEDDED / "docs", EMBEDDED / "code"]
+    settings = {"tokens": 1024, "align": "none", "measure_spectrum": False}
+    plain = merge(*models, data=DATA[:1], **settings)
+    both = merge(*models, data=DATA, report_on=["code"], **settings)
+    assert both.report["merge_point"]["t"] == plain.report["merge_point"]["t"]
+    assert all(torch.equal(both.state[name], plain.state[name]) for name in plain.state)
+    tokens = {part["label"]: [part[f"{name}_tokens"] for name in PARTS] for part in both.report["data"]}
+    assert tokens == {"docs": [0, 1024, 1024], "code": [0, 0, 1024]}
+    assert both.report["merge_point"]["losses"].keys() == {"docs", "code"}
+    assert both.report["merge_point"]["losses"]["docs"] == plain.report["merge_point"]["losses"]["docs"]
+    assert "--report-on code" in both.report["reproduce"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"report_on": ["law"]}, "--report-on law: there is no text of that label; there are: docs, code"),
+        ({"report_on": ["docs", "code"]}, "--report-on leaves no text to select on"),
+        ({"report_on": ["code"], "fit_on": ["code"]}, "--fit-on code: that text only reports; there are: docs"),
+    ],
+)
+def test_labels_that_cannot_only_report(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        merge(EMBEDDED / "docs", EMBEDDED / "code", data=DATA, tokens=256, **fields)
