@@ -1,4 +1,4 @@
-"""Text that models generate: the same prompts and the same seed for all of them."""
+"""Text that models write: blocks from nothing, and continuations of the same prompts with the same seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,35 @@ from ..checkpoint.model import empty_model, with_tied
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+CACHE_BYTES = 2**28  # of keys and values, while text is written
+
+
+@torch.no_grad()
+def written_blocks(
+    state: Mapping[str, Tensor], config: PretrainedConfig, count: int, length: int, *, seed: int
+) -> Tensor:
+    """Blocks of text that a model writes, (count, length), int64: sampled as it predicts, from the end of a text on.
+
+    What follows an end of text is the next one, as in the text that models are trained on.
+    """
+    from transformers import GenerationConfig
+
+    model = _runnable(state, config)
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1, pad_token_id=_end(config)
+    )
+    layers, width = (int(getattr(config, name, 1)) for name in ("num_hidden_layers", "hidden_size"))
+    parts = -(-count // max(1, CACHE_BYTES // (8 * layers * width * length)))
+    at_once = -(-count // max(1, parts))
+    rows = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for start in range(0, count, at_once):
+            first = torch.full((min(at_once, count - start), 1), _end(config))
+            rows.append(model.generate(first, attention_mask=torch.ones_like(first)))
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True)
@@ -41,8 +70,7 @@ def samples(
     chosen = [(label, ids[:prompt_tokens]) for label, table in blocks.items() for ids in table[:per_label]]
     continuations: list[dict[str, str]] = [{} for _ in chosen]
     for name, (state, config) in models.items():
-        model: Any = empty_model(config)
-        model.load_state_dict(with_tied(state, model), assign=True)
+        model = _runnable(state, config)
         length = min(new_tokens, context - prompt_tokens)
         for place, (_, ids) in enumerate(chosen):
             torch.manual_seed(seed)
@@ -60,6 +88,12 @@ def samples(
         Sample(label, str(tokenizer.decode(ids, skip_special_tokens=True)), texts)
         for (label, ids), texts in zip(chosen, continuations, strict=True)
     )
+
+
+def _runnable(state: Mapping[str, Tensor], config: PretrainedConfig) -> Any:
+    model = empty_model(config)
+    model.load_state_dict(with_tied(state, model), assign=True)
+    return model
 
 
 def _end(config: PretrainedConfig) -> int:

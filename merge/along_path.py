@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..align.alignment import Alignment
@@ -19,13 +20,15 @@ from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.progress import Progress
+from ..eval.samples import written_blocks
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .path import SavedPath, WeightPath, read_path
-from .plans import CurvePlan, LearnPlan, MergePlan
+from .plans import MAX_PASSES, CurvePlan, LearnPlan, MergePlan, PathTraining
 from .search import Search, grid
 from .spectra import restore_spectrum
-from .training.fitting import learn, learning_record, movable, train_curve, training_record
+from .training.fitting import SELECT_BLOCKS, learn, learning_record, movable, train_curve, training_record
+from .training.path_training import WRITTEN
 from .training.training_state import TrainingState
 from .verify import require_same_function
 
@@ -113,8 +116,8 @@ class PathChooser(Chooser):
             weights = sum(value.numel() for value in self.states[0].values())
             if chosen.is_flat or not plan.learn.affordable(weights, context, self.device):
                 return chosen
-            fit = self.text.fit(plan.learn.training.tokens(len(labels), context))
-            return self._learned(chosen, plan.learn.within([len(fit[label]) for label in labels]))
+            self.text.fit(plan.learn.training.tokens(len(labels), context))
+            return self._learned(chosen, plan.learn)
         except TooLittleText:
             return chosen
 
@@ -124,21 +127,41 @@ class PathChooser(Chooser):
         aligned = self.aligned_by(method)
         return self._searched(Candidate(aligned, time.monotonic() - began), f"align {method}")
 
-    def _run(self, start: Candidate, plan: object) -> tuple[list[str], dict[str, Tensor], TrainingState | None]:
-        """The labels to train on, their fit text, and where the training is kept."""
+    def _run(
+        self, start: Candidate, plan: object, training: PathTraining
+    ) -> tuple[list[str], dict[str, Tensor], dict[str, Tensor], TrainingState | None]:
+        """The labels to train on, what is fitted and selected on for them, and where the training is kept.
+
+        Beside the user's text that is text that the two models have written: it is as broad as what they have learned.
+        """
         labels = self.text.training_labels(self.plan.fit_on)
-        fit = self.text.fit(0, labels)
-        return labels, fit, TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, fit)
+        fit, select = self.text.fit(0, labels), dict(self.text.select)
+        drawn = training.steps * training.batch // (len(labels) + 1)
+        fit[WRITTEN] = self._written(max(SELECT_BLOCKS, int(drawn / MAX_PASSES)), 2 * self.plan.seed)
+        select[WRITTEN] = self._written(SELECT_BLOCKS, 2 * self.plan.seed + 1)
+        run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, fit)
+        return labels, fit, select, run
+
+    def _written(self, blocks: int, seed: int) -> Tensor:
+        """Blocks that the two models have written, in turn."""
+        self.progress.stage("writing text to train on", 2)
+        halves = []
+        for place, state in enumerate(self.states):
+            length = self.inputs.context
+            halves.append(written_blocks(state, self.config, -(-blocks // 2), length, seed=2 * seed + place))
+            self.progress.advance()
+        return torch.stack(halves, 1).flatten(0, 1)[:blocks]
 
     def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:
         """The candidate with its alignment learned, or as it was where its barrier is no higher."""
-        (labels, fit, run), began = self._run(start, plan), time.monotonic()
+        began = time.monotonic()
+        labels, fit, select, run = self._run(start, plan, plan.training)
         trained = learn(
-            start.aligned, self.states, fit, self.text.select, plan, device=self.device, progress=self.progress, run=run
+            start.aligned, self.states, fit, select, plan, device=self.device, progress=self.progress, run=run
         )
         aligned = self._moved(trained.alignment)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
-        seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit.values())
+        seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit[label] for label in labels)
         candidate = Candidate(aligned, seconds, learning=record, seen=seen, run=run)
         candidate = self._searched(candidate, "learned alignment")
         if candidate.search and start.search and not candidate.search.no_higher_than(start.search):
@@ -195,8 +218,9 @@ class PathChooser(Chooser):
     def _bent(self, chosen: Candidate, curve: CurvePlan) -> Candidate:
         """The candidate with a trained curve for its path, and B's alignment learned with it where asked for."""
         with_alignment = self.plan.alignment == "learned"
-        labels, fit, run = self._run(chosen, (curve, with_alignment))
-        began, line, moving, config = time.monotonic(), chosen.line, None, chosen.aligned.config
+        began = time.monotonic()
+        labels, fit, select, run = self._run(chosen, (curve, with_alignment), curve.training)
+        line, moving, config = chosen.line, None, chosen.aligned.config
         if with_alignment:
             line, moving = movable(chosen.aligned, self.states)
             config = Alignment("learned", {}, 0.0).config(config)
@@ -204,7 +228,7 @@ class PathChooser(Chooser):
             line,
             config,
             fit,
-            self.text.select,
+            select,
             curve,
             device=self.device,
             progress=self.progress,
@@ -218,7 +242,7 @@ class PathChooser(Chooser):
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began
             chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
-        bent = replace(chosen, curve=path, training=record, seen=TextHashes.of(fit.values()), run=run)
+        bent = replace(chosen, curve=path, training=record, seen=TextHashes.of(fit[label] for label in labels), run=run)
         return self._searched(bent, curve.kind)
 
     def _on_saved_path(self, saved: SavedPath) -> Candidate:

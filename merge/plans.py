@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..align.methods import LOOKING, Method
-from ..checkpoint.errors import BadInput, GateRefused, NotFinite, TooLittleText
+from ..checkpoint.errors import BadInput, GateRefused, NotFinite
 from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, option
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "l
 # Weights times tokens that `auto` will spend on learning: minutes on two cores, or on one GPU.
 AFFORDABLE = {"cpu": 2e12, "cuda": 1e15}
 MAX_PASSES = 4.0  # over the text that is trained on
-FEWEST_STEPS = 20
 
 
 def read_point(word: str) -> float | None:
@@ -126,16 +125,6 @@ class LearnPlan:
     def training(self) -> PathTraining:
         """The settings of the run."""
         return PathTraining(self.steps, self.batch, precision=self.precision, span=(0.3, 0.7), seed=self.seed)
-
-    def within(self, blocks: Sequence[int]) -> LearnPlan:
-        """The plan with no more steps than this many blocks of every label last for.
-
-        Raises TooLittleText where that would be too few to learn anything.
-        """
-        most = int(MAX_PASSES * min(blocks)) * len(blocks) // self.batch
-        if most < FEWEST_STEPS:
-            raise TooLittleText(f"there is text for {most} steps only")
-        return replace(self, steps=min(self.steps, most))
 
     def affordable(self, weights: int, context: int, device: str) -> bool:
         """Whether `auto` may spend this much on a model of this many weights."""

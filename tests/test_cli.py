@@ -414,7 +414,6 @@ TRAINING_MISTAKES = {
     "no text": (("--path", "polychain"), "bends are trained on text: add --data"),
     "a path that is none": (("--path", "spline"), "--path spline: give linear, polychain, bezier, or a directory"),
     "a label that is none": ((*DATA, "--path", "bezier", "--fit-on", "law"), "--fit-on law: there is no text"),
-    "too little text": ((*DATA, "--path", "bezier", "--steps", 10000), "or take at most"),
     "a learning rate": ((*DATA, "--path", "bezier", "--bend-lr", 0), "--bend-lr is above 0"),
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ...align.alignment import Alignment
@@ -115,10 +116,18 @@ def train_curve(
 def height_of(
     line: WeightPath, config: PretrainedConfig, select: Mapping[str, Tensor], between: Sequence[float], device: str
 ) -> Callable[[WeightPath], float]:
-    """The height of any path with the ends of `line`: its highest excess at the t in `between`, on some select text."""
+    """The height of any path with the ends of `line`: its highest excess at the t in `between`, on the worst label of
+    some select text; NaN where a loss is NaN.
+    """
     meter = LossMeter(config, {label: blocks[:SELECT_BLOCKS] for label, blocks in select.items()}, device=device)
     ends = profile(line, meter, (0.0, 1.0))
-    return lambda path: ends.with_points((t, meter(path(t))) for t in between).highest(between)
+
+    def height(path: WeightPath) -> float:
+        measured = ends.with_points((t, meter(path(t))) for t in between)
+        excesses = [measured.excess(t) for t in between]
+        return float(torch.tensor([[one.label_mean(label) for label in select] for one in excesses]).max())
+
+    return height
 
 
 def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
 STRATA = 8
+WRITTEN = "written by the models"  # the label of text that the endpoints have written
 EVALUATIONS = 12
 
 
@@ -76,30 +77,25 @@ class Trained:
 class Batches:
     """The rows of every micro-batch of a run, and its t, all drawn from one seed.
 
-    `fit` has the blocks of every label, (blocks, context). A batch has equal shares of all labels; every label's blocks
-    are read in a new order on every pass.
+    `fit` has the blocks of every label, (blocks, context). All labels have equal shares, evenly spread; every label's
+    blocks are read in a new order on every pass. No label is read more than `MAX_PASSES` times: what it lacks, the text
+    that the models have written (`WRITTEN`) adds, as often as it takes.
 
-    Raises TooLittleText when the blocks of a label would be read more than `MAX_PASSES` times.
+    Raises TooLittleText when a label lacks blocks and there is no such text.
     """
 
     def __init__(self, fit: Mapping[str, Tensor], training: PathTraining):
         generator = torch.Generator().manual_seed(training.seed)
-        wanted = -(-training.steps * training.batch // len(fit))
         self.rows = torch.cat(list(fit.values()))
-        orders, first = [], 0
-        for label, blocks in fit.items():
-            count = blocks.shape[0]
-            if wanted > MAX_PASSES * count:
-                limit = int(MAX_PASSES * count * len(fit) / training.batch)
-                raise TooLittleText(
-                    f"the text '{label}' has {count * blocks.shape[1]:,} tokens to train on, too few for "
-                    f"{training.steps} steps, which would read them {wanted / max(1, count):.0f} times: give more "
-                    f"text{f', or take at most {limit} steps' if limit else ''}"
-                )
-            passes = [torch.randperm(count, generator=generator) for _ in range(-(-wanted // count))]
-            orders.append(first + torch.cat(passes)[:wanted])
-            first += count
-        self._order = torch.stack(orders, 1).flatten()
+        draws: list[tuple[float, int]] = []  # when, and which row
+        first = 0
+        for label, count in _shares(fit, training).items():
+            blocks = fit[label].shape[0]
+            passes = [torch.randperm(blocks, generator=generator) for _ in range(-(-count // max(1, blocks)))]
+            order = torch.cat(passes)[:count].tolist() if passes else []
+            draws += [((number + 0.5) / count, first + row) for number, row in enumerate(order)]
+            first += blocks
+        self._order = torch.tensor([row for _, row in sorted(draws, key=lambda draw: draw[0])])
         self._size = training.batch // training.accumulate
         micro = training.steps * training.accumulate
         strata = torch.cat([torch.randperm(STRATA, generator=generator) for _ in range(-(-micro // STRATA))])[:micro]
@@ -113,8 +109,31 @@ class Batches:
         return self.rows[chosen], self.ts[micro]
 
 
+def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]:
+    """How many blocks of every label a run reads: equally many, as far as there are enough."""
+    wanted = -(-training.steps * training.batch // len(fit))
+    shares = {label: min(wanted, int(MAX_PASSES * len(blocks))) for label, blocks in fit.items() if label != WRITTEN}
+    if WRITTEN in fit:
+        return {**shares, WRITTEN: training.steps * training.batch - sum(shares.values())}
+    for label, count in shares.items():
+        if count < wanted:
+            blocks = fit[label]
+            limit = int(MAX_PASSES * len(blocks) * len(fit) / training.batch)
+            raise TooLittleText(
+                f"the text '{label}' has {blocks.numel():,} tokens to train on, too few for "
+                f"{training.steps} steps, which would read them {wanted / max(1, len(blocks)):.0f} times: give more "
+                f"text{f', or take at most {limit} steps' if limit else ''}"
+            )
+    return shares
+
+
 class PathModule(nn.Module):
-    """The loss at θ(t) as a function of the bends, and of B where that is `moving`; nothing else is trained."""
+    """The loss at θ(t) as a function of the bends, and of B where that is `moving`; nothing else is trained.
+
+    The loss is the KL divergence from the endpoints, which need no true text: (1 − t) of the rows have A for their
+    teacher, the others B, so that in expectation the gradient is that of the divergence from the ensemble of both with
+    these weights, at the cost of one more forward pass (distillation: Hinton et al. 2015, arXiv 1503.02531).
+    """
 
     def __init__(self, path: WeightPath, config: PretrainedConfig, moving: LearnedAlignment | None = None):
         super().__init__()
@@ -124,8 +143,6 @@ class PathModule(nn.Module):
         self.names = tuple(self._table.pieces)
         self.moving = moving
         for end, state in (("a", path.a), ("b", path.b)):
-            if moving and end == "b":
-                continue
             for index, piece in enumerate(self._table.split(state).values()):
                 self.register_buffer(f"{end}{index}", piece.detach().clone(), persistent=False)
         self._bends = [
@@ -134,8 +151,7 @@ class PathModule(nn.Module):
         self.trained = nn.ParameterList(leaf for bend in self._bends for leaf in bend)
 
     def forward(self, ids: Tensor, t: float) -> Tensor:
-        """Mean loss per token of ids (batch, length) at θ(t)."""
-        model = self._model[0]
+        """Mean divergence per token, in nats, of θ(t) from its teachers on ids (batch, length)."""
         weights = coefficients(self._kind, t, len(self._bends) + 2)
         moved = self.moving() if self.moving else {}
         pieces = {}
@@ -143,9 +159,24 @@ class PathModule(nn.Module):
             middle = [bend[index] for bend in self._bends]
             b = moved[name] if self.moving else getattr(self, f"b{index}")
             pieces[name] = mix([getattr(self, f"a{index}"), *middle, b], weights)
+        first = round((1 - t) * len(ids))
+        with torch.no_grad():
+            taught = [
+                self._log_probs({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows)
+                for end, rows in (("a", ids[:first]), ("b", ids[first:]))
+                if len(rows)
+            ]
+        divergence = nn.functional.kl_div(
+            self._log_probs(pieces, ids), torch.cat(taught), reduction="sum", log_target=True
+        )
+        return divergence / (len(ids) * (ids.shape[1] - 1))
+
+    def _log_probs(self, pieces: State, ids: Tensor) -> Tensor:
+        """Log-probabilities of all but the first token of ids, as pieces of a model give them."""
+        model = self._model[0]
         state = with_tied(self._table.join(pieces), model)
         logits = functional_call(model, state, (ids,), {"use_cache": False}).logits[:, :-1]
-        return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        return torch.log_softmax(logits.float(), -1)
 
     def leaves(self) -> list[State]:
         """The parameters of every bend, by the names of their pieces."""

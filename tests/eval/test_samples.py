@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from conftest import EMBEDDED
 from transformers import AutoModelForCausalLM, BloomConfig
 
 from isthmus.checkpoint.loading import load
-from isthmus.eval.samples import samples
+from isthmus.checkpoint.model import log_probs
+from isthmus.eval.samples import samples, written_blocks
 from isthmus.merge.path import WeightPath
 
 
@@ -49,3 +51,26 @@ def test_a_model_that_does_not_say_how_long_its_context_is() -> None:
     state = dict(AutoModelForCausalLM.from_config(config).named_parameters())
     tokenizer, ids = load(EMBEDDED / "docs").tokenizer(), torch.randint(1024, (2, 32))
     assert len(samples({"m": (state, config)}, tokenizer, {"x": ids}, new_tokens=3)) == 2
+
+
+def test_a_model_writes_blocks_as_it_predicts() -> None:
+    checkpoint = load(EMBEDDED / "docs")
+    state = dict(checkpoint.state)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    blocks = written_blocks(state, checkpoint.config, 48, 64, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert blocks.shape == (48, 64)
+    assert torch.equal(blocks, written_blocks(state, checkpoint.config, 48, 64, seed=1))
+    assert not torch.equal(blocks, written_blocks(state, checkpoint.config, 48, 64, seed=2))
+    # The loss on what is drawn from the predictions is their entropy.
+    scores = log_probs(state, checkpoint.config, blocks)[:, :-1]
+    entropy = -(scores.exp() * scores).sum(-1).mean()
+    drawn = -scores.gather(-1, blocks[:, 1:, None]).mean()
+    assert drawn.item() == pytest.approx(entropy.item(), abs=0.1)
+
+
+def test_what_is_written_in_several_parts_is_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load(EMBEDDED / "docs")
+    monkeypatch.setattr("isthmus.eval.samples.CACHE_BYTES", 8 * 4 * 128 * 32 * 4)
+    assert written_blocks(dict(checkpoint.state), checkpoint.config, 10, 32, seed=1).shape == (10, 32)

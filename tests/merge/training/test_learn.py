@@ -12,7 +12,7 @@ from merging import merge
 from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
 from isthmus.align.universe import Universe
-from isthmus.checkpoint.errors import BadInput, TooLittleText
+from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
@@ -102,7 +102,7 @@ def test_a_merge_keeps_the_closed_form_that_learning_made_worse(monkeypatch) -> 
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
     plan = LearnPlan(steps=12)
     found = merge(*ends, data=DATA, tokens=256, align="learned", learn=plan, measure_spectrum=False)
-    assert found.alignment.method == found.report["alignment"]["learning"]["start"] == "combined"
+    assert found.alignment.method == found.report["alignment"]["learning"]["start"] != "none"
     assert found.report["alignment"]["tried"].keys() == {"none", "orthogonal", "combined", "learned"}
 
 
@@ -170,7 +170,9 @@ def test_bends_and_the_alignment_train_together() -> None:
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
     found = merge(*ends, data=DATA, tokens=256, align="learned", path=plan, measure_spectrum=False)
     assert found.alignment.method == "learned"
-    assert found.report["alignment"]["learning"] == {"start": "combined", "with_bends": True}
+    learning = found.report["alignment"]["learning"]
+    assert learning["with_bends"]
+    assert learning["start"] in ("orthogonal", "combined")
     assert found.report["alignment"]["max_log_prob_error"] < 1e-4
     assert found.alignment.gauge
     assert len(found.path.bends) == 1
@@ -199,24 +201,26 @@ def test_the_merge_is_a_plain_model_with_its_gauge_taken_out(world: World, tmp_p
     assert found.report["spectrum"]["verdict"] == "transition"
 
 
-def test_auto_takes_no_more_steps_than_there_is_text() -> None:
+def test_auto_does_not_learn_where_that_takes_too_long() -> None:
     plan = LearnPlan(steps=1000, batch=8)
-    assert plan.within([100, 60]) == LearnPlan(steps=60, batch=8)  # four passes over 60 blocks, twice
-    assert plan.within([10_000]) == plan
-    with pytest.raises(TooLittleText):
-        plan.within([100, 10])
     assert plan.affordable(1_000_000, 128, "cpu")
     assert not plan.affordable(124_000_000, 1024, "cpu")
     assert plan.affordable(100_000_000, 1024, "cuda:0")
 
 
-def test_text_is_needed_and_enough_of_it(tmp_path: Path) -> None:
+def test_of_a_short_text_the_models_write_the_rest(tmp_path: Path) -> None:
+    ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
+    (tmp_path / "short.txt").write_text("Words, words. " * 30 + "".join(map(str, range(3000))))
+    settings = {"align": "learned", "learn": LearnPlan(steps=24), "tokens": 512, "measure_spectrum": False}
+    found = merge(*ends, data=[str(tmp_path / "short.txt")], **settings)
+    assert found.report["alignment"]["learning"]["steps"] == 24
+    assert found.report["data"][0]["fit_tokens"] < 24 * 8 * 128 / 2
+
+
+def test_text_is_needed() -> None:
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
     for align in ("activations", "combined", "learned"):
         with pytest.raises(BadInput, match=f"--align {align} looks at what the models do with text: add --data"):
             merge(*ends, align=align, t=0.5)  # type: ignore[arg-type]
-    (tmp_path / "short.txt").write_text("Words, words. " * 30 + "".join(map(str, range(3000))))
-    with pytest.raises(TooLittleText, match="or take at most"):
-        merge(*ends, data=[str(tmp_path / "short.txt")], align="learned", tokens=256)
     with pytest.raises(BadInput, match="at least 1"):
         LearnPlan(steps=0)

@@ -20,7 +20,7 @@ from isthmus.eval.loss import LossMeter
 from isthmus.eval.progress import Progress
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.plans import PathTraining
-from isthmus.merge.training.path_training import Batches, PathModule, Trained, train_path
+from isthmus.merge.training.path_training import WRITTEN, Batches, PathModule, Trained, train_path
 from isthmus.merge.training.training_state import TrainingState
 
 ADAMW, MUON = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")
@@ -88,8 +88,16 @@ def test_a_bends_gradient_is_the_states_gradient_times_its_coefficient(kind: str
     loss.backward()
     model = empty_model(CONFIG)
     here = {name: path(t)[name].clone().requires_grad_() for name in A}
-    logits = functional_call(model, {**here, "lm_head.weight": here["transformer.wte.weight"]}, (ids,)).logits[:, :-1]
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    rows, taught = [], round(4 * (1 - t))
+    for row, teacher in zip(ids, [A] * taught + [B] * (4 - taught), strict=True):
+        q, p = (
+            functional_call(model, {**state, "lm_head.weight": state["transformer.wte.weight"]}, (row[None],))
+            .logits[0, :-1]
+            .log_softmax(-1)
+            for state in (here, teacher)
+        )
+        rows.append((p.exp() * (p - q)).sum(-1).mean())
+    expected = torch.stack(rows).mean()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     weights = coefficients(path.kind, t, 4)[1:3]
@@ -115,6 +123,15 @@ def test_batches_have_equal_shares_of_all_labels_and_read_every_block_before_any
     assert (len(xs), len(ys)) == (20, 20)
     assert sorted(xs[:10]) == sorted(xs[10:]) == list(range(10))
     assert sorted(ys) == list(range(100, 120))
+
+
+def test_text_that_is_too_short_is_read_four_times_and_the_models_add_the_rest() -> None:
+    fit = {"x": torch.arange(3)[:, None], WRITTEN: torch.arange(100, 105)[:, None]}
+    batches = Batches(fit, PathTraining(steps=10, batch=4))
+    rows = [batches[step][0].flatten().tolist() for step in range(10)]
+    assert sorted(row for batch in rows for row in batch if row < 100) == sorted([0, 1, 2] * 4)
+    assert all(any(row >= 100 for row in batch) and any(row < 100 for row in batch) for batch in rows)
+    assert all(len(batch) == 4 for batch in rows)
 
 
 def test_too_little_text_says_what_would_do() -> None:
