@@ -21,7 +21,7 @@ from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import fingerprint_of, optimizer_of
-from ..eval.offloaded_loss import bytes_of
+from ..eval.loss import bytes_of
 from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
