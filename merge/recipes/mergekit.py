@@ -21,7 +21,6 @@ from ..operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
 from .yaml_reader import YamlReader, recipe_text
 
-SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
 NOT_TAKEN = {
     "modules": "isthmus merges whole language models",
@@ -31,11 +30,6 @@ NOT_TAKEN = {
 }
 DTYPES = ("float32", "float16", "bfloat16")
 IGNORED = "int8_mask"  # mergekit takes it and does not use it, and many recipes have it
-
-
-def is_recipe(text: str) -> bool:
-    """Whether a name is that of a recipe, not of a model."""
-    return Path(text).suffix.lower() in SUFFIXES
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -70,10 +64,11 @@ class _Slice:
 
 
 class _RecipeReader(YamlReader):
+    operator: Operator
+
     def __init__(self, name: str, text: str):
         super().__init__(name, text, NOT_TAKEN)
         self.notes: list[Finding] = []
-        self.operator = OPERATORS["linear"]
 
     def read(self) -> Recipe:
         if self.root is None:
