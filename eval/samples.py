@@ -53,7 +53,7 @@ def samples(
                 do_sample=True,
                 temperature=0.7,
                 top_k=40,
-                pad_token_id=_end(config),
+                pad_token_id=_end_token(config),
             )
             continuations[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
     return tuple(
@@ -62,7 +62,6 @@ def samples(
     )
 
 
-def _end(config: PretrainedConfig) -> int:
-    """A token that ends text, the first where there are several."""
+def _end_token(config: PretrainedConfig) -> int:
     ends = config.eos_token_id
     return int((ends[0] if ends else 0) if isinstance(ends, list) else ends or 0)

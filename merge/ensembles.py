@@ -158,7 +158,6 @@ def ensemble(
 
 
 def _row(name: str, kind: str, losses: Losses, passes: int, weights: int, seconds: float) -> dict[str, Any]:
-    """A line of the table."""
     costs = {"passes": passes, "weights": weights, "seconds": round(seconds, 3)}
     return {"name": name, "kind": kind, **losses_json(losses), **costs}
 
@@ -194,7 +193,6 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 def _members(
     models: Sequence[Checkpoint], path: Path | None, saved: SavedPath | None, at: Sequence[float]
 ) -> list[Member]:
-    """The models, and points of a saved path between the first two."""
     members = [Member(model.name, dict(model.state), model.config) for model in models]
     if path is not None and saved is not None:
         aligned = saved.alignment.config(models[0].config)

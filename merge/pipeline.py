@@ -306,5 +306,4 @@ def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None
 
 
 def _memory(job: Job) -> int | None:
-    """The bytes of weights that may be in memory, None for all."""
     return None if job.plan.max_memory is None else bytes_of(job.plan.max_memory)
