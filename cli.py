@@ -26,10 +26,12 @@ from .checkpoint.path_conflicts import Place, model_places
 from .checkpoint.redaction import Redacting
 from .checkpoint.reference import shown_name
 from .checkpoint.working_folders import release_all
+from .eval.corpora import text_places
 from .eval.processes import finish, is_main
 from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
 from .merge.plans import Align, AlignPlan, CurvePlan, EnsemblePlan, MergePlan, OperatorPlan, PlanePlan
+from .merge.recipes.yaml_reader import directories_in, is_recipe
 from .terminal import (
     emit,
     fail,
@@ -46,8 +48,8 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
+    from .checkpoint.push import PushPlan
     from .checkpoint.push_target import PushTarget
-    from .checkpoint.upload_check import OutputFile
     from .merge.recipes.recipe import Recipe
 
 TERMINATED = 143
@@ -60,7 +62,6 @@ Command = Callable[..., None]
 
 
 def _shown(*examples: tuple[str, str]) -> str:
-    """Examples below a help, each of what it is for and the words behind `isthmus`."""
     shown = [f"{purpose}\n  isthmus {words}" for purpose, words in examples]
     return "\n\n".join(["Examples", *shown])
 
@@ -139,7 +140,6 @@ class StudyArguments:
 
 
 def _argument(help: str) -> Any:
-    """What is given by its place, always."""
     return typer.Argument(help=help, show_default=False)
 
 
@@ -230,7 +230,6 @@ def _as_parameter(field: Field) -> inspect.Parameter:
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """The words of a Literal, or of all in a union."""
     if get_origin(kind) is Literal:
         return get_args(kind)
     return tuple(word for part in get_args(kind) for word in _choices(part))
@@ -372,9 +371,11 @@ def merge(
             report = result.save(output, overwrite=overwrite, repo_id=target.repo_id if target else None)
     reply.give(report, print_merge, f"written to {output}")
     if target is not None:  # looked up again: others may have pushed there meanwhile
+        from .checkpoint.push import plan_push
         from .checkpoint.upload_check import read_output
 
-        _push(read_output(output), push.target(target.repo_id), push.message, replace(reply, json_file=None))
+        plan_of_push = plan_push(read_output(output), push.target(target.repo_id))
+        _push(plan_of_push, push.message, replace(reply, json_file=None))
 
 
 @command(
@@ -395,6 +396,7 @@ def push(
 
     Log in with `hf auth login` first, or set HF_TOKEN.
     """
+    from .checkpoint.push import plan_push
     from .checkpoint.upload_check import read_output
 
     require_outputs(reply.json_file, [], _inputs(directories=[directory]))
@@ -403,7 +405,7 @@ def push(
         files = read_output(directory, edited_card=edited_card)
         progress.stage("looking at the Hub")
         target = options.target(repo_id, writing=not dry_run)
-    _push(files, target, options.message, reply, overwrite=overwrite, dry_run=dry_run)
+    _push(plan_push(files, target, overwrite=overwrite), options.message, reply, dry_run=dry_run)
 
 
 @command(
@@ -632,22 +634,14 @@ def _inputs(
     """Where all that a command reads is: models or recipes, with what these name, text, and other directories."""
     places = []
     for model in models:
-        from .merge.recipes.mergekit import is_recipe
-        from .merge.recipes.yaml_reader import directories_in
-
         if model is not None and is_recipe(model):
             places += [Place.of("the recipe", model), *model_places(directories_in(Path(model)))]
         elif model is not None:
             places += model_places([model])
-    if data:
-        from .eval.corpora import text_places
-
-        places += text_places(data)
-    return [*places, *(Place.of("the directory", path) for path in directories)]
+    return [*places, *text_places(data), *(Place.of("the directory", path) for path in directories)]
 
 
 def _drop_training(output: Path) -> None:
-    """Forget an interrupted training beside an output directory: --restart."""
     from .merge.training.training_state import TrainingState
 
     if is_main():
@@ -656,7 +650,7 @@ def _drop_training(output: Path) -> None:
 
 def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, given: Given) -> tuple[Recipe, MergePlan]:
     """The recipe that models and options come to, or that a file is; and the plan without what the recipe says."""
-    from .merge.recipes.mergekit import is_recipe, read_recipe
+    from .merge.recipes.mergekit import read_recipe
     from .merge.recipes.recipe import recipe
 
     if len(models) == 1 and is_recipe(models[0]):
@@ -695,21 +689,10 @@ def _target_of_merge(push: PushOptions, reply: Reply) -> PushTarget | None:
     return target
 
 
-def _push(
-    files: Sequence[OutputFile],
-    target: PushTarget,
-    message: str | None,
-    reply: Reply,
-    *,
-    overwrite: bool = False,
-    dry_run: bool = False,
-) -> None:
+def _push(plan: PushPlan, message: str | None, reply: Reply, *, dry_run: bool = False) -> None:
     """Upload the files of a merge, with the hub client's own progress bars."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from .checkpoint.push import plan_push
-
-    plan = plan_push(files, target, overwrite=overwrite)
     if reply.quiet:
         disable_progress_bars()
     pushed = None if dry_run else plan.carry_out(message)

@@ -43,13 +43,7 @@ if TYPE_CHECKING:
 LONGEST = 4000  # characters of one line
 COLOURS = {"blocks": "red", "degrades": "yellow", "notes": "cyan"}
 MOST_FINDINGS = 10
-MEASURES = {
-    "peak": "peakedness",
-    "share": "share",
-    "attention": "attention",
-    "kurtosis": "kurtosis",
-    "embedding": "embedding",
-}
+MEASURES = {"peak": "peakedness"} | {name: name for name in ("share", "attention", "kurtosis", "embedding")}
 
 
 def say(*parts: str | tuple[str, str]) -> None:
@@ -292,7 +286,6 @@ def print_symmetries(report: dict[str, Any]) -> None:
 
 
 def _table(first: str, *numbers: str) -> Table:
-    """A table of a column of names, and columns of numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(first)
     for column in numbers:

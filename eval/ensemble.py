@@ -63,17 +63,16 @@ class EnsembleCache(Cache):
 class Ensemble(PreTrainedModel, GenerationMixin):
     """Members with one vocabulary, averaged token by token.
 
-    ``probabilities``: p(y|x) = Σ_m w_m p_m(y|x), the mixture; ``logits``: p(y|x) ∝ exp Σ_m w_m ℓ_m(y|x), the geometric
+    ``probabilities``: p(y|x) = mean_m p_m(y|x), the mixture; ``logits``: p(y|x) ∝ exp mean_m ℓ_m(y|x), the geometric
     mean. The logits are log-probabilities. A forward pass costs as much as those of all members together.
     """
 
     config_class = EnsembleConfig
     main_input_name = "input_ids"
 
-    def __init__(self, config: EnsembleConfig, members: Sequence[nn.Module], weights: Sequence[float] = ()):
+    def __init__(self, config: EnsembleConfig, members: Sequence[nn.Module]):
         super().__init__(config)
         self.members = nn.ModuleList(members)
-        self.weights = [weight / sum(weights) for weight in weights] or [1 / len(members)] * len(members)
         self.generation_config = GenerationConfig(**{key: getattr(config, key) for key in TOKENS})
 
     @classmethod
@@ -81,7 +80,6 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         cls,
         states: Sequence[tuple[Mapping[str, Tensor], PretrainedConfig]],
         average: Average = "probabilities",
-        weights: Sequence[float] = (),
         generation: GenerationConfig | None = None,
     ) -> Ensemble:
         """The ensemble of states with their configurations.
@@ -104,27 +102,23 @@ class Ensemble(PreTrainedModel, GenerationMixin):
             num_hidden_layers=first.num_hidden_layers,
             **tokens,
         )
-        ensemble = cls(config, members, weights)
+        ensemble = cls(config, members)
         if generation is not None:
             ensemble.generation_config = generation
         ensemble.train(False)
         return ensemble
 
-    @property
-    def device(self) -> torch.device:
-        """The device that its members are on."""
-        return next(self.members[0].parameters()).device
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any) -> CausalLMOutput:
         """Log-probabilities of the next token, (batch, length, vocabulary), as `logits`."""
         name = _cache_name(type(self.members[0]).forward)
         cache = others.get(name)
-        given = {key: value for key, value in others.items() if key in ("position_ids",) and value is not None}
+        positions = others.get("position_ids")
+        given = {} if positions is None else {"position_ids": positions}
         logits = []
         for index, member in enumerate(self.members):
             own = {name: cache.caches[index], "use_cache": True} if cache is not None else {"use_cache": False}
             logits.append(member(input_ids, attention_mask=attention_mask, **given, **own).logits.float())
-        output = CausalLMOutput(logits=averaged(logits, self.weights, self.config.average))
+        output = CausalLMOutput(logits=averaged(logits, self.config.average))
         if cache is not None:
             output[name] = cache
         return output
@@ -138,13 +132,12 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         return super().generate(*arguments, **options)
 
 
-def averaged(logits: Sequence[Tensor], weights: Sequence[float], average: Average) -> Tensor:
-    """Log-probabilities of the ensemble from the members' logits, (..., vocabulary) each; weights sum to 1."""
+def averaged(logits: Sequence[Tensor], average: Average) -> Tensor:
+    """Log-probabilities of the ensemble from the members' logits, (..., vocabulary) each."""
+    share = 1 / len(logits)
     if average == "logits":
-        mixed = sum((weight * one for weight, one in zip(weights, logits, strict=True)), torch.zeros(()))
-        return torch.as_tensor(mixed).log_softmax(-1)
-    weighted = [(weight, one) for weight, one in zip(weights, logits, strict=True) if weight > 0]
-    return torch.stack([one.log_softmax(-1) + math.log(weight) for weight, one in weighted]).logsumexp(0)
+        return sum((share * one for one in logits), torch.zeros(())).log_softmax(-1)
+    return torch.stack([one.log_softmax(-1) + math.log(share) for one in logits]).logsumexp(0)
 
 
 def _cache_name(forward: Callable[..., Any]) -> str:

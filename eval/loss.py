@@ -1,11 +1,19 @@
-"""The loss of a state: one module without weights, called functionally with every state that is measured."""
+"""The loss of a state: one module without weights, called functionally with every state that is measured.
+
+A model that may be larger than memory is measured from its directory: accelerate places its layers on GPUs, in memory
+and on disk.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,12 +22,15 @@ from torch.func import functional_call
 from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.errors import BadInput
 from ..checkpoint.model import empty_model, with_tied
+from ..checkpoint.trial_loading import quiet
+from ..checkpoint.working_folders import WorkingFolder
 from .processes import shared
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 LOGITS_AT_ONCE = 2**24
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
@@ -148,3 +159,49 @@ def ensemble_losses(members: list[dict[str, Tensor]]) -> Losses:
         stacked = torch.stack([-member[label].double() for member in members])
         combined[label] = -(stacked.logsumexp(0) - math.log(len(members)))
     return per_block(combined)
+
+
+def bytes_of(size: str) -> int:
+    """The bytes that ``6GB``, ``500M`` or ``1000000`` stand for. Raises BadInput for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", size.strip(), re.IGNORECASE)
+    if match is None:
+        raise BadInput(f"--max-memory is a size such as 6GB or 500MB; got '{size}'")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+@torch.no_grad()
+def offloaded_token_losses(
+    directory: Path,
+    blocks: Mapping[str, Tensor],
+    memory: int,
+    *,
+    on_blocks: Callable[[int], None] = lambda count: None,
+) -> dict[str, Tensor]:
+    """As `LossMeter.token_losses`, of the model in a directory, with at most `memory` bytes of weights in memory."""
+    with offloaded(directory, memory) as model:
+
+        def logits(ids: Tensor) -> Tensor:
+            scores: Tensor = model(input_ids=ids, use_cache=False).logits
+            return scores.float()
+
+        return label_losses(logits, blocks, int(model.config.vocab_size), on_blocks)
+
+
+@contextmanager
+def offloaded(directory: Path, memory: int | None) -> Iterator[Any]:
+    """The model in a directory, in float32, with at most `memory` bytes of weights in main memory (None: all of them).
+
+    The others are on GPUs where there are any, else on disk, from where a layer is read when its turn comes.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
+        placed: dict[str, Any] = {}
+        if memory is not None:
+            limits: dict[int | str, int] = {"cpu": memory}
+            if torch.cuda.is_available():
+                limits |= {gpu: torch.cuda.mem_get_info(gpu)[0] * 4 // 5 for gpu in range(torch.cuda.device_count())}
+            placed = {"device_map": "auto", "max_memory": limits, "offload_folder": folder}
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **placed).eval()
+        yield model

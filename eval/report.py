@@ -72,7 +72,6 @@ def page_data(report: Mapping[str, Any], spectra: Mapping[float, Spectrum]) -> d
 
 
 def _matrix(values: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Histograms over common bins, and stable ranks, of one matrix along the path."""
     logs = torch.cat(list(values)).log10().float()
     edges = torch.linspace(float(logs.quantile(0.005)), float(logs.max()) + 1e-4, BINS + 1)
     return {

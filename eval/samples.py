@@ -31,7 +31,7 @@ def written_blocks(
 
     model = _runnable(state, config)
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1, pad_token_id=_end(config)
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1, pad_token_id=_end_token(config)
     )
     layers, width = (int(getattr(config, name, 1)) for name in ("num_hidden_layers", "hidden_size"))
     parts = -(-count // max(1, CACHE_BYTES // (8 * layers * width * length)))
@@ -40,7 +40,7 @@ def written_blocks(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for start in range(0, count, at_once):
-            first = torch.full((min(at_once, count - start), 1), _end(config))
+            first = torch.full((min(at_once, count - start), 1), _end_token(config))
             rows.append(model.generate(first, attention_mask=torch.ones_like(first)))
     return torch.cat(rows)
 
@@ -81,7 +81,7 @@ def samples(
                 do_sample=True,
                 temperature=0.7,
                 top_k=40,
-                pad_token_id=_end(config),
+                pad_token_id=_end_token(config),
             )
             continuations[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
     return tuple(
@@ -96,7 +96,6 @@ def _runnable(state: Mapping[str, Tensor], config: PretrainedConfig) -> Any:
     return model
 
 
-def _end(config: PretrainedConfig) -> int:
-    """A token that ends text, the first where there are several."""
+def _end_token(config: PretrainedConfig) -> int:
     ends = config.eos_token_id
     return int((ends[0] if ends else 0) if isinstance(ends, list) else ends or 0)

@@ -17,8 +17,6 @@ from torch import Tensor
 Spectrum = dict[str, Tensor]
 Verdict = Literal["preserved", "transition", "contracted", "inflated"]
 
-MAX_EXCESS = 0.1
-SAME_KIND = 0.2
 APART = 0.4  # of the highest excess, for endpoints of two kinds: between spectra that are apart, a contraction hides
 NULL = 1e-5
 POSITION_NOISE = 0.03
@@ -50,6 +48,26 @@ def spectral_distance(a: Tensor, b: Tensor) -> float:
     if rank == 0:
         return 0.0
     return (a[:rank].log() - b[:rank].log()).abs().mean().item()
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The highest excess that is preserved between endpoints of one kind, and how far apart these may be, in nats."""
+
+    max_excess: float = 0.1
+    same_kind: float = 0.2
+
+    def highest_excess(self, distance: float) -> float:
+        """The highest excess that is allowed between endpoints of a distance: less when they are of two kinds.
+
+        Matrices that are not aligned cancel in an average. Where the endpoints' spectra are alike, that of the average
+        is below both. Where they are apart, it falls from the higher towards the lower one, and little of that is an
+        excess.
+        """
+        return self.max_excess if distance < self.same_kind else APART * self.max_excess
+
+
+USUAL = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -85,9 +103,7 @@ class SpectrumReport:
     zero: tuple[str, ...] = ()
 
 
-def among(
-    ends: Sequence[Spectrum], m: Spectrum, *, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND
-) -> SpectrumReport:
+def among(ends: Sequence[Spectrum], m: Spectrum, thresholds: Thresholds = USUAL) -> SpectrumReport:
     """The verdict on M among any number of endpoints.
 
     When the endpoints are closer than `same_kind`, an excess of at most `max_excess` is ``preserved``; when they are
@@ -115,33 +131,17 @@ def among(
         _mean([getattr(row, key) for row in rows]) for key in ("excess", "distance", "log_ratio")
     )
     positions = [row.position for row in rows if row.position is not None]
-    verdict = judged(excess, distance, ratio, max_excess=max_excess, same_kind=same_kind)
-    position, limit = _mean(positions) if positions else None, highest_excess(distance, max_excess, same_kind)
+    verdict = judged(excess, distance, ratio, thresholds)
+    position, limit = _mean(positions) if positions else None, thresholds.highest_excess(distance)
     names = tuple(row.name for row in zero)
     return SpectrumReport(verdict, excess, position, distance, ratio, limit, (*rows, *zero), names)
 
 
-def judged(
-    excess: float,
-    distance: float,
-    log_ratio: float,
-    *,
-    max_excess: float = MAX_EXCESS,
-    same_kind: float = SAME_KIND,
-) -> Verdict:
+def judged(excess: float, distance: float, log_ratio: float, thresholds: Thresholds = USUAL) -> Verdict:
     """The verdict on the numbers of a `SpectrumReport`, in nats."""
-    if excess <= highest_excess(distance, max_excess, same_kind):
-        return "preserved" if distance < same_kind else "transition"
+    if excess <= thresholds.highest_excess(distance):
+        return "preserved" if distance < thresholds.same_kind else "transition"
     return "contracted" if log_ratio < 0 else "inflated"
-
-
-def highest_excess(distance: float, max_excess: float = MAX_EXCESS, same_kind: float = SAME_KIND) -> float:
-    """The highest excess that is allowed between endpoints of a distance: less when they are of two kinds.
-
-    Matrices that are not aligned cancel in an average. Where the endpoints' spectra are alike, that of the average is
-    below both. Where they are apart, it falls from the higher towards the lower one, and little of that is an excess.
-    """
-    return max_excess if distance < same_kind else APART * max_excess
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -162,39 +162,27 @@ class PathSpectrum:
     broken_at: tuple[float, ...]
 
 
-def along_path(
-    spectra: Mapping[float, Spectrum],
-    *,
-    max_excess: float = MAX_EXCESS,
-    same_kind: float = SAME_KIND,
-    position_noise: float = POSITION_NOISE,
-) -> PathSpectrum:
+def along_path(spectra: Mapping[float, Spectrum], thresholds: Thresholds = USUAL) -> PathSpectrum:
     """The verdict on a whole path from its spectra at t in [0, 1], both ends among them.
 
-    A position may fall back by `position_noise` behind the furthest before it. Between endpoints closer than
+    A position may fall back by `POSITION_NOISE` behind the furthest before it. Between endpoints closer than
     `same_kind` positions are noise and do not count.
     """
     ts = sorted(spectra)
     a, b = spectra[ts[0]], spectra[ts[-1]]
     comparisons = [among((a, b), spectra[t]) for t in ts]
     points = [(t, point.excess, point.position or 0.0) for t, point in zip(ts, comparisons, strict=True)]
-    limits = {"max_excess": max_excess, "same_kind": same_kind, "position_noise": position_noise}
-    return judged_path(points, mean_distance(a, b), **limits)
+    return judged_path(points, mean_distance(a, b), thresholds)
 
 
 def judged_path(
-    points: Sequence[tuple[float, float, float]],
-    distance: float,
-    *,
-    max_excess: float = MAX_EXCESS,
-    same_kind: float = SAME_KIND,
-    position_noise: float = POSITION_NOISE,
+    points: Sequence[tuple[float, float, float]], distance: float, thresholds: Thresholds = USUAL
 ) -> PathSpectrum:
     """The verdict of `along_path` on (t, excess, position) in the order of t, between endpoints of a distance."""
-    same, limit = distance < same_kind, highest_excess(distance, max_excess, same_kind)
+    same, limit = distance < thresholds.same_kind, thresholds.highest_excess(distance)
     broken, furthest = [], 0.0
     for t, excess, position in points:
-        if excess > limit or (not same and position < furthest - position_noise):
+        if excess > limit or (not same and position < furthest - POSITION_NOISE):
             broken.append(t)
         furthest = max(furthest, position)
     return PathSpectrum("broken" if broken else "preserved" if same else "transition", tuple(points), tuple(broken))

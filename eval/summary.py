@@ -118,7 +118,6 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _operator(report: Mapping[str, Any]) -> list[str]:
-    """The merge by an operator: its excess, its weights and its gain."""
     name, count, soup = report["method"]["name"], len(report["endpoints"]), report["soup"]
     models = f"{count} model{'s' * (count > 1)}"
     base = f", on top of {report['base']['ref']}" if report["base"] else ""
@@ -179,7 +178,6 @@ def _vocabulary(report: Mapping[str, Any]) -> list[str]:
 
 
 def _optimizers(report: Mapping[str, Any]) -> list[str]:
-    """The optimizers that trained the endpoints, where they are known."""
     ends, kind = report["endpoints"], report["optimizers"]["relation"]
     if kind == "unknown":
         return []

@@ -140,7 +140,7 @@ def expected_verdict(name: str) -> str | None:
 def calibrate(paths: Mapping[str, Any], couples: Mapping[str, Any]) -> list[Threshold]:
     """Thresholds from the pairs whose first model has an odd number, and their errors on the others.
 
-    `SAME_KIND` divides distances of models of one optimizer from those of two; the highest excess, of one and of two,
+    `same_kind` divides distances of models of one optimizer from those of two; the highest excess, of one and of two,
     the highest along paths of `expected_verdict` kind from that of averages without alignment.
     """
 

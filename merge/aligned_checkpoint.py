@@ -26,7 +26,7 @@ from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..eval.corpora import text_places
 from ..eval.progress import Progress
-from ..eval.text import labelled_blocks
+from ..eval.text import Text
 from .along_path import Candidate, PathChooser
 from .job import pick_device
 from .plans import AlignPlan, MergePlan
@@ -101,24 +101,16 @@ def align_and_save(
 
 
 def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) -> Candidate:
-    """The two models next to each other, by the method that is asked for."""
     learns = plan.method == "learned"
     merge = MergePlan(data=plan.data, learn=plan.learn, align=plan.method, tokens=SELECT_TOKENS, seed=plan.seed)
-    text, config = MergeText(), inputs.first.config
+    text = MergeText()
     if plan.needs_text:
         progress.stage("reading text")
         trained = plan.learn.training.tokens(len(plan.data), inputs.context) if learns else 0
-        parts = labelled_blocks(
-            plan.data,
-            inputs.tokenizer(),
-            context=inputs.context,
-            vocabulary=int(config.vocab_size),
-            fit_tokens=max(ACTIVATION_TOKENS, trained),
-            select_tokens=SELECT_TOKENS if learns else 0,
-            report_tokens=0,
-            seed=plan.seed,
-        )
-        text = MergeText(parts)
+        selected, vocabulary = SELECT_TOKENS if learns else 0, int(inputs.first.config.vocab_size)
+        source = Text(plan.data, inputs.tokenizer(), context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
+        fitted = max(ACTIVATION_TOKENS, trained)
+        text = MergeText(source.blocks(fit_tokens=fitted, select_tokens=selected, report_tokens=0))
     chooser = PathChooser(inputs, text, merge, pick_device(plan.device), progress, output)
     if learns and not plan.stream:
         return chooser.align(in_table=True)

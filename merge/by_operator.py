@@ -69,7 +69,13 @@ class OperatorChooser(Chooser):
         statistics = self._statistics(aligned)
         recipe, soup = self._weighted(aligned, statistics)
         state = self._combined(recipe, aligned, statistics)
-        record = operator_record(aligned, self.tried)
+        record = {
+            "method": aligned.alignment.method,
+            "score": aligned.scores[-1],
+            "rounds": len(aligned.scores) - 1,
+            "max_log_prob_error": aligned.max_log_prob_error,
+            "tried": self.tried,
+        }
         return Choice(aligned, state, record, f"the merge by {recipe.operator.name}", recipe=recipe, soup=soup)
 
     def _statistics(self, aligned: Universe) -> Known:
@@ -122,19 +128,7 @@ class OperatorChooser(Chooser):
         return state
 
 
-def operator_record(aligned: Universe, tried: Mapping[str, float]) -> dict[str, Any]:
-    """What the report says of the alignment."""
-    return {
-        "method": aligned.alignment.method,
-        "score": aligned.scores[-1],
-        "rounds": len(aligned.scores) - 1,
-        "max_log_prob_error": aligned.max_log_prob_error,
-        "tried": dict(tried),
-    }
-
-
 def _is_surely_positive(difference: Losses) -> bool:
-    """Whether a difference of losses is above 0 by more than the noise."""
     return difference.mean > SURE * difference.stderr
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,7 +129,7 @@ def ensemble(
     losses = meter.ensemble(members, plan.average)
     weights, seconds = (sum(row[name] for row in rows[: len(members)]) for name in ("weights", "seconds"))
     rows.append(_row(f"ensemble of all {len(members)}", "ensemble", losses, len(members), weights, seconds))
-    gain = min(meter.losses[: len(members)], key=lambda losses: losses.mean) - losses
+    gain = min(map(per_block, meter.token_losses[: len(members)]), key=lambda losses: losses.mean) - losses
     report = {
         "schema": 1,
         "command": "ensemble",
@@ -158,7 +158,6 @@ def ensemble(
 
 
 def _row(name: str, kind: str, losses: Losses, passes: int, weights: int, seconds: float) -> dict[str, Any]:
-    """A line of the table."""
     costs = {"passes": passes, "weights": weights, "seconds": round(seconds, 3)}
     return {"name": name, "kind": kind, **losses_json(losses), **costs}
 
@@ -194,7 +193,6 @@ def load_ensemble(directory: str | Path) -> Ensemble:
 def _members(
     models: Sequence[Checkpoint], path: Path | None, saved: SavedPath | None, at: Sequence[float]
 ) -> list[Member]:
-    """The models, and points of a saved path between the first two."""
     members = [Member(model.name, dict(model.state), model.config) for model in models]
     if path is not None and saved is not None:
         aligned = saved.alignment.config(models[0].config)
@@ -210,14 +208,14 @@ def _ensemble_of(members: Sequence[Member], average: Average, models: Sequence[C
     return Ensemble.of(states, average, generation=tokenizer_owner(models).generation() if models else None)
 
 
+@dataclass
 class _Meter:
     """Losses on the report text, with what they cost."""
 
-    def __init__(self, report: Mapping[str, Tensor], device: str, progress: Progress):
-        self.parts = report
-        self.device, self.progress = device, progress
-        self.token_losses: list[dict[str, Tensor]] = []
-        self.losses: list[Losses] = []
+    parts: Mapping[str, Tensor]
+    device: str
+    progress: Progress
+    token_losses: list[dict[str, Tensor]] = field(default_factory=list)
 
     def row(self, name: str, kind: str, state: Mapping[str, Tensor], config: PretrainedConfig) -> dict[str, Any]:
         self.progress.stage(f"measuring {name}", sum(map(len, self.parts.values())))
@@ -225,8 +223,8 @@ class _Meter:
         state, began = {key: state[key] for key in state}, time.monotonic()
         self.token_losses.append(meter.token_losses(state))
         seconds = time.monotonic() - began
-        self.losses.append(per_block(self.token_losses[-1]))
-        return _row(name, kind, self.losses[-1], 1, sum(tensor.numel() for tensor in state.values()), seconds)
+        losses = per_block(self.token_losses[-1])
+        return _row(name, kind, losses, 1, sum(tensor.numel() for tensor in state.values()), seconds)
 
     def ensemble(self, members: Sequence[Member], average: Average) -> Losses:
         """The losses of the ensemble; of probabilities from what is known, of logits by passes of their own."""

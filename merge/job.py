@@ -109,9 +109,8 @@ def _models_and_recipe(
 
 
 def _usual_alignment(plan: MergePlan, models: object, joined: Recipe | None) -> Align:
-    if joined is None:
-        return "auto"
-    return "auto" if plan.data and plan.max_memory is None and not isinstance(models, Recipe) else "none"
+    compares = plan.data and plan.max_memory is None and not isinstance(models, Recipe)
+    return "auto" if joined is None or compares else "none"
 
 
 def _require_table(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> None:

@@ -137,7 +137,6 @@ class Measuring:
         self.config = inputs.first.config
 
     def _begin(self, passes: int) -> None:
-        """A stage of this many forward passes over the whole text."""
         self.progress.stage("measuring on the report text", passes * sum(map(len, self.report.values())))
 
     def _meter(self, config: PretrainedConfig) -> LossMeter:

@@ -15,8 +15,7 @@ from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.working_folders import WorkingFolder
-from ..eval.loss import ensemble_losses, per_block
-from ..eval.offloaded_loss import offloaded_token_losses
+from ..eval.loss import ensemble_losses, offloaded_token_losses, per_block
 from ..eval.progress import Progress
 from .measure import Measured
 from .path import blend

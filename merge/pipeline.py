@@ -21,10 +21,10 @@ from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import fingerprint_of, optimizer_of
-from ..eval.offloaded_loss import bytes_of
+from ..eval.loss import bytes_of
 from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
-from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, along_path, among
+from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
 from .along_path import PathChooser, saved_path
 from .by_operator import OperatorChooser
 from .choosing import Choice
@@ -176,15 +176,16 @@ def judge(job: Job, choice: Choice, ends: Ends) -> Judgement:
     """The verdict on the spectrum, which must pass the gates; none where it is not measured."""
     if not job.measures_spectrum:
         return Judgement()
-    limits, config = job.plan.spectrum.limits, choice.universe.config
+    config, plan = choice.universe.config, job.plan.spectrum
+    thresholds = Thresholds(plan.max_excess, plan.same_kind)
     spectra: dict[float, Spectrum] = {}
     along = None
     if choice.point is not None and choice.t is not None:
         spectra = spectra_along(job, choice.point, choice.t, ends, config)
-        along = along_path(spectra, **limits)
+        along = along_path(spectra, thresholds)
     restored = bool(choice.restored and choice.restored["kept"])
     merged = spectrum(choice.state, config) if restored or choice.t is None else spectra[choice.t]
-    verdict = among(ends.spectra, merged, **limits)
+    verdict = among(ends.spectra, merged, thresholds)
     with kept_if_refused(choice.run):
         job.plan.gates.pass_spectrum(verdict)
     return Judgement(verdict, along, spectra)
@@ -305,5 +306,4 @@ def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None
 
 
 def _memory(job: Job) -> int | None:
-    """The bytes of weights that may be in memory, None for all."""
     return None if job.plan.max_memory is None else bytes_of(job.plan.max_memory)

@@ -23,7 +23,7 @@ from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane
 from ..eval.progress import Progress
 from ..eval.report import render_report
-from ..eval.text import labelled_blocks
+from ..eval.text import Text
 from .job import pick_device
 from .path import WeightPath, coefficients
 from .plans import PlanePlan
@@ -80,16 +80,9 @@ def loss_plane(
     tokenizers = (end for end in inputs.whole if end.has_tokenizer)
     smallest = min(tokenizers, key=lambda end: int(end.config.vocab_size), default=inputs.whole[0])
     progress.stage("reading text")
-    text = labelled_blocks(
-        plan.data,
-        smallest.tokenizer(),
-        context=inputs.context,
-        vocabulary=int(first.config.vocab_size),
-        fit_tokens=None,
-        select_tokens=0,
-        report_tokens=plan.tokens,
-        seed=plan.seed,
-    )
+    vocabulary = int(first.config.vocab_size)
+    source = Text(plan.data, smallest.tokenizer(), context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
+    text = source.blocks(fit_tokens=None, select_tokens=0, report_tokens=plan.tokens)
     progress.stage(f"aligning ({plan.align})", len(others))
     aligned = []
     for other in others:
@@ -143,13 +136,14 @@ def path_plane(
     name = "bend" if len(path.bends) == 1 else f"bend {middle + 1}"
     states = {"A": path.a, "B": path.b, name: path.bends[middle]}
     plane = _measured(states, config, _some(report), device, progress)
-    route = []
-    if len(path.bends) == 1:
-        places = [plane.models[model] for model in ("A", name, "B")]
-        for t in grid(CURVE_POINTS):
-            weights = coefficients(path.kind, t, 3)
-            route.append([sum(w * place[i] for w, place in zip(weights, places, strict=True)) for i in (0, 1)])
-    return {**plane.to_dict(), "path": route}
+    points = [plane.models[model] for model in ("A", name, "B")]
+    ts = grid(CURVE_POINTS) if len(path.bends) == 1 else []
+    return {**plane.to_dict(), "path": [list(_place(coefficients(path.kind, t, 3), points)) for t in ts]}
+
+
+def _place(weights: Sequence[float], points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    x, y = (sum(w * point[i] for w, point in zip(weights, points, strict=True)) for i in (0, 1))
+    return x, y
 
 
 def simplex_plane(
@@ -166,14 +160,9 @@ def simplex_plane(
     """
     plane = _measured(dict(zip("ABC", states, strict=True)), config, _some(report), device, progress)
     corners = list(plane.models.values())
-
-    def place(weights: Sequence[float]) -> tuple[float, float]:
-        x, y = (sum(w * corner[i] for w, corner in zip(weights, corners, strict=True)) for i in (0, 1))
-        return x, y
-
     even = (1 / 3,) * 3
-    marked = {"average": place(even)}
+    marked = {"average": _place(even, corners)}
     if shares is not None and max(abs(s - e) for s, e in zip(shares, even, strict=True)) > 1e-3:
-        marked["merge"] = place(shares)
+        marked["merge"] = _place(shares, corners)
     drawn = replace(plane, models={**plane.models, **marked})
     return {**drawn.to_dict(), "path": [list(corner) for corner in (*corners, corners[0])]}

@@ -242,11 +242,6 @@ class SpectrumPlan:
         require_number("--max-excess", self.max_excess)
         require_number("--same-kind", self.same_kind)
 
-    @property
-    def limits(self) -> dict[str, float]:
-        """The thresholds of the verdict."""
-        return {"max_excess": self.max_excess, "same_kind": self.same_kind}
-
 
 @dataclass(frozen=True)
 class Gates:

@@ -111,7 +111,6 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
 
 
 def _as_yaml(recipe: Recipe, names: Mapping[str, str]) -> str:
-    """The recipe as mergekit writes one."""
     segments = []
     for segment in recipe.segments:
         each = segment.each or ({},) * len(recipe.models)

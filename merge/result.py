@@ -87,7 +87,28 @@ class Merge:
 
         Raises BadInput for an output that exists, IsthmusError when the disk does not take it.
         """
-        report = _save(self, Path(directory), overwrite=overwrite, repo_id=repo_id)
+        target = Path(directory)
+        report = redacted(shortened(self.report, LONGEST))
+        name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
+        with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
+            shapes = schema_of(self.facts, target.name, FAMILIES).shapes
+            shapes, state = self.endpoints[0].as_stored(shapes, self.state)
+            with preloaded_transformers(self.facts, FAMILIES):
+                digests = save_weights(folder, shapes, state, self.dtype, maker=self.maker)
+                save_small_files(folder, self.facts, self.files, self.dtype)
+            card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
+            (folder / CARD).write_text(card, encoding="utf-8")
+            if report["profile"]:
+                (folder / FIGURE).write_bytes(png(loss_figure(report)))
+            page = render_report(report, self.spectra, self.samples)
+            (folder / "report.html").write_text(page, encoding="utf-8")
+            require_opens(folder, target.name, FAMILIES)
+            if self.shown is not None:
+                require_shown(folder, self.shown, target.name)
+            elif self.in_memory:
+                require_saved(folder, self.state, self.config, self.dtype, target.name)
+            report = sealed(report, folder, digests)
+            write_json(folder / REPORT, report)
         self._forget_training()
         return report
 
@@ -116,28 +137,3 @@ def path_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """The report of a merge as that of the path that it was found on."""
     command = report["reproduce"].replace("isthmus merge", "isthmus path", 1).replace(" -o merged", " -o path", 1)
     return {**report, "command": "path", "reproduce": command}
-
-
-def _save(merged: Merge, target: Path, *, overwrite: bool, repo_id: str | None = None) -> dict[str, Any]:
-    report = redacted(shortened(merged.report, LONGEST))
-    name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
-    with atomic_directory(target, overwrite=overwrite, inputs=merged.inputs) as directory:
-        shapes = schema_of(merged.facts, target.name, FAMILIES).shapes
-        shapes, state = merged.endpoints[0].as_stored(shapes, merged.state)
-        with preloaded_transformers(merged.facts, FAMILIES):
-            digests = save_weights(directory, shapes, state, merged.dtype, maker=merged.maker)
-            save_small_files(directory, merged.facts, merged.files, merged.dtype)
-        card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
-        (directory / CARD).write_text(card, encoding="utf-8")
-        if report["profile"]:
-            (directory / FIGURE).write_bytes(png(loss_figure(report)))
-        page = render_report(report, merged.spectra, merged.samples)
-        (directory / "report.html").write_text(page, encoding="utf-8")
-        require_opens(directory, target.name, FAMILIES)
-        if merged.shown is not None:
-            require_shown(directory, merged.shown, target.name)
-        elif merged.in_memory:
-            require_saved(directory, merged.state, merged.config, merged.dtype, target.name)
-        report = sealed(report, directory, digests)
-        write_json(directory / REPORT, report)
-    return report

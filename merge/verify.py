@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,9 +16,7 @@ from ..checkpoint.config import context_length
 from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
 from ..checkpoint.model import log_probs
 from ..checkpoint.rows import ComputedState
-from ..checkpoint.working_folders import WorkingFolder
-from ..eval.loss import Losses
-from ..eval.offloaded_loss import load_offloaded
+from ..eval.loss import Losses, offloaded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -63,8 +60,7 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
 
     Raises IsthmusError where its loss is not the one that was shown, within `TOLERANCE`.
     """
-    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        saved_model: Any = load_offloaded(directory, shown.memory, folder)
+    with offloaded(directory, shown.memory) as saved_model:
         for label, rows in shown.blocks.items():
             for ids, loss in zip(rows[:BLOCKS], shown.losses.per_block[label], strict=False):
                 logits = saved_model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
@@ -87,8 +83,8 @@ def require_saved(
     """
     length = min(LENGTH, context_length(config) or LENGTH)
     ids = torch.randint(int(config.vocab_size), (1, length), generator=torch.Generator().manual_seed(0))
-    with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
-        logits = load_offloaded(directory, None, folder)(input_ids=ids, use_cache=False).logits.float()
+    with offloaded(directory, None) as saved_model:
+        logits = saved_model(input_ids=ids, use_cache=False).logits.float()
     if not bool(torch.isfinite(logits).all()):
         raise NotFinite(
             f"'{model}' gives NaN or Inf for every text, so nothing is written: its weights are too large; take "

@@ -153,6 +153,5 @@ def regmean(
 
 
 def _shrunk(gram: Tensor, shrink: float) -> Tensor:
-    """A Gram matrix with smaller entries off the diagonal, and a diagonal that is not zero."""
     diagonal = gram.diagonal()
     return shrink * gram + torch.diag((1 - shrink) * diagonal + 1e-8 * diagonal.mean() + 1e-30)

@@ -46,13 +46,9 @@ class WeightSearch:
         """Equal weights that sum to 1: the mean of models, or of task vectors."""
         return (1.0 / self.count,) * self.count
 
-    def single(self, index: int) -> Weights:
-        """One model alone."""
-        return tuple(float(i == index) for i in range(self.count))
-
     def greedy(self) -> Weights:
         """The greedy soup."""
-        order = sorted(range(self.count), key=lambda i: self.loss(self.single(i)))
+        order = sorted(range(self.count), key=lambda i: self.loss(self._average([i])))
         taken = [order[0]]
         for index in order[1:]:
             if self.loss(self._average([*taken, index])) <= self.loss(self._average(taken)):

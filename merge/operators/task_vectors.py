@@ -116,7 +116,6 @@ def _rescaling(blocks: RowBlocks, masks: Masks) -> list[float]:
 
 
 def _largest_entries(blocks: RowBlocks, densities: Sequence[float]) -> Callable[[], Masks]:
-    """Keeps the entries of largest magnitude: of every tensor the share that is its density."""
     thin = [i for i, density in enumerate(densities) if 0 < density < 1]
     chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in thin])
     thresholds = dict(zip(thin, cuts(chosen, [densities[i] for i in thin]) if thin else [], strict=True))
@@ -136,7 +135,6 @@ def _largest_entries(blocks: RowBlocks, densities: Sequence[float]) -> Callable[
 
 
 def _random_entries(densities: Sequence[float], key: str) -> Callable[[], Masks]:
-    """Keeps every entry with a probability, the density."""
 
     def masker() -> Masks:
         seeds = [zlib.crc32(f"{key}/{i}".encode()) for i in range(len(densities))]

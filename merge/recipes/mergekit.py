@@ -21,7 +21,6 @@ from ..operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
 from .yaml_reader import YamlReader, recipe_text
 
-SUFFIXES = frozenset({".yml", ".yaml"})
 TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
 NOT_TAKEN = {
     "modules": "isthmus merges whole language models",
@@ -31,11 +30,6 @@ NOT_TAKEN = {
 }
 DTYPES = ("float32", "float16", "bfloat16")
 IGNORED = "int8_mask"  # mergekit takes it and does not use it, and many recipes have it
-
-
-def is_recipe(text: str) -> bool:
-    """Whether a name is that of a recipe, not of a model."""
-    return Path(text).suffix.lower() in SUFFIXES
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -70,6 +64,8 @@ class _Slice:
 
 
 class _RecipeReader(YamlReader):
+    operator: Operator
+
     def __init__(self, name: str, text: str):
         super().__init__(name, text, NOT_TAKEN)
         self.notes: list[Finding] = []
@@ -80,13 +76,13 @@ class _RecipeReader(YamlReader):
         top = self.entries(self.root, TOP, "a recipe")
         if "merge_method" not in top:
             self.refuse(self.root, f"there is no merge_method: take one of {', '.join(OPERATORS)}")
-        operator = self.method(top["merge_method"])
-        shared = self.settings(top.get("parameters"), operator, of_model=False)
+        self.operator = operator = self.method(top["merge_method"])
+        shared = self.settings(top.get("parameters"), of_model=False)
         base = self.model(top["base_model"]) if "base_model" in top else None
         if ("models" in top) == ("slices" in top):
             self.refuse(self.root, "give either models or slices, not both")
-        slices = self.slices(top["slices"], operator) if "slices" in top else self.models(top["models"], operator)
-        models, segments = self.ordered(slices, operator, base, top)
+        slices = self.slices(top["slices"]) if "slices" in top else self.models(top["models"])
+        models, segments = self.ordered(slices, base, top)
         recipe = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
         self.require_given(recipe, top["merge_method"])
         source = top.get("tokenizer_source")
@@ -104,15 +100,13 @@ class _RecipeReader(YamlReader):
             self.refuse(node, f"isthmus has no method '{name}': it has {', '.join(OPERATORS)}")
         return OPERATORS[name]
 
-    def models(self, node: Node, operator: Operator) -> list[_Slice]:
+    def models(self, node: Node) -> list[_Slice]:
         """`models` as one slice of all layers."""
-        inputs = []
-        for item in self.items(node, "models"):
-            entries = self.entries(item, ("model", "parameters"), "a model")
-            inputs.append(self.input(item, entries, operator))
+        items = self.items(node, "models")
+        inputs = [self.input(item, self.entries(item, ("model", "parameters"), "a model")) for item in items]
         return [_Slice(inputs, {}, node)]
 
-    def slices(self, node: Node, operator: Operator) -> list[_Slice]:
+    def slices(self, node: Node) -> list[_Slice]:
         slices = []
         for item in self.items(node, "slices"):
             entries = self.entries(item, ("sources", "parameters"), "a slice")
@@ -123,26 +117,24 @@ class _RecipeReader(YamlReader):
                 parts = self.entries(source, ("model", "layer_range", "parameters"), "a source")
                 if "layer_range" not in parts:
                     self.refuse(source, "a source needs layer_range: [first, end]")
-                inputs.append(self.input(source, parts, operator, self.layers(parts["layer_range"])))
+                inputs.append(self.input(source, parts, self.layers(parts["layer_range"])))
             if len({entry.layers for entry in inputs}) > 1:
                 self.refuse(entries["sources"], "the sources of a slice have different layers: isthmus moves none")
-            settings = self.settings(entries.get("parameters"), operator, of_model=False)
+            settings = self.settings(entries.get("parameters"), of_model=False)
             slices.append(_Slice(inputs, settings, item))
         return slices
 
-    def input(
-        self, node: Node, entries: Mapping[str, Node], operator: Operator, layers: tuple[int, int] | None = None
-    ) -> _Input:
+    def input(self, node: Node, entries: Mapping[str, Node], layers: tuple[int, int] | None = None) -> _Input:
         if "model" not in entries:
             self.refuse(node, "there is no model here: write '- model: directory or user/name'")
-        settings = self.settings(entries.get("parameters"), operator, of_model=True)
+        settings = self.settings(entries.get("parameters"), of_model=True)
         return _Input(self.model(entries["model"]), entries["model"], settings, layers)
 
     def ordered(
-        self, slices: list[_Slice], operator: Operator, base: str | None, top: Mapping[str, Node]
+        self, slices: list[_Slice], base: str | None, top: Mapping[str, Node]
     ) -> tuple[tuple[str, ...], tuple[Segment, ...]]:
         """The models in the operator's order, and the segments, whose settings are in that order."""
-        names = [entry.model for entry in slices[0].inputs]
+        operator, names = self.operator, [entry.model for entry in slices[0].inputs]
         for one in slices:
             models = [entry.model for entry in one.inputs]
             for place, entry in enumerate(one.inputs):
@@ -206,7 +198,7 @@ class _RecipeReader(YamlReader):
                     whose = f" for '{lacking[0]}'" if parameter.each else ""
                     self.refuse(node, f"{recipe.operator.name} needs the parameter '{key}'{whose}")
 
-    def settings(self, node: Node | None, operator: Operator, *, of_model: bool) -> dict[str, Setting]:
+    def settings(self, node: Node | None, *, of_model: bool) -> dict[str, Setting]:
         """`parameters` of a model, a slice or the recipe."""
         if node is None:
             return {}
@@ -216,10 +208,10 @@ class _RecipeReader(YamlReader):
                 what = f"{self.place(there)}: {IGNORED} changes nothing"
                 self.notes.append(Finding("notes", what, "every merge is computed in float32", self.name))
                 continue
-            if key not in operator.parameters:
-                parameters = ", ".join(operator.parameters)
-                self.refuse(there, f"{operator.name} has no parameter '{key}': it has {parameters}")
-            parameter = operator.parameters[key]
+            parameter = self.operator.parameters.get(key)
+            if parameter is None:
+                parameters = ", ".join(self.operator.parameters)
+                self.refuse(there, f"{self.operator.name} has no parameter '{key}': it has {parameters}")
             if of_model and not parameter.each:
                 self.refuse(
                     there, f"'{key}' is not a parameter of a single model: write it under the recipe's parameters"

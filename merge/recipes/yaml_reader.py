@@ -16,6 +16,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNo
 from ...checkpoint.errors import BadInput, one_line
 from ...checkpoint.size_limits import RECIPE, read_bytes
 
+SUFFIXES = frozenset({".yml", ".yaml"})
 ENTRIES, SCALAR = 50_000, 1_000
 
 
@@ -93,6 +94,11 @@ class YamlReader:
             kind = node.tag.removeprefix("tag:yaml.org,2002:")
             shown = f"{node.value[:40]}{'...' * (len(node.value) > 40)}"
             self.refuse(node, f"{what} cannot be read: {shown!a} is not a value of YAML's type {ascii(kind)[1:-1]}")
+
+
+def is_recipe(text: str) -> bool:
+    """Whether a name is that of a recipe, not of a model."""
+    return Path(text).suffix.lower() in SUFFIXES
 
 
 def recipe_text(path: Path) -> str:

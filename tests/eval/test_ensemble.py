@@ -28,16 +28,10 @@ def test_logits_are_averaged() -> None:
     assert torch.allclose(logits, torch.as_tensor(expected).log_softmax(-1), atol=1e-5)
 
 
-def test_weights_are_shares() -> None:
-    logits = Ensemble.of(STATES, weights=[3.0, 1.0, 0.0])(IDS).logits
-    parts = [log_probs(state, config, IDS).double().exp() for state, config in STATES]
-    assert torch.allclose(logits.double().exp(), 0.75 * parts[0] + 0.25 * parts[1], atol=1e-6)
-
-
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_of_one_model_it_is_that_model(average: str) -> None:
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(averaged([logits], [1.0], average), logits.log_softmax(-1), atol=1e-6)
+    assert torch.allclose(averaged([logits], average), logits.log_softmax(-1), atol=1e-6)
 
 
 def test_its_loss_is_what_the_members_losses_come_to() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 from isthmus.eval.spectrum import (
+    Thresholds,
     along_path,
     among,
     log_histogram,
@@ -87,8 +88,8 @@ def test_verdicts(m: torch.Tensor, b: torch.Tensor, verdict: str) -> None:
 
 
 def test_thresholds_are_options() -> None:
-    assert among(({"m": A}, {"m": A}), {"m": A * 0.7}, max_excess=0.5).verdict == "preserved"
-    assert among(({"m": A}, {"m": A * 1.1}), {"m": A * 1.05}, same_kind=0.01).verdict == "transition"
+    assert among(({"m": A}, {"m": A}), {"m": A * 0.7}, Thresholds(max_excess=0.5)).verdict == "preserved"
+    assert among(({"m": A}, {"m": A * 1.1}), {"m": A * 1.05}, Thresholds(same_kind=0.01)).verdict == "transition"
 
 
 def test_averaging_two_unrelated_matrices_contracts() -> None:
@@ -134,4 +135,7 @@ def test_a_smooth_transition_and_one_that_turns_back() -> None:
 def test_a_path_that_leaves_the_endpoints_spectra() -> None:
     path = along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)})
     assert (path.verdict, path.broken_at) == ("broken", (0.5,))
-    assert along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)}, max_excess=0.5).verdict == "preserved"
+    assert (
+        along_path({0.0: shifted(0.0), 0.5: shifted(-0.4), 1.0: shifted(0.1)}, Thresholds(max_excess=0.5)).verdict
+        == "preserved"
+    )

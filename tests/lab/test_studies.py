@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.spectrum import APART, MAX_EXCESS, SAME_KIND
+from isthmus.eval.spectrum import APART, USUAL
 from isthmus.lab.options import QUICK, Effort, StudyOptions
 from isthmus.lab.pairs import OPTIMIZERS, kinds, pairs, training_recipe
 from isthmus.lab.planes import triples
@@ -209,7 +209,9 @@ def test_the_thresholds_of_isthmus_are_right_on_the_pairs_that_were_measured() -
     for name, pair in record["pairs"].items():
         one, other = (end.split("-")[0] for end in name.split(", "))
         distances[one == other].append(pair["distance"])
-    assert max(distances[True]) < SAME_KIND < min(distances[False])
-    for threshold, used in zip(record["thresholds"], (SAME_KIND, MAX_EXCESS, APART * MAX_EXCESS), strict=True):
+    assert max(distances[True]) < USUAL.same_kind < min(distances[False])
+    for threshold, used in zip(
+        record["thresholds"], (USUAL.same_kind, USUAL.max_excess, APART * USUAL.max_excess), strict=True
+    ):
         assert max(threshold["low"]) < threshold["chosen"] < min(threshold["high"]), "held out"
         assert max(threshold["low"]) < used < min(threshold["high"])

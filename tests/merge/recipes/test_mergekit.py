@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.recipes.mergekit import is_recipe, read_recipe
+from isthmus.merge.recipes.mergekit import read_recipe
+from isthmus.merge.recipes.yaml_reader import is_recipe
 
 NAMES = ["transformer.wte.weight", *(f"transformer.h.{i}.{part}" for i in range(3) for part in ("attn", "mlp")), "ln_f"]
 
