@@ -50,6 +50,11 @@ class Profile:
         excesses = [self.excess(t).mean for t in ts]
         return math.nan if any(map(math.isnan, excesses)) else max(excesses)
 
+    def label_barrier(self, label: str) -> float:
+        """The highest excess on the text of one label, in nats per token; NaN where a loss is NaN."""
+        excesses = [self.excess(t).label_mean(label) for t, _ in self.points]
+        return math.nan if any(map(math.isnan, excesses)) else max(excesses)
+
     def with_points(self, others: Iterable[tuple[float, Losses]]) -> Profile:
         """The profile with more points."""
         return Profile(tuple(sorted([*self.points, *others], key=lambda point: point[0])))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
+WRITTEN = "written by the models"  # the label of text that the endpoints have written
 CACHE_BYTES = 2**28  # of keys and values, while text is written
 
 

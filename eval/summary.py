@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     if "method" in report:
         lines += _operator(report)
     elif report["data"]:
-        lines += [_barrier(report), _gain(report["merge_point"])]
+        lines += [_barrier(report), *_probe(report["probe"]), _gain(report["merge_point"])]
         if report["path"].get("diverged_at"):
             lines.append(
                 f"training diverged at step {report['path']['diverged_at']} (the loss was NaN or Inf): the bends of "
@@ -158,6 +158,16 @@ def _barrier(report: Mapping[str, Any]) -> str:
     if after < before:
         return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before{_share(after, before)}"
     return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
+
+
+def _probe(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Text on which little is left of what fitting bought."""
+    return [
+        f"fitted to this text: on text {row['label']} the barrier is {row['barrier']:.3f} "
+        f"(without learning {row['barrier_without_fitting']:.3f})"
+        for row in rows
+        if not row["holds"]
+    ]
 
 
 def _vocabulary(report: Mapping[str, Any]) -> list[str]:

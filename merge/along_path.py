@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..align.alignment import Alignment
@@ -20,17 +19,20 @@ from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.progress import Progress
-from ..eval.samples import written_blocks
+from ..eval.samples import WRITTEN
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .path import SavedPath, WeightPath, read_path
 from .plans import MAX_PASSES, CurvePlan, LearnPlan, MergePlan, PathTraining
+from .probe import probe_text, probed, written
 from .search import Search, grid
 from .spectra import restore_spectrum
 from .training.fitting import SELECT_BLOCKS, learn, learning_record, movable, train_curve, training_record
-from .training.path_training import WRITTEN
 from .training.training_state import TrainingState
 from .verify import require_same_function
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Candidate:
 
     `curve` is a path other than the straight line.
     `training` is what the report says of a curved path's training, `learning` of its alignment's; `seen` is the text
-    that they were trained on, `run` where that is kept until the result is saved.
+    that they were trained on, `run` where that is kept until the result is saved, `closed` the alignment that it began
+    with, None where nothing was fitted.
     """
 
     aligned: Universe
@@ -50,6 +53,7 @@ class Candidate:
     learning: Mapping[str, Any] | None = None
     seen: TextHashes = field(default_factory=TextHashes)
     run: TrainingState | None = None
+    closed: Alignment | None = None
 
     @property
     def line(self) -> WeightPath:
@@ -137,20 +141,13 @@ class PathChooser(Chooser):
         labels = self.text.training_labels(self.plan.fit_on)
         fit, select = self.text.fit(0, labels), dict(self.text.select)
         drawn = training.steps * training.batch // (len(labels) + 1)
-        fit[WRITTEN] = self._written(max(SELECT_BLOCKS, int(drawn / MAX_PASSES)), 2 * self.plan.seed)
-        select[WRITTEN] = self._written(SELECT_BLOCKS, 2 * self.plan.seed + 1)
+        wanted = max(SELECT_BLOCKS, int(drawn / MAX_PASSES)), SELECT_BLOCKS
+        fit[WRITTEN], select[WRITTEN] = (
+            written(self.inputs, blocks, self.inputs.context, seed=3 * self.plan.seed + part, progress=self.progress)
+            for part, blocks in enumerate(wanted)
+        )
         run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, fit)
         return labels, fit, select, run
-
-    def _written(self, blocks: int, seed: int) -> Tensor:
-        """Blocks that the two models have written, in turn."""
-        self.progress.stage("writing text to train on", 2)
-        halves = []
-        for place, state in enumerate(self.states):
-            length = self.inputs.context
-            halves.append(written_blocks(state, self.config, -(-blocks // 2), length, seed=2 * seed + place))
-            self.progress.advance()
-        return torch.stack(halves, 1).flatten(0, 1)[:blocks]
 
     def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:
         """The candidate with its alignment learned, or as it was where its barrier is no higher."""
@@ -162,11 +159,21 @@ class PathChooser(Chooser):
         aligned = self._moved(trained.alignment)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
         seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit[label] for label in labels)
-        candidate = Candidate(aligned, seconds, learning=record, seen=seen, run=run)
+        closed = start.aligned.alignment
+        candidate = Candidate(aligned, seconds, learning=record, seen=seen, run=run, closed=closed)
         candidate = self._searched(candidate, "learned alignment")
+        unfitted = replace(start, seconds=seconds, learning=record, seen=seen, run=run)
         if candidate.search and start.search and not candidate.search.no_higher_than(start.search):
-            return replace(start, seconds=seconds, learning=record, seen=seen, run=run)
+            return unfitted
+        if self.plan.alignment == "auto" and self._is_worse_elsewhere(candidate, start):
+            return replace(unfitted, learning={**record, "worse_elsewhere": True})
         return candidate
+
+    def _is_worse_elsewhere(self, fitted: Candidate, start: Candidate) -> bool:
+        """Whether what was fitted lies higher than what it began with on text of another kind."""
+        others = probe_text(self.inputs, self.plan.data, seed=3 * self.plan.seed + 2, progress=self.progress)
+        paths = [(one.path, one.aligned.config) for one in (fitted, start)]
+        return probed(paths[0], paths[1], {}, others, device=self.device, progress=self.progress).is_worse()
 
     def _moved(self, alignment: Alignment | None) -> Universe:
         """The two models under an alignment that was learned, verified."""
@@ -202,6 +209,7 @@ class PathChooser(Chooser):
             restored,
             chosen.seen,
             chosen.run,
+            closed=chosen.closed,
         )
 
     def _record(self, chosen: Candidate) -> dict[str, Any]:
@@ -218,7 +226,7 @@ class PathChooser(Chooser):
     def _bent(self, chosen: Candidate, curve: CurvePlan) -> Candidate:
         """The candidate with a trained curve for its path, and B's alignment learned with it where asked for."""
         with_alignment = self.plan.alignment == "learned"
-        began = time.monotonic()
+        began, closed = time.monotonic(), chosen.aligned.alignment
         labels, fit, select, run = self._run(chosen, (curve, with_alignment), curve.training)
         line, moving, config = chosen.line, None, chosen.aligned.config
         if with_alignment:
@@ -242,13 +250,15 @@ class PathChooser(Chooser):
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began
             chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
-        bent = replace(chosen, curve=path, training=record, seen=TextHashes.of(fit[label] for label in labels), run=run)
+        seen = TextHashes.of(fit[label] for label in labels)
+        bent = replace(chosen, curve=path, training=record, seen=seen, run=run, closed=closed)
         return self._searched(bent, curve.kind)
 
     def _on_saved_path(self, saved: SavedPath) -> Candidate:
         alignment, path = saved.alignment, saved.path
         aligned = Universe((path.a, path.b), alignment.config(self.config), (alignment,), 0.0, (alignment.score,))
-        return self._searched(Candidate(aligned, 0.0, path, training=saved.record(), seen=saved.seen), path.kind)
+        candidate = Candidate(aligned, 0.0, path, training=saved.record(), seen=saved.seen, closed=alignment)
+        return self._searched(candidate, path.kind)
 
     def _restored(self, chosen: Candidate, t: float) -> tuple[Mapping[str, Tensor], dict[str, float | bool]]:
         """The point at `t` with its spectrum restored, or as it is where the loss would rise; and the two losses."""
@@ -291,3 +301,13 @@ def saved_path(plan: MergePlan, inputs: Inputs, progress: Progress) -> SavedPath
             f"the path in '{plan.path.name}' was trained after {saved.alignment.method} alignment: leave --align out"
         )
     return saved
+
+
+def closed_line(inputs: Inputs, alignment: Alignment) -> tuple[WeightPath, PretrainedConfig]:
+    """The straight line between two models under an alignment, and the configuration of its points."""
+    first, second = inputs.members
+    if alignment.method == "none":
+        return WeightPath.line((first.state, second.state)), first.config
+    table = family(first.config)
+    states = alignment.reference(first.state, table), alignment.apply(second.state, table)
+    return WeightPath.line(states), alignment.config(first.config)

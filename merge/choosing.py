@@ -66,8 +66,8 @@ class Choice:
     errors what made the weights. Of two models, the state is the point at `t` of a `path`, and `point` gives others in
     a form in which spectra can be compared; `training` and `restored` are what the report says of the path's training
     and of the spectrum; `seen` is the text that the path was trained on, `run` where the training is kept until the
-    result is saved. By an operator, `recipe` is the one with the weights that were chosen, and `soup` what the report
-    says of them.
+    result is saved, `closed` the alignment that it began with, None where nothing was fitted. By an operator, `recipe`
+    is the one with the weights that were chosen, and `soup` what the report says of them.
     """
 
     aligned: Universe | None
@@ -83,6 +83,7 @@ class Choice:
     run: TrainingState | None = None
     recipe: Recipe | None = None
     soup: Mapping[str, Any] | None = None
+    closed: Alignment | None = None
 
     @property
     def universe(self) -> Universe:

@@ -42,7 +42,8 @@ class Measured:
     They are what users of the files see, with all rows of the vocabulary: `members` are the models as they are, each
     with its own configuration, which the merge is held against in `shares`; `naive` is their plain average, `average`
     that after alignment, `merge` the merge as it is read back from disk; `ensemble` averages the probabilities of the
-    members, `base` is what they were trained from, where there is one. `shared` is the merge on the shared rows, None
+    members, `base` is what they were trained from, where there is one; `probe` is what other text says of what was
+    fitted (`isthmus.merge.probe`). `shared` is the merge on the shared rows, None
     where there are no others; `profiles` are those of a path, with the merge at `t`.
     """
 
@@ -56,6 +57,7 @@ class Measured:
     shared: Losses | None = None
     profiles: Profiles | None = None
     t: float | None = None
+    probe: tuple[dict[str, Any], ...] = ()
 
     @property
     def gain(self) -> Losses:
@@ -73,6 +75,7 @@ class Measured:
         return {
             **unmeasured(self.t),
             **heights,
+            "probe": list(self.probe),
             "merge_point": {
                 "t": self.t,
                 **losses_json(self.merge),
@@ -91,6 +94,7 @@ class Measured:
             "line_profile": _profile_json(line),
             "naive_profile": _profile_json(naive),
             "barrier": path.barrier,
+            "barriers": {label: path.label_barrier(label) for label in path.start.per_block},
             "line_barrier": line.barrier,
             "barrier_before_alignment": naive.barrier,
             "baselines": {"naive_average": losses_json(self.naive), "ensemble": losses_json(self.ensemble)},
@@ -126,6 +130,7 @@ def unmeasured(t: float | None) -> dict[str, Any]:
         "barrier_before_alignment": None,
         "merge_point": {"t": t, "loss": None, "excess": None, "gain": None, "gain_stderr": None},
         "baselines": {},
+        "probe": [],
     }
 
 

@@ -25,7 +25,7 @@ from ..eval.loss import bytes_of
 from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
-from .along_path import PathChooser, saved_path
+from .along_path import PathChooser, closed_line, saved_path
 from .by_operator import OperatorChooser
 from .choosing import Choice
 from .job import Job, open_job
@@ -35,6 +35,7 @@ from .operators.combined import Combined
 from .path import SavedPath, WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
+from .probe import probe_text, probed
 from .reading import MergeText, read_text
 from .recipes.recipe import Recipe
 from .record import merge_report
@@ -147,6 +148,15 @@ def build(job: Job, choice: Choice) -> Whole:
     return whole
 
 
+def probe(job: Job, text: MergeText, choice: Choice) -> tuple[dict[str, Any], ...]:
+    """Whether what was fitted to the text holds on other text (`isthmus.merge.probe`); empty where nothing was."""
+    if choice.closed is None or choice.path is None:
+        return ()
+    others = probe_text(job.inputs, job.plan.data, seed=3 * job.plan.seed + 3, progress=job.progress)
+    fitted, closed = (choice.path, choice.universe.config), closed_line(job.inputs, choice.closed)
+    return probed(fitted, closed, text.report, others, device=job.device, progress=job.progress).rows()
+
+
 def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured | None:
     """The losses of the merge and of all that it is held against, which must pass the gates; None without text."""
     if not text:
@@ -158,6 +168,7 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         assert choice.recipe is not None
         merged = rounded(whole.state, job.dtype)
         measured = measuring.among_models(choice.universe, merged, choice.recipe.plain_weights(), base=job.base)
+    measured = replace(measured, probe=probe(job, text, choice))
     with kept_if_refused(choice.run):
         job.plan.gates.pass_loss(measured.report())
     return measured

@@ -273,7 +273,10 @@ class Gates:
                 "parameters"
             )
         point = losses["merge_point"]
-        for what, height in (("barrier", losses["barrier"]), ("excess loss of the merge", point["excess"])):
+        heights = [("barrier", losses["barrier"]), ("excess loss of the merge", point["excess"])]
+        heights += [(f"barrier on the text '{label}'", height) for label, height in losses.get("barriers", {}).items()]
+        heights += [(f"barrier on text {row['label']}", row["barrier"]) for row in losses["probe"]]
+        for what, height in heights:
             if self.max_barrier is not None and not height <= self.max_barrier:
                 raise GateRefused(
                     f"refused: the {what} is {height:.3f} nats, above --max-barrier {self.max_barrier:g}; "

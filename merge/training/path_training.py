@@ -28,6 +28,7 @@ from ...checkpoint.errors import BadInput, TooLittleText
 from ...checkpoint.model import empty_model, with_tied
 from ...eval.processes import is_main
 from ...eval.progress import Progress
+from ...eval.samples import WRITTEN
 from ..path import WeightPath, coefficients, mix
 from ..plans import MAX_PASSES, PathTraining
 from .optimizers import Schedule, make_optimizers
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
 STRATA = 8
-WRITTEN = "written by the models"  # the label of text that the endpoints have written
 EVALUATIONS = 12
 
 
