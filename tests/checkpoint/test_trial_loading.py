@@ -19,6 +19,7 @@ from isthmus.align.families import FAMILIES
 from isthmus.align.families.gpt2 import FIELDS, OTHER_KEYS
 from isthmus.checkpoint import trial_loading
 from isthmus.checkpoint.config import build_config, schema_of
+from isthmus.checkpoint.config_limits import require_numbers
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError
 from isthmus.checkpoint.reference import Reference
 from isthmus.checkpoint.source import Source
@@ -55,6 +56,7 @@ LARGEST, LAYERS = 1000, 8
 
 def is_sound(facts: dict[str, Any]) -> bool:
     try:
+        require_numbers(facts, "a")  # as when a model is opened: transformers makes a name for each of 2⁴⁰ labels
         return schema_of(facts, "a", FAMILIES).sound
     except IsthmusError:
         return False
