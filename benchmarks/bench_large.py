@@ -58,7 +58,7 @@ def make(directory: Path, seed: int) -> None:
     directory.mkdir()
     shapes = family(config).schema().shapes
     save_weights(directory, shapes, Random(shapes, seed), torch.float32)
-    save_small_files(directory, config.to_dict(), {}, torch.float32)
+    save_small_files(directory, config.to_diff_dict(), {}, torch.float32)  # as save_pretrained does
 
 
 def forget(*directories: Path) -> None:

@@ -32,10 +32,8 @@ def empty_model(config: PretrainedConfig) -> nn.Module:
             f"models of type '{config.model_type}' cannot be merged yet: isthmus merges causal language models "
             "(those that AutoModelForCausalLM of transformers loads)"
         )
-    with (
-        no_init_weights(),
-        init_empty_weights(),
-    ):  # weights on the meta device are not drawn: that takes most of the time
+    # Drawing weights takes most of the time, on the meta device, too.
+    with no_init_weights(), init_empty_weights():
         model: nn.Module = AutoModelForCausalLM.from_config(config)
     return model.eval()
 

@@ -165,17 +165,20 @@ def _is_sound(facts: Mapping[str, Any]) -> bool:
     sizes = [facts.get(key) for key in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")]
     shares = [facts.get(key, 0) for key in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout")]
     end = facts.get("eos_token_id")
-    ids = [facts.get("bos_token_id"), facts.get("pad_token_id"), *(end if isinstance(end, list) else [end])]
+    single = (facts.get("bos_token_id"), facts.get("pad_token_id"), None if isinstance(end, list) else end)
+    ids = [index for index in single if index is not None] + (end if isinstance(end, list) else [])
+    spread = facts.get("initializer_range", 0.02)
     return (
         facts.keys() <= FIELDS.keys() | OTHER_KEYS
         and all(size is None or size > 0 for size in sizes)
         and facts["n_embd"] % facts["n_head"] == 0
         and all(0 <= share <= 1 for share in shares)
-        and all(index is None or (type(index) is int and 0 <= index < facts["vocab_size"]) for index in ids)
+        and all(type(index) is int and 0 <= index < facts["vocab_size"] for index in ids)
         and 0 < facts.get("layer_norm_epsilon", 1e-5) < 1
-        and 0 <= facts.get("initializer_range", 0.02) < 1
+        and type(spread) is float
+        and 0 <= spread < 1
         and facts.get("activation_function", ACTIVATIONS[0]) in ACTIVATIONS
-        and facts.get("return_dict", True) is not False
+        and facts.get("return_dict", True) is True
         and all(type(name) is str for name in facts.get("architectures") or ())
         and not any(facts.get(key) for key in UNUSUAL)
     )
