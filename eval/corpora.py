@@ -21,6 +21,7 @@ STDLIB_EXCLUDED = frozenset(
     {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "ensurepip"}
 )
 HELD_OUT_MODULUS = 10
+WRITTEN = "written by the models"  # the label of text that the models have written, which no corpus has
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".jsonl", ".py", ".tex", ".org", ""})
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

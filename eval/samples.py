@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,38 +11,74 @@ from torch import Tensor
 
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.model import empty_model, with_tied
+from .progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-
-WRITTEN = "written by the models"  # the label of text that the endpoints have written
+PURPOSES = ("fit", "select", "report", "choose", "probe")  # of such text, none of which serves two
 CACHE_BYTES = 2**28  # of keys and values, while text is written
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Text that models of one configuration have written: what they learned from, as far as they have learned it.
+
+    It needs no corpus and no tokenizer. The same seed gives the same text, another one for every purpose (`PURPOSES`).
+    """
+
+    states: Sequence[Mapping[str, Tensor]]
+    config: PretrainedConfig
+    seed: int
+    device: str
+    progress: Progress
+
+    def blocks(self, purpose: str, count: int, length: int) -> Tensor:
+        """Blocks by every model in turn, (count, length), int64."""
+        self.progress.stage("writing text", len(self.states))
+        parts = []
+        for place, state in enumerate(self.states):
+            seed = len(self.states) * (len(PURPOSES) * self.seed + PURPOSES.index(purpose)) + place
+            first = torch.full((-(-count // len(self.states)), 1), _end_token(self.config))
+            parts.append(written_blocks(state, self.config, first, length, seed=seed, device=self.device))
+            self.progress.advance()
+        return torch.stack(parts, 1).flatten(0, 1)[:count]
 
 
 @torch.no_grad()
 def written_blocks(
-    state: Mapping[str, Tensor], config: PretrainedConfig, count: int, length: int, *, seed: int
+    state: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    first: Tensor,
+    length: int,
+    *,
+    seed: int,
+    device: str = "cpu",
 ) -> Tensor:
-    """Blocks of text that a model writes, (count, length), int64: sampled as it predicts, from the end of a text on.
+    """Blocks that a model writes on from their `first` tokens (blocks, tokens), sampled as it predicts:
+    (blocks, length), int64.
 
     What follows an end of text is the next one, as in the text that models are trained on.
     """
     from transformers import GenerationConfig
 
-    model = _runnable(state, config)
+    model = _runnable({name: tensor.to(device) for name, tensor in state.items()}, config)
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1, pad_token_id=_end_token(config)
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=length - first.shape[1],
+        pad_token_id=_end_token(config),
     )
     layers, width = (int(getattr(config, name, 1)) for name in ("num_hidden_layers", "hidden_size"))
-    parts = -(-count // max(1, CACHE_BYTES // (8 * layers * width * length)))
-    at_once = -(-count // max(1, parts))
+    at_once = max(1, CACHE_BYTES // (8 * layers * width * length))
     rows = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, count, at_once):
-            first = torch.full((min(at_once, count - start), 1), _end_token(config))
-            rows.append(model.generate(first, attention_mask=torch.ones_like(first)))
+        for part in first.chunk(-(-len(first) // at_once)):
+            ids = part.to(device)
+            rows.append(model.generate(ids, attention_mask=torch.ones_like(ids)).cpu())
     return torch.cat(rows)
 
 

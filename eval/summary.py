@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint.card import letter
+from .corpora import WRITTEN
 
 VERDICTS = {
     "preserved": "the endpoints share one kind of spectrum, and the merge keeps it",
@@ -81,7 +82,12 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     if "method" in report:
         lines += _operator(report)
     elif report["data"]:
-        lines += [_barrier(report), *_probe(report["probe"]), _gain(report["merge_point"])]
+        lines += [_barrier(report), *_probe(report.get("probe", ())), _gain(report["merge_point"])]
+        if [part["label"] for part in report["data"]] == [WRITTEN]:
+            lines.append("no text was given: it was fitted to, chosen and measured on text that the models write")
+        for what, record in ("curve", report["path"]), ("learned alignment", report["alignment"].get("learning") or {}):
+            if record.get("worse_elsewhere"):
+                lines.append(f"the {what} lay higher on other text than what it began with, which was taken instead")
         if report["path"].get("diverged_at"):
             lines.append(
                 f"training diverged at step {report['path']['diverged_at']} (the loss was NaN or Inf): the bends of "
@@ -93,6 +99,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
                 f"learning the alignment diverged at step {learning['diverged_at']} (the loss was NaN or Inf): that of "
                 f"step {learning['best_step']} was kept"
             )
+    lines += _memorized(report)
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum and "method" not in report:
         lines.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
@@ -161,13 +168,30 @@ def _barrier(report: Mapping[str, Any]) -> str:
 
 
 def _probe(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Text on which little is left of what fitting bought."""
+    """The barrier on text of other kinds, and whether fitting lowered it there, too."""
+    lines = []
+    for row in rows:
+        without = row["barrier_without_fitting"]
+        line = f"on other text ({row['label']}) the barrier is {row['barrier']:.3f}"
+        line += "" if without is None else f" (without learning {without:.3f})"
+        lines.append(line if row["holds"] else f"fitted to its text: {line}")
+    return lines
+
+
+def _memorized(report: Mapping[str, Any]) -> list[str]:
+    """Text that the models probably know by heart, and what that does to the numbers."""
+    models: dict[str, list[str]] = {}
+    for row in report.get("memorized", ()):
+        models.setdefault(row["label"], []).append(letter(row["model"]))
     return [
-        f"fitted to this text: on text {row['label']} the barrier is {row['barrier']:.3f} "
-        f"(without learning {row['barrier_without_fitting']:.3f})"
-        for row in rows
-        if not row["holds"]
+        f"the text '{label}' probably trained {_listed(names)}, which know{'s' * (len(names) == 1)} it by heart: "
+        "losses there are lower and barriers higher than on new text"
+        for label, names in models.items()
     ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _vocabulary(report: Mapping[str, Any]) -> list[str]:

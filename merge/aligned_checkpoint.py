@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES, family
+from ..align.methods import LOOKING
 from ..align.universe import Universe
 from ..checkpoint.config import schema_of
 from ..checkpoint.errors import BadInput
@@ -30,7 +31,7 @@ from ..eval.text import Text
 from .along_path import Candidate, PathChooser
 from .job import pick_device
 from .plans import AlignPlan, MergePlan
-from .reading import ACTIVATION_TOKENS, MergeText
+from .reading import ACTIVATION_TOKENS, MergeText, writer_of, written_text
 
 if TYPE_CHECKING:
     from ..align.alignment import Alignment
@@ -58,7 +59,7 @@ def align_and_save(
     progress, began = progress or Progress(), time.monotonic()
     places = model_places((a, b)) + text_places(plan.data)
     require_outputs(None, [("the output", output), ("--reference", reference)], places, overwrite=overwrite)
-    if plan.needs_text and not plan.data:
+    if plan.method in LOOKING and not plan.data:
         raise BadInput(f"--method {plan.method} looks at what the models do with text: add --data")
     progress.stage("checking")
     inputs = open_inputs((a, b), families=FAMILIES, narrow=True)
@@ -103,15 +104,17 @@ def align_and_save(
 def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) -> Candidate:
     learns = plan.method == "learned"
     merge = MergePlan(data=plan.data, learn=plan.learn, align=plan.method, tokens=SELECT_TOKENS, seed=plan.seed)
-    text = MergeText()
-    if plan.needs_text:
+    text, device = MergeText(), pick_device(plan.device)
+    if learns and not plan.data:
+        text = written_text(writer_of(inputs, merge, device, progress), inputs.context, SELECT_TOKENS)
+    elif plan.needs_text:
         progress.stage("reading text")
         trained = plan.learn.training.tokens(len(plan.data), inputs.context) if learns else 0
         selected, vocabulary = SELECT_TOKENS if learns else 0, int(inputs.first.config.vocab_size)
         source = Text(plan.data, inputs.tokenizer(), context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
         fitted = max(ACTIVATION_TOKENS, trained)
         text = MergeText(source.blocks(fit_tokens=fitted, select_tokens=selected, report_tokens=0))
-    chooser = PathChooser(inputs, text, merge, pick_device(plan.device), progress, output)
+    chooser = PathChooser(inputs, text, merge, device, progress, output)
     if learns and not plan.stream:
         return chooser.align(in_table=True)
     began = time.monotonic()

@@ -18,13 +18,15 @@ from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
+from ..eval.corpora import WRITTEN
 from ..eval.progress import Progress
-from ..eval.samples import WRITTEN
+from ..eval.samples import Writer
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .path import SavedPath, WeightPath, read_path
 from .plans import MAX_PASSES, CurvePlan, LearnPlan, MergePlan, PathTraining
-from .probe import probe_text, probed, written
+from .probe import Probe, probed
+from .reading import writer_of
 from .search import Search, grid
 from .spectra import restore_spectrum
 from .training.fitting import SELECT_BLOCKS, learn, learning_record, movable, train_curve, training_record
@@ -91,6 +93,11 @@ class PathChooser(Chooser):
     beside: Path | None = None
     saved: SavedPath | None = None
 
+    @property
+    def writer(self) -> Writer:
+        """What the models write."""
+        return writer_of(self.inputs, self.plan, self.device, self.progress)
+
     def align(self, *, in_table: bool) -> Candidate:
         """The alignment that is asked for; ``auto`` and ``learned`` end in a learned one where that helps."""
         plan = self.plan
@@ -138,14 +145,12 @@ class PathChooser(Chooser):
 
         Beside the user's text that is text that the two models have written: it is as broad as what they have learned.
         """
-        labels = self.text.training_labels(self.plan.fit_on)
+        labels, context = self.text.training_labels(self.plan.fit_on), self.inputs.context
         fit, select = self.text.fit(0, labels), dict(self.text.select)
-        drawn = training.steps * training.batch // (len(labels) + 1)
-        wanted = max(SELECT_BLOCKS, int(drawn / MAX_PASSES)), SELECT_BLOCKS
-        fit[WRITTEN], select[WRITTEN] = (
-            written(self.inputs, blocks, self.inputs.context, seed=3 * self.plan.seed + part, progress=self.progress)
-            for part, blocks in enumerate(wanted)
-        )
+        drawn = training.steps * training.batch // len({*labels, WRITTEN})
+        fit[WRITTEN] = self.writer.blocks("fit", max(SELECT_BLOCKS, int(drawn / MAX_PASSES)), context)
+        if WRITTEN not in select:
+            select[WRITTEN] = self.writer.blocks("select", SELECT_BLOCKS, context)
         run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, fit)
         return labels, fit, select, run
 
@@ -171,9 +176,9 @@ class PathChooser(Chooser):
 
     def _is_worse_elsewhere(self, fitted: Candidate, start: Candidate) -> bool:
         """Whether what was fitted lies higher than what it began with on text of another kind."""
-        others = probe_text(self.inputs, self.plan.data, seed=3 * self.plan.seed + 2, progress=self.progress)
-        paths = [(one.path, one.aligned.config) for one in (fitted, start)]
-        return probed(paths[0], paths[1], {}, others, device=self.device, progress=self.progress).is_worse()
+        blocks = Probe(self.inputs, self.plan.data, self.writer).blocks("select")
+        path, closed = ((one.path, one.aligned.config) for one in (fitted, start))
+        return probed(path, closed, blocks, 0.5, self.device, self.progress).is_worse()
 
     def _moved(self, alignment: Alignment | None) -> Universe:
         """The two models under an alignment that was learned, verified."""
@@ -251,8 +256,14 @@ class PathChooser(Chooser):
             seconds = chosen.seconds + time.monotonic() - began
             chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
         seen = TextHashes.of(fit[label] for label in labels)
-        bent = replace(chosen, curve=path, training=record, seen=seen, run=run, closed=closed)
-        return self._searched(bent, curve.kind)
+        bent = self._searched(
+            replace(chosen, curve=path, training=record, seen=seen, run=run, closed=closed), curve.kind
+        )
+        if self.plan.alignment == "auto" and self._is_worse_elsewhere(bent, chosen):
+            bends = tuple(dict(line(number / (curve.bends + 1))) for number in range(1, curve.bends + 1))
+            record = {**record, "best_step": 0, "worse_elsewhere": True}
+            bent = self._searched(replace(bent, curve=replace(path, bends=bends), training=record), curve.kind)
+        return bent
 
     def _on_saved_path(self, saved: SavedPath) -> Candidate:
         alignment, path = saved.alignment, saved.path

@@ -120,7 +120,7 @@ def ensemble(
         progress.stage("reading the path")
         saved = read_path(plan.path, *inputs.members[:2])
     merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, seed=plan.seed)
-    text, _ = read_text(merge, soup, inputs, progress, seen=saved.seen if saved else None)
+    text, _ = read_text(merge, soup, inputs, device, progress, seen=saved.seen if saved else None)
     members = _members(inputs.members, plan.path, saved, plan.at)
     meter = _Meter(text.report, device, progress)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]

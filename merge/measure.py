@@ -42,9 +42,9 @@ class Measured:
     They are what users of the files see, with all rows of the vocabulary: `members` are the models as they are, each
     with its own configuration, which the merge is held against in `shares`; `naive` is their plain average, `average`
     that after alignment, `merge` the merge as it is read back from disk; `ensemble` averages the probabilities of the
-    members, `base` is what they were trained from, where there is one; `probe` is what other text says of what was
-    fitted (`isthmus.merge.probe`). `shared` is the merge on the shared rows, None
-    where there are no others; `profiles` are those of a path, with the merge at `t`.
+    members, `base` is what they were trained from, where there is one; `probe` is what other text says of the path
+    (`isthmus.merge.probe`), `memorized` which text a model knows by heart (`isthmus.eval.memorization`). `shared` is
+    the merge on the shared rows, None where there are no others; `profiles` are those of a path, with the merge at `t`.
     """
 
     members: tuple[Losses, ...]
@@ -58,6 +58,7 @@ class Measured:
     profiles: Profiles | None = None
     t: float | None = None
     probe: tuple[dict[str, Any], ...] = ()
+    memorized: tuple[dict[str, Any], ...] = ()
 
     @property
     def gain(self) -> Losses:
@@ -76,6 +77,7 @@ class Measured:
             **unmeasured(self.t),
             **heights,
             "probe": list(self.probe),
+            "memorized": list(self.memorized),
             "merge_point": {
                 "t": self.t,
                 **losses_json(self.merge),
@@ -131,6 +133,7 @@ def unmeasured(t: float | None) -> dict[str, Any]:
         "merge_point": {"t": t, "loss": None, "excess": None, "gain": None, "gain_stderr": None},
         "baselines": {},
         "probe": [],
+        "memorized": [],
     }
 
 

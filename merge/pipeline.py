@@ -22,6 +22,7 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import fingerprint_of, optimizer_of
 from ..eval.loss import bytes_of
+from ..eval.memorization import by_heart, own_words
 from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
@@ -35,8 +36,8 @@ from .operators.combined import Combined
 from .path import SavedPath, WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
-from .probe import probe_text, probed
-from .reading import MergeText, read_text
+from .probe import Probe, probed
+from .reading import MergeText, read_text, writer_of
 from .recipes.recipe import Recipe
 from .record import merge_report
 from .result import Merge
@@ -96,7 +97,9 @@ def streamed(job: Job) -> Choice:
 def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
     """The text, whether the saved tokenizer reads it alike, and the path that was saved, whose text is left out."""
     saved = saved_path(job.plan, job.inputs, job.progress) if job.recipe is None else None
-    text, same_text = read_text(job.plan, job.recipe, job.inputs, job.progress, seen=saved.seen if saved else None)
+    text, same_text = read_text(
+        job.plan, job.recipe, job.inputs, job.device, job.progress, seen=saved.seen if saved else None
+    )
     if text:
         text.training_labels(job.plan.fit_on)
     return text, same_text, saved
@@ -148,13 +151,34 @@ def build(job: Job, choice: Choice) -> Whole:
     return whole
 
 
-def probe(job: Job, text: MergeText, choice: Choice) -> tuple[dict[str, Any], ...]:
-    """Whether what was fitted to the text holds on other text (`isthmus.merge.probe`); empty where nothing was."""
-    if choice.closed is None or choice.path is None:
+def probe(job: Job, text: MergeText, choice: Choice, measured: Measured) -> tuple[dict[str, Any], ...]:
+    """What the path is like on other text, and whether what was fitted holds there (`isthmus.merge.probe`)."""
+    if measured.profiles is None or choice.path is None or choice.t is None:
         return ()
-    others = probe_text(job.inputs, job.plan.data, seed=3 * job.plan.seed + 3, progress=job.progress)
-    fitted, closed = (choice.path, choice.universe.config), closed_line(job.inputs, choice.closed)
-    return probed(fitted, closed, text.report, others, device=job.device, progress=job.progress).rows()
+    writer, where = writer_of(job.inputs, job.plan, job.device, job.progress), (job.device, job.progress)
+    blocks = Probe(job.inputs, job.plan.data, writer).blocks("report")
+    if not blocks:
+        return ()
+    path, closed = (choice.path, choice.universe.config), None
+    if choice.closed is not None:
+        closed = closed_line(job.inputs, choice.closed)
+    on_probe = probed(path, closed, blocks, choice.t, *where)
+    own = probed(path, closed, text.report, choice.t, *where) if closed else on_probe
+    return on_probe.rows(own)
+
+
+def memorized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
+    """The texts that a model knows by heart, by the place of the model."""
+    if not job.plan.data:
+        return ()
+    models, found = job.inputs.whole[job.base :], []
+    job.progress.stage("looking for text that the models know by heart", len(models))
+    for place, model in enumerate(models):
+        gap = own_words(model.state, model.config, text.report, seed=job.plan.seed, device=job.device)
+        for label in by_heart(gap):
+            found.append({"model": place, "label": label, "gap": gap.label_mean(label)})
+        job.progress.advance()
+    return tuple(found)
 
 
 def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured | None:
@@ -168,7 +192,7 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         assert choice.recipe is not None
         merged = rounded(whole.state, job.dtype)
         measured = measuring.among_models(choice.universe, merged, choice.recipe.plain_weights(), base=job.base)
-    measured = replace(measured, probe=probe(job, text, choice))
+    measured = replace(measured, probe=probe(job, text, choice, measured), memorized=memorized(job, text))
     with kept_if_refused(choice.run):
         job.plan.gates.pass_loss(measured.report())
     return measured

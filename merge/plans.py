@@ -275,18 +275,24 @@ class Gates:
         point = losses["merge_point"]
         heights = [("barrier", losses["barrier"]), ("excess loss of the merge", point["excess"])]
         heights += [(f"barrier on the text '{label}'", height) for label, height in losses.get("barriers", {}).items()]
-        heights += [(f"barrier on text {row['label']}", row["barrier"]) for row in losses["probe"]]
+        heights += [(f"barrier on other text, '{row['label']}',", row["barrier"]) for row in losses["probe"]]
         for what, height in heights:
             if self.max_barrier is not None and not height <= self.max_barrier:
                 raise GateRefused(
                     f"refused: the {what} is {height:.3f} nats, above --max-barrier {self.max_barrier:g}; "
                     "nothing was saved"
                 )
-        if self.require_gain and not point["gain"] > 0:
-            raise GateRefused(
-                f"refused: the merge is worse than the better endpoint by {-point['gain']:.3f} ± "
-                f"{point['gain_stderr']:.3f} nats (--require-gain); nothing was saved"
-            )
+        gains = [("", point["gain"], point["gain_stderr"], point["gain"] > 0)]
+        for row in losses["probe"]:
+            gain, error = row["gain"], row["gain_stderr"]
+            fitted = row["barrier_without_fitting"] is not None
+            gains.append((f" on other text, '{row['label']}',", gain, error, not fitted or gain > -2 * error))
+        for where, gain, error, passes in gains:
+            if self.require_gain and not passes:
+                raise GateRefused(
+                    f"refused: the merge is worse than the better endpoint{where} by {-gain:.3f} ± {error:.3f} nats "
+                    "(--require-gain); nothing was saved"
+                )
 
     def pass_spectrum(self, verdict: SpectrumReport) -> None:
         """Judge a spectrum. Raises GateRefused when it is contracted or inflated."""
@@ -378,9 +384,15 @@ class MergePlan:
         return not self.data and self.alignment == "none" and self.path == "linear" and not self.wants_spectrum
 
     @property
+    def writes_text(self) -> bool:
+        """Whether two models write the text themselves: bends and learned alignments take some, and none is given."""
+        return not self.data and (isinstance(self.path, CurvePlan) or self.learns_on_line)
+
+    @property
     def learns_on_line(self) -> bool:
-        """Whether an alignment may be learned for a straight line."""
-        return self.path == "linear" and bool(self.data) and self.alignment in ("auto", "learned")
+        """Whether an alignment may be learned for a straight line; only with text where that is not asked for."""
+        chosen = self.alignment == "learned" or (self.alignment == "auto" and bool(self.data))
+        return self.path == "linear" and chosen
 
     @property
     def trains(self) -> bool:
@@ -392,7 +404,7 @@ class MergePlan:
         if self.dtype is not None and self.dtype not in get_args(Dtype):
             raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
         refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
-        if not self.data:
+        if not self.data and not self.writes_text:
             refuse(_without_text(self, recipe))
 
 
@@ -532,14 +544,13 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
 def _without_text(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
     stored, aligned, knows = isinstance(plan.path, Path), plan.alignment, recipe is not None and recipe.operator.knows
     chooses_t, compares = recipe is None and plan.t is None, aligned == "auto" and not stored
-    looks = aligned in {*LOOKING, "learned"} and not stored
-    without = "--align orthogonal" if recipe is None else "orthogonal"
+    looks = aligned in LOOKING and not stored
+    without = ", orthogonal or learned" if recipe is None else " or orthogonal"
     return {
-        "bends are trained on text: add --data (for instance --data stdlib:docs)": isinstance(plan.path, CurvePlan),
         f"--align {aligned} looks at what the models do with text: add --data": looks,
         "--restore-spectrum is judged by the loss on text: add --data": plan.spectrum.restore,
         "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t": chooses_t,
-        f"without text alignments cannot be compared: add --data, or say --align none or {without}": compares,
+        f"without text alignments cannot be compared: add --data, or say --align none{without}": compares,
         f"{recipe and recipe.operator.name} weighs parameters by what they do on text: add --data": bool(knows),
         f"a {plan.soup} soup is chosen by the loss on text: add --data": plan.soup != "uniform",
         "--max-memory is for measuring: without --data, models never are in memory whole": plan.max_memory is not None,

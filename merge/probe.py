@@ -1,31 +1,32 @@
 """A probe: text of another kind than the user's, that tells whether what was fitted to that holds elsewhere.
 
-It is text that the two models write, half of it each, which every pair has, and the docstrings of the standard library
-where their tokenizer reads them and the user's text are no docstrings already.
+It is text that the two models write, half of it each, which every pair has, and text of the standard library that the
+user's is not: docstrings, else source code, where the tokenizer reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs
 from ..eval.barrier import Profile, profile
+from ..eval.corpora import WRITTEN
 from ..eval.loss import Losses, LossMeter
 from ..eval.progress import Progress
-from ..eval.samples import WRITTEN, written_blocks
+from ..eval.samples import Writer
 from ..eval.text import Text
 from .path import WeightPath
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-LIBRARY = "stdlib:docs"
+LIBRARY = ("stdlib:docs", "stdlib:code")
+UNREADABLE = 0.05  # share of tokens that the tokenizer does not know
 TOKENS = 4096  # of every label
 LENGTH = 256  # tokens of a block, at most
 BETWEEN = (0.25, 0.5, 0.75)
@@ -33,88 +34,107 @@ HOLDS = 1 / 3  # of the share of the barrier that fitting took away on the user'
 SURE = 2.0
 
 
-def written(inputs: Inputs, blocks: int, length: int, *, seed: int, progress: Progress) -> Tensor:
-    """Blocks that the two models have written, in turn, (blocks, length)."""
-    progress.stage("writing text", 2)
-    halves = []
-    for place, member in enumerate(inputs.members[:2]):
-        part = written_blocks(member.state, inputs.first.config, -(-blocks // 2), length, seed=2 * seed + place)
-        halves.append(part)
-        progress.advance()
-    return torch.stack(halves, 1).flatten(0, 1)[:blocks]
+@dataclass(frozen=True)
+class Probe:
+    """Reads the text of the probe for two models, whose user gave `data`; without that the models' own text is the
+    user's, and not part of the probe.
+    """
 
+    inputs: Inputs
+    data: Sequence[str]
+    writer: Writer
 
-def probe_text(inputs: Inputs, data: Iterable[str], *, seed: int, progress: Progress) -> dict[str, Tensor]:
-    """The blocks of the probe by label."""
-    length = min(LENGTH, inputs.context)
-    blocks = {WRITTEN: written(inputs, -(-TOKENS // length), length, seed=seed, progress=progress)}
-    if not any(LIBRARY in spec for spec in data):
-        vocabulary = int(inputs.first.config.vocab_size)
+    def blocks(self, part: Literal["select", "report"]) -> dict[str, Tensor]:
+        """The blocks by label, to choose by or to report on."""
+        length, blocks = min(LENGTH, self.inputs.context), {}
+        if self.data:
+            purpose = {"select": "choose", "report": "probe"}[part]
+            blocks[WRITTEN] = self.writer.blocks(purpose, -(-TOKENS // length), length)
+        for spec in LIBRARY:
+            if not any(spec in one for one in self.data):
+                library = self._library(spec, length)
+                return {**blocks, spec: library[part]} if library else blocks
+        return blocks
+
+    def _library(self, spec: str, length: int) -> dict[str, Tensor] | None:
+        """Text of the library, empty for a tokenizer of other things than words."""
+        vocabulary = int(self.inputs.first.config.vocab_size)
         try:
-            text = Text([LIBRARY], inputs.tokenizer(), context=length, vocabulary=vocabulary, seed=seed)
-            (part,) = text.blocks(fit_tokens=None, select_tokens=0, report_tokens=TOKENS)
-        except BadInput:  # a tokenizer of other things than words
-            return blocks
-        blocks[LIBRARY] = part.report
-    return blocks
+            tokenizer = self.inputs.tokenizer()
+            text = Text([spec], tokenizer, context=length, vocabulary=vocabulary, seed=self.writer.seed)
+            (part,) = text.blocks(fit_tokens=None, select_tokens=TOKENS, report_tokens=TOKENS)
+        except BadInput:
+            return None
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        if unknown is not None and (part.report == unknown).float().mean() > UNREADABLE:
+            return None
+        return {"select": part.select, "report": part.report}
 
 
 @dataclass(frozen=True)
 class Probed:
-    """Two paths on some texts: the `fitted` one, and the straight line of the `closed` form that it began with.
-
-    `others` are the labels of the probe; the rest is the user's.
+    """Two paths on some texts: the one that is merged, with the merge at `t`, and the straight line of the closed form
+    that it began with. They are the same where nothing was fitted.
     """
 
-    fitted: Profile
+    path: Profile
     closed: Profile
-    others: tuple[str, ...]
+    t: float
 
-    def rows(self) -> tuple[dict[str, Any], ...]:
-        """What the report says of every text of the probe, JSON-ready."""
-        own = [label for label in self.fitted.start.per_block if label not in self.others]
-        before, after = (sum(_highest(one, label).mean for label in own) for one in (self.closed, self.fitted))
+    def rows(self, own: Probed) -> tuple[dict[str, Any], ...]:
+        """What the report says of every text, JSON-ready; `own` are the same paths on the user's text."""
+        before, after = (
+            sum(highest(one, label).mean for label in one.start.per_block) for one in (own.closed, own.path)
+        )
         share = max(0.0, 1 - after / before) if before > 0 else 0.0
-        return tuple(self._row(label, share) for label in self.others)
+        return tuple(self._row(label, share) for label in self.path.start.per_block)
 
     def is_worse(self) -> bool:
-        """Whether fitting has raised the barrier on a text of the probe by more than the noise."""
-        gains = [_highest(self.closed, label) - _highest(self.fitted, label) for label in self.others]
+        """Whether fitting has raised the barrier on a text by more than the noise."""
+        gains = [highest(self.closed, label) - highest(self.path, label) for label in self.path.start.per_block]
         return any(gain.mean < -SURE * gain.stderr for gain in gains)
 
     def _row(self, label: str, share: float) -> dict[str, Any]:
-        fitted, closed = _highest(self.fitted, label), _highest(self.closed, label)
-        gain, ends = closed - fitted, (self.fitted.start, self.fitted.end)
+        path, closed = highest(self.path, label), highest(self.closed, label)
+        lower, ends = closed - path, [_of(end, label) for end in (self.path.start, self.path.end)]
+        merge = _of(self.path.at(self.t), label)
+        gain = min(ends, key=lambda end: end.mean) - merge
         return {
             "label": label,
-            "losses": [end.label_mean(label) for end in ends],
-            "barrier": max(0.0, fitted.mean),
-            "barrier_without_fitting": max(0.0, closed.mean),
-            "stderr": gain.stderr,
-            "holds": gain.mean + SURE * gain.stderr >= HOLDS * share * closed.mean,
+            "endpoint_losses": [end.mean for end in ends],
+            "loss": merge.mean,
+            "gain": gain.mean,
+            "gain_stderr": gain.stderr,
+            "barrier": max(0.0, path.mean),
+            "barrier_without_fitting": None if self.path is self.closed else max(0.0, closed.mean),
+            "stderr": lower.stderr,
+            "holds": lower.mean + SURE * lower.stderr >= HOLDS * share * closed.mean,
         }
 
 
 def probed(
-    fitted: tuple[WeightPath, PretrainedConfig],
-    closed: tuple[WeightPath, PretrainedConfig],
-    own: Mapping[str, Tensor],
-    others: Mapping[str, Tensor],
-    *,
+    path: tuple[WeightPath, PretrainedConfig],
+    closed: tuple[WeightPath, PretrainedConfig] | None,
+    blocks: Mapping[str, Tensor],
+    t: float,
     device: str,
     progress: Progress,
 ) -> Probed:
-    """Two paths, with their configurations, on the user's `own` text and on `others`."""
-    blocks = {**own, **others}
-    progress.stage("measuring on other text", 2 * (2 + len(BETWEEN)) * sum(map(len, blocks.values())))
+    """A path, with its configuration, on `blocks`, and the straight line it began with; None where it is that."""
+    paths = [path, *([closed] if closed else [])]
+    ts = sorted({0.0, *BETWEEN, t, 1.0})
+    progress.stage("measuring on other text", len(paths) * len(ts) * sum(map(len, blocks.values())))
     profiles = [
-        profile(path, LossMeter(config, blocks, device=device, on_blocks=progress.advance), (0.0, *BETWEEN, 1.0))
-        for path, config in (fitted, closed)
+        profile(one, LossMeter(config, blocks, device=device, on_blocks=progress.advance), ts) for one, config in paths
     ]
-    return Probed(profiles[0], profiles[1], tuple(others))
+    return Probed(profiles[0], profiles[-1], t)
 
 
-def _highest(measured: Profile, label: str) -> Losses:
-    """The highest excess of one label, block by block."""
-    excesses = [Losses({label: measured.excess(t).per_block[label]}) for t in BETWEEN]
+def highest(measured: Profile, label: str) -> Losses:
+    """The highest excess of one label between the ends, block by block."""
+    excesses = [_of(measured.excess(t), label) for t in BETWEEN]
     return max(excesses, key=lambda losses: losses.mean)
+
+
+def _of(losses: Losses, label: str) -> Losses:
+    return Losses({label: losses.per_block[label]})

@@ -12,10 +12,12 @@ from ..align.methods import LOOKING
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
+from ..eval.corpora import WRITTEN
 from ..eval.progress import Progress
+from ..eval.samples import Writer
 from ..eval.text import Blocks, Text, Tokenizer
 from ..eval.text_hashes import TextHashes
-from .plans import CurvePlan, MergePlan
+from .plans import CurvePlan, MergePlan, refuse
 from .recipes.recipe import Recipe
 
 ACTIVATION_TOKENS = 16_384  # that models are looked at on, for alignment or for statistics
@@ -71,15 +73,43 @@ class MergeText:
         return list(fit_on) or self.labels
 
 
+def writer_of(inputs: Inputs, plan: MergePlan, device: str, progress: Progress) -> Writer:
+    """What the two models of a merge write."""
+    states = [member.state for member in inputs.members[:2]]
+    return Writer(states, inputs.first.config, plan.seed, device, progress)
+
+
+def written_text(writer: Writer, context: int, tokens: int) -> MergeText:
+    """Text that two models write themselves, for those who give none: `tokens` to select on and as many to report on.
+
+    What is fitted is written when it is asked for.
+    """
+    select, report = (writer.blocks(purpose, -(-tokens // context), context) for purpose in ("select", "report"))
+
+    def blocks(count: int) -> tuple[Blocks]:
+        fit = writer.blocks("fit", -(-count // context), context) if count else select[:0]
+        return (Blocks(WRITTEN, fit, select, report),)
+
+    return MergeText(blocks(0), blocks)
+
+
 def read_text(
-    plan: MergePlan, recipe: Recipe | None, inputs: Inputs, progress: Progress, *, seen: TextHashes | None = None
+    plan: MergePlan,
+    recipe: Recipe | None,
+    inputs: Inputs,
+    device: str,
+    progress: Progress,
+    *,
+    seen: TextHashes | None = None,
 ) -> tuple[MergeText, bool | None]:
     """The text of a merge, and whether the tokenizer that is saved reads it as the one that read it (None: it is that).
 
-    Text that a path was trained on, `seen`, is left out.
+    Text that a path was trained on, `seen`, is left out. The models write it where there is none and it takes some.
     """
     if not plan.data:
-        return MergeText(), None
+        if not plan.writes_text:
+            return MergeText(), None
+        return written_text(writer_of(inputs, plan, device, progress), inputs.context, plan.tokens), None
     progress.stage("reading text")
     fitted = fit_tokens(plan, recipe, inputs.context)
 
@@ -94,6 +124,7 @@ def read_text(
 
     text = _text(plan, inputs, inputs.first, inputs.tokenizer())
     _require_labels(plan.report_on, text.labels)
+    refuse({f"the label '{WRITTEN}' is that of the models' own text: take another": WRITTEN in text.labels})
     parts = cut(text, fitted)
 
     def read_more(count: int) -> Sequence[Blocks]:

@@ -26,9 +26,9 @@ from ...align.learned import LearnedAlignment
 from ...align.symmetry import Family, State
 from ...checkpoint.errors import BadInput, TooLittleText
 from ...checkpoint.model import empty_model, with_tied
+from ...eval.corpora import WRITTEN
 from ...eval.processes import is_main
 from ...eval.progress import Progress
-from ...eval.samples import WRITTEN
 from ..path import WeightPath, coefficients, mix
 from ..plans import MAX_PASSES, PathTraining
 from .optimizers import Schedule, make_optimizers
