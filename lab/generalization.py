@@ -1,8 +1,11 @@
-"""The study of path points out of distribution, and of ensembles of two models and a point between them.
+"""The study of paths on other text than what they were fitted to, and of ensembles with a point between two models.
 
 The models were trained on docstrings. Their paths are measured on other docstrings, on source code, and on any text
 that a user names: the loss of both ends, of the path, of its best point (chosen on docstrings held out for that), of
 the ensemble of both ends, and of the ensemble of both and that point.
+
+What is fitted, a learned alignment or a bend, is held against the closed form that it begins with, on the same texts
+and on text that the two models write; fitted to docstrings and that, or to that alone.
 """
 
 from __future__ import annotations
@@ -12,16 +15,39 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..align.alignment import Alignment
+from ..align.universe import Universe
 from ..eval.barrier import profile
+from ..eval.corpora import WRITTEN
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
+from ..merge.path import WeightPath
+from ..merge.plans import CurvePlan, LearnPlan, PathTraining
 from ..merge.search import grid, inside
+from ..merge.training.fitting import learn, train_curve, with_written
 from .options import Effort, StudyOptions
-from .pairs import HELD_OUT, all_pairs, model_names, text, train_models, trained_path
+from .pairs import (
+    HELD_OUT,
+    aligned,
+    all_pairs,
+    kinds,
+    model,
+    model_names,
+    optimizer_of,
+    pairs,
+    selected,
+    text,
+    to_fit,
+    train_models,
+    trained_path,
+    writer_of,
+)
 from .parts import compute
 
 OTHER_TEXTS = ("code=stdlib:code:heldout",)
 INTERIOR = 0.1
+FITTED = 3  # pairs of every kind that are fitted with and without text
+UNREAD = ", no text"
 
 
 def generalization_study(directory: Path, options: StudyOptions, progress: Progress) -> dict[str, Any]:
@@ -37,7 +63,43 @@ def generalization_study(directory: Path, options: StudyOptions, progress: Progr
         for a, b in all_pairs(options.size.seeds)
     }
     losses = compute(directory / "elsewhere", parts, "measuring on other text", options.workers, progress)
-    return {"texts": texts, "pairs": losses}
+    fits = {
+        f"{a}, {b}": partial(barriers_on_texts, directory, a, b, texts, options.size.effort)
+        for a, b in fitted_pairs(options.size.seeds)
+    }
+    barriers = compute(directory / "fits", fits, "fitting with and without text", options.workers, progress)
+    return {"texts": texts, "pairs": losses, "fits": barriers}
+
+
+def fitted_pairs(seeds: int) -> list[tuple[str, str]]:
+    """The first pairs of AdamW, of Muon and of both."""
+    return [pair for kind in kinds() if "lion" not in kind for pair in pairs(kind, seeds)[:FITTED]]
+
+
+def barriers_on_texts(directory: Path, a: str, b: str, texts: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:
+    """One pair: way → text → barrier in nats per token, on the report text. What is fitted begins with the closed form.
+
+    Ways that end in `UNREAD` are fitted to nothing but text that the models write.
+    """
+    first, second = (model(directory / "models", name) for name in (a, b))
+    start = aligned(first, second, effort)
+    writer, context = writer_of(first, second), effort.config().n_positions
+    learning = LearnPlan(steps=effort.learning)
+    curve = CurvePlan(training=PathTraining(steps=effort.bend, batch=effort.batch))
+    curve = curve.for_endpoints([optimizer_of(name) for name in (a, b)])
+    learned_config = Alignment("learned", {}, 0.0).config(start.config)
+    line, pair = WeightPath("linear", start.a, start.b), Universe.of_pair(start)
+    ways = {"closed form": (line, start.config)}
+    for ending, docs in (("", (to_fit(effort), selected(effort))), (UNREAD, ({}, {}))):
+        fit, select = with_written(writer, learning.training, context, *docs)
+        learned = learn(pair, (first.state, second.state), fit, select, learning, device="cpu", progress=Progress())
+        fit, select = with_written(writer, curve.training, context, *docs)
+        bent, _ = train_curve(line, start.config, fit, select, curve, device="cpu", progress=Progress())
+        ways[f"learned{ending}"], ways[f"one bend{ending}"] = (learned.path, learned_config), (bent.path, start.config)
+    blocks = {part.label: part.report for part in text(effort, texts)}
+    blocks[WRITTEN] = writer.blocks("report", -(-effort.tokens // context), context)
+    profiles = {way: profile(path, LossMeter(config, blocks), grid()) for way, (path, config) in ways.items()}
+    return {way: {label: one.label_barrier(label) for label in blocks} for way, one in profiles.items()}
 
 
 def losses_on_texts(directory: Path, a: str, b: str, texts: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:

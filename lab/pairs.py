@@ -24,11 +24,12 @@ from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.saving import atomic_directory
 from ..eval.loss import LossMeter
 from ..eval.progress import Progress
+from ..eval.samples import Writer
 from ..eval.text import Blocks, Text
 from ..eval.text_hashes import TextHashes
 from ..merge.path import WeightPath, read_path, write_path
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
-from ..merge.training.fitting import train_curve, training_record
+from ..merge.training.fitting import train_curve, training_record, with_written
 from .options import SEEDS, Effort, StudyOptions
 from .parts import compute
 from .pretrain import TrainingRecipe, embedded_tokenizer, make_checkpoint
@@ -131,10 +132,33 @@ def to_fit(effort: Effort) -> dict[str, Tensor]:
     return {part.label: part.fit for part in text(effort, fit=effort.docs)}
 
 
+def selected(effort: Effort) -> dict[str, Tensor]:
+    """The blocks that they are chosen by."""
+    return {part.label: part.select for part in text(effort)}
+
+
 def aligned(first: Checkpoint, second: Checkpoint, effort: Effort) -> Aligned:
     """The best closed form: by weights and activations."""
     ids = torch.cat(list(to_fit(effort).values()))[: effort.looked_at // effort.config().n_positions]
     return align_states(first.state, second.state, first.config, "combined", ids=ids)
+
+
+def training_text(
+    first: Checkpoint, second: Checkpoint, effort: Effort, training: PathTraining
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a path is fitted to and selected on: docstrings, and text that its two models have written."""
+    return with_written(
+        writer_of(first, second),
+        training,
+        effort.config().n_positions,
+        to_fit(effort),
+        selected(effort),
+    )
+
+
+def writer_of(first: Checkpoint, second: Checkpoint) -> Writer:
+    """What two models write."""
+    return Writer([first.state, second.state], first.config, 0, "cpu", Progress())
 
 
 def trained_path(
@@ -151,10 +175,10 @@ def trained_path(
     first, second = (model(directory / "models", name) for name in (a, b))
     if not place.exists():
         start = start or aligned(first, second, effort)
-        fit, select = to_fit(effort), {part.label: part.select for part in text(effort)}
+        fit, select = training_text(first, second, effort, plan.training)
         line = WeightPath("linear", start.a, start.b)
         trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
-        seen = TextHashes.of(fit.values())
+        seen = TextHashes.of(to_fit(effort).values())
         record = training_record(plan, trained)
         with atomic_directory(place) as folder:
             write_path(folder, trained.path, start.alignment, (first, second), record, seen)

@@ -19,7 +19,17 @@ from ..merge.plans import LearnPlan
 from ..merge.search import grid
 from ..merge.training.fitting import learn
 from .options import Effort, StudyOptions
-from .pairs import aligned, all_pairs, kind_of, loss_meter, model, model_names, text, to_fit, train_models, trained_path
+from .pairs import (
+    aligned,
+    all_pairs,
+    kind_of,
+    loss_meter,
+    model,
+    model_names,
+    train_models,
+    trained_path,
+    training_text,
+)
 from .parts import compute, spread
 
 WAYS = ("naive", "permutation", "orthogonal", "combined", "learned", "one bend")
@@ -59,9 +69,9 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     starts = {way: align_states(*states, config, method) for way, method in methods.items()}
     closed = starts["combined"] = aligned(first, second, effort)
     paths = {way: WeightPath("linear", start.a, start.b) for way, start in starts.items()}
-    select = {part.label: part.select for part in text(effort)}
     pair, plan = Universe.of_pair(closed), LearnPlan(steps=effort.learning)
-    paths["learned"] = learn(pair, states, to_fit(effort), select, plan, device="cpu", progress=Progress()).path
+    fit, select = training_text(first, second, effort, plan.training)
+    paths["learned"] = learn(pair, states, fit, select, plan, device="cpu", progress=Progress()).path
     paths["one bend"], _ = trained_path(directory, a, b, effort, start=closed)
     profiles = {
         way: profile(path, loss_meter(starts.get(way, closed).config, effort), grid()) for way, path in paths.items()

@@ -18,18 +18,17 @@ from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
-from ..eval.corpora import WRITTEN
 from ..eval.progress import Progress
 from ..eval.samples import Writer
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .path import SavedPath, WeightPath, read_path
-from .plans import MAX_PASSES, CurvePlan, LearnPlan, MergePlan, PathTraining
+from .plans import CurvePlan, LearnPlan, MergePlan, PathTraining
 from .probe import Probe, probed
 from .reading import writer_of
 from .search import Search, grid
 from .spectra import restore_spectrum
-from .training.fitting import SELECT_BLOCKS, learn, learning_record, movable, train_curve, training_record
+from .training.fitting import learn, learning_record, movable, train_curve, training_record, with_written
 from .training.training_state import TrainingState
 from .verify import require_same_function
 
@@ -141,16 +140,11 @@ class PathChooser(Chooser):
     def _run(
         self, start: Candidate, plan: object, training: PathTraining
     ) -> tuple[list[str], dict[str, Tensor], dict[str, Tensor], TrainingState | None]:
-        """The labels to train on, what is fitted and selected on for them, and where the training is kept.
-
-        Beside the user's text that is text that the two models have written: it is as broad as what they have learned.
-        """
-        labels, context = self.text.training_labels(self.plan.fit_on), self.inputs.context
-        fit, select = self.text.fit(0, labels), dict(self.text.select)
-        drawn = training.steps * training.batch // len({*labels, WRITTEN})
-        fit[WRITTEN] = self.writer.blocks("fit", max(SELECT_BLOCKS, int(drawn / MAX_PASSES)), context)
-        if WRITTEN not in select:
-            select[WRITTEN] = self.writer.blocks("select", SELECT_BLOCKS, context)
+        """The labels to train on, what is fitted and selected on for them, and where the training is kept."""
+        labels = self.text.training_labels(self.plan.fit_on)
+        fit, select = with_written(
+            self.writer, training, self.inputs.context, self.text.fit(0, labels), self.text.select
+        )
         run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, fit)
         return labels, fit, select, run
 

@@ -19,10 +19,12 @@ from ...align.learned import LearnedAlignment
 from ...align.methods import KEEP_FORM
 from ...align.universe import Universe
 from ...eval.barrier import profile
+from ...eval.corpora import WRITTEN
 from ...eval.loss import LossMeter
 from ...eval.progress import Progress
+from ...eval.samples import Writer
 from ..path import WeightPath
-from ..plans import CurvePlan, LearnPlan
+from ..plans import MAX_PASSES, CurvePlan, LearnPlan, PathTraining
 from ..spectra import restore_spectrum
 from .path_training import Trained, train_path
 
@@ -47,6 +49,22 @@ def movable(aligned: Universe, states: Sequence[Mapping[str, Tensor]]) -> tuple[
         start = Alignment("orthogonal", table.identity() | table.lifted(start.elements), start.score)
         line = replace(line, a=start.reference(states[0], table), b=start.apply(states[1], table))
     return line, LearnedAlignment(start, line.b, table.untied())
+
+
+def with_written(
+    writer: Writer, training: PathTraining, context: int, fit: Mapping[str, Tensor], select: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a run is fitted to and selected on: the user's text, if any, and text that the models have written.
+
+    That is as broad as what they have learned. There is enough of it for as large a share of the run as every label
+    has, blocks (blocks, context) like theirs.
+    """
+    drawn = training.steps * training.batch // len({*fit, WRITTEN})
+    wanted = max(SELECT_BLOCKS, int(drawn / MAX_PASSES))
+    fit = {**fit, WRITTEN: writer.blocks("fit", wanted, context)}
+    if WRITTEN in select:
+        return fit, dict(select)
+    return fit, {**select, WRITTEN: writer.blocks("select", SELECT_BLOCKS, context)}
 
 
 def learn(

@@ -83,6 +83,14 @@ def generalization(record: dict[str, Any]) -> None:
             assert losses["two"] <= mean(losses["ends"]) + 1e-9, "by Jensen's inequality"
             assert losses["barrier"] == pytest.approx(max(losses["excess"]))
             assert losses["excess"][0] == losses["excess"][-1] == pytest.approx(0, abs=1e-12)
+    assert list(record["fits"]) == ["adamw-1, adamw-2", "adamw-1, muon-1", "muon-1, muon-2"]
+    for ways in record["fits"].values():
+        assert list(ways) == ["closed form", "learned", "one bend", "learned, no text", "one bend, no text"]
+        for barriers in ways.values():
+            assert list(barriers) == ["docs", "code", "written by the models"]
+            assert all(barrier >= 0 for barrier in barriers.values())
+        assert ways["learned"] != ways["closed form"], "something was fitted"
+        assert ways["learned, no text"] != ways["learned"], "to other text"
 
 
 def planes(record: dict[str, Any]) -> None:
