@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from measured import record
+from measurement import record
 
 from isthmus.eval.progress import Progress
 from isthmus.lab.pretrain import make_checkpoint, small_config

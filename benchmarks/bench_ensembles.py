@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from measured import record
+from measurement import record
 
 from isthmus.eval.loss import ensemble_losses
 from isthmus.merge.ensembles import ensemble
