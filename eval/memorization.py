@@ -1,13 +1,14 @@
 """Whether a text probably trained a model.
 
 A model that has learned a text by heart predicts it far better than what it writes itself: its own text soon leaves
-what it knows by heart. The text is cut in the middle of each block, and the model writes its own second half, so that
-both are of one kind (source code is easier to predict than prose, whoever has seen it).
+what it knows. Or that does not, and is the same. The text is cut in the middle of each block, and the model writes its
+own second half, so that both are of one kind (source code is easier to predict than prose, whoever has seen it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -19,9 +20,28 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 FAR = 0.5  # nats per token
+ALIKE = 0.5  # share of tokens
 SURE = 2.0
 BLOCKS = 32
 LENGTH = 128  # tokens of a block, at most
+
+
+@dataclass(frozen=True)
+class OwnWords:
+    """What a model writes on from the first halves of blocks, held against their second halves, block by block.
+
+    `gap` is its loss on what it writes − its loss on the text, in nats per token: about 0.1 for text that is new to it.
+    `alike` is the share of tokens that are the same.
+    """
+
+    gap: Losses
+    alike: Losses
+
+    def by_heart(self) -> tuple[str, ...]:
+        """The labels of the texts that the model has probably learned by heart."""
+        return tuple(
+            label for label in self.gap.per_block if _above(self.gap, label, FAR) or _above(self.alike, label, ALIKE)
+        )
 
 
 def own_words(
@@ -31,28 +51,25 @@ def own_words(
     *,
     seed: int,
     device: str = "cpu",
-) -> Losses:
-    """Loss of a model on what it writes itself − its loss on a text, both after the same first halves, block by block.
+) -> OwnWords:
+    """What a model writes in the place of a text, by label; `blocks` are token ids, (blocks, context).
 
-    `blocks` are token ids by label, (blocks, context); the first `BLOCKS` are taken, and the first `LENGTH` tokens of
-    each. About 0.1 nats for text that is new to a model, above `FAR` for one that was learned by heart.
+    The first `BLOCKS` are taken, and the first `LENGTH` tokens of each.
     """
     texts = {label: ids[:BLOCKS, :LENGTH] for label, ids in blocks.items()}
+    halves = {label: ids.shape[1] // 2 for label, ids in texts.items()}
     own = {
-        label: written_blocks(state, config, ids[:, : ids.shape[1] // 2], ids.shape[1], seed=seed, device=device)
+        label: written_blocks(state, config, ids[:, : halves[label]], ids.shape[1], seed=seed, device=device)
         for label, ids in texts.items()
     }
     meter = LossMeter(config, texts, device=device)
-    text, written = (meter.token_losses(state, part) for part in (texts, own))
-    return Losses(
-        {
-            label: (written[label] - text[label])[:, ids.shape[1] // 2 - 1 :].double().mean(1)
-            for label, ids in texts.items()
-        }
-    )
+    on_text, on_own = (meter.token_losses(state, part) for part in (texts, own))
+    gap = {label: (on_own[label] - on_text[label])[:, halves[label] - 1 :].double().mean(1) for label in texts}
+    alike = {label: (own[label] == ids)[:, halves[label] :].double().mean(1) for label, ids in texts.items()}
+    return OwnWords(Losses(gap), Losses(alike))
 
 
-def by_heart(gap: Losses) -> tuple[str, ...]:
-    """The labels of the texts that a model has probably learned by heart, by its `own_words`."""
-    labels = (Losses({label: values}) for label, values in gap.per_block.items())
-    return tuple(label for one in labels for label in one.per_block if one.mean - SURE * one.stderr > FAR)
+def _above(measured: Losses, label: str, limit: float) -> bool:
+    """Whether the mean of a label is above a limit by more than the noise."""
+    one = Losses({label: measured.per_block[label]})
+    return one.mean - SURE * one.stderr > limit

@@ -22,7 +22,7 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import fingerprint_of, optimizer_of
 from ..eval.loss import bytes_of
-from ..eval.memorization import by_heart, own_words
+from ..eval.memorization import own_words
 from ..eval.progress import Progress
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
@@ -174,9 +174,10 @@ def memorized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
     models, found = job.inputs.whole[job.base :], []
     job.progress.stage("looking for text that the models know by heart", len(models))
     for place, model in enumerate(models):
-        gap = own_words(model.state, model.config, text.report, seed=job.plan.seed, device=job.device)
-        for label in by_heart(gap):
-            found.append({"model": place, "label": label, "gap": gap.label_mean(label)})
+        own = own_words(model.state, model.config, text.report, seed=job.plan.seed, device=job.device)
+        for label in own.by_heart():
+            gap, alike = own.gap.label_mean(label), own.alike.label_mean(label)
+            found.append({"model": place, "label": label, "gap": gap, "alike": alike})
         job.progress.advance()
     return tuple(found)
 
@@ -329,12 +330,12 @@ def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None
     if not text or job.plan.max_memory is not None:
         return None
     config, where = choice.universe.config, (text.report, job.device, job.progress)
-    if choice.path is not None:
-        return path_plane(choice.path, config, *where) if choice.path.bends else None
-    if choice.recipe is None or len(job.ends) != 3:
-        return None
-    shares = choice.recipe.plain_weights() if choice.recipe.operator.name == "linear" else None
     try:
+        if choice.path is not None:
+            return path_plane(choice.path, config, *where) if choice.path.bends else None
+        if choice.recipe is None or len(job.ends) != 3:
+            return None
+        shares = choice.recipe.plain_weights() if choice.recipe.operator.name == "linear" else None
         return simplex_plane(choice.universe.states[job.base :], shares, config, *where)
     except BadInput:  # two of them are the same, or all lie on one line
         return None

@@ -247,7 +247,7 @@ class SpectrumPlan:
 class Gates:
     """What a merge must satisfy to be saved. `None` and False ask for nothing."""
 
-    max_barrier: float | None = _gate(None, "Refuse a higher barrier, in nats.")
+    max_barrier: float | None = _gate(None, "Refuse a higher barrier, in nats, on any text.")
     require_spectrum: bool = _gate(False, "Refuse a contracted or inflated spectrum.")
     require_gain: bool = _gate(False, "Refuse a merge worse than the better endpoint.")
 
@@ -308,8 +308,8 @@ class MergePlan:
     """What is asked of a merge of two models along a path, or of any number by an operator.
 
     `data` are corpora as `--data` takes them (`isthmus.eval.text.corpus`); each gives `tokens` tokens to select on and
-    as many to report on; those of the labels `report_on` only report. Without them no loss is measured, and `t` and
-    `align` have to be given.
+    as many to report on; those of the labels `report_on` only report. Without them, a curve or a ``learned`` alignment is
+    fitted to text that the two models write; else no loss is measured, and `t` and `align` have to be given.
 
     **Alignment.** ``auto`` goes from ``none`` over ``orthogonal`` and ``combined`` to ``learned`` (two models on a
     straight line), takes what lowers the barrier by more than the noise, and stops where the barrier is within it;
@@ -329,7 +329,7 @@ class MergePlan:
     float32.
     """
 
-    data: Sequence[str] = _data()
+    data: Sequence[str] = _data(shown_default="what the models write, for curves and --align learned")
     learn: LearnPlan = field(default_factory=LearnPlan)
     path: Literal["linear"] | CurvePlan | Path = option(
         "linear",

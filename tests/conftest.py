@@ -43,6 +43,10 @@ import isthmus.eval.text
 # Before any other module takes these by name: no merge that a test writes goes unmeasured.
 isthmus.eval.text.Text.blocks = files_loss.recorded(isthmus.eval.text.Text.blocks)  # type: ignore[method-assign]
 
+import isthmus.eval.samples
+
+isthmus.eval.samples.Writer.blocks = files_loss.recorded_writing(isthmus.eval.samples.Writer.blocks)  # type: ignore[method-assign]
+
 import isthmus.merge.reading
 
 # Before others take it by name: what models compute is looked at on a quarter of the text.
@@ -52,7 +56,6 @@ import isthmus.merge.result
 
 isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.save)  # type: ignore[method-assign]
 
-import isthmus.eval.samples
 import isthmus.merge.plane
 
 # Reports of tests have a coarse plane and few words: processes of their own, as of the demo, have them whole.

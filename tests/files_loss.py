@@ -35,6 +35,18 @@ def recorded(blocks: Callable[..., Any]) -> Callable[..., Any]:
     return reading
 
 
+def recorded_writing(blocks: Callable[..., Any]) -> Callable[..., Any]:
+    """`Writer.blocks`, remembering what models wrote to report on."""
+
+    @functools.wraps(blocks)
+    def writing(*arguments: Any, **options: Any) -> Any:
+        text = blocks(*arguments, **options)
+        TEXTS.append(text)
+        return text
+
+    return writing
+
+
 def watched(save: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """`Merge.save`, and what it wrote held against what it says."""
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
-from conftest import EMBEDDED
+from conftest import EMBEDDED, state_of, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM, BloomConfig
 
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.model import log_probs
-from isthmus.eval.samples import samples, written_blocks
+from isthmus.eval.progress import Progress
+from isthmus.eval.samples import PURPOSES, Writer, samples, written_blocks
 from isthmus.merge.path import WeightPath
 
 
@@ -29,8 +32,6 @@ def test_all_models_go_on_from_the_same_prompts() -> None:
 
 def test_a_context_shorter_than_a_prompt_and_a_sample() -> None:
     """24 tokens of prompt leave 8 of a context of 32."""
-    from conftest import state_of, tiny_config, tiny_model
-
     tokenizer = load(EMBEDDED / "docs").tokenizer()
     config = tiny_config(vocab_size=1024)
     ids = torch.randint(1024, (1, 32), generator=torch.Generator().manual_seed(0))
@@ -53,16 +54,20 @@ def test_a_model_that_does_not_say_how_long_its_context_is() -> None:
     assert len(samples({"m": (state, config)}, tokenizer, {"x": ids}, new_tokens=3)) == 2
 
 
+def beginnings(count: int) -> torch.Tensor:
+    return torch.zeros(count, 1, dtype=torch.int64)
+
+
 def test_a_model_writes_blocks_as_it_predicts() -> None:
     checkpoint = load(EMBEDDED / "docs")
     state = dict(checkpoint.state)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    blocks = written_blocks(state, checkpoint.config, 48, 64, seed=1)
+    blocks = written_blocks(state, checkpoint.config, beginnings(48), 64, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert blocks.shape == (48, 64)
-    assert torch.equal(blocks, written_blocks(state, checkpoint.config, 48, 64, seed=1))
-    assert not torch.equal(blocks, written_blocks(state, checkpoint.config, 48, 64, seed=2))
+    assert torch.equal(blocks, written_blocks(state, checkpoint.config, beginnings(48), 64, seed=1))
+    assert not torch.equal(blocks, written_blocks(state, checkpoint.config, beginnings(48), 64, seed=2))
     # The loss on what is drawn from the predictions is their entropy.
     scores = log_probs(state, checkpoint.config, blocks)[:, :-1]
     entropy = -(scores.exp() * scores).sum(-1).mean()
@@ -73,4 +78,25 @@ def test_a_model_writes_blocks_as_it_predicts() -> None:
 def test_what_is_written_in_several_parts_is_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(EMBEDDED / "docs")
     monkeypatch.setattr("isthmus.eval.samples.CACHE_BYTES", 8 * 4 * 128 * 32 * 4)
-    assert written_blocks(dict(checkpoint.state), checkpoint.config, 10, 32, seed=1).shape == (10, 32)
+    first = torch.randint(1024, (10, 5), generator=torch.Generator().manual_seed(0))
+    blocks = written_blocks(dict(checkpoint.state), checkpoint.config, first, 32, seed=1)
+    assert blocks.shape == (10, 32)
+    assert torch.equal(blocks[:, :5], first), "they go on from their beginnings, in order"
+
+
+def test_models_write_in_turn_and_no_text_serves_two_purposes() -> None:
+    config = tiny_config()
+    states = [state_of(tiny_model(seed)) for seed in (1, 2)]
+    writer = Writer(states, config, 0, "cpu", Progress())
+    texts = {purpose: writer.blocks(purpose, 5, 16) for purpose in PURPOSES}
+    assert {rows.shape for rows in texts.values()} == {(5, 16)}
+    for one, other in combinations(texts.values(), 2):
+        assert not torch.equal(one, other)
+    swapped = Writer(states[::-1], config, 0, "cpu", Progress()).blocks("fit", 5, 16)
+    assert not torch.equal(swapped[0], texts["fit"][0])
+    # Each likes its own: on what it wrote, it has the lower loss.
+    own = [log_probs(state, config, texts["fit"]) for state in states]
+    losses = torch.stack([-one[:, :-1].gather(-1, texts["fit"][:, 1:, None]).mean((1, 2)) for one in own])
+    assert losses.argmin(0).tolist() == [0, 1, 0, 1, 0]
+    again = Writer(states, config, 1, "cpu", Progress())
+    assert not any(torch.equal(again.blocks("fit", 5, 16), rows) for rows in texts.values()), "another seed"

@@ -1,0 +1,61 @@
+"""Barriers of learned lines and of curves beside the best closed form and no alignment (the baseline): the embedded
+pairs.
+
+The learned straight line, 1,000 steps of 8 x 128 tokens, and one bend, 300 steps of 32, with the defaults of `isthmus
+merge`, on docstrings, and without text on what the models write. Other text is the probe's: after docstrings source
+code, which the models were trained on, too, and without text docstrings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from measurement import record
+
+import isthmus
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
+PAIRS = (("adamw-1", "adamw-2"), ("muon-1", "muon-2"), ("adamw-1", "muon-1"))
+PLANS: dict[str, dict[str, Any]] = {
+    "learned line": {"align": "learned"},
+    "one bend": {"align": "orthogonal", "path": isthmus.CurvePlan()},
+}
+TEXTS: dict[str, tuple[str, ...]] = {"docstrings": ("stdlib:docs",), "no text": ()}
+
+
+def path(a: str, b: str, data: tuple[str, ...], plan: dict[str, Any]) -> dict[str, Any]:
+    report = isthmus.merge_models([EMBEDDED / a, EMBEDDED / b], isthmus.MergePlan(data, **plan)).report
+    naive, along = report["barrier_before_alignment"], report["path_spectrum"]
+    return {
+        "naive": round(naive, 3),
+        "line": round(report["line_barrier"], 3),
+        "barrier": round(report["barrier"], 3),
+        "share_of_naive": round(report["barrier"] / naive, 4),
+        "on other text": {row["label"]: round(row["barrier"], 3) for row in report["probe"]},
+        "closed form on other text": {
+            row["label"]: round(row["barrier_without_fitting"], 3) for row in report["probe"]
+        },
+        "holds": {row["label"]: row["holds"] for row in report["probe"]},
+        "spectrum_along_path": along["verdict"],
+        "highest_spectral_excess": round(max(point["excess"] for point in along["points"]), 3),
+        "max_log_prob_error": report["alignment"]["max_log_prob_error"],
+        "merge_t": report["merge_point"]["t"],
+        "gain": round(report["merge_point"]["gain"], 3),
+        "seconds": round(report["seconds"]),
+    }
+
+
+def main() -> None:
+    cases: dict[str, Any] = {}
+    for text, data in TEXTS.items():
+        for way, plan in PLANS.items():
+            for a, b in PAIRS:
+                cases[f"{a}, {b}: {way}, {text}"] = path(a, b, data, plan)
+                what = "barriers in nats per token on text that nothing was fitted to"
+                baseline = "naive: the straight line without alignment; closed form: the one that fitting began with"
+                record("paths", {"what": what, "baseline": baseline, "cases": cases})
+
+
+if __name__ == "__main__":
+    main()
