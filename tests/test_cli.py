@@ -304,14 +304,14 @@ def test_out_of_range_ids_of_a_foreign_tokenizer(isthmus, saved, tmp_path: Path)
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_align_learns_on_text_and_says_so_without(isthmus, tmp_path: Path, monkeypatch) -> None:
+def test_align_learns_on_text(isthmus, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("isthmus.merge.aligned_checkpoint.SELECT_TOKENS", 1024)  # looked at after every step
-    moved = ("align", ADAMW, MUON, "-o", tmp_path / "moved", "--method", "learned")
-    without = isthmus(*moved)
+    moved = ("align", ADAMW, MUON, "-o", tmp_path / "moved", "--method")
+    without = isthmus(*moved, "combined")
     assert without.code == 2
     assert one_sentence(without.err)
-    assert "--method learned looks at what the models do with text: add --data" in without.err
-    found = isthmus(*moved, *DATA, "--align-steps", 24, "--json", "-")
+    assert "--method combined looks at what the models do with text: add --data" in without.err
+    found = isthmus(*moved, "learned", *DATA, "--align-steps", 24, "--json", "-")
     assert found.code == 0
     report = json.loads(found.out)
     assert (report["method"], report["asked"]) == ("learned", "learned")
@@ -411,7 +411,7 @@ def test_a_gate_refuses_a_curve_and_its_training_is_not_lost(isthmus, tmp_path: 
 
 
 TRAINING_MISTAKES = {
-    "no text": (("--path", "polychain"), "bends are trained on text: add --data"),
+    "no text": (("--align", "combined", "--t", 0.5), "--align combined looks at what the models do with text: add"),
     "a path that is none": (("--path", "spline"), "--path spline: give linear, polychain, bezier, or a directory"),
     "a label that is none": ((*DATA, "--path", "bezier", "--fit-on", "law"), "--fit-on law: there is no text"),
     "a learning rate": ((*DATA, "--path", "bezier", "--bend-lr", 0), "--bend-lr is above 0"),

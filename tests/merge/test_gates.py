@@ -6,7 +6,7 @@ from isthmus.checkpoint.errors import GateRefused
 from isthmus.eval.spectrum import SpectrumReport
 from isthmus.merge.plans import Gates
 
-NUMBERS = {"barrier": 0.4, "merge_point": {"excess": 0.1, "gain": -0.3, "gain_stderr": 0.01}}
+NUMBERS = {"barrier": 0.4, "merge_point": {"excess": 0.1, "gain": -0.3, "gain_stderr": 0.01}, "probe": []}
 
 
 def spectrum_report(verdict: str) -> SpectrumReport:

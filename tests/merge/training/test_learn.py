@@ -219,7 +219,7 @@ def test_of_a_short_text_the_models_write_the_rest(tmp_path: Path) -> None:
 
 def test_text_is_needed() -> None:
     ends = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
-    for align in ("activations", "combined", "learned"):
+    for align in ("activations", "combined"):
         with pytest.raises(BadInput, match=f"--align {align} looks at what the models do with text: add --data"):
             merge(*ends, align=align, t=0.5)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="at least 1"):
