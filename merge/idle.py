@@ -43,7 +43,7 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
     """What changes nothing in a merge, of two models on a path or of any number by an operator."""
     two_models = "is for two models and the path between them: leave it out, or leave --method out"
     curve = isinstance(plan.path, CurvePlan)
-    reads_no_text = not plan.data and not curve
+    reads_no_text = not plan.data and not plan.writes_text
     plain = reads_no_text and plan.path == "linear" and (plan.align == "none" or (by_operator and plan.align is None))
     measures = plan.spectrum.measure or (plan.spectrum.measure is None and not plain)
     return [
@@ -54,12 +54,12 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
         (
             not plan.learns_on_line,
             OF_LEARNING,
-            "is for an alignment that is learned for a straight line: that takes --data, and --align auto or learned",
+            "is for an alignment that is learned for a straight line: that takes --align learned, or auto and --data",
         ),
         (not plan.trains, OF_TRAINING, "is for training, and neither bends nor an alignment are trained here"),
         (plan.t is not None, {"--objective", "--interior"}, "is for the choice of t: leave out it, or --t"),
         (reads_no_text, {"--tokens"}, "counts tokens of text: add --data, or leave it out"),
-        (reads_no_text, {"--report-on"}, "names a text: add --data, or leave it out"),
+        (not plan.data, {"--report-on", "--fit-on"}, "names a text: add --data, or leave it out"),
         (
             plan.gates.require_spectrum and plan.spectrum.measure is False,
             {"--spectrum"},

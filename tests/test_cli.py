@@ -411,7 +411,6 @@ def test_a_gate_refuses_a_curve_and_its_training_is_not_lost(isthmus, tmp_path: 
 
 
 TRAINING_MISTAKES = {
-    "no text": (("--align", "combined", "--t", 0.5), "--align combined looks at what the models do with text: add"),
     "a path that is none": (("--path", "spline"), "--path spline: give linear, polychain, bezier, or a directory"),
     "a label that is none": ((*DATA, "--path", "bezier", "--fit-on", "law"), "--fit-on law: there is no text"),
     "a learning rate": ((*DATA, "--path", "bezier", "--bend-lr", 0), "--bend-lr is above 0"),
