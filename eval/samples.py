@@ -38,7 +38,7 @@ class Writer:
         self.progress.stage("writing text", len(self.states))
         parts = []
         for place, state in enumerate(self.states):
-            seed = len(self.states) * (len(PURPOSES) * self.seed + PURPOSES.index(purpose)) + place
+            seed = (len(self.states) * (len(PURPOSES) * self.seed + PURPOSES.index(purpose)) + place) % 2**63
             first = torch.full((-(-count // len(self.states)), 1), _end_token(self.config))
             parts.append(written_blocks(state, self.config, first, length, seed=seed, device=self.device))
             self.progress.advance()
@@ -62,13 +62,14 @@ def written_blocks(
     """
     from transformers import GenerationConfig
 
-    model = _runnable({name: tensor.to(device) for name, tensor in state.items()}, config)
+    model = _runnable({name: tensor.to(device, torch.float32) for name, tensor in state.items()}, config)
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
         top_k=0,
         top_p=1.0,
         max_new_tokens=length - first.shape[1],
+        remove_invalid_values=True,  # of a model that gives NaN: its loss will tell
         pad_token_id=_end_token(config),
     )
     layers, width = (int(getattr(config, name, 1)) for name in ("num_hidden_layers", "hidden_size"))

@@ -100,3 +100,16 @@ def test_models_write_in_turn_and_no_text_serves_two_purposes() -> None:
     assert losses.argmin(0).tolist() == [0, 1, 0, 1, 0]
     again = Writer(states, config, 1, "cpu", Progress())
     assert not any(torch.equal(again.blocks("fit", 5, 16), rows) for rows in texts.values()), "another seed"
+
+
+def test_a_model_that_gives_nan_still_writes() -> None:
+    """What its loss is, is said elsewhere."""
+    state = {name: torch.full_like(tensor, torch.nan) for name, tensor in state_of(tiny_model()).items()}
+    assert written_blocks(state, tiny_config(), beginnings(2), 8, seed=0).shape == (2, 8)
+
+
+def test_weights_of_half_precision_write_in_single() -> None:
+    state = {name: tensor.bfloat16() for name, tensor in state_of(tiny_model()).items()}
+    wide = {name: tensor.float() for name, tensor in state.items()}
+    narrow, single = (written_blocks(one, tiny_config(), beginnings(4), 16, seed=0) for one in (state, wide))
+    assert torch.equal(narrow, single)
