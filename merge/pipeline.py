@@ -314,7 +314,8 @@ def result(
 
 def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
     """What the models and the merge, all as their users run them, make of the beginning of every report text."""
-    if not text or job.plan.max_memory is not None:
+    owner = job.inputs.tokenizer_owner
+    if not text or job.plan.max_memory is not None or not owner.has_tokenizer:
         return ()
     job.progress.stage("writing samples")
     members = job.inputs.whole[job.base :][:3]
@@ -322,7 +323,7 @@ def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
         letter(place): (member.state, member.config) for place, member in enumerate(members)
     }
     models["merge"] = (whole.state, build_config(whole.facts, "merge"))
-    return samples(models, job.inputs.tokenizer_owner.tokenizer(), text.report, seed=job.plan.seed)
+    return samples(models, owner.tokenizer(), text.report, seed=job.plan.seed)
 
 
 def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None:

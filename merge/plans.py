@@ -308,8 +308,8 @@ class MergePlan:
     """What is asked of a merge of two models along a path, or of any number by an operator.
 
     `data` are corpora as `--data` takes them (`isthmus.eval.text.corpus`); each gives `tokens` tokens to select on and
-    as many to report on; those of the labels `report_on` only report. Without them, a curve or a ``learned`` alignment is
-    fitted to text that the two models write; else no loss is measured, and `t` and `align` have to be given.
+    as many to report on; those of the labels `report_on` only report. Without them, a curve or a ``learned`` alignment
+    is fitted to text that the two models write; else no loss is measured, and `t` and `align` have to be given.
 
     **Alignment.** ``auto`` goes from ``none`` over ``orthogonal`` and ``combined`` to ``learned`` (two models on a
     straight line), takes what lowers the barrier by more than the noise, and stops where the barrier is within it;

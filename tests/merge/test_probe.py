@@ -134,6 +134,14 @@ def test_a_bend_without_text_is_trained_on_what_the_models_write(tmp_path: Path,
     assert "(without learning" in outcome.err, "a saved path is held against the line that it began with"
 
 
+def test_models_without_a_tokenizer_need_none(saved, tmp_path: Path) -> None:
+    ends = saved("a", 1), saved("b", 2)
+    merged = merge(*ends, align="learned", learn=LearnPlan(steps=4), tokens=256)
+    assert merged.report["probe"] == []
+    assert merged.report["barrier"] is not None
+    merged.save(tmp_path / "out")
+
+
 def test_an_alignment_is_learned_without_text(tmp_path: Path, isthmus) -> None:
     outcome = isthmus("align", *PAIR, "-o", tmp_path / "b", "--method", "learned", "--align-steps", 4)
     assert outcome.code == 0, outcome.err

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from conftest import EMBEDDED
 from token_blocks import blocks
 
