@@ -17,7 +17,7 @@ from typing import Any
 
 from ..align.alignment import Alignment
 from ..align.universe import Universe
-from ..eval.barrier import profile
+from ..eval.barrier import Profile, profile
 from ..eval.corpora import WRITTEN
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
@@ -77,9 +77,9 @@ def fitted_pairs(seeds: int) -> list[tuple[str, str]]:
 
 
 def barriers_on_texts(directory: Path, a: str, b: str, texts: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:
-    """One pair: way → text → barrier in nats per token, on the report text. What is fitted begins with the closed form.
+    """One pair: way → text → barrier and excess losses in nats per token, on the report text.
 
-    Ways that end in `UNREAD` are fitted to nothing but text that the models write.
+    What is fitted begins with the closed form; where its way ends in `UNREAD`, to nothing but text that models write.
     """
     first, second = (model(directory / "models", name) for name in (a, b))
     start = aligned(first, second, effort)
@@ -99,7 +99,12 @@ def barriers_on_texts(directory: Path, a: str, b: str, texts: tuple[str, ...], e
     blocks = {part.label: part.report for part in text(effort, texts)}
     blocks[WRITTEN] = writer.blocks("report", -(-effort.tokens // context), context)
     profiles = {way: profile(path, LossMeter(config, blocks), grid()) for way, (path, config) in ways.items()}
-    return {way: {label: one.label_barrier(label) for label in blocks} for way, one in profiles.items()}
+    return {way: {label: _along(one, label) for label in blocks} for way, one in profiles.items()}
+
+
+def _along(measured: Profile, label: str) -> dict[str, Any]:
+    excesses = [measured.excess(t).label_mean(label) for t, _ in measured.points]
+    return {"barrier": measured.label_barrier(label), "excess": excesses}
 
 
 def losses_on_texts(directory: Path, a: str, b: str, texts: tuple[str, ...], effort: Effort) -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ UNREADABLE = 0.05  # share of tokens that the tokenizer does not know
 TOKENS = 4096  # of every label
 LENGTH = 256  # tokens of a block, at most
 BETWEEN = (0.25, 0.5, 0.75)
-HOLDS = 0.6  # of the share of the barrier that fitting took away on the user's text
+HOLDS = 0.75  # of the share of the barrier that fitting took away on the user's text
 SURE = 2.0
 
 

@@ -86,11 +86,13 @@ def generalization(record: dict[str, Any]) -> None:
     assert list(record["fits"]) == ["adamw-1, adamw-2", "adamw-1, muon-1", "muon-1, muon-2"]
     for ways in record["fits"].values():
         assert list(ways) == ["closed form", "learned", "one bend", "learned, no text", "one bend, no text"]
-        for barriers in ways.values():
-            assert list(barriers) == ["docs", "code", "written by the models"]
-            assert all(barrier >= 0 for barrier in barriers.values())
-        assert ways["learned"] != ways["closed form"], "something was fitted"
-        assert ways["learned, no text"] != ways["learned"], "to other text"
+        for texts in ways.values():
+            assert list(texts) == ["docs", "code", "written by the models"]
+            for text in texts.values():
+                assert text["barrier"] == pytest.approx(max(text["excess"]))
+                assert text["excess"][0] == text["excess"][-1] == pytest.approx(0, abs=1e-12)
+        middles = {way: texts["docs"]["excess"][5] for way, texts in ways.items()}
+        assert middles["one bend"] != middles["closed form"]
 
 
 def planes(record: dict[str, Any]) -> None:

@@ -40,9 +40,9 @@ OWN = Probed(profile_of({"user": 0.1}), profile_of({"user": 0.5}), 0.5)  # four 
 
 @pytest.mark.parametrize(
     ("closed", "fitted", "holds"),
-    [(0.5, 0.1, True), (0.5, 0.35, True), (0.5, 0.4, False), (0.5, 0.6, False), (0.0, 0.0, True), (-0.1, -0.1, True)],
+    [(0.5, 0.1, True), (0.5, 0.25, True), (0.5, 0.3, False), (0.5, 0.6, False), (0.0, 0.0, True), (-0.1, -0.1, True)],
 )
-def test_fitting_holds_where_a_third_of_its_share_is_kept(closed: float, fitted: float, holds: bool) -> None:
+def test_fitting_holds_where_most_of_its_share_is_kept(closed: float, fitted: float, holds: bool) -> None:
     measured = Probed(profile_of({"x": fitted}), profile_of({"x": closed}), 0.5)
     (row,) = measured.rows(OWN)
     assert row["holds"] is holds
@@ -55,7 +55,7 @@ def test_fitting_holds_where_a_third_of_its_share_is_kept(closed: float, fitted:
 
 
 def test_noise_is_no_failure() -> None:
-    measured = Probed(profile_of({"x": 0.55}, spread=0.4), profile_of({"x": 0.5}), 0.5)
+    measured = Probed(profile_of({"x": 0.55}, spread=0.6), profile_of({"x": 0.5}), 0.5)
     assert not measured.is_worse()
     assert measured.rows(OWN)[0]["holds"]
 
