@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoint.card import letter
 from .corpora import WRITTEN
 
+ROUNDING = 5e-4  # nats that the digits that are shown do not tell from nothing
 VERDICTS = {
     "preserved": "the endpoints share one kind of spectrum, and the merge keeps it",
     "transition": (
@@ -237,8 +238,9 @@ def _share(after: float, before: float) -> str:
 
 def _gain(point: Mapping[str, Any], best: str = "better endpoint") -> str:
     gain, error = point["gain"], point["gain_stderr"]
-    if gain > 2 * error:
+    least = max(2 * error, ROUNDING)
+    if gain > least:
         return f"the merge is better than the {best} by {gain:.3f} ± {error:.3f} nats"
-    if gain < -2 * error:
+    if gain < -least:
         return f"the merge is worse than the {best} by {-gain:.3f} ± {error:.3f} nats"
     return f"the merge and the {best} are equally good within the noise ({gain:+.3f} ± {error:.3f} nats)"

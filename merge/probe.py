@@ -31,6 +31,7 @@ TOKENS = 4096  # of every label
 LENGTH = 256  # tokens of a block, at most
 BETWEEN = (0.25, 0.5, 0.75)
 HOLDS = 0.75  # of the share of the barrier that fitting took away on the user's text
+BELOW = 1.0  # standard errors that the gain is below that share, for fitting not to hold
 SURE = 2.0
 
 
@@ -108,7 +109,7 @@ class Probed:
             "barrier": max(0.0, path.mean),
             "barrier_without_fitting": None if self.path is self.closed else max(0.0, closed.mean),
             "stderr": lower.stderr,
-            "holds": lower.mean + SURE * lower.stderr >= HOLDS * share * closed.mean,
+            "holds": lower.mean + BELOW * lower.stderr >= HOLDS * share * closed.mean,
         }
 
 
