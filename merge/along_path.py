@@ -18,6 +18,7 @@ from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
+from ..eval.corpora import WRITTEN
 from ..eval.progress import Progress
 from ..eval.samples import Writer
 from ..eval.text_hashes import TextHashes
@@ -145,7 +146,8 @@ class PathChooser(Chooser):
         fit, select = with_written(
             self.writer, training, self.inputs.context, self.text.fit(0, labels), self.text.select
         )
-        run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, fit)
+        given = {label: fit[label] for label in labels if label != WRITTEN}  # what is written, the rest says
+        run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, given)
         return labels, fit, select, run
 
     def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:

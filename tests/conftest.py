@@ -64,10 +64,7 @@ isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
 
 import isthmus.eval.memorization
 import isthmus.merge.probe
-import isthmus.merge.training.fitting
 
-# What is trained is looked at on less text.
-isthmus.merge.training.fitting.SELECT_BLOCKS = 8
 
 # And models write less: a token at a time, that takes as long for a small model as for a large one.
 isthmus.merge.probe.TOKENS, isthmus.merge.probe.LENGTH = 1024, 32
