@@ -65,7 +65,6 @@ isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
 import isthmus.eval.memorization
 import isthmus.merge.probe
 
-
 # And models write less: a token at a time, that takes as long for a small model as for a large one.
 isthmus.merge.probe.TOKENS, isthmus.merge.probe.LENGTH = 1024, 32
 isthmus.eval.memorization.BLOCKS, isthmus.eval.memorization.LENGTH = 4, 32
