@@ -313,7 +313,7 @@ class MergePlan:
 
     **Alignment.** ``auto`` goes from ``none`` over ``orthogonal`` and ``combined`` to ``learned`` (two models on a
     straight line), takes what lowers the barrier by more than the noise, and stops where the barrier is within it;
-    before a curve it stops after ``orthogonal``, and it does not learn where text is short or the model too large
+    before a curve it stops after ``orthogonal``, and it does not learn where the model is too large
     (`LearnPlan.affordable`). None is ``auto`` for two models, and for more with text; else ``none``.
 
     **Two models** are merged at a point of `path`: the straight line, a curve to be trained on the fit text of the
@@ -549,7 +549,7 @@ def _without_text(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
     return {
         f"--align {aligned} looks at what the models do with text: add --data": looks,
         "--restore-spectrum is judged by the loss on text: add --data": plan.spectrum.restore,
-        "without text no loss can be measured: add --data (for instance --data stdlib:docs), or give --t": chooses_t,
+        "without text no loss can be measured: add --data (stdlib:docs), give --t, or say --align learned": chooses_t,
         f"without text alignments cannot be compared: add --data, or say --align none{without}": compares,
         f"{recipe and recipe.operator.name} weighs parameters by what they do on text: add --data": bool(knows),
         f"a {plan.soup} soup is chosen by the loss on text: add --data": plan.soup != "uniform",

@@ -21,6 +21,7 @@ from ..eval.progress import Progress
 from ..eval.samples import Writer
 from ..eval.text import Text
 from .path import WeightPath
+from .search import SURE
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -32,7 +33,6 @@ LENGTH = 256  # tokens of a block, at most
 BETWEEN = (0.25, 0.5, 0.75)
 HOLDS = 0.75  # of the share of the barrier that fitting took away on the user's text
 BELOW = 1.0  # standard errors that the gain is below that share, for fitting not to hold
-SURE = 2.0
 
 
 @dataclass(frozen=True)

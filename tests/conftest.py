@@ -45,7 +45,7 @@ isthmus.eval.text.Text.blocks = files_loss.recorded(isthmus.eval.text.Text.block
 
 import isthmus.eval.samples
 
-isthmus.eval.samples.Writer.blocks = files_loss.recorded_writing(isthmus.eval.samples.Writer.blocks)  # type: ignore[method-assign]
+isthmus.eval.samples.Writer.blocks = files_loss.recorded(isthmus.eval.samples.Writer.blocks)  # type: ignore[method-assign]
 
 import isthmus.merge.reading
 

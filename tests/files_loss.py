@@ -24,27 +24,15 @@ CHECKED: list[Path] = []  # the directories that were held against their reports
 
 
 def recorded(blocks: Callable[..., Any]) -> Callable[..., Any]:
-    """`Text.blocks`, remembering the report blocks that it gave."""
+    """`Text.blocks` or `Writer.blocks`, remembering the blocks to report on that it gave."""
 
     @functools.wraps(blocks)
     def reading(*arguments: Any, **options: Any) -> Any:
         texts = blocks(*arguments, **options)
-        TEXTS.extend(part.report for part in texts)
+        TEXTS.extend([texts] if isinstance(texts, Tensor) else [part.report for part in texts])
         return texts
 
     return reading
-
-
-def recorded_writing(blocks: Callable[..., Any]) -> Callable[..., Any]:
-    """`Writer.blocks`, remembering what models wrote to report on."""
-
-    @functools.wraps(blocks)
-    def writing(*arguments: Any, **options: Any) -> Any:
-        text = blocks(*arguments, **options)
-        TEXTS.append(text)
-        return text
-
-    return writing
 
 
 def watched(save: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:

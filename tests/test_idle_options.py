@@ -53,6 +53,7 @@ IDLE: list[tuple[tuple[object, ...], str]] = [
     ((*TWO, *DATA, "--t", 0.5, "--interior", 0.1), "--interior is for the choice of t"),
     ((*TWO, *PLAIN, "--tokens", 64), "--tokens counts tokens of text"),
     ((*TWO, *PLAIN, "--report-on", "law"), "--report-on names a text"),
+    ((*TWO, "--path", "polychain", "--fit-on", "law"), "--fit-on names a text"),
     ((*TWO, *PLAIN, "--max-excess", 0.1), "--max-excess is for the verdict on a spectrum"),
     ((*TWO, *DATA, "--no-spectrum", "--same-kind", 0.1), "--same-kind is for the verdict on a spectrum"),
     ((*TWO, *DATA, "--no-spectrum", "--require-spectrum"), "--no-spectrum contradicts --require-spectrum"),
