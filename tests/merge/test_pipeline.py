@@ -201,7 +201,7 @@ def test_the_spectrum_gate_refuses_a_naive_average() -> None:
 
 
 SENSELESS = {
-    "no t": ({"align": "none"}, "add --data .*, or give --t"),
+    "no t": ({"align": "none"}, "add --data .*, give --t, or say --align learned"),
     "auto alignment": ({"t": 0.5}, "alignments cannot be compared: add --data"),
     "a gate": ({"t": 0.5, "align": "none", "gates": Gates(max_barrier=1.0)}, "need a loss: add --data"),
     "t": ({"t": 1.5, "align": "none"}, "between 0 and 1; got 1.5"),
