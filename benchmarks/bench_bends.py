@@ -48,6 +48,7 @@ def seconds(step: Callable) -> float:
 def compare(optimizer: OptimizerName, kind: Kind, bends: int) -> dict[str, float]:
     a, b = (load(EMBEDDED / name) for name in ("adamw-1", "muon-1"))
     table, ids = family(a.config), torch.randint(1024, BATCH)
+    given = torch.arange(BATCH[0]) % 2 == 0
     model = AutoModelForCausalLM.from_config(a.config, dtype=torch.float32)
     model.load_state_dict(dict(a.state), strict=False)
     inside = {name: leaf for name, leaf in model.named_parameters() if leaf.requires_grad}
@@ -61,7 +62,7 @@ def compare(optimizer: OptimizerName, kind: Kind, bends: int) -> dict[str, float
     ts = torch.linspace(0.05, 0.95, ROUNDS + 2).tolist()
     steps = (
         stepper(model, plain, lambda: model(ids, labels=ids, use_cache=False).loss),
-        stepper(curve, bent, lambda: curve(ids, ts.pop())),
+        stepper(curve, bent, lambda: curve(ids, given, ts.pop())),
     )
     rounds = [[seconds(step) for step in steps] for _ in range(ROUNDS + 2)][2:]
     plain_time, bent_time = (statistics.median(times) for times in zip(*rounds, strict=True))

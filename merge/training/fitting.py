@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .training_state import TrainingState
 
-SELECT_BLOCKS = 32
+SELECT_BLOCKS = 32  # of all texts together
 CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained
 BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -137,7 +137,8 @@ def height_of(
     """The height of any path with the ends of `line`: its highest excess at the t in `between`, on the worst label of
     some select text; NaN where a loss is NaN.
     """
-    meter = LossMeter(config, {label: blocks[:SELECT_BLOCKS] for label, blocks in select.items()}, device=device)
+    each = -(-SELECT_BLOCKS // len(select))
+    meter = LossMeter(config, {label: blocks[:each] for label, blocks in select.items()}, device=device)
     ends = profile(line, meter, (0.0, 1.0))
 
     def height(path: WeightPath) -> float:

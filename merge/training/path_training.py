@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
 STRATA = 8
 EVALUATIONS = 12
+TRUE_SHARE = 0.5  # of what a path is taught on the user's text, that text; the rest are its teachers
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Batches:
     def __init__(self, fit: Mapping[str, Tensor], training: PathTraining):
         generator = torch.Generator().manual_seed(training.seed)
         self.rows = torch.cat(list(fit.values()))
+        self._given = torch.cat([torch.full((len(blocks),), label != WRITTEN) for label, blocks in fit.items()])
         draws: list[tuple[float, int]] = []  # when, and which row
         first = 0
         for label, count in _shares(fit, training).items():
@@ -103,10 +105,13 @@ class Batches:
         uniform = (strata + torch.rand(micro, generator=generator)) / STRATA
         self.ts: list[float] = (first_t + (last_t - first_t) * uniform).tolist()
 
-    def __getitem__(self, micro: int) -> tuple[Tensor, float]:
-        """Token ids (rows, context) and t of micro-batch number `micro`."""
+    def __getitem__(self, micro: int) -> tuple[dict[str, Tensor], float]:
+        """Micro-batch number `micro`: its `ids` (rows, context), which rows are `given` (rows), and its t.
+
+        A row is given where no model has written it.
+        """
         chosen = self._order[micro * self._size : (micro + 1) * self._size]
-        return self.rows[chosen], self.ts[micro]
+        return {"ids": self.rows[chosen], "given": self._given[chosen]}, self.ts[micro]
 
 
 def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]:
@@ -130,9 +135,10 @@ def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]
 class PathModule(nn.Module):
     """The loss at θ(t) as a function of the bends, and of B where that is `moving`; nothing else is trained.
 
-    The loss is the KL divergence from the endpoints, which need no true text: (1 − t) of the rows have A for their
-    teacher, the others B, so that in expectation the gradient is that of the divergence from the ensemble of both with
-    these weights, at the cost of one more forward pass (distillation: Hinton et al. 2015, arXiv 1503.02531).
+    The endpoints are teachers: (1 − t) of the rows are to be predicted as A predicts them, the others as B does, so that
+    in expectation the gradient is that of the divergence from the ensemble of both with these weights, at the cost of
+    one more forward pass (distillation: Hinton et al. 2015, arXiv 1503.02531). On text that was given, and not written
+    by the models, the teacher's probabilities are averaged with the token that does follow, by `TRUE_SHARE`.
     """
 
     def __init__(self, path: WeightPath, config: PretrainedConfig, moving: LearnedAlignment | None = None):
@@ -150,8 +156,11 @@ class PathModule(nn.Module):
         ]
         self.trained = nn.ParameterList(leaf for bend in self._bends for leaf in bend)
 
-    def forward(self, ids: Tensor, t: float) -> Tensor:
-        """Mean divergence per token, in nats, of θ(t) from its teachers on ids (batch, length)."""
+    def forward(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
+        """Mean cross-entropy per token, in nats, of θ(t) with what it is taught on ids (batch, length).
+
+        `given` (batch) says which rows have true text.
+        """
         weights = coefficients(self._kind, t, len(self._bends) + 2)
         moved = self.moving() if self.moving else {}
         pieces = {}
@@ -159,24 +168,28 @@ class PathModule(nn.Module):
             middle = [bend[index] for bend in self._bends]
             b = moved[name] if self.moving else getattr(self, f"b{index}")
             pieces[name] = mix([getattr(self, f"a{index}"), *middle, b], weights)
-        first = round((1 - t) * len(ids))
-        with torch.no_grad():
-            taught = [
-                self._log_probs({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows)
-                for end, rows in (("a", ids[:first]), ("b", ids[first:]))
-                if len(rows)
-            ]
-        divergence = nn.functional.kl_div(
-            self._log_probs(pieces, ids), torch.cat(taught), reduction="sum", log_target=True
-        )
-        return divergence / (len(ids) * (ids.shape[1] - 1))
+        logits = self._logits(pieces, ids)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), self._taught(ids, given, t).flatten(0, 1))
 
-    def _log_probs(self, pieces: State, ids: Tensor) -> Tensor:
-        """Log-probabilities of all but the first token of ids, as pieces of a model give them."""
+    @torch.no_grad()
+    def _taught(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
+        """The probabilities that θ(t) is taught for all but the first token of ids, (batch, length − 1, vocabulary)."""
+        first = round((1 - t) * len(ids))
+        taught = [
+            self._logits({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows)
+            for end, rows in (("a", ids[:first]), ("b", ids[first:]))
+            if len(rows)
+        ]
+        truth = TRUE_SHARE * given[:, None, None]
+        targets = torch.cat(taught).softmax(-1).mul_(1 - truth)
+        following = ids[:, 1:, None]
+        return targets.scatter_add_(-1, following, truth.to(targets.dtype).expand_as(following))
+
+    def _logits(self, pieces: State, ids: Tensor) -> Tensor:
+        """The logits for all but the first token of ids, float32, as pieces of a model give them."""
         model = self._model[0]
         state = with_tied(self._table.join(pieces), model)
-        logits = functional_call(model, state, (ids,), {"use_cache": False}).logits[:, :-1]
-        return torch.log_softmax(logits.float(), -1)
+        return functional_call(model, state, (ids,), {"use_cache": False}).logits[:, :-1].float()
 
     def leaves(self) -> list[State]:
         """The parameters of every bend, by the names of their pieces."""
@@ -235,9 +248,9 @@ def train_path(
                 break
             schedule.set(step)
             for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
-                ids, t = batches[micro]
-                with accelerator.split_between_processes(ids) as mine, accelerator.accumulate(prepared):
-                    loss = prepared(mine.to(accelerator.device), t)
+                rows, t = batches[micro]
+                with accelerator.split_between_processes(rows) as mine, accelerator.accumulate(prepared):
+                    loss = prepared(mine["ids"].to(accelerator.device), mine["given"].to(accelerator.device), t)
                     accelerator.backward(loss)
                     losses.append(loss.item())
             norm, done = accelerator.clip_grad_norm_(module.parameters(), 1.0), step + 1

@@ -152,15 +152,15 @@ def test_an_interrupted_run_goes_on_to_the_same_end(world: World, brief: Trained
 
 def test_the_gradient_is_that_of_finite_differences(world: World) -> None:
     line, moving = movable(world.start, (world.a, world.b))
-    module, ids = PathModule(line, world.start.config, moving), world.fit["docs"][:2]
-    module(ids, 0.5).backward()
+    module, ids, given = PathModule(line, world.start.config, moving), world.fit["docs"][:2], torch.tensor([True, False])
+    module(ids, given, 0.5).backward()
     for parameter in (moving.gauge[0], list(moving.motions.parameters())[4]):
         index = parameter.grad.abs().flatten().argmax()
         expected, flat, step = parameter.grad.flatten()[index].item(), parameter.data.view(-1), 1e-2
         losses = []
         for change in (step, -2 * step):
             flat[index] += change
-            losses.append(module(ids, 0.5).item())
+            losses.append(module(ids, given, 0.5).item())
         flat[index] += step
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(expected, rel=0.05, abs=1e-4)
 
