@@ -10,7 +10,7 @@ from isthmus.align.pipeline import align_models
 from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.text import labelled_blocks
+from isthmus.eval.text import Text
 from isthmus.merge.path import WeightPath
 from isthmus.merge.search import Search, grid, inside
 
@@ -29,13 +29,8 @@ SEEDS = (0, 1, 2)
 
 def compare(a: str, b: str, method: str, seed: int) -> dict[str, object]:
     aligned = align_models(EMBEDDED / a, EMBEDDED / b, method)  # type: ignore[arg-type]
-    text = labelled_blocks(
-        ("stdlib:docs:heldout", "stdlib:code:heldout"),
-        load(EMBEDDED / a).tokenizer(),
-        context=128,
-        vocabulary=1024,
-        seed=seed,
-    )
+    corpora, tokenizer = ("stdlib:docs:heldout", "stdlib:code:heldout"), load(EMBEDDED / a).tokenizer()
+    text = Text(corpora, tokenizer, context=128, vocabulary=1024, seed=seed).blocks()
     passes = 0
 
     def count(blocks: int) -> None:

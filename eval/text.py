@@ -114,23 +114,6 @@ class Text:
         return tuple(_without_repeats(part, measured) for part in cut)
 
 
-def labelled_blocks(
-    specs: Sequence[str],
-    tokenizer: Tokenizer,
-    *,
-    context: int,
-    vocabulary: int,
-    fit_tokens: int | None = 0,
-    select_tokens: int = 8192,
-    report_tokens: int = 8192,
-    seed: int = 0,
-    seen: TextHashes | None = None,
-) -> tuple[Blocks, ...]:
-    """The blocks of a `Text` that is read for them alone. Raises as `Text` and `Text.blocks` do."""
-    text = Text(specs, tokenizer, context=context, vocabulary=vocabulary, seed=seed)
-    return text.blocks(fit_tokens=fit_tokens, select_tokens=select_tokens, report_tokens=report_tokens, seen=seen)
-
-
 class _Document:
     """A document, tokenised in pieces, each once; the end-of-text token follows it where the tokenizer has one."""
 

@@ -135,10 +135,10 @@ def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]
 class PathModule(nn.Module):
     """The loss at θ(t) as a function of the bends, and of B where that is `moving`; nothing else is trained.
 
-    The endpoints are teachers: (1 − t) of the rows are to be predicted as A predicts them, the others as B does, so that
-    in expectation the gradient is that of the divergence from the ensemble of both with these weights, at the cost of
-    one more forward pass (distillation: Hinton et al. 2015, arXiv 1503.02531). On text that was given, and not written
-    by the models, the teacher's probabilities are averaged with the token that does follow, by `TRUE_SHARE`.
+    The endpoints are teachers: (1 − t) of the rows are to be predicted as A predicts them, the others as B does, in
+    expectation as the ensemble of both with these weights does, at the cost of one more forward pass (distillation:
+    Hinton et al. 2015, arXiv 1503.02531). On text that was given, and not written by the models, the teacher's
+    probabilities are averaged with the token that does follow, by `TRUE_SHARE`.
     """
 
     def __init__(self, path: WeightPath, config: PretrainedConfig, moving: LearnedAlignment | None = None):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from token_blocks import blocks
+from token_blocks import blocks, labelled_blocks
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.corpora import corpus
-from isthmus.eval.text import SLICE, Text, labelled_blocks
+from isthmus.eval.text import SLICE, Text
 from isthmus.eval.text_hashes import TextHashes
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from files_loss import require_loss_of_files
+from token_blocks import labelled_blocks
 
 from isthmus.checkpoint.loading import load
-from isthmus.eval.text import labelled_blocks
 from isthmus.lab.demo import CHECKPOINTS, DATA, EXAMPLES
 
 

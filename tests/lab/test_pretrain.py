@@ -32,9 +32,10 @@ def test_seeds_are_independent_and_the_whole_fits() -> None:
 
 def test_their_text_is_recognisable() -> None:
     """Far better than chance (log 1024 = 6.9 nats) on modules that they were not trained on, and it looks like text."""
+    from token_blocks import labelled_blocks
+
     from isthmus.eval.loss import LossMeter
     from isthmus.eval.samples import samples
-    from isthmus.eval.text import labelled_blocks
 
     docs = load(EMBEDDED / "docs")
     (text,) = labelled_blocks(["stdlib:docs:heldout"], docs.tokenizer(), context=128, vocabulary=1024)

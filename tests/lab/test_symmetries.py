@@ -6,10 +6,10 @@ from statistics import mean
 
 import pytest
 from conftest import EMBEDDED
+from token_blocks import labelled_blocks
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.progress import Progress
-from isthmus.eval.text import labelled_blocks
 from isthmus.lab.symmetries import STEPS, Ablation, ablate, pairs, recipes, symmetry_study, table_rows
 from isthmus.merge.plans import LearnPlan
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import EMBEDDED
 from merging import merge
+from token_blocks import labelled_blocks
 
 import isthmus
 from isthmus.checkpoint.loading import load
-from isthmus.eval.text import labelled_blocks
 from isthmus.merge.plans import LearnPlan
 
 DATA = ("stdlib:docs:heldout", "stdlib:code:heldout")

@@ -10,6 +10,7 @@ import torch
 from conftest import EMBEDDED, state_of, tiny_model
 from merging import merge
 from safetensors.torch import load_file
+from token_blocks import labelled_blocks
 
 import isthmus
 from isthmus.align.pipeline import align_states
@@ -18,7 +19,7 @@ from isthmus.eval.barrier import profile
 from isthmus.eval.corpora import corpus
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.progress import Progress
-from isthmus.eval.text import Blocks, Text, labelled_blocks
+from isthmus.eval.text import Blocks, Text
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import Gates, LearnPlan
 

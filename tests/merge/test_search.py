@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 from conftest import EMBEDDED
+from token_blocks import labelled_blocks
 from torch import Tensor
 
 from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import Losses, LossMeter
-from isthmus.eval.text import labelled_blocks
 from isthmus.merge.path import WeightPath
 from isthmus.merge.search import Search, grid
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import EMBEDDED
 from merging import merge
+from token_blocks import labelled_blocks
 
 from isthmus.align.families import family
 from isthmus.align.pipeline import align_states
@@ -17,7 +18,6 @@ from isthmus.checkpoint.loading import load
 from isthmus.eval.barrier import profile
 from isthmus.eval.loss import LossMeter
 from isthmus.eval.progress import Progress
-from isthmus.eval.text import labelled_blocks
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, LearnPlan, PathTraining
 from isthmus.merge.training.fitting import learn, movable
@@ -152,7 +152,11 @@ def test_an_interrupted_run_goes_on_to_the_same_end(world: World, brief: Trained
 
 def test_the_gradient_is_that_of_finite_differences(world: World) -> None:
     line, moving = movable(world.start, (world.a, world.b))
-    module, ids, given = PathModule(line, world.start.config, moving), world.fit["docs"][:2], torch.tensor([True, False])
+    module, ids, given = (
+        PathModule(line, world.start.config, moving),
+        world.fit["docs"][:2],
+        torch.tensor([True, False]),
+    )
     module(ids, given, 0.5).backward()
     for parameter in (moving.gauge[0], list(moving.motions.parameters())[4]):
         index = parameter.grad.abs().flatten().argmax()
