@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
 STRATA = 8
 EVALUATIONS = 12
+SPACING = 64  # blocks that are trained on between two evaluations, at least: each takes as long as dozens
 TRUE_SHARE = 0.5  # of what a path is taught on the user's text, that text; the rest are its teachers
 
 
@@ -241,7 +242,7 @@ def train_path(
             first, history, best, alignment = 0, [], path, moving.alignment() if moving else None
             history.append((0, None, height(path)))
         progress.advance(first)
-        every, diverged = max(1, training.steps // EVALUATIONS), None
+        every, diverged = max(training.steps // EVALUATIONS, -(-SPACING // training.batch)), None
         losses: list[float] = []
         for step in range(first, training.steps):
             if _since_best(history) >= training.patience:

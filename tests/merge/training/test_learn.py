@@ -88,6 +88,7 @@ def test_it_never_ends_above_its_start(world: World, monkeypatch) -> None:
     """Even where every step leads up: the closed form is kept, to the last digit."""
     for name, rate in (("ROTATION_LR", 30.0), ("GAUGE_LR", 3.0), ("HEADS_LR", 3.0)):
         monkeypatch.setattr(f"isthmus.align.learned.{name}", rate)
+    monkeypatch.setattr("isthmus.merge.training.path_training.SPACING", 1)
     trained = world.learned(LearnPlan(steps=12, batch=4))
     heights = [height for _, _, height in trained.history]
     assert max(heights) > heights[0]

@@ -24,10 +24,11 @@ import glob, json, os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import accelerate, matplotlib.figure, scipy.optimize, torch, torch._dynamo, transformers
 from isthmus.cli import script
-from isthmus.eval import samples
-from isthmus.merge import pipeline, plane
+from isthmus.eval import memorization, samples
+from isthmus.merge import pipeline, plane, probe
 from transformers import GPT2LMHeadModel
 plane.RESOLUTION, samples.samples.__kwdefaults__["new_tokens"] = 5, 8  # as in the tests' own process
+probe.TOKENS, memorization.BLOCKS = 256, 2
 for line in sys.stdin:
     awaited, sent, later, arguments = json.loads(line)
     child = os.fork()

@@ -34,6 +34,12 @@ TEXT = blocks(
 FIT = {"x": TEXT.fit}
 
 
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are looked at after every step."""
+    monkeypatch.setattr("isthmus.merge.training.path_training.SPACING", 1)
+
+
 METER = LossMeter(CONFIG, {"x": TEXT.select})
 
 
@@ -158,6 +164,12 @@ def test_training_that_diverges_keeps_the_best_bends_and_names_the_step() -> Non
     assert found.best < found.diverged
     assert math.isfinite(barrier(found.path))
     assert barrier(found.path) <= found.history[0][2]
+
+
+def test_between_two_looks_at_a_path_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isthmus.merge.training.path_training.SPACING", 40)
+    found = train(PathTraining(steps=12, batch=8))
+    assert [step for step, _, _ in found.history] == [0, 5, 10, 12]
 
 
 def test_training_stops_when_the_barrier_falls_no_more() -> None:
