@@ -4,14 +4,21 @@ pairs.
 The learned straight line, 1,000 steps of 8 x 128 tokens, and one bend, 300 steps of 32, with the defaults of `isthmus
 merge`, on docstrings, and without text on what the models write. Other text is the probe's: after docstrings source
 code, which the models were trained on, too, and without text docstrings.
+
+    python bench_paths.py [TEXT ...]
+
+measures some of the texts ('docstrings', 'no text'); of the others, what was recorded stays.
 """
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measurement import record
+from measurement import RESULTS, record
 
 import isthmus
 
@@ -46,16 +53,17 @@ def path(a: str, b: str, data: tuple[str, ...], plan: dict[str, Any]) -> dict[st
     }
 
 
-def main() -> None:
-    cases: dict[str, Any] = {}
-    for text, data in TEXTS.items():
+def main(texts: Sequence[str]) -> None:
+    file = RESULTS / "paths.json"
+    cases: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["cases"] if file.exists() else {}
+    for text in texts:
         for way, plan in PLANS.items():
             for a, b in PAIRS:
-                cases[f"{a}, {b}: {way}, {text}"] = path(a, b, data, plan)
+                cases[f"{a}, {b}: {way}, {text}"] = path(a, b, TEXTS[text], plan)
                 what = "barriers in nats per token on text that nothing was fitted to"
                 baseline = "naive: the straight line without alignment; closed form: the one that fitting began with"
                 record("paths", {"what": what, "baseline": baseline, "cases": cases})
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(TEXTS))
