@@ -11,7 +11,8 @@ Theus et al. 2025, arXiv 2506.22712, for its use in alignment):
 3. the key bias adds one number to all scores of a query: set it to 0, where no rotation comes after it; attention
    weights sum to 1, so the value bias moves through the output map into its bias, if there is one;
 4. the mean of the position embedding moves into the token embedding;
-5. the mean unembedding row shifts all logits alike: subtract it.
+5. the mean unembedding row shifts all logits alike: subtract it;
+6. the two sides of a gated neuron, whose scale is free, get the same norm.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import CorruptCheckpoint
+from .groups import Matrices
 from .memory import release_freed
+from .scales import Scales
 from .symmetry import Family, State
 
 ROWS = 4096
@@ -88,8 +91,7 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
         pieces[bias.piece] = cleared
 
     for attention in (attention for attention in table.attentions if attention.output in pieces):
-        output = pieces[attention.output].movedim(attention.axis, 0)  # (inputs, residual)
-        carried = pieces[attention.value_bias] @ output.double()
+        carried = attention.carried(pieces[attention.value_bias], pieces[attention.output].double())
         pieces[attention.output_bias] = pieces[attention.output_bias] + carried
         pieces[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
 
@@ -104,7 +106,43 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
             change = _centred if table.centred else lambda rows: rows
             shifted = _by_rows(written, lambda rows, added=added, change=change: change(rows + added))  # type: ignore[misc]
             pieces[name] = shifted.movedim(-1, axis)
+    for space in table.spaces:
+        if isinstance(table.spaces[space].group, Scales):
+            pieces |= balanced_sides(pieces, table, space)
     return {name: piece.float() for name, piece in pieces.items()}
+
+
+def balanced_sides(pieces: Mapping[str, Tensor], table: Family, space: str) -> State:
+    """The pieces on which a space of matrices acts, with the same singular values on both sides; none if not all are
+    there.
+
+    With P all that the space acts on directly (query, or value, with its bias) and D all on which it acts by the
+    inverse transpose (key, or output), P Dᵀ is what the function sees, and stays
+    (`isthmus.align.groups.Matrices.balanced`). In float64.
+    """
+    group = table.spaces[space].group
+    assert isinstance(group, Matrices)
+    sides: tuple[list[tuple[str, int]], ...] = ([], [])  # primal and dual
+    for name, position in table.occurrences(space):
+        sides[table.pieces[name].axes[position].dual].append((name, position))
+    if not all(name in pieces for side in sides for name, _ in side):
+        return {}
+    rows = [
+        [
+            pieces[name].movedim(position, -1).unflatten(-1, (group.blocks, -1, group.size)).movedim(-3, 0).flatten(1, -2)
+            for name, position in side
+        ]
+        for side in sides
+    ]
+    stacks = [torch.cat([row.double() for row in side], 1) for side in rows]  # (blocks, rows, size)
+    moved = {}
+    for side, old, factor in zip(sides, rows, group.balanced(stacks[0], stacks[1]), strict=True):
+        parts = factor.split([row.shape[1] for row in old], 1)
+        for (name, position), part in zip(side, parts, strict=True):
+            own = pieces[name].movedim(position, -1)
+            stretches = part.unflatten(1, (*own.shape[:-1], -1)).movedim(0, -3)
+            moved[name] = stretches.flatten(-3).to(own.dtype).movedim(-1, position)
+    return moved
 
 
 def linked(table: Family) -> dict[str, frozenset[str]]:
@@ -116,6 +154,9 @@ def linked(table: Family) -> dict[str, frozenset[str]]:
     for attention in table.attentions:
         _join(groups, [attention.value_bias, attention.output, attention.output_bias])
     _join(groups, [table.positions, table.embedding])
+    for space in table.spaces:
+        if isinstance(table.spaces[space].group, Scales):
+            _join(groups, [name for name, _ in table.occurrences(space)])
     return {name: frozenset(group) for name, group in groups.items()}
 
 

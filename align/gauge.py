@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .canonical import canonical
+from .canonical import balanced_sides, canonical
 from .groups import Matrices
 from .symmetry import Family, State
 
@@ -51,8 +51,8 @@ def regauge(pieces: Mapping[str, Tensor], table: Family, gauge: Mapping[str, Ten
         value = gauge.get(attention.value_bias)
         if value is not None:
             moved[attention.value_bias] = moved[attention.value_bias] + value
-            output = moved[attention.output].movedim(attention.axis, 0)  # (inputs, residual)
-            moved[attention.output_bias] = moved[attention.output_bias] - value @ output
+            carried = attention.carried(value, moved[attention.output])
+            moved[attention.output_bias] = moved[attention.output_bias] - carried
     return moved
 
 
@@ -74,27 +74,9 @@ def neutral(state: Mapping[str, Tensor], table: Family) -> State:
 
 
 def balanced(pieces: Mapping[str, Tensor], table: Family) -> State:
-    """Pieces in which both factors of every head's circuit have the same singular values; the circuits are unchanged.
-
-    With P all that the inside of a head acts on directly (query, or value, with its bias) and D all on which it acts by
-    the inverse transpose (key, or output), P Dᵀ is the circuit (`isthmus.align.groups.Matrices.balanced`). In float64.
-    """
+    """Pieces in which both sides of every head's circuit, and of every gated neuron, have the same singular values."""
     moved = dict(pieces)
-    for inner, space in table.spaces.items():
-        group = space.group
-        if not isinstance(group, Matrices):
-            continue
-        blocks, size = group.blocks, group.size
-        sides: tuple[list[tuple[str, int]], ...] = ([], [])  # primal and dual
-        for name, position in table.occurrences(inner):
-            sides[table.pieces[name].axes[position].dual].append((name, position))
-        rows = [
-            [moved[name].movedim(position, -1).reshape(-1, blocks, size) for name, position in side] for side in sides
-        ]
-        stacks = [torch.cat([row.double() for row in side]).transpose(0, 1) for side in rows]  # (blocks, rows, size)
-        for side, old, factor in zip(sides, rows, group.balanced(stacks[0], stacks[1]), strict=True):
-            parts = factor.transpose(0, 1).split([len(row) for row in old])
-            for (name, position), part in zip(side, parts, strict=True):
-                own = moved[name].movedim(position, -1)
-                moved[name] = part.reshape(own.shape).to(own.dtype).movedim(-1, position)
+    for name, space in table.spaces.items():
+        if isinstance(space.group, Matrices):
+            moved |= balanced_sides(moved, table, name)
     return moved

@@ -5,14 +5,9 @@ becomes what `act` makes of it. A dual axis transforms by the inverse transpose,
 a dual axis stay. A group inside the blocks of another (the inside of heads) has one element for every block, which
 lie along the first axis of its tensor: the other group acts on that axis, as on any other (`Family.compose`).
 
-Another kind of group is another class. Those that further architectures need:
-
-- complex numbers for frequencies, under rotary positions: `isthmus.align.rotary`;
-- signed scales of single entries inside a permutation of neurons: `Matrices` with blocks of size 1;
-- queries inside the groups that share a key: a `Permutation` for every group, one row of indices each, inside the
-  permutation of the groups;
-- one element for several blocks, as for the queries that share a key: a group that repeats its element in `act` and
-  sums the cross-products of these blocks in `solve`.
+Another kind of group is another class: under rotary positions complex numbers for frequencies
+(`isthmus.align.rotary`), inside gated neurons signed scales (`isthmus.align.scales`), inside heads that share a key the
+order of their queries (`NestedPermutation`).
 """
 
 # ruff: noqa: D102  (`Group` says what the methods of every kind do)
@@ -141,6 +136,32 @@ class Permutation(Group):
 
 
 @dataclass(frozen=True)
+class NestedPermutation(Permutation):
+    """Permutations inside each of `blocks` blocks, of its `size` equal parts: (m, n) int64, a row for every block.
+
+    So the queries that share a key go inside the groups of heads: an axis has blocks × size × entries of a head.
+    """
+
+    blocks: int
+
+    def act(self, tensor: Tensor, axis: int, element: Tensor, *, dual: bool = False) -> Tensor:
+        first = self.size * torch.arange(self.blocks, device=element.device)[:, None]
+        return Permutation(self.blocks * self.size).act(tensor, axis, (first + element).flatten())
+
+    def compose(self, first: Tensor, then: Tensor) -> Tensor:
+        return first.gather(-1, then)
+
+    def identity(self) -> Tensor:
+        return torch.arange(self.size).repeat(self.blocks, 1)
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        return torch.stack([torch.randperm(self.size, generator=generator) for _ in range(self.blocks)])
+
+    def solve(self, cross: Tensor) -> Tensor:
+        return torch.stack([assignment(one) for one in cross.flatten(0, -3)]).view(*cross.shape[:-2], self.size)
+
+
+@dataclass(frozen=True)
 class SignedPermutation(Group):
     """Permutations with signs: (n,) int64, entry i of the result is entry \\|e[i]\\| − 1 with the sign of e[i]."""
 
@@ -263,7 +284,8 @@ class OrthogonalKeepingOnes(Orthogonal):
 class Matrices(_MatrixGroup):
     """Invertible matrices, one for each of `blocks` blocks of `size` entries: (m, d, d) float, x becomes x G.
 
-    Those that keep lengths are orthogonal: only they are bounded, so that `solve` is among them.
+    On a longer axis every block has several such stretches of entries, as the queries that share a key, on all of which
+    its matrix acts. Those that keep lengths are orthogonal: only they are bounded, so that `solve` is among them.
     """
 
     size: int
@@ -271,9 +293,9 @@ class Matrices(_MatrixGroup):
 
     def act(self, tensor: Tensor, axis: int, element: Tensor, *, dual: bool = False) -> Tensor:
         matrix = self.inverse(element).mT if dual else element
-        blocks = torch.unflatten(tensor.movedim(axis, -1), -1, (self.blocks, self.size))
-        moved: Tensor = torch.einsum("...hd,hde->...he", blocks, matrix.to(tensor.dtype))
-        return moved.flatten(-2).movedim(-1, axis)
+        blocks = torch.unflatten(tensor.movedim(axis, -1), -1, (self.blocks, -1, self.size))
+        moved: Tensor = torch.einsum("...hkd,hde->...hke", blocks, matrix.to(tensor.dtype))
+        return moved.flatten(-3).movedim(-1, axis)
 
     def identity(self) -> Tensor:
         return torch.eye(self.size, dtype=torch.float64).repeat(self.blocks, 1, 1)
@@ -341,6 +363,15 @@ class PermutationMatrices(Rigid, Matrices):
 
     def attained(self, cross: Tensor) -> Tensor:
         return (_permutation_matrices(cross) * cross).sum((-1, -2))
+
+
+def evenly(primal: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
+    """Two stacks (..., m, n), the first times and the second over a number, so that both have the same norm over the last
+    two axes; as they are where one is 0.
+    """
+    mine, other = (side.square().sum((-2, -1), keepdim=True).sqrt() for side in (primal, dual))
+    scale = torch.where((mine > 0) & (other > 0), (other / mine).sqrt(), torch.ones_like(mine))
+    return primal * scale, dual / scale
 
 
 def _nuclear_norm(cross: Tensor) -> Tensor:

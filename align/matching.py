@@ -7,7 +7,9 @@ Theus et al. 2025, arXiv 2506.22712, for transformers):
 - a space by itself by what its group says (`isthmus.align.groups.Group.solve`): permutations by the assignment problem
   on the similarity matrix, rotations of the residual stream by orthogonal Procrustes;
 - heads jointly with the rotations inside them: the similarity of two heads is what the best rotations inside them
-  attain, the sum of the nuclear norms of their QK and OV cross-products.
+  attain, the sum of the nuclear norms of their QK and OV cross-products; neurons with the signs inside them likewise;
+- groups of heads that share a key jointly with the order of their queries: for every two groups that order and the
+  rotations in turn, until the order stays, from the one that is best when every query has a rotation of its own.
 
 Correlations of activations (`isthmus.align.activations`) can stand beside the weights or in their place: a term
 tr(gᵀ C) for every space, which counts `BESIDE_WEIGHTS` times what the weights on which the space acts do. That lowered
@@ -21,18 +23,21 @@ barrier by 0 to 4 percent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .groups import NestedPermutation
 from .memory import release_freed
+from .scales import Scales
 from .symmetry import Elements, Family
 
 INSIDE_HEADS = 4.0
 BESIDE_WEIGHTS = 0.5  # how much the activations of a space count, against all the weights on which it acts
+ORDERS = 5  # how often the order of queries is looked for again
 COPY = 1e-7  # how close to the upper bound an objective is taken for that of an exact copy
 
 
@@ -72,7 +77,13 @@ class _Problem:
         self.seen = {space: beside[space] * cross for space, cross in (activations or {}).items()}
         self.stream = table.stream
         self.layers = [name for name, space in table.spaces.items() if name != table.stream and space.inside is None]
-        self.inner = {name: table.inner(name) for name in self.layers}
+        nested = {name for name, space in table.spaces.items() if isinstance(space.group, NestedPermutation)}
+        self.inner = {name: [one for one in table.inner(name) if one not in nested] for name in self.layers}
+        self.nested = {name: one for name in self.layers for one in table.inner(name) if one in nested}
+        # Spaces of blocks whose insides are more than signs.
+        self.heads = [
+            name for name in self.layers if any(table.spaces[one].group.size > 1 for one in self.inner[name])
+        ]
         # Pieces on whose blocks a space acts that has others inside, and none of these does.
         self.bare = {
             space: [
@@ -81,7 +92,6 @@ class _Problem:
                 if name in self.names and not any(set(inners) & set(axis.spaces) for axis in table.pieces[name].axes)
             ]
             for space, inners in self.inner.items()
-            if inners
         }
         # Pieces that only the stream acts on give the same cross-product whatever the other elements are.
         self._stream_alone = {
@@ -92,27 +102,26 @@ class _Problem:
 
     def _weight(self, name: str) -> float:
         acting = {space for axis in self.table.pieces[name].axes for space in axis.spaces}
-        return INSIDE_HEADS if any(self.table.spaces[space].inside for space in acting) else 1.0
+        heads = any(
+            self.table.spaces[space].inside and not isinstance(self.table.spaces[space].group, Scales)
+            for space in acting
+        )
+        return INSIDE_HEADS if heads else 1.0
 
     def _term(self, name: str, position: int, moved: Tensor) -> Tensor:
         """w Bᵀ A of one piece along one axis: (n, n), rows B, columns A."""
         mine, other = (x.movedim(position, 0).reshape(x.shape[position], -1) for x in (self.a[name], moved))
         return self.weights[name] * (other @ mine.T)
 
-    def cross(self, space: str, elements: Elements, acted_by: str | None = None) -> Tensor:
+    def cross(self, space: str, elements: Elements, names: Collection[str], seen: Tensor | None = None) -> Tensor | None:
         """Σ_p w_p B'_pᵀ A_p along the axes of `space`, B' transformed by all other spaces: (n, n), rows B, columns A.
 
-        With `acted_by`, over the pieces on which that space acts, too; else, where there are spaces inside this one,
-        over the pieces on which none of them acts. What the activations say is added.
+        Over the pieces with some `names`; what the activations say, `seen`, is added. None for nothing at all.
         """
-        skip = frozenset((space, *self.inner.get(space, ())))
-        wanted = set(self.bare.get(space, self.names))
-        if acted_by:
-            wanted = {name for name, _ in self.table.occurrences(acted_by)}
-        seen = self.seen.get(acted_by or space)
+        skip = frozenset((space, *self.table.inner(space)))
         total = None if seen is None else seen.clone()
         for name, position in self.table.occurrences(space):
-            if name not in self.names or name not in wanted:
+            if name not in self.names or name not in names:
                 continue
             if space == self.stream and name in self._stream_alone:
                 term = self._stream_alone[name]
@@ -120,8 +129,13 @@ class _Problem:
                 moved = self.table.act(name, self.b[name], elements, skip=skip)
                 term = self._term(name, position, moved)
             total = term.clone() if total is None else total.add_(term)
-        assert total is not None
         return total
+
+    def cross_of_stream(self, elements: Elements) -> Tensor:
+        """`cross` of the residual stream."""
+        cross = self.cross(self.stream, elements, self.names, self.seen.get(self.stream))
+        assert cross is not None
+        return cross
 
     def starts(self) -> Elements:
         """Elements of the stream to begin with, by name."""
@@ -136,44 +150,82 @@ class _Problem:
         solved = {name: group.solve(cross) for name, cross in crosses.items()}
         return solved | {"identity": group.identity()}
 
-    def cross_of_blocks(self, space: str, elements: Elements) -> Tensor:
-        """`cross`, summed over the insides of blocks that the space permutes as they are."""
-        cross, count = self.cross(space, elements), self.table.spaces[space].group.size
-        return cross if len(cross) == count else _pairs(cross, count).diagonal(dim1=-2, dim2=-1).sum(-1)
+    def similarity(self, space: str, elements: Elements) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """How alike two blocks of a space are, (blocks of B, blocks of A), with what is inside of them at its best.
 
-    def solve_heads(self, space: str, elements: Elements) -> tuple[Elements, float]:
+        With it the cross-products of all pairs of blocks that the spaces inside have, (B, A, d, d), and the order of
+        nested parts that is best for every pair, (B, A, parts).
+        """
+        count, nested = self.table.spaces[space].group.size, self.nested.get(space)
+        values = torch.zeros(count, count, dtype=torch.float64)
+        bare = self.cross(space, elements, self.bare[space], self.seen.get(space))
+        if bare is not None:
+            values += bare if len(bare) == count else _pairs(bare, count).diagonal(dim1=-2, dim2=-1).sum(-1)
+        inside = {name for name, _ in self.table.occurrences(nested)} if nested else set()
+        alone: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        for inner in self.inner[space]:
+            acted = {name for name, _ in self.table.occurrences(inner)}
+            cross = self.cross(space, elements, acted - inside, self.seen.get(inner))
+            size = self.table.spaces[inner].group.size
+            alone[inner] = torch.zeros(count, count, size, size, dtype=torch.float64)
+            if cross is not None:
+                alone[inner] = _pairs(cross.double(), count)
+            if nested is not None:
+                seen = self.seen.get(nested) if inner in self._acting(nested) else None
+                cross = self.cross(space, elements, acted & inside, seen)
+                if cross is not None:
+                    parts[inner] = _pairs_of_parts(cross.double(), count, self.table.spaces[nested].group.size)
+        order = None
+        if nested is not None:
+            order = self._order(nested, alone, parts)
+            for inner, crosses in parts.items():
+                alone[inner] = alone[inner] + _ordered(crosses, order).sum(2)
+        for inner, crosses in alone.items():
+            values += self.table.spaces[inner].group.attained(crosses)
+        return values, alone, order
+
+    def _acting(self, space: str) -> set[str]:
+        return {one for place in self.table.activations if place.space == space for one in place.acting}
+
+    def _order(self, nested: str, alone: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
+        """The order of the parts of every block of B for which, with it, the spaces inside attain the most."""
+        group, groups = self.table.spaces[nested].group, {name: self.table.spaces[name].group for name in parts}
+        order = group.solve(sum(groups[name].attained(crosses) for name, crosses in parts.items()))
+        for _ in range(ORDERS):
+            alike: Tensor | float = 0.0
+            for name, crosses in parts.items():
+                total = alone[name] + _ordered(crosses, order).sum(2)
+                element = groups[name].solve(total.flatten(0, 1)).view_as(total)
+                alike = alike + (crosses * element[:, :, None, None]).sum((-1, -2))
+            previous, order = order, group.solve(alike)
+            if torch.equal(order, previous):
+                break
+        return order
+
+    def solve_blocks(self, space: str, elements: Elements) -> tuple[Elements, float]:
         """A space of blocks and the spaces inside of it, jointly optimal; what they attain."""
         group = self.table.spaces[space].group
-        crosses, values = {}, torch.zeros(group.size, group.size, dtype=torch.float64)
-        for inner in self.inner[space]:
-            pairs = _pairs(self.cross(space, elements, acted_by=inner).double(), group.size)
-            crosses[inner] = pairs
-            values += self.table.spaces[inner].group.attained(pairs)
-        if self.bare[space]:
-            values += self.cross_of_blocks(space, elements)
+        values, crosses, order = self.similarity(space, elements)
         solved = {space: group.solve(values)}
+        blocks = torch.arange(group.size)
         for inner, pairs in crosses.items():
-            chosen = group.act(pairs, 0, solved[space]).diagonal().movedim(-1, 0).contiguous()  # (blocks of A, d, d)
-            solved[inner] = self.table.spaces[inner].group.solve(chosen)
+            solved[inner] = self.table.spaces[inner].group.solve(pairs[solved[space], blocks])
+        if order is not None:
+            solved[self.nested[space]] = order[solved[space], blocks]
         return solved, float(group.act(values, 0, solved[space]).diagonal().sum())
 
     def solve_layers(self, elements: Elements) -> Elements:
         """The spaces of all layers given the stream: independent of each other, so two at a time."""
-
-        def solve(space: str) -> Elements:
-            if self.inner[space]:
-                return self.solve_heads(space, elements)[0]
-            return {space: self.table.spaces[space].group.solve(self.cross_of_blocks(space, elements))}
-
         solved = dict(elements)
-        for layer in self._pool.map(solve, self.layers):
+        for layer, _ in self._pool.map(lambda space: self.solve_blocks(space, elements), self.layers):
             solved |= layer
         return solved
 
     def sweep(self, elements: Elements) -> tuple[Elements, float]:
         """All spaces once, the layers first, and the objective that the new elements attain."""
         elements = self.solve_layers(elements)
-        cross = self.cross(self.stream, elements)
+        cross = self.cross_of_stream(elements)
         elements[self.stream] = self.table.spaces[self.stream].group.solve(cross)
         return elements, self.objective(elements, cross)
 
@@ -204,10 +256,10 @@ class _Problem:
         value = sum(
             float(self.table.act_on_space(self.stream, cross, 0, elements).diagonal().sum()) for cross in crosses
         )
-        for name in _ends([name for name in self.layers if not self.inner[name]]):
-            value += float(self.table.spaces[name].group.bound(self.cross_of_blocks(name, elements)))
-        for name in _ends([name for name in self.layers if self.inner[name]]):
-            value += self.solve_heads(name, elements)[1]
+        for name in _ends([name for name in self.layers if name not in self.heads]):
+            value += float(self.table.spaces[name].group.bound(self.similarity(name, elements)[0]))
+        for name in _ends(self.heads):
+            value += self.solve_blocks(name, elements)[1]
         return value
 
 
@@ -219,6 +271,18 @@ def _ends(names: Sequence[str]) -> Iterable[str]:
 def _pairs(cross: Tensor, count: int) -> Tensor:
     """A cross-product of axes with `count` blocks as those of pairs of blocks: (blocks of B, blocks of A, d, d)."""
     return torch.unflatten(torch.unflatten(cross, 0, (count, -1)), 2, (count, -1)).transpose(1, 2)
+
+
+def _pairs_of_parts(cross: Tensor, count: int, parts: int) -> Tensor:
+    """The same for blocks of equal `parts`: (blocks of B, blocks of A, parts of B, parts of A, d, d)."""
+    split = torch.unflatten(torch.unflatten(cross, 1, (count, parts, -1)), 0, (count, parts, -1))
+    return split.permute(0, 3, 1, 4, 2, 5)
+
+
+def _ordered(crosses: Tensor, order: Tensor) -> Tensor:
+    """Of the cross-products of parts, those that an order (B, A, parts) brings together: (B, A, parts, d, d)."""
+    index = order[:, :, None, :, None, None].expand(-1, -1, 1, -1, *crosses.shape[-2:])
+    return crosses.gather(2, index)[:, :, 0]
 
 
 def match(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .groups import Matrices, OrthogonalMatrices, PermutationMatrices, Rigid
+from .groups import Matrices, OrthogonalMatrices, PermutationMatrices, Rigid, evenly
 from .motions import FreeMatrices, Motion
 
 
@@ -67,10 +67,8 @@ class RotaryMatrices(Matrices):
     def balanced(self, primal: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
         """As for `Matrices` on the rest; on a pair, both sides have the same norm."""
         left, right = self.rest.balanced(primal[..., self.rotated :], dual[..., self.rotated :])
-        pairs = [side[..., : self.rotated].unflatten(-1, (2, -1)) for side in (primal, dual)]
-        mine, other = (side.square().sum((-3, -2), keepdim=True).sqrt() for side in pairs)
-        scale = torch.where((mine > 0) & (other > 0), (other / mine).sqrt(), torch.ones_like(mine))
-        mine, other = ((side * factor).flatten(-2) for side, factor in zip(pairs, (scale, 1 / scale), strict=True))
+        pairs = [side[..., : self.rotated].unflatten(-1, (2, -1)).movedim(-1, -3) for side in (primal, dual)]
+        mine, other = (side.movedim(-3, -1).flatten(-2) for side in evenly(*pairs))
         return torch.cat([mine, left], -1), torch.cat([other, right], -1)
 
 

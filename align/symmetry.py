@@ -141,13 +141,21 @@ class Norm:
 class Attention:
     """A value bias, and the output map that can take it: attention weights sum to 1, so it moves into the map's bias.
 
-    `axis` of the piece `output` is that along which values come in. Only where there are both biases.
+    `axis` of the piece `output` is that along which values come in, those of `groups` heads, each `shared` by so many
+    queries. Only where there are both biases.
     """
 
     value_bias: str
     output: str
     axis: int
     output_bias: str
+    groups: int = 1
+    shared: int = 1
+
+    def carried(self, value: Tensor, output: Tensor) -> Tensor:
+        """What the output map makes of a value bias: (width,), in the precision of both."""
+        values = value.view(self.groups, 1, -1).expand(-1, self.shared, -1).flatten()
+        return values @ output.movedim(self.axis, 0)
 
 
 @dataclass(frozen=True)
@@ -160,12 +168,16 @@ class Vanishing:
 
 @dataclass(frozen=True)
 class Activation:
-    """Where vectors along a space can be seen: a `view` of what goes into a module, or of what comes out of it."""
+    """Where vectors along a space can be seen: a `view` of what goes into a module, or of what comes out of it.
+
+    `acting` are the spaces that act on them, where it is not that space after those around it.
+    """
 
     space: str
     module: str
     side: Literal["input", "output"]
     view: View | None = None
+    acting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -327,8 +339,9 @@ class Family:
         return piece
 
     def act_on_space(self, space: str, tensor: Tensor, axis: int, elements: Mapping[str, Tensor]) -> Tensor:
-        """Act on an axis along a space, with the elements of the spaces around it first."""
-        for acting in (*self.outer(space), space):
+        """Act on an axis of what is seen of a space, with the elements of the spaces around it first."""
+        seen = {place.space: place.acting for place in self.activations}
+        for acting in seen.get(space) or (*self.outer(space), space):
             tensor = self.spaces[acting].group.act(tensor, axis, elements[acting])
         return tensor
 

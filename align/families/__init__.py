@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from .gpt2 import gpt2
+from .llama import llama, mistral, qwen2
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from ..symmetry import Family
 
-FAMILIES: dict[str, Callable[[Any], Family]] = {"gpt2": gpt2}
+FAMILIES: dict[str, Callable[[Any], Family]] = {"gpt2": gpt2, "llama": llama, "mistral": mistral, "qwen2": qwen2}
 
 
 def family(config: PretrainedConfig) -> Family:

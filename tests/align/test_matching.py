@@ -25,20 +25,20 @@ def test_heads_and_their_rotations_are_jointly_best() -> None:
     a, b = (UNTIED.split(canonical(state_of(tiny_model(seed)), family(tiny_config()))) for seed in (1, 2))
     problem = _Problem(a, b, UNTIED)
     stream = {"residual": random_elements(UNTIED, "orthogonal")["residual"]}
-    solved, _ = problem.solve_heads("h.0.heads", stream)
-    found = problem.objective(stream | solved, problem.cross(problem.stream, stream | solved))
+    solved, _ = problem.solve_blocks("h.0.heads", stream)
+    found = problem.objective(stream | solved, problem.cross_of_stream(stream | solved))
     best = -1.0
     for order in permutations(range(4)):
         elements = {**stream, "h.0.heads": torch.tensor(order)}
         for inner in ("h.0.qk", "h.0.ov"):
-            cross = problem.cross("h.0.heads", stream, acted_by=inner).double()
+            cross = problem.cross("h.0.heads", stream, {name for name, _ in UNTIED.occurrences(inner)}).double()
             blocks = [cross[8 * p : 8 * p + 8, 8 * i : 8 * i + 8] for i, p in enumerate(order)]
             rotations = [
                 scipy.linalg.orthogonal_procrustes(block.T.numpy(), torch.eye(8).double().numpy())[0]
                 for block in blocks
             ]
             elements[inner] = torch.stack([torch.from_numpy(r) for r in rotations])
-        best = max(best, problem.objective(elements, problem.cross(problem.stream, elements)))
+        best = max(best, problem.objective(elements, problem.cross_of_stream(elements)))
     assert found == pytest.approx(best, abs=1e-7)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -12,15 +13,24 @@ from conftest import state_of, tiny_config, tiny_model
 from gpt_neox import gpt_neox, tiny_neox
 from group import moved, random_elements
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+)
 
 from isthmus.align.activations import captured
 from isthmus.align.alignment import Alignment
 from isthmus.align.canonical import canonical
-from isthmus.align.families import FAMILIES, family, gpt2
+from isthmus.align.families import FAMILIES, family
+from isthmus.align.families.gpt2 import gpt2
+from isthmus.align.families.llama import llama, mistral, qwen2
 from isthmus.align.gauge import free_gauge, neutral, regauge
 from isthmus.align.learned import LearnedAlignment
 from isthmus.align.pipeline import align_states
+from isthmus.align.scales import Scales
 from isthmus.align.symmetry import Family, State
 from isthmus.align.universe import align_all
 from isthmus.checkpoint.errors import UnsupportedFamily
@@ -42,7 +52,30 @@ class Case:
         return model.config, state_of(model), self.table(model.config)
 
 
-CASES = {"gpt2": Case(gpt2, tiny_model), "gpt_neox": Case(gpt_neox, tiny_neox)}
+def tiny(make: type[PreTrainedModel], seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A random rotary model with heads that share keys; norms and biases are random, too."""
+    facts = {"vocab_size": 128, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+    facts |= {"num_attention_heads": 6, "num_key_value_heads": 3, "max_position_embeddings": 32}
+    torch.manual_seed(seed)
+    model = make(make.config_class(**{**facts, "bos_token_id": 0, "eos_token_id": 0, **changes})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(("norm" in name) + 0.3 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(5)
+    return model
+
+
+CASES = {
+    "gpt2": Case(gpt2, tiny_model),
+    "gpt_neox": Case(gpt_neox, tiny_neox),
+    "llama": Case(llama, partial(tiny, LlamaForCausalLM)),
+    "llama with biases": Case(llama, partial(tiny, LlamaForCausalLM, attention_bias=True, mlp_bias=True)),
+    "llama without shared keys": Case(llama, partial(tiny, LlamaForCausalLM, num_key_value_heads=6, head_dim=12)),
+    "mistral": Case(mistral, partial(tiny, MistralForCausalLM)),
+    "qwen2": Case(qwen2, partial(tiny, Qwen2ForCausalLM)),
+}
 every_table = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 tied_or_not = pytest.mark.parametrize("tied", [True, False])
 
@@ -89,7 +122,7 @@ def test_the_groups_leave_the_function_alone(case: Case, tied: bool, kind: str) 
     config, state, table = case.make(tie_word_embeddings=tied)
     table, elements = table.permuting(lambda space: space.inside is None), random_elements(table, kind)
     everything = moved(state, table, elements)
-    assert all(not torch.equal(everything[name], state[name]) for name in state)
+    assert all(not torch.equal(everything[name], state[name]) for name in state if state[name].ndim > 1)
     assert changed(everything, config, state, config) < 5e-5
     for space, element in elements.items():
         assert changed(moved(state, table, {space: element}), config, state, config) < 5e-5, space
@@ -147,8 +180,15 @@ def test_the_canonical_form_has_no_gauge_left(case: Case) -> None:
         assert ((pieces[bias.piece] if bias.view is None else bias.view.of(pieces[bias.piece])) == 0).all()
     for attention in table.attentions:
         assert (pieces[attention.value_bias] == 0).all()
-    for name, axis in table.writers:
+    for name, axis in table.writers if table.centred else ():
         assert pieces[name].mean(axis).abs().max() < 1e-6, name
+    for name, space in table.spaces.items():
+        if isinstance(space.group, Scales):
+            sides = {dual: torch.zeros(space.group.blocks) for dual in (False, True)}
+            for piece, position in table.occurrences(name):
+                rows = pieces[piece].movedim(position, 0).flatten(1) if pieces[piece].ndim > 1 else pieces[piece][:, None]
+                sides[table.pieces[piece].axes[position].dual] += rows.square().sum(1)
+            assert torch.allclose(sides[False], sides[True], rtol=1e-4)
     assert pieces[whole.head].mean(0).abs().max() < 1e-6
 
 
@@ -278,9 +318,9 @@ def test_places_are_where_the_table_says(case: Case) -> None:
 
 
 def test_other_families_are_refused_with_the_list() -> None:
-    from transformers import LlamaConfig
+    from transformers import BloomConfig
 
-    with pytest.raises(UnsupportedFamily, match=r"'llama' are not supported .*; supported: gpt2"):
-        family(LlamaConfig())
+    with pytest.raises(UnsupportedFamily, match=r"'bloom' are not supported .*; supported: gpt2, "):
+        family(BloomConfig())
     with pytest.raises(UnsupportedFamily, match="cross-attention"):
         family(tiny_config(add_cross_attention=True))
