@@ -88,6 +88,32 @@ class RotaryOrthogonalMatrices(RotaryMatrices):
 
 
 @dataclass(frozen=True)
+class RotarySigns(RotaryMatrices):
+    """1 or −1 for every pair: what is left where queries and keys are normalised with a weight before positions rotate
+    them; all entries are rotated.
+    """
+
+    def _random_pairs(self, numbers: Tensor) -> Tensor:
+        return torch.where(numbers[..., :1] < 0, -1.0, 1.0) * torch.tensor([1.0, 0.0], dtype=numbers.dtype)
+
+    def solve(self, cross: Tensor) -> Tensor:
+        return _rotary(self._random_pairs(self._pairs_of(cross)), self.rest.solve(self._rest_of(cross)))
+
+    def attained(self, cross: Tensor) -> Tensor:
+        return self._pairs_of(cross)[..., 0].abs().sum(-1)
+
+    def compact(self) -> Matrices:
+        return self
+
+    def motion(self) -> Motion | None:
+        return None
+
+    def balanced(self, primal: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
+        """As they are: no scale is free."""
+        return primal, dual
+
+
+@dataclass(frozen=True)
 class RotaryPermutationMatrices(Rigid, RotaryMatrices):
     """Permutation matrices on what no position rotates: (m, d, d) float."""
 

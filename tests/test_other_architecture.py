@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import EMBEDDED
-from gpt_neox import gpt_neox, tiny_neox
+from gpt_neox import tiny_neox
 from merging import combine, merge
 from transformers import GPTNeoXForCausalLM
 
 import isthmus
 from isthmus.align.families import FAMILIES
+from isthmus.align.families.gpt_neox import gpt_neox
 from isthmus.align.pipeline import align_states
 from isthmus.merge.plans import LearnPlan
 
@@ -30,11 +31,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         for file in source.glob("tokenizer*"):
             shutil.copy(file, folder / name)
     return folder / "a", folder / "b"
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "gpt_neox", gpt_neox)
 
 
 def test_it_is_checked_and_measured(pair: tuple[Path, Path]) -> None:

@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from .gpt2 import gpt2
-from .llama import llama, mistral, qwen2
+from .gpt_neox import gpt_neox
+from .llama import gemma, llama, mistral, qwen2, qwen3
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from ..symmetry import Family
 
-FAMILIES: dict[str, Callable[[Any], Family]] = {"gpt2": gpt2, "llama": llama, "mistral": mistral, "qwen2": qwen2}
+FAMILIES: dict[str, Callable[[Any], Family]] = {
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "llama": llama,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "gemma": gemma,
+}
 
 
 def family(config: PretrainedConfig) -> Family:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..groups import Group, Matrices, NestedPermutation, Permutation
-from ..rotary import RotaryMatrices
+from ..rotary import RotaryMatrices, RotarySigns
 from ..scales import Scales
 from ..symmetry import Activation, Attention, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space
 
@@ -64,17 +64,26 @@ class Blocks:
         self.maps.append(LinearMap(module, 1))
 
     def rotary_attention(
-        self, layer: str, module: str, *, heads: int, keys: int, size: int, biases: Sequence[str] = ()
+        self,
+        layer: str,
+        module: str,
+        *,
+        heads: int,
+        keys: int,
+        size: int,
+        biases: Sequence[str] = (),
+        normalised: bool = False,
     ) -> list[str]:
         """Attention by `heads` queries that share `keys`, of `size` entries each, all of which positions rotate.
 
-        `biases` are those of q, k, v and o that have one. Returns the maps that read the stream.
+        `biases` are those of q, k, v and o that have one. Where they are `normalised`, queries and keys go through
+        norms `q_norm` and `k_norm` first, head by head. Returns the maps that read the stream.
         """
         shared = heads // keys
         space = {name: f"{layer}.{name}" for name in ("heads", "queries", "qk", "ov")}
         self.spaces |= {
             space["heads"]: Space(Permutation(keys)),
-            space["qk"]: Space(RotaryMatrices(size, keys, size), inside=space["heads"]),
+            space["qk"]: Space((RotarySigns if normalised else RotaryMatrices)(size, keys, size), inside=space["heads"]),
             space["ov"]: Space(Matrices(size, keys), inside=space["heads"]),
         }
         queries: tuple[str, ...] = ()
@@ -90,6 +99,9 @@ class Blocks:
             self.linear(f"{layer}.{name}", f"{module}.{name}_proj", axis, STREAM, bias=name in biases)
         output = Axis((space["heads"], *queries, space["ov"]), dual=True)
         self.linear(f"{layer}.o", f"{module}.o_proj", STREAM, output, bias="o" in biases)
+        if normalised:
+            for name in "qk":
+                self.pieces[f"{layer}.{name} norm"] = Piece(f"{module}.{name}_norm.weight", (Axis(size=size),))
         if {"v", "o"} <= set(biases):
             value, carries = f"{layer}.v.bias", f"{layer}.o.bias"
             self.attentions.append(Attention(value, f"{layer}.o", 1, carries, keys, shared))

@@ -14,6 +14,7 @@ from torch import Tensor
 from isthmus.align.groups import (
     Group,
     Matrices,
+    NestedPermutation,
     Orthogonal,
     OrthogonalKeepingOnes,
     OrthogonalMatrices,
@@ -23,7 +24,8 @@ from isthmus.align.groups import (
     assignment,
     procrustes,
 )
-from isthmus.align.rotary import RotaryMatrices, RotaryOrthogonalMatrices, RotaryPermutationMatrices
+from isthmus.align.rotary import RotaryMatrices, RotaryOrthogonalMatrices, RotaryPermutationMatrices, RotarySigns
+from isthmus.align.scales import Scales, Signs
 
 GROUPS: list[Group] = [
     Permutation(6),
@@ -38,7 +40,13 @@ GROUPS: list[Group] = [
     RotaryMatrices(2, 3, rotated=2),
     RotaryOrthogonalMatrices(6, 1, rotated=4),
     RotaryPermutationMatrices(6, 1, rotated=2),
+    RotarySigns(6, 1, rotated=6),
+    RotarySigns(2, 3, rotated=2),
+    NestedPermutation(3, 2),
+    Scales(1, 6),
+    Signs(1, 6),
 ]
+BLOCKED = (Matrices, NestedPermutation)  # with an element for every block
 every_group = pytest.mark.parametrize("group", GROUPS, ids=str)
 
 
@@ -54,14 +62,14 @@ def elements(group: Group, count: int, seed: int = 0) -> list[Tensor]:
 def cross_of(group: Group, seed: int) -> Tensor:
     return (
         random(group.blocks, group.size, group.size, seed=seed)
-        if isinstance(group, Matrices)
+        if isinstance(group, BLOCKED)
         else random(6, 6, seed=seed)
     )
 
 
 def value(group: Group, cross: Tensor, element: Tensor) -> float:
     """tr(gᵀ C), of which every block has a part."""
-    if isinstance(group, Matrices):
+    if isinstance(group, BLOCKED):
         cross = torch.block_diag(*cross)
     return group.act(cross, 0, element).trace().item()
 
@@ -122,7 +130,7 @@ def test_the_closed_form_beats_others_and_attains_what_it_promises(group: Group,
 def test_of_a_moved_copy_it_finds_the_element(group: Group) -> None:
     b, (element,) = random(40, 6), elements(group.compact(), 1)
     cross = b.T @ group.act(b, 1, element)
-    if isinstance(group, Matrices):
+    if isinstance(group, BLOCKED):
         starts = range(0, 6, group.size)
         cross = torch.stack([cross[i : i + group.size, i : i + group.size] for i in starts])
     assert torch.allclose(group.solve(cross), element)
