@@ -151,7 +151,7 @@ class Given(dict[str, str]):
 Silent = Annotated[Reply, ("quiet", "debug")]
 Study = Annotated[StudyArguments, ("quick", "workers")]
 PushPlace = Annotated[PushOptions, ("private", "revision", "create_pr", "message")]
-Trained = Annotated[MergePlan, ("data", "align", "fit_on", "report_on", "tokens", "device", "seed")]
+Trained = Annotated[MergePlan, ("data", "align", "fit_on", "report_on", "tokens", "context", "device", "seed")]
 
 Model = Annotated[str, _argument("A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.")]
 WorkDirectory = Annotated[Path, _argument("The directory to work in; what is finished there is not repeated.")]

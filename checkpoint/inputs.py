@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+BLOCK = 1024  # tokens of a block of text: long enough to tell models apart, short enough for any memory
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Checkpoints of one form: the `members` have the rows of the vocabulary that all share, `whole` all of their own.
 
     `growth` says how the vocabulary of one of two models grew, None where both have the same. `tokenizer_owner` is the
-    model whose tokenizer the merge has. `provenance` is what the files of every model say of its optimizer, `licences`
+    model whose tokenizer the merge has; blocks of text have at most `longest` tokens. `provenance` is what the files of every model say of its optimizer, `licences`
     what its card names, `findings` what `check` says of all.
     """
 
@@ -42,6 +45,7 @@ class Inputs:
     provenance: tuple[Sequence[Evidence], ...]
     licences: tuple[str | None, ...]
     findings: tuple[Finding, ...] = ()
+    longest: int = BLOCK
 
     @property
     def first(self) -> Checkpoint:
@@ -50,8 +54,8 @@ class Inputs:
 
     @property
     def context(self) -> int:
-        """The tokens of a block of text: the longest that the models are made for, where they say."""
-        return context_length(self.first.config) or DEFAULT_CONTEXT
+        """The tokens of a block of text: as many as the models are made for, where they say, but at most `longest`."""
+        return min(self.longest, context_length(self.first.config) or DEFAULT_CONTEXT)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the shared rows. Raises BadInput when no model has one."""
@@ -84,12 +88,13 @@ def open_inputs(
     tokenizer_of: str | None = None,
     narrow: bool = False,
     opened: bool = True,
+    longest: int = BLOCK,
 ) -> Inputs:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 
     The tokenizer is that of the model `tokenizer_of`, else of the first that has one. `narrow` cuts models to the rows
     of the vocabulary that all share where they differ in it, which is an error otherwise. `opened` is as for
-    `isthmus.checkpoint.check.check`.
+    `isthmus.checkpoint.check.check`. Blocks of text have at most `longest` tokens.
 
     Raises IncompatibleModels when they cannot be merged; what `check` and `load` raise.
     """
@@ -114,7 +119,7 @@ def open_inputs(
     if grown:
         rows = min(one.shared for one in grown.values())
         members = [_narrowed(member, rows, families) for member in members]
-    return Inputs(tuple(members), whole, growth, owner, result.provenance, result.licences, result.findings)
+    return Inputs(tuple(members), whole, growth, owner, result.provenance, result.licences, result.findings, longest)
 
 
 def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:

@@ -62,7 +62,7 @@ def align_and_save(
     if plan.method in LOOKING and not plan.data:
         raise BadInput(f"--method {plan.method} looks at what the models do with text: add --data")
     progress.stage("checking")
-    inputs = open_inputs((a, b), families=FAMILIES, narrow=True)
+    inputs = open_inputs((a, b), families=FAMILIES, narrow=True, longest=plan.context)
     progress.findings(inputs.findings)
     if plan.stream and inputs.growth is not None:
         raise BadInput("--stream is for models of one vocabulary: here, one of them has more")

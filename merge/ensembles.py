@@ -113,13 +113,13 @@ def ensemble(
     places = tuple(model_places(models) + text_places(plan.data) + path_places(plan.path))
     device = pick_device(plan.device)
     progress.stage("checking")
-    inputs = open_inputs(models, families=FAMILIES)
+    inputs = open_inputs(models, families=FAMILIES, longest=plan.context)
     progress.findings(inputs.findings)
     soup, saved = recipe("linear", [str(model) for model in models]), None
     if plan.path is not None:
         progress.stage("reading the path")
         saved = read_path(plan.path, *inputs.members[:2])
-    merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, seed=plan.seed)
+    merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, context=plan.context, seed=plan.seed)
     text, _ = read_text(merge, soup, inputs, device, progress, seen=saved.seen if saved else None)
     members = _members(inputs.members, plan.path, saved, plan.at)
     meter = _Meter(text.report, device, progress)

@@ -58,7 +58,7 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
         ),
         (not plan.trains, OF_TRAINING, "is for training, and neither bends nor an alignment are trained here"),
         (plan.t is not None, {"--objective", "--interior"}, "is for the choice of t: leave out it, or --t"),
-        (reads_no_text, {"--tokens"}, "counts tokens of text: add --data, or leave it out"),
+        (reads_no_text, {"--tokens", "--context"}, "counts tokens of text: add --data, or leave it out"),
         (not plan.data, {"--report-on", "--fit-on"}, "names a text: add --data, or leave it out"),
         (
             plan.gates.require_spectrum and plan.spectrum.measure is False,
@@ -80,7 +80,7 @@ def idle_in_align(plan: AlignPlan) -> list[Rule]:
     """What changes nothing in an alignment by the method of the plan."""
     text = f"is text, at which --method {plan.method} does not look: take activations, combined or learned, or leave "
     return [
-        (not plan.needs_text, {"--data"}, f"{text}it out"),
+        (not plan.needs_text, {"--data", "--context"}, f"{text}it out"),
         (plan.method != "learned", {*OF_LEARNING, "--mixed-precision"}, "is for --method learned: leave it out"),
     ]
 

@@ -82,6 +82,7 @@ def open_job(
         tokenizer_of=joined.tokenizer if joined else None,
         narrow=joined is None,
         opened=not plan.is_plain,
+        longest=plan.context,
     )
     if joined is not None:
         inputs = replace(inputs, findings=(*inputs.findings, *joined.notes))

@@ -74,7 +74,7 @@ def loss_plane(
     places = tuple(model_places(models) + text_places(plan.data))
     device = pick_device(plan.device)
     progress.stage("checking")
-    inputs = open_inputs(models, families=FAMILIES, narrow=True)
+    inputs = open_inputs(models, families=FAMILIES, narrow=True, longest=plan.context)
     progress.findings(inputs.findings)
     first, *others = inputs.members
     tokenizers = (end for end in inputs.whole if end.has_tokenizer)

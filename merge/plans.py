@@ -94,6 +94,9 @@ _data = partial(
     recorded=False,
 )
 _tokens = partial(option, 8192, "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
+_context = partial(
+    option, 1024, "Tokens of a block of text, at most; the models' context where that is shorter.", TEXT, minimum=2
+)
 _device = partial(option, "auto", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
 _seed = partial(option, 0, "Seed of everything random.", RUNNING)
 _part_seed = partial(_seed, recorded=False)  # the plan that holds this one records it
@@ -357,6 +360,7 @@ class MergePlan:
     )
     spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
     tokens: int = _tokens()
+    context: int = _context()
     dtype: Dtype | None = option(
         None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
     )
@@ -453,6 +457,7 @@ class AlignPlan:
     )
     data: Sequence[str] = _data()
     learn: LearnPlan = field(default_factory=LearnPlan)
+    context: int = _context()
     stream: bool = option(False, "For models larger than memory: read layers when it is their turn.", RUNNING)
     dtype: Dtype | None = option(None, "What to save in; auto keeps B's.", RUNNING, unset="auto")
     device: str = _device()
@@ -475,6 +480,7 @@ class PlanePlan:
         "orthogonal", "How B and C are aligned to A.", ALIGNMENT
     )
     tokens: int = option(2048, "Tokens of each text to measure on.", TEXT, minimum=1)
+    context: int = _context()
     resolution: int = option(13, "Points along each side.", minimum=2)
     device: str = _device()
     seed: int = _seed()
@@ -497,6 +503,7 @@ class EnsemblePlan:
         "auto", "How the models are aligned for their soup and their merge.", ALIGNMENT
     )
     tokens: int = _tokens()
+    context: int = _context()
     device: str = _device()
     seed: int = _seed()
 

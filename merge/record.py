@@ -62,7 +62,12 @@ def merge_report(
         "vocabulary": vocabulary,
         "findings": [asdict(finding) for finding in job.inputs.findings],
         "data": [
-            {"label": part.label, **{f"{name}_tokens": getattr(part, name).numel() for name in PARTS}} for part in text
+            {
+                "label": part.label,
+                "block": part.report.shape[1],
+                **{f"{name}_tokens": getattr(part, name).numel() for name in PARTS},
+            }
+            for part in text
         ],
         "license": licence,
         "license_reason": reason,
