@@ -11,7 +11,7 @@ Theus et al. 2025, arXiv 2506.22712, for its use in alignment):
 3. the key bias adds one number to all scores of a query: set it to 0, where no rotation comes after it; attention
    weights sum to 1, so the value bias moves through the output map into its bias, if there is one;
 4. the mean of the position embedding moves into the token embedding;
-5. the mean unembedding row shifts all logits alike: subtract it;
+5. the mean unembedding row shifts all logits alike: subtract it, unless they are capped;
 6. the two sides of a gated neuron, whose scale is free, get the same norm.
 """
 
@@ -67,7 +67,7 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
             weight = pieces[reader.weight].movedim(reader.axis, -1)  # (outputs, residual)
             if norm.shifts and reader.bias is not None:
                 pieces[reader.bias] = pieces[reader.bias] + weight.double() @ shift
-            mean = _mean_row(weight) if reader.weight == table.head else None
+            mean = _mean_row(weight) if reader.weight == table.head and table.unembedding.shifts else None
             if mean is not None and reader.bias is not None:
                 pieces[reader.bias] = _centred(pieces[reader.bias])
             centres = norm.centres and not stays

@@ -93,6 +93,9 @@ class RotarySigns(RotaryMatrices):
     them; all entries are rotated.
     """
 
+    def act_on_scale(self, tensor: Tensor, axis: int, element: Tensor) -> Tensor:
+        return tensor
+
     def _random_pairs(self, numbers: Tensor) -> Tensor:
         return torch.where(numbers[..., :1] < 0, -1.0, 1.0) * torch.tensor([1.0, 0.0], dtype=numbers.dtype)
 

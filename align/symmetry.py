@@ -197,11 +197,15 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class Head:
-    """The unembedding: what it is in the table of a model whose embedding is not tied to it."""
+    """The unembedding: what it is in the table of a model whose embedding is not tied to it.
+
+    `shifts` is whether a number added to all logits drops out: not where they go through another function first.
+    """
 
     name: str
     piece: Piece
     map: LinearMap
+    shifts: bool = True
 
 
 @dataclass(frozen=True)

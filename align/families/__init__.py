@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoint.errors import UnsupportedFamily
 from .gpt2 import gpt2
 from .gpt_neox import gpt_neox
-from .llama import gemma, llama, mistral, qwen2, qwen3
+from .llama import gemma, gemma2, gemma3_text, llama, mistral, olmo2, qwen2, qwen3
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -23,6 +23,9 @@ FAMILIES: dict[str, Callable[[Any], Family]] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3_text,
+    "olmo2": olmo2,
 }
 
 

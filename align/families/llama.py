@@ -1,16 +1,17 @@
 """The symmetries of Llama (Touvron et al. 2023, arXiv 2302.13971) and of what is built like it.
 
 Llama 1 to 3, SmolLM2; Mistral; Qwen2, whose queries, keys and values have biases; Qwen3, which normalises queries and
-keys; Gemma, whose norms store their scale less 1.
+keys; Gemma, whose norms store their scale less 1. Gemma 2 and 3 and OLMo 2 normalise what attention and MLP write to the
+stream, too: such norms cannot be folded, so that the stream has signed permutations only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
-from ..groups import Orthogonal
+from ..groups import Orthogonal, SignedPermutation
 from ..symmetry import Family
 from .rotary_blocks import BUFFERS, Blocks
 
@@ -31,8 +32,16 @@ CONFIGURATION = (
     "sliding_window",
     "layer_types",
     "use_bidirectional_attention",
+    "hidden_activation",
+    "query_pre_attn_scalar",
+    "final_logit_softcapping",
+    "attn_logit_softcapping",
 )
 ALL = ("q", "k", "v", "o")
+# Names of the norms before attention, after it, before the MLP and after it.
+BEFORE = ("input_layernorm", None, "post_attention_layernorm", None)
+AROUND = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+AFTER = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
 
 
 def llama(config: Any) -> Family:
@@ -41,7 +50,7 @@ def llama(config: Any) -> Family:
 
     Raises TypeError for the content of a file, which may leave out what transformers fills in; so do all of these.
     """
-    return _family(config, ALL if _says(config, "attention_bias") else ())
+    return _family(config, _biases(config))
 
 
 def mistral(config: Any) -> Family:
@@ -56,27 +65,54 @@ def qwen2(config: Any) -> Family:
 
 def qwen3(config: Any) -> Family:
     """The symmetry table of a Qwen3: a Llama's, with norms of queries and keys, under which only signs are left."""
-    return _family(config, ALL if _says(config, "attention_bias") else (), normalised=True)
+    return _family(config, _biases(config), normalised="by head")
 
 
 def gemma(config: Any) -> Family:
     """The symmetry table of a Gemma: a Llama's, with norms that scale by 1 + w."""
-    return _family(config, ALL if _says(config, "attention_bias") else (), neutral=0.0)
+    return _family(config, _biases(config), neutral=0.0)
 
 
-def _says(config: Any, key: str) -> bool:
-    return bool(getattr(config, key, False))
+def gemma2(config: Any) -> Family:
+    """The symmetry table of a Gemma 2: a Gemma's, with norms of what is written to the stream."""
+    return _family(config, _biases(config), neutral=0.0, norms=AROUND)
 
 
-def _family(config: Any, biases: Sequence[str], *, neutral: float = 1.0, normalised: bool = False) -> Family:
+def gemma3_text(config: Any) -> Family:
+    """The symmetry table of a Gemma 3 without images: a Gemma 2's, with norms of queries and keys."""
+    return _family(config, _biases(config), neutral=0.0, norms=AROUND, normalised="by head")
+
+
+def olmo2(config: Any) -> Family:
+    """The symmetry table of an OLMo 2: norms of what is written to the stream, none of what is read from it, and norms
+    of the queries and keys of all heads.
+    """
+    return _family(config, _biases(config), norms=AFTER, normalised="all heads")
+
+
+def _biases(config: Any) -> Sequence[str]:
+    return ALL if getattr(config, "attention_bias", False) else ()
+
+
+def _family(
+    config: Any,
+    biases: Sequence[str],
+    *,
+    neutral: float = 1.0,
+    norms: Sequence[str | None] = BEFORE,
+    normalised: Literal["never", "by head", "all heads"] = "never",
+) -> Family:
+    """The table; `norms` are those before attention, after it, before the MLP and after it."""
     if isinstance(config, SimpleNamespace):
         raise TypeError("the content of a file")
     width, heads = config.hidden_size, config.num_attention_heads
-    blocks = Blocks(Orthogonal(width), config.vocab_size, neutral=neutral)
+    before_attention, after_attention, before_mlp, after_mlp = norms
+    group = SignedPermutation(width) if after_mlp else Orthogonal(width)
+    blocks = Blocks(group, config.vocab_size, neutral=neutral)
     blocks.embedding("model.embed_tokens.weight")
     for layer in range(config.num_hidden_layers):
         name, module = f"layers.{layer}", f"model.layers.{layer}"
-        readers = blocks.rotary_attention(
+        attending = blocks.rotary_attention(
             name,
             f"{module}.self_attn",
             heads=heads,
@@ -85,12 +121,20 @@ def _family(config: Any, biases: Sequence[str], *, neutral: float = 1.0, normali
             biases=biases,
             normalised=normalised,
         )
-        blocks.norm(f"{name}.before attention", f"{module}.input_layernorm", readers)
-        readers = blocks.gated_mlp(name, f"{module}.mlp", config.intermediate_size, bias=_says(config, "mlp_bias"))
-        blocks.norm(f"{name}.before mlp", f"{module}.post_attention_layernorm", readers)
+        bias = bool(getattr(config, "mlp_bias", False))
+        reading = blocks.gated_mlp(name, f"{module}.mlp", config.intermediate_size, bias=bias)
+        for norm, readers in (
+            (before_attention, attending),
+            (after_attention, []),
+            (before_mlp, reading),
+            (after_mlp, []),
+        ):
+            if norm is not None:
+                blocks.norm(f"{name}.{norm}", f"{module}.{norm}", readers)
     blocks.norm("last", "model.norm", ["unembedding"])
     return blocks.family(
         tied=bool(config.tie_word_embeddings),
+        capped=getattr(config, "final_logit_softcapping", None) is not None,
         prefix="model",
         vanishing=(),
         configuration={key: getattr(config, key) for key in CONFIGURATION if hasattr(config, key)},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..groups import Group, Matrices, NestedPermutation, Permutation
 from ..rotary import RotaryMatrices, RotarySigns
@@ -72,18 +72,18 @@ class Blocks:
         keys: int,
         size: int,
         biases: Sequence[str] = (),
-        normalised: bool = False,
+        normalised: Literal["never", "by head", "all heads"] = "never",
     ) -> list[str]:
         """Attention by `heads` queries that share `keys`, of `size` entries each, all of which positions rotate.
 
-        `biases` are those of q, k, v and o that have one. Where they are `normalised`, queries and keys go through
-        norms `q_norm` and `k_norm` first, head by head. Returns the maps that read the stream.
+        `biases` are those of q, k, v and o that have one. Where queries and keys are `normalised`, that is by norms
+        `q_norm` and `k_norm`, before positions rotate them. Returns the maps that read the stream.
         """
-        shared = heads // keys
+        shared, inside = heads // keys, RotaryMatrices if normalised == "never" else RotarySigns
         space = {name: f"{layer}.{name}" for name in ("heads", "queries", "qk", "ov")}
         self.spaces |= {
             space["heads"]: Space(Permutation(keys)),
-            space["qk"]: Space((RotarySigns if normalised else RotaryMatrices)(size, keys, size), inside=space["heads"]),
+            space["qk"]: Space(inside(size, keys, size), inside=space["heads"]),
             space["ov"]: Space(Matrices(size, keys), inside=space["heads"]),
         }
         queries: tuple[str, ...] = ()
@@ -99,9 +99,9 @@ class Blocks:
             self.linear(f"{layer}.{name}", f"{module}.{name}_proj", axis, STREAM, bias=name in biases)
         output = Axis((space["heads"], *queries, space["ov"]), dual=True)
         self.linear(f"{layer}.o", f"{module}.o_proj", STREAM, output, bias="o" in biases)
-        if normalised:
-            for name in "qk":
-                self.pieces[f"{layer}.{name} norm"] = Piece(f"{module}.{name}_norm.weight", (Axis(size=size),))
+        for name in "qk" if normalised != "never" else "":
+            scale = Axis(size=size) if normalised == "by head" else Axis(axes[name].spaces, scale=True)
+            self.pieces[f"{layer}.{name} norm"] = Piece(f"{module}.{name}_norm.weight", (scale,))
         if {"v", "o"} <= set(biases):
             value, carries = f"{layer}.v.bias", f"{layer}.o.bias"
             self.attentions.append(Attention(value, f"{layer}.o", 1, carries, keys, shared))
@@ -130,9 +130,12 @@ class Blocks:
         ]
         return [f"{layer}.gate", f"{layer}.up"]
 
-    def family(self, *, tied: bool, **facts: Any) -> Family:
-        """The table, of a model whose unembedding is `lm_head`; `facts` are further fields of it."""
-        head = Head("unembedding", Piece("lm_head.weight", (Axis(size=self.tokens), STREAM)), LinearMap("lm_head", 1))
+    def family(self, *, tied: bool, capped: bool = False, **facts: Any) -> Family:
+        """The table, of a model whose unembedding is `lm_head`, and whose logits may be `capped`; `facts` are further
+        fields of it.
+        """
+        piece = Piece("lm_head.weight", (Axis(size=self.tokens), STREAM))
+        head = Head("unembedding", piece, LinearMap("lm_head", 1), shifts=not capped)
         table = Family(
             stream="stream",
             spaces=self.spaces,

@@ -14,9 +14,12 @@ from gpt_neox import tiny_neox
 from group import moved, random_elements
 from torch import Tensor
 from transformers import (
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
     GemmaForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
+    Olmo2ForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2ForCausalLM,
@@ -29,7 +32,7 @@ from isthmus.align.canonical import canonical
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.families.gpt2 import gpt2
 from isthmus.align.families.gpt_neox import gpt_neox
-from isthmus.align.families.llama import gemma, llama, mistral, qwen2, qwen3
+from isthmus.align.families.llama import gemma, gemma2, gemma3_text, llama, mistral, olmo2, qwen2, qwen3
 from isthmus.align.gauge import free_gauge, neutral, regauge
 from isthmus.align.learned import LearnedAlignment
 from isthmus.align.pipeline import align_states
@@ -83,6 +86,9 @@ CASES = {
     "qwen2": Case(qwen2, partial(tiny, Qwen2ForCausalLM)),
     "qwen3": Case(qwen3, partial(tiny, Qwen3ForCausalLM, head_dim=8)),
     "gemma": Case(gemma, partial(tiny, GemmaForCausalLM, head_dim=8)),
+    "gemma2": Case(gemma2, partial(tiny, Gemma2ForCausalLM, head_dim=8)),
+    "gemma3_text": Case(gemma3_text, partial(tiny, Gemma3ForCausalLM, head_dim=8)),
+    "olmo2": Case(olmo2, partial(tiny, Olmo2ForCausalLM)),
     "gemma with one key": Case(gemma, partial(tiny, GemmaForCausalLM, head_dim=8, num_key_value_heads=1)),
 }
 every_table = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -154,6 +160,8 @@ def test_a_space_missing_on_one_piece_changes_the_function(case: Case) -> None:
         for left_out, _ in table.occurrences(space):
             element = {space: elements[space]}
             wrong = {n: p if n == left_out else table.act(n, p, element) for n, p in pieces.items()}
+            if torch.equal(table.act(left_out, pieces[left_out], element), pieces[left_out]):
+                continue  # signs leave the scale of a norm alone
             change = changed(table.join(wrong), config, state, config)
             if left_out in invisible:
                 assert change < 5e-5
@@ -176,7 +184,7 @@ def test_the_canonical_form_computes_the_same_and_is_its_own(case: Case, tied: b
 def test_the_canonical_form_has_no_gauge_left(case: Case) -> None:
     _, state, table = case.make(1)
     pieces = (whole := table.untied()).split(canonical(state, table))
-    for norm in table.norms:
+    for norm in (norm for norm in table.norms if norm.folds):
         assert (pieces[norm.weight] == norm.neutral).all()
         assert not norm.shifts or (pieces[norm.bias] == 0).all()
     for bias in table.vanishing:
@@ -192,7 +200,7 @@ def test_the_canonical_form_has_no_gauge_left(case: Case) -> None:
                 rows = pieces[piece].movedim(position, 0).flatten(1) if pieces[piece].ndim > 1 else pieces[piece][:, None]
                 sides[table.pieces[piece].axes[position].dual] += rows.square().sum(1)
             assert torch.allclose(sides[False], sides[True], rtol=1e-4)
-    assert pieces[whole.head].mean(0).abs().max() < 1e-6
+    assert not whole.unembedding.shifts or pieces[whole.head].mean(0).abs().max() < 1e-6
 
 
 @every_table
@@ -323,7 +331,7 @@ def test_places_are_where_the_table_says(case: Case) -> None:
 def test_other_families_are_refused_with_the_list() -> None:
     from transformers import BloomConfig
 
-    with pytest.raises(UnsupportedFamily, match=r"'bloom' are not supported .*; supported: gemma, gpt2, "):
+    with pytest.raises(UnsupportedFamily, match=r"'bloom' are not supported .*; supported: gemma, .*gpt2, "):
         family(BloomConfig())
     with pytest.raises(UnsupportedFamily, match="cross-attention"):
         family(tiny_config(add_cross_attention=True))
