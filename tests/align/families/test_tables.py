@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 import torch
 from conftest import state_of, tiny_config, tiny_model
-from gpt_neox import tiny_neox
 from group import moved, random_elements
+from tiny_models import tiny_neox, tiny_rotary
 from torch import Tensor
 from transformers import (
     Gemma2ForCausalLM,
@@ -58,38 +58,23 @@ class Case:
         return model.config, state_of(model), self.table(model.config)
 
 
-def tiny(make: type[PreTrainedModel], seed: int = 0, **changes: object) -> PreTrainedModel:
-    """A random rotary model with heads that share keys; norms and biases are random, too."""
-    facts = {"vocab_size": 128, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
-    facts |= {"num_attention_heads": 6, "num_key_value_heads": 3, "max_position_embeddings": 32}
-    torch.manual_seed(seed)
-    model = make(make.config_class(**{**facts, "bos_token_id": 0, "eos_token_id": 0, **changes})).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.copy_(("norm" in name) + 0.3 * torch.randn_like(parameter))
-            else:
-                parameter.mul_(5)
-    return model
-
-
 CASES = {
     "gpt2": Case(gpt2, tiny_model),
     "gpt_neox": Case(gpt_neox, tiny_neox),
     "gpt_neox in sequence, without biases": Case(
         gpt_neox, partial(tiny_neox, use_parallel_residual=False, attention_bias=False)
     ),
-    "llama": Case(llama, partial(tiny, LlamaForCausalLM)),
-    "llama with biases": Case(llama, partial(tiny, LlamaForCausalLM, attention_bias=True, mlp_bias=True)),
-    "llama without shared keys": Case(llama, partial(tiny, LlamaForCausalLM, num_key_value_heads=6, head_dim=12)),
-    "mistral": Case(mistral, partial(tiny, MistralForCausalLM)),
-    "qwen2": Case(qwen2, partial(tiny, Qwen2ForCausalLM)),
-    "qwen3": Case(qwen3, partial(tiny, Qwen3ForCausalLM, head_dim=8)),
-    "gemma": Case(gemma, partial(tiny, GemmaForCausalLM, head_dim=8)),
-    "gemma2": Case(gemma2, partial(tiny, Gemma2ForCausalLM, head_dim=8)),
-    "gemma3_text": Case(gemma3_text, partial(tiny, Gemma3ForCausalLM, head_dim=8)),
-    "olmo2": Case(olmo2, partial(tiny, Olmo2ForCausalLM)),
-    "gemma with one key": Case(gemma, partial(tiny, GemmaForCausalLM, head_dim=8, num_key_value_heads=1)),
+    "llama": Case(llama, partial(tiny_rotary, LlamaForCausalLM)),
+    "llama with biases": Case(llama, partial(tiny_rotary, LlamaForCausalLM, attention_bias=True, mlp_bias=True)),
+    "llama without shared keys": Case(llama, partial(tiny_rotary, LlamaForCausalLM, num_key_value_heads=6, head_dim=12)),
+    "mistral": Case(mistral, partial(tiny_rotary, MistralForCausalLM)),
+    "qwen2": Case(qwen2, partial(tiny_rotary, Qwen2ForCausalLM)),
+    "qwen3": Case(qwen3, partial(tiny_rotary, Qwen3ForCausalLM, head_dim=8)),
+    "gemma": Case(gemma, partial(tiny_rotary, GemmaForCausalLM, head_dim=8)),
+    "gemma2": Case(gemma2, partial(tiny_rotary, Gemma2ForCausalLM, head_dim=8)),
+    "gemma3_text": Case(gemma3_text, partial(tiny_rotary, Gemma3ForCausalLM, head_dim=8)),
+    "olmo2": Case(olmo2, partial(tiny_rotary, Olmo2ForCausalLM)),
+    "gemma with one key": Case(gemma, partial(tiny_rotary, GemmaForCausalLM, head_dim=8, num_key_value_heads=1)),
 }
 every_table = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 tied_or_not = pytest.mark.parametrize("tied", [True, False])
