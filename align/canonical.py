@@ -129,7 +129,11 @@ def balanced_sides(pieces: Mapping[str, Tensor], table: Family, space: str) -> S
         return {}
     rows = [
         [
-            pieces[name].movedim(position, -1).unflatten(-1, (group.blocks, -1, group.size)).movedim(-3, 0).flatten(1, -2)
+            pieces[name]
+            .movedim(position, -1)
+            .unflatten(-1, (group.blocks, -1, group.size))
+            .movedim(-3, 0)
+            .flatten(1, -2)
             for name, position in side
         ]
         for side in sides

@@ -366,8 +366,8 @@ class PermutationMatrices(Rigid, Matrices):
 
 
 def evenly(primal: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
-    """Two stacks (..., m, n), the first times and the second over a number, so that both have the same norm over the last
-    two axes; as they are where one is 0.
+    """Two stacks (..., m, n), the first times and the second over a number, so that both have the same norm over the
+    last two axes; as they are where one is 0.
     """
     mine, other = (side.square().sum((-2, -1), keepdim=True).sqrt() for side in (primal, dual))
     scale = torch.where((mine > 0) & (other > 0), (other / mine).sqrt(), torch.ones_like(mine))

@@ -81,9 +81,7 @@ class _Problem:
         self.inner = {name: [one for one in table.inner(name) if one not in nested] for name in self.layers}
         self.nested = {name: one for name in self.layers for one in table.inner(name) if one in nested}
         # Spaces of blocks whose insides are more than signs.
-        self.heads = [
-            name for name in self.layers if any(table.spaces[one].group.size > 1 for one in self.inner[name])
-        ]
+        self.heads = [name for name in self.layers if any(table.spaces[one].group.size > 1 for one in self.inner[name])]
         # Pieces on whose blocks a space acts that has others inside, and none of these does.
         self.bare = {
             space: [
@@ -113,7 +111,9 @@ class _Problem:
         mine, other = (x.movedim(position, 0).reshape(x.shape[position], -1) for x in (self.a[name], moved))
         return self.weights[name] * (other @ mine.T)
 
-    def cross(self, space: str, elements: Elements, names: Collection[str], seen: Tensor | None = None) -> Tensor | None:
+    def cross(
+        self, space: str, elements: Elements, names: Collection[str], seen: Tensor | None = None
+    ) -> Tensor | None:
         """Σ_p w_p B'_pᵀ A_p along the axes of `space`, B' transformed by all other spaces: (n, n), rows B, columns A.
 
         Over the pieces with some `names`; what the activations say, `seen`, is added. None for nothing at all.
@@ -191,9 +191,10 @@ class _Problem:
     def _order(self, nested: str, alone: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
         """The order of the parts of every block of B for which, with it, the spaces inside attain the most."""
         group, groups = self.table.spaces[nested].group, {name: self.table.spaces[name].group for name in parts}
-        order = group.solve(sum(groups[name].attained(crosses) for name, crosses in parts.items()))
+        alike = torch.stack([groups[name].attained(crosses) for name, crosses in parts.items()]).sum(0)
+        order = group.solve(alike)
         for _ in range(ORDERS):
-            alike: Tensor | float = 0.0
+            alike = torch.zeros_like(alike)
             for name, crosses in parts.items():
                 total = alone[name] + _ordered(crosses, order).sum(2)
                 element = groups[name].solve(total.flatten(0, 1)).view_as(total)

@@ -220,7 +220,8 @@ class Family:
 
     `configuration` is what the forward pass reads of the configuration, defaults filled in, and `rounding` the keys of
     that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
-    beside the weights. `sound` says that transformers surely builds the model, so that it need not be tried.
+    beside the weights. `calibrated` says that optimizers are told apart by the weights of such models
+    (`isthmus.eval.fingerprint`). `sound` says that transformers surely builds the model, so that it need not be tried.
 
     Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
     which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.
@@ -244,6 +245,7 @@ class Family:
     configuration: Mapping[str, object] = field(default_factory=dict)
     rounding: frozenset[str] = frozenset()
     buffers: str | None = None
+    calibrated: bool = False
     sound: bool = False
 
     @property

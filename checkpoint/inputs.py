@@ -34,8 +34,8 @@ class Inputs:
     """Checkpoints of one form: the `members` have the rows of the vocabulary that all share, `whole` all of their own.
 
     `growth` says how the vocabulary of one of two models grew, None where both have the same. `tokenizer_owner` is the
-    model whose tokenizer the merge has; blocks of text have at most `longest` tokens. `provenance` is what the files of every model say of its optimizer, `licences`
-    what its card names, `findings` what `check` says of all.
+    model whose tokenizer the merge has; blocks of text have at most `longest` tokens. `provenance` is what the files of
+    every model say of its optimizer, `licences` what its card names, `findings` what `check` says of all.
     """
 
     members: tuple[Checkpoint, ...]

@@ -9,7 +9,7 @@ model outside of all of them is unknown, and so is one whose embedding has hardl
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -38,13 +38,15 @@ class Fingerprint:
     `peakedness`: mean over the hidden matrices of log σ₁ / σ_median, in nats, in canonical form. `attention`: how much
     larger that is for queries and keys than for the attention's outputs. `kurtosis`: mean over the hidden matrices of
     E[(w − μ)⁴] / E[(w − μ)²]², 3 for a Gaussian, in the basis that they were trained in. `embedding`: log σ₁ / σ_median
-    of the token embedding, which grows as long as a model is trained, whatever the optimizer.
+    of the token embedding, which grows as long as a model is trained, whatever the optimizer. `calibrated`: whether the
+    ranges were measured on models of this architecture.
     """
 
     peakedness: float
     attention: float
     kurtosis: float
     embedding: float
+    calibrated: bool = True
 
     @property
     def share(self) -> float:
@@ -113,13 +115,17 @@ def kurtosis(matrix: Tensor) -> float:
 
 
 def judge(fingerprint: Fingerprint) -> Evidence:
-    """The only optimizer whose ranges hold all numbers of a fingerprint; unknown where there is none, or several."""
+    """The only optimizer whose ranges hold all numbers of a fingerprint; unknown where there is none, or several, and
+    where they were not calibrated.
+    """
     fitting = [
         name
         for name, ranges in RANGES.items()
         if all(low <= getattr(fingerprint, number) <= high for number, (low, high) in ranges.items())
     ]
     measured = f"peakedness {fingerprint.peakedness:.2f}, kurtosis {fingerprint.kurtosis:.2f}"
+    if not fingerprint.calibrated:
+        return Evidence(None, "unknown", f"no optimizer is known by its weights in models of this type ({measured})")
     if len(fitting) == 1:
         return Evidence(fitting[0], "likely", f"{WHYS[fitting[0]]} ({measured})")
     return Evidence(None, "unknown", f"its weights are like those of no optimizer that is known ({measured})")
@@ -134,7 +140,8 @@ def fingerprint_of(state: Mapping[str, Tensor], config: PretrainedConfig, spectr
     hidden = (table.piece(state, name) for name in table.matrices)
     queries, outputs = _attention_maps(table)
     embedding = singular_values(table.piece(state, table.embedding))
-    return fingerprint(spectrum, hidden, embedding, queries=queries, outputs=outputs)
+    numbers = fingerprint(spectrum, hidden, embedding, queries=queries, outputs=outputs)
+    return replace(numbers, calibrated=table.calibrated)
 
 
 def _attention_maps(table: Family) -> tuple[set[str], set[str]]:

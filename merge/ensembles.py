@@ -119,7 +119,9 @@ def ensemble(
     if plan.path is not None:
         progress.stage("reading the path")
         saved = read_path(plan.path, *inputs.members[:2])
-    merge = MergePlan(plan.data, align=plan.align, soup="search", tokens=plan.tokens, context=plan.context, seed=plan.seed)
+    merge = MergePlan(
+        plan.data, align=plan.align, soup="search", tokens=plan.tokens, context=plan.context, seed=plan.seed
+    )
     text, _ = read_text(merge, soup, inputs, device, progress, seen=saved.seen if saved else None)
     members = _members(inputs.members, plan.path, saved, plan.at)
     meter = _Meter(text.report, device, progress)

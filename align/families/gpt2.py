@@ -144,6 +144,7 @@ def _tied(config: GPT2Config) -> Family:
         configuration={key: getattr(config, key, None) for key in CONFIGURATION} | {"n_inner": hidden},
         rounding=frozenset({"layer_norm_epsilon"}),
         buffers=BUFFERS,
+        calibrated=True,
         sound=isinstance(config, SimpleNamespace) and _is_sound(vars(config)),
     )
 

@@ -88,11 +88,13 @@ def gpt_neox(config: Any) -> Family:
         if config.attention_bias:
             attentions.append(Attention(f"{layer}.v.bias", f"{layer}.o", 1, f"{layer}.o.bias"))
             vanishing.append(Vanishing(f"{layer}.k.bias", View(0, rotated, size, runs=heads)))
-        writers += [(f"{layer}.{name}", 0) for name in ("o", "o.bias", "proj", "proj.bias") if f"{layer}.{name}" in pieces]
-        columns = [View(-1, part * size, (part + 1) * size, runs=heads) for part in range(2)]
+        writers += [
+            (f"{layer}.{name}", 0) for name in ("o", "o.bias", "proj", "proj.bias") if f"{layer}.{name}" in pieces
+        ]
+        outputs = [View(-1, part * size, (part + 1) * size, runs=heads) for part in range(2)]
         activations += [
             Activation("stream", f"{prefix}.attention.query_key_value", "input"),
-            *(Activation(space["qk"], f"{prefix}.attention.query_key_value", "output", view) for view in columns),
+            *(Activation(space["qk"], f"{prefix}.attention.query_key_value", "output", view) for view in outputs),
             Activation(space["ov"], f"{prefix}.attention.dense", "input"),
             Activation("stream", f"{prefix}.mlp.dense_h_to_4h", "input"),
             Activation(space["mlp"], f"{prefix}.mlp.dense_4h_to_h", "input"),

@@ -1,8 +1,8 @@
 """The symmetries of Llama (Touvron et al. 2023, arXiv 2302.13971) and of what is built like it.
 
 Llama 1 to 3, SmolLM2; Mistral; Qwen2, whose queries, keys and values have biases; Qwen3, which normalises queries and
-keys; Gemma, whose norms store their scale less 1. Gemma 2 and 3 and OLMo 2 normalise what attention and MLP write to the
-stream, too: such norms cannot be folded, so that the stream has signed permutations only.
+keys; Gemma, whose norms store their scale less 1. Gemma 2 and 3 and OLMo 2 normalise what attention and MLP write to
+the stream, too: such norms cannot be folded, so that the stream has signed permutations only.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import EMBEDDED, state_of, tiny_config
 from merging import merge
-from transformers import GPT2LMHeadModel
+from tiny_models import tiny_rotary
+from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
 import isthmus
 from isthmus.align.families import family
@@ -178,3 +179,10 @@ def test_files_and_weights_that_disagree() -> None:
     )
     assert optimizer_of([], FLAT).optimizer == "muon"
     assert optimizer_of(documented, FLAT, "Muon").optimizer == "muon"
+
+
+def test_ranges_of_one_architecture_say_nothing_of_another() -> None:
+    model = tiny_rotary(LlamaForCausalLM)
+    assert not of(state_of(model), model.config).calibrated
+    assert judge(FLAT).optimizer == "muon"
+    assert judge(replace(FLAT, calibrated=False)).optimizer is None

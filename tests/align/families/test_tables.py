@@ -29,7 +29,7 @@ from transformers import (
 from isthmus.align.activations import captured
 from isthmus.align.alignment import Alignment
 from isthmus.align.canonical import canonical
-from isthmus.align.families import FAMILIES, family
+from isthmus.align.families import family
 from isthmus.align.families.gpt2 import gpt2
 from isthmus.align.families.gpt_neox import gpt_neox
 from isthmus.align.families.llama import gemma, gemma2, gemma3_text, llama, mistral, olmo2, qwen2, qwen3
@@ -66,7 +66,9 @@ CASES = {
     ),
     "llama": Case(llama, partial(tiny_rotary, LlamaForCausalLM)),
     "llama with biases": Case(llama, partial(tiny_rotary, LlamaForCausalLM, attention_bias=True, mlp_bias=True)),
-    "llama without shared keys": Case(llama, partial(tiny_rotary, LlamaForCausalLM, num_key_value_heads=6, head_dim=12)),
+    "llama without shared keys": Case(
+        llama, partial(tiny_rotary, LlamaForCausalLM, num_key_value_heads=6, head_dim=12)
+    ),
     "mistral": Case(mistral, partial(tiny_rotary, MistralForCausalLM)),
     "qwen2": Case(qwen2, partial(tiny_rotary, Qwen2ForCausalLM)),
     "qwen3": Case(qwen3, partial(tiny_rotary, Qwen3ForCausalLM, head_dim=8)),
@@ -182,7 +184,9 @@ def test_the_canonical_form_has_no_gauge_left(case: Case) -> None:
         if isinstance(space.group, Scales):
             sides = {dual: torch.zeros(space.group.blocks) for dual in (False, True)}
             for piece, position in table.occurrences(name):
-                rows = pieces[piece].movedim(position, 0).flatten(1) if pieces[piece].ndim > 1 else pieces[piece][:, None]
+                rows = (
+                    pieces[piece].movedim(position, 0).flatten(1) if pieces[piece].ndim > 1 else pieces[piece][:, None]
+                )
                 sides[table.pieces[piece].axes[position].dual] += rows.square().sum(1)
             assert torch.allclose(sides[False], sides[True], rtol=1e-4)
     assert not whole.unembedding.shifts or pieces[whole.head].mean(0).abs().max() < 1e-6
