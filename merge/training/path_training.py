@@ -190,7 +190,8 @@ class PathModule(nn.Module):
         """The logits for all but the first token of ids, float32, as pieces of a model give them."""
         model = self._model[0]
         state = with_tied(self._table.join(pieces), model)
-        return functional_call(model, state, (ids,), {"use_cache": False}).logits[:, :-1].float()
+        logits: Tensor = functional_call(model, state, (ids,), {"use_cache": False}).logits
+        return logits[:, :-1].float()
 
     def leaves(self) -> list[State]:
         """The parameters of every bend, by the names of their pieces."""
