@@ -51,6 +51,11 @@ class Matching:
     start: str
 
 
+def length(tensor: Tensor) -> float:
+    """The Frobenius norm, summed in float64: torch's own of a float32 embedding is off by a thousandth."""
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
 class _Problem:
     """The pieces of A and B that carry information, and the linearised problem of each space."""
 
@@ -68,7 +73,7 @@ class _Problem:
         self.names = table.compared if weigh else ()
         self.a, self.b = a, b
         self.weights = {name: self._weight(name) for name in self.names}
-        bounds = {name: self.weights[name] * float(a[name].norm() * b[name].norm()) for name in self.names}
+        bounds = {name: self.weights[name] * length(a[name]) * length(b[name]) for name in self.names}
         beside = {
             space: BESIDE_WEIGHTS * sum(bounds.get(name, 0.0) for name, _ in table.occurrences(space)) if weigh else 1.0
             for space in activations or {}

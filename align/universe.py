@@ -20,7 +20,7 @@ from .activations import cross_correlations
 from .alignment import Alignment
 from .canonical import canonical
 from .families import family
-from .matching import match
+from .matching import length, match
 from .memory import release_freed
 from .methods import LOOKING, Method
 from .pipeline import Aligned, align_states
@@ -160,6 +160,6 @@ class _Group:
                 inner = bound = 0.0
                 for name in self.table.compared:
                     inner += float((one[name] * other[name]).sum())
-                    bound += float(one[name].norm() * other[name].norm())
+                    bound += length(one[name]) * length(other[name])
                 cosines.append(inner / bound)
         return sum(cosines) / len(cosines)

@@ -11,7 +11,7 @@ from group import moved, random_elements
 
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
-from isthmus.align.matching import INSIDE_HEADS, _Problem, match
+from isthmus.align.matching import INSIDE_HEADS, _Problem, length, match
 
 UNTIED = family(tiny_config(tie_word_embeddings=False))
 
@@ -83,3 +83,9 @@ def test_matching_is_deterministic() -> None:
     a, b = (UNTIED.split(canonical(state_of(tiny_model(seed)), family(tiny_config()))) for seed in (1, 2))
     first, second = match(a, b, UNTIED), match(a, b, UNTIED)
     assert all(torch.equal(first.elements[name], second.elements[name]) for name in first.elements)
+
+
+def test_lengths_of_large_tensors_are_exact() -> None:
+    """A copy of a model with a large vocabulary has a score of 1, and not of 1.001."""
+    tensor = torch.full((5000, 5000), 0.1)
+    assert length(tensor) == pytest.approx(500.0, rel=1e-6)
