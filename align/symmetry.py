@@ -221,7 +221,8 @@ class Family:
     `configuration` is what the forward pass reads of the configuration, defaults filled in, and `rounding` the keys of
     that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
     beside the weights. `calibrated` says that optimizers are told apart by the weights of such models
-    (`isthmus.eval.fingerprint`). `sound` says that transformers surely builds the model, so that it need not be tried.
+    (`isthmus.eval.fingerprint`). `limits` is what users should know of an architecture that allows little, as what comes
+    after "--align auto aligns them". `sound` says that transformers surely builds the model, so that it need not be tried.
 
     Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
     which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.
@@ -246,6 +247,7 @@ class Family:
     rounding: frozenset[str] = frozenset()
     buffers: str | None = None
     calibrated: bool = False
+    limits: str = ""
     sound: bool = False
 
     @property
@@ -285,7 +287,8 @@ class Family:
                 sizes[piece.view.axis] += shapes[piece.parameter][piece.view.axis]
             shapes[piece.parameter] = tuple(sizes)
         tied = {self.unembedding.piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
-        return Schema(shapes, tied, self.prefix, re.compile(self.buffers) if self.buffers else None, self.sound)
+        buffers = re.compile(self.buffers) if self.buffers else None
+        return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits)
 
     def identity(self) -> Elements:
         """The elements that move nothing."""

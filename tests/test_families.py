@@ -46,6 +46,8 @@ def test_it_is_checked_and_measured(pair: Pair) -> None:
     result = isthmus.check(*pair, families=FAMILIES)
     assert result.mergeable
     assert not any("not known" in str(finding) for finding in result.findings)
+    (apart,) = (str(finding) for finding in result.findings if "independently" in str(finding))
+    assert ("not rotated" in apart) == ("gemma2" in str(pair[0]))
     model = isthmus.load(pair[0])
     assert list(isthmus.spectrum(dict(model.state), model.config)) == list(family(model.config).matrices)
 

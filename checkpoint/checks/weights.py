@@ -121,6 +121,8 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         advice += (
             "; --align auto aligns them" if weights_a.aligns else ", and isthmus cannot align models of this type yet"
         )
+        if weights_a.contents is not None:
+            advice += weights_a.contents.schema.limits
     return [*findings, Finding("notes", what, advice, WEIGHT_FILES[0])]
 
 
