@@ -221,8 +221,9 @@ class Family:
     `configuration` is what the forward pass reads of the configuration, defaults filled in, and `rounding` the keys of
     that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
     beside the weights. `calibrated` says that optimizers are told apart by the weights of such models
-    (`isthmus.eval.fingerprint`). `limits` is what users should know of an architecture that allows little, as what comes
-    after "--align auto aligns them". `sound` says that transformers surely builds the model, so that it need not be tried.
+    (`isthmus.eval.fingerprint`). `limits` is what users should know of an architecture that allows little, as the end
+    of a sentence on its alignment. `sound` says that transformers surely builds the model, so that it need not be
+    tried.
 
     Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
     which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.

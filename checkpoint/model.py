@@ -72,8 +72,8 @@ class Schema:
     """The tensors of a model: shapes by name, tied names (target: source), the prefix of the base model.
 
     `buffers` matches the names of tensors that old files have beside them and that are no weights, where it is known.
-    `sound` says that transformers surely builds the model, so that it need not be tried; `limits` what users should know
-    of its alignment, where that can do little.
+    `sound` says that transformers surely builds the model, so that it need not be tried; `limits` what users should
+    know of its alignment, where that can do little.
     """
 
     shapes: dict[str, tuple[int, ...]]
