@@ -48,17 +48,17 @@ def test_another_shape_or_function_blocks(saved, changes: dict, label: str) -> N
 
 
 def test_another_architecture_blocks(saved, tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import StableLmConfig, StableLmForCausalLM
 
-    config = LlamaConfig(
+    config = StableLmConfig(
         vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    result = check(saved("a"), tmp_path / "llama", families=FAMILIES)
-    assert "'a' is of type 'gpt2', 'llama' of type 'llama'" in kinds(result)["blocks"]
-    alone = check(tmp_path / "llama", tmp_path / "llama", families=FAMILIES)
+    StableLmForCausalLM(config).save_pretrained(tmp_path / "stablelm")
+    result = check(saved("a"), tmp_path / "stablelm", families=FAMILIES)
+    assert "'a' is of type 'gpt2', 'stablelm' of type 'stablelm'" in kinds(result)["blocks"]
+    alone = check(tmp_path / "stablelm", tmp_path / "stablelm", families=FAMILIES)
     assert alone.mergeable
-    assert "alignment is supported for: gpt2" in kinds(alone)["degrades"]
+    assert "alignment is supported for: gemma" in kinds(alone)["degrades"]
 
 
 def test_an_epsilon_degrades_and_ties_are_noted(saved) -> None:

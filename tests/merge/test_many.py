@@ -266,21 +266,22 @@ def test_the_plane_of_three_holds_all_their_averages() -> None:
 
 
 def test_other_architectures_are_merged_by_methods_too(tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import StableLmConfig, StableLmForCausalLM
 
-    config = LlamaConfig(
+    config = StableLmConfig(
         vocab_size=1024,
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
+        num_key_value_heads=2,
         max_position_embeddings=64,
         tie_word_embeddings=False,
     )
     places = []
     for seed, name in enumerate(("base", "one", "two")):
         torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+        StableLmForCausalLM(config).save_pretrained(tmp_path / name)
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(EMBEDDED / "docs" / file, tmp_path / name / file)
         places.append(str(tmp_path / name))
@@ -297,5 +298,5 @@ def test_other_architectures_are_merged_by_methods_too(tmp_path: Path) -> None:
     assert measured.report["spectrum"] is None
     measured.save(tmp_path / "measured")
     assert tmp_path / "measured" in files_loss.CHECKED
-    with pytest.raises(UnsupportedFamily, match="llama"):
+    with pytest.raises(UnsupportedFamily, match="stablelm"):
         combine(plan, align="orthogonal", **QUICKER)

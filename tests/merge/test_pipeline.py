@@ -233,20 +233,20 @@ def test_incompatible_models_are_refused_before_weights_are_read(saved) -> None:
 
 
 def test_an_unsupported_family_can_only_be_averaged(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, StableLmConfig, StableLmForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = StableLmConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     for name in "ab":
-        LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+        StableLmForCausalLM(config).save_pretrained(tmp_path / name)
     merge(tmp_path / "a", tmp_path / "b", align="none", t=0.5).save(tmp_path / "out")
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == "llama"
-    with pytest.raises(UnsupportedFamily, match=r"'llama' are not supported .*; supported: gpt2"):
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == "stablelm"
+    with pytest.raises(UnsupportedFamily, match=r"'stablelm' are not supported .*; supported: gemma"):
         merge(tmp_path / "a", tmp_path / "b", align="orthogonal", t=0.5)
     for asked in ({"path": isthmus.CurvePlan()}, {"restore": True}):
-        with pytest.raises(UnsupportedFamily, match="'llama'"):
+        with pytest.raises(UnsupportedFamily, match="'stablelm'"):
             merge(tmp_path / "a", tmp_path / "b", align="none", data=DATA, **asked)
 
 
