@@ -572,15 +572,21 @@ def fingerprint(output: WorkDirectory, *, reply: Reply) -> None:
 @command(
     ("The table", "lab symmetries study"),
     ("The numbers as well", "lab symmetries study --json symmetries.json"),
+    ("Of Llamas", "lab symmetries llamas --family llama"),
     group=lab,
 )
-def symmetries(output: WorkDirectory, *, reply: Reply) -> None:
-    """Which symmetry buys what? Trains models, ablates fifteen pairs (an hour on two cores), keeps what is done."""
+def symmetries(
+    output: WorkDirectory,
+    *,
+    family: Annotated[Literal["gpt2", "llama", "qwen3", "gpt_neox"], Option("The architecture.")] = "gpt2",
+    reply: Reply,
+) -> None:
+    """Which symmetry buys what? Trains models, ablates their pairs (an hour on two cores), keeps what is done."""
     require_outputs(reply.json_file, [("the directory", output)], [], existing=True)
     from .lab.symmetries import symmetry_study, table_rows
 
     with screen(reply.quiet) as progress:
-        pairs = symmetry_study(output, progress=progress)
+        pairs = symmetry_study(output, family, progress=progress)
     names = ("kind", "step", "barrier", "std", "share")
     table = [dict(zip(names, row, strict=True)) for row in table_rows(pairs)]
     reply.give({"pairs": [asdict(pair) for pair in pairs], "table": table}, print_symmetries)

@@ -1,4 +1,4 @@
-"""Pretraining of small GPT-2s on the standard library, with AdamW or Muon: how the embedded checkpoints were made.
+"""Pretraining of small models on the standard library, with AdamW or Muon: how the embedded checkpoints were made.
 
 Muon orthogonalises the update of Q, K and V apart, though GPT-2 fuses them (Zhang et al. 2026, arXiv 2605.09991):
 the leaves that are trained are the pieces of the symmetry table, put together for every forward pass.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from ..merge.training.optimizers import Schedule, make_optimizers
 from .demo import CHECKPOINTS
 
 if TYPE_CHECKING:
-    from transformers import GPT2Config, PreTrainedTokenizerBase
+    from transformers import GPT2Config, PretrainedConfig, PreTrainedTokenizerBase
 
     from ..align.symmetry import State
 
@@ -85,6 +85,26 @@ def small_config(*, layers: int = 4, width: int = 128, heads: int = 4) -> GPT2Co
     )
 
 
+# What small models of other architectures than GPT-2 have beside the sizes that they share with it.
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"intermediate_size": 352, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {"intermediate_size": 352, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
+    "gpt_neox": {"intermediate_size": 512, "tie_word_embeddings": False},
+}
+
+
+def config_of(architecture: str) -> PretrainedConfig:
+    """A small model of an architecture, ``gpt2`` or one of `ARCHITECTURES`, about as large as a `small_config`."""
+    from transformers import CONFIG_MAPPING
+
+    if architecture == "gpt2":
+        return small_config()
+    facts: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 128, "num_hidden_layers": 4}
+    facts |= {"num_attention_heads": 4, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0}
+    config: PretrainedConfig = CONFIG_MAPPING[architecture](**facts, **ARCHITECTURES[architecture])
+    return config
+
+
 def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer of 1,024 tokens, trained on the corpora that `specs` name."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -130,16 +150,16 @@ def _stream(spec: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 def pretrain(
     recipe: TrainingRecipe,
-    config: GPT2Config,
+    config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     start: State | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> State:
-    """Train one GPT-2 from its seed, or from `start`, and return its state (float32, transformers' names)."""
-    from transformers import GPT2LMHeadModel
+    """Train one model from its seed, or from `start`, and return its state (float32, transformers' names)."""
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(recipe.seed)
-    model = GPT2LMHeadModel(config)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     table = family(config)
     state = start or dict(model.named_parameters())
     leaves = {name: piece.detach().clone().requires_grad_() for name, piece in table.split(state).items()}
@@ -212,7 +232,7 @@ def make_checkpoints(
 
 def make_checkpoint(
     recipe: TrainingRecipe,
-    config: GPT2Config,
+    config: PretrainedConfig,
     directory: Path,
     progress: Progress,
     tokenizer: PreTrainedTokenizerBase | None = None,

@@ -4,6 +4,8 @@ Five AdamW and five Muon models, of which only seeds differ (the embedded ones a
 either kind and five mixed ones. For each of them, the barrier of the straight line on text that was not fitted on:
 without alignment; with permutations; also with a rotation of the residual stream; also with rotations inside heads;
 with activations as well as weights; and learned, with invertible maps inside heads and the gauge of norms.
+
+Of other architectures than GPT-2, three smaller models of either optimizer make three pairs of every kind.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ from ..merge.training.fitting import learn
 from .demo import CHECKPOINTS
 from .options import SEEDS
 from .parts import spread
-from .pretrain import EMBEDDED, TrainingRecipe, embedded_tokenizer, make_checkpoint, small_config
+from .pretrain import EMBEDDED, TrainingRecipe, config_of, embedded_tokenizer, make_checkpoint, small_config
 
 DATA = ("stdlib:docs", "stdlib:code")
 PLAN = LearnPlan(steps=400)
+FEWER = 3  # models by each optimizer, of other architectures than GPT-2
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
 FIRST = {"adamw": EMBEDDED[0], "muon": EMBEDDED[1]}
 
@@ -56,39 +59,45 @@ class Ablation:
     barriers: Mapping[str, float]
 
 
-def recipes() -> list[TrainingRecipe]:
-    """The models that are trained in addition to the embedded ones."""
-    return [
+def recipes(architecture: str = "gpt2") -> list[TrainingRecipe]:
+    """The models that are trained: of GPT-2, those beside the embedded ones."""
+    others = architecture != "gpt2"
+    trained = [
         replace(first, name=f"{name}-{number}", seed=10 * number + first.seed)
-        for number in range(3, SEEDS + 1)
+        for number in range(1 if others else 3, (FEWER if others else SEEDS) + 1)
         for name, first in FIRST.items()
     ]
+    return [replace(recipe, steps=700, batch=16) for recipe in trained] if others else trained
 
 
-def pairs() -> list[tuple[str, str, str]]:
-    """(kind, A, B): five pairs of every kind."""
-    triples = []
-    for number in range(1, SEEDS + 1):
-        after = number % SEEDS + 1
+def pairs(architecture: str = "gpt2") -> list[tuple[str, str, str]]:
+    """(kind, A, B): five pairs of every kind, or three."""
+    triples, seeds = [], SEEDS if architecture == "gpt2" else FEWER
+    for number in range(1, seeds + 1):
+        after = number % seeds + 1
         triples += [(f"{name}-{name}", f"{name}-{number}", f"{name}-{after}") for name in FIRST]
         triples.append(("adamw-muon", f"adamw-{number}", f"muon-{number}"))
     return triples
 
 
 def symmetry_study(
-    directory: Path, *, wanted: Sequence[tuple[str, str, str]] | None = None, progress: Progress | None = None
+    directory: Path,
+    architecture: str = "gpt2",
+    *,
+    wanted: Sequence[tuple[str, str, str]] | None = None,
+    progress: Progress | None = None,
 ) -> list[Ablation]:
     """Train the models into `directory`, unless they exist, and ablate all pairs, or those `wanted`.
 
     Pairs that were done before are read back.
     """
     progress = progress or Progress()
-    wanted = pairs() if wanted is None else wanted
+    wanted = pairs(architecture) if wanted is None else wanted
     places = {recipe.name: CHECKPOINTS / recipe.name for recipe in EMBEDDED}
-    for recipe in recipes():
+    for recipe in recipes(architecture):
         places[recipe.name] = directory / recipe.name
         if any(recipe.name in pair for pair in wanted) and not places[recipe.name].exists():
-            make_checkpoint(recipe, small_config(), directory, progress)
+            make_checkpoint(recipe, config_of(architecture), directory, progress)
     ablations = []
     for kind, a, b in wanted:
         file = directory / f"{a}, {b}.json"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -8,8 +10,11 @@ import pytest
 from conftest import EMBEDDED
 from token_blocks import labelled_blocks
 
+from isthmus.align.families import family
 from isthmus.checkpoint.loading import load
 from isthmus.eval.progress import Progress
+from isthmus.lab.pretrain import ARCHITECTURES, config_of, make_checkpoint
+from isthmus.lab.pretrain import EMBEDDED as RECIPES
 from isthmus.lab.symmetries import STEPS, Ablation, ablate, pairs, recipes, symmetry_study, table_rows
 from isthmus.merge.plans import LearnPlan
 
@@ -58,3 +63,32 @@ def test_pairs_that_were_done_are_read_back_and_summed_up(tmp_path: Path) -> Non
     assert rows["learned"][2] == pytest.approx(0.3)
     assert rows["learned"][3] == pytest.approx(0.2828, abs=1e-4)
     assert rows["learned"][4] == pytest.approx(mean([0.25, 0.1]))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", *ARCHITECTURES])
+def test_of_every_architecture_there_is_a_small_model_with_a_table(architecture: str) -> None:
+    config = config_of(architecture)
+    assert config.model_type == architecture
+    sizes = [math.prod(shape) for shape in family(config).schema().shapes.values()]
+    assert 0.8e6 < sum(sizes) < 1.3e6
+    assert {name for _, *two in pairs(architecture) for name in two} <= {
+        recipe.name for recipe in (*recipes(architecture), *RECIPES)
+    }
+
+
+def test_a_small_llama_is_trained_and_ablated(tmp_path: Path) -> None:
+    for recipe in recipes("llama")[:2]:
+        make_checkpoint(replace(recipe, steps=2, batch=2), config_of("llama"), tmp_path, Progress())
+    a, b = (load(tmp_path / name) for name in ("adamw-1", "muon-1"))
+    text = labelled_blocks(
+        ("stdlib:docs",),
+        a.tokenizer(),
+        context=128,
+        vocabulary=1024,
+        fit_tokens=4096,
+        select_tokens=512,
+        report_tokens=512,
+    )
+    barriers = ablate(a, b, text, LearnPlan(steps=2, batch=2), Progress())
+    assert tuple(barriers) == STEPS
+    assert all(math.isfinite(barrier) for barrier in barriers.values())
