@@ -571,8 +571,7 @@ def fingerprint(output: WorkDirectory, *, reply: Reply) -> None:
 
 @command(
     ("The table", "lab symmetries study"),
-    ("The numbers as well", "lab symmetries study --json symmetries.json"),
-    ("Of Llamas", "lab symmetries llamas --family llama"),
+    ("Of Llamas, with the numbers", "lab symmetries llamas --family llama --json llamas.json"),
     group=lab,
 )
 def symmetries(
