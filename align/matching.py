@@ -162,10 +162,9 @@ class _Problem:
         nested parts that is best for every pair, (B, A, parts).
         """
         count, nested = self.table.spaces[space].group.size, self.nested.get(space)
-        values = torch.zeros(count, count, dtype=torch.float64)
-        bare = self.cross(space, elements, self.bare[space], self.seen.get(space))
-        if bare is not None:
-            values += bare if len(bare) == count else _pairs(bare, count).diagonal(dim1=-2, dim2=-1).sum(-1)
+        values = self.cross(space, elements, self.bare[space], self.seen.get(space))
+        if values is not None and len(values) > count:
+            values = _pairs(values, count).diagonal(dim1=-2, dim2=-1).sum(-1)
         inside = {name for name, _ in self.table.occurrences(nested)} if nested else set()
         alone: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
@@ -173,9 +172,11 @@ class _Problem:
             acted = {name for name, _ in self.table.occurrences(inner)}
             cross = self.cross(space, elements, acted - inside, self.seen.get(inner))
             size = self.table.spaces[inner].group.size
-            alone[inner] = torch.zeros(count, count, size, size, dtype=torch.float64)
-            if cross is not None:
-                alone[inner] = _pairs(cross.double(), count)
+            alone[inner] = (
+                torch.zeros(count, count, size, size, dtype=torch.float64)
+                if cross is None
+                else _pairs(cross.double(), count)
+            )
             if nested is not None:
                 seen = self.seen.get(nested) if inner in self._acting(nested) else None
                 cross = self.cross(space, elements, acted & inside, seen)
@@ -187,7 +188,9 @@ class _Problem:
             for inner, crosses in parts.items():
                 alone[inner] = alone[inner] + _ordered(crosses, order).sum(2)
         for inner, crosses in alone.items():
-            values += self.table.spaces[inner].group.attained(crosses)
+            attained = self.table.spaces[inner].group.attained(crosses)
+            values = attained if values is None else attained.add_(values)
+        assert values is not None
         return values, alone, order
 
     def _acting(self, space: str) -> set[str]:
