@@ -580,7 +580,7 @@ def symmetries(
     family: Annotated[Literal["gpt2", "llama", "qwen3", "gpt_neox"], Option("The architecture.")] = "gpt2",
     reply: Reply,
 ) -> None:
-    """Which symmetry buys what? Trains models, ablates their pairs (an hour on two cores), keeps what is done."""
+    """Which symmetry buys what? Trains models, ablates their pairs (GPT-2: an hour on two cores)."""
     require_outputs(reply.json_file, [("the directory", output)], [], existing=True)
     from .lab.symmetries import symmetry_study, table_rows
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-BLOCK = 1024  # tokens of a block of text: long enough to tell models apart, short enough for any memory
-
-
 @dataclass(frozen=True)
 class Inputs:
     """Checkpoints of one form: the `members` have the rows of the vocabulary that all share, `whole` all of their own.
@@ -45,7 +42,7 @@ class Inputs:
     provenance: tuple[Sequence[Evidence], ...]
     licences: tuple[str | None, ...]
     findings: tuple[Finding, ...] = ()
-    longest: int = BLOCK
+    longest: int | None = None
 
     @property
     def first(self) -> Checkpoint:
@@ -55,7 +52,8 @@ class Inputs:
     @property
     def context(self) -> int:
         """The tokens of a block of text: as many as the models are made for, where they say, but at most `longest`."""
-        return min(self.longest, context_length(self.first.config) or DEFAULT_CONTEXT)
+        whole = context_length(self.first.config) or DEFAULT_CONTEXT
+        return whole if self.longest is None else min(self.longest, whole)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the shared rows. Raises BadInput when no model has one."""
@@ -88,7 +86,7 @@ def open_inputs(
     tokenizer_of: str | None = None,
     narrow: bool = False,
     opened: bool = True,
-    longest: int = BLOCK,
+    longest: int | None = None,
 ) -> Inputs:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 

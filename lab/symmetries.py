@@ -5,7 +5,8 @@ either kind and five mixed ones. For each of them, the barrier of the straight l
 without alignment; with permutations; also with a rotation of the residual stream; also with rotations inside heads;
 with activations as well as weights; and learned, with invertible maps inside heads and the gauge of norms.
 
-Of other architectures than GPT-2, three smaller models of either optimizer make three pairs of every kind.
+Of other architectures than GPT-2, three models of either optimizer, trained for fewer steps, make three pairs of
+every kind.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def symmetry_study(
     Pairs that were done before are read back.
     """
     progress = progress or Progress()
+    directory = directory if architecture == "gpt2" else directory / architecture  # names of models are the same
     wanted = pairs(architecture) if wanted is None else wanted
     places = {recipe.name: CHECKPOINTS / recipe.name for recipe in EMBEDDED}
     for recipe in recipes(architecture):

@@ -80,7 +80,8 @@ def idle_in_align(plan: AlignPlan) -> list[Rule]:
     """What changes nothing in an alignment by the method of the plan."""
     text = f"is text, at which --method {plan.method} does not look: take activations, combined or learned, or leave "
     return [
-        (not plan.needs_text, {"--data", "--context"}, f"{text}it out"),
+        (not plan.needs_text, {"--data"}, f"{text}it out"),
+        (not plan.needs_text, {"--context"}, f"is for blocks of text, at which --method {plan.method} does not look"),
         (plan.method != "learned", {*OF_LEARNING, "--mixed-precision"}, "is for --method learned: leave it out"),
     ]
 

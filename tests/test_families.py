@@ -78,8 +78,9 @@ def test_it_is_merged_along_a_curve(pair: Pair, tmp_path: Path) -> None:
     assert len(merged.path.bends) == 1
 
 
-def test_it_is_averaged_by_what_goes_into_its_maps(pair: Pair, tmp_path: Path) -> None:
-    merged = combine(isthmus.recipe("regmean", list(pair)), data=DATA, tokens=256, context=64)
+@pytest.mark.parametrize("method", ["regmean", "fisher"])
+def test_it_is_averaged_by_what_it_does_with_text(pair: Pair, method: str, tmp_path: Path) -> None:
+    merged = combine(isthmus.recipe(method, list(pair)), data=DATA, tokens=256, context=64)
     merged.save(tmp_path / "merged")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
 

@@ -41,11 +41,11 @@ ALL = ("q", "k", "v", "o")
 # Names of the norms before attention, after it, before the MLP and after it.
 BEFORE = ("input_layernorm", None, "post_attention_layernorm", None)
 AROUND = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+AFTER = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
 LIMITS = (
     ", as far as it goes: norms write to the residual stream of such models, so that its directions are reordered and "
     "flipped, but not rotated"
 )
-AFTER = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
 
 
 def llama(config: Any) -> Family:

@@ -21,11 +21,10 @@ BUFFERS = r"(^|\.)rotary_emb\.inv_freq$"
 
 @dataclass
 class Blocks:
-    """A symmetry table while it is made: the stream's `group`, whether norms centre, and their neutral weight."""
+    """A symmetry table while it is made: the stream's `group`, and the weight for which norms scale by 1."""
 
     group: Group
     tokens: int
-    centres: bool = False
     neutral: float = 1.0
     spaces: dict[str, Space] = field(default_factory=dict)
     pieces: dict[str, Piece] = field(default_factory=dict)
@@ -47,7 +46,7 @@ class Blocks:
     def norm(self, name: str, module: str, readers: Sequence[str]) -> None:
         """A norm without a bias, and the linear maps that read it."""
         self.pieces[name] = Piece(f"{module}.weight", (Axis(("stream",), scale=True),))
-        self.norms.append(Norm(name, None, tuple(self._reader(one) for one in readers), self.centres, self.neutral))
+        self.norms.append(Norm(name, None, tuple(self._reader(one) for one in readers), False, self.neutral))
 
     def _reader(self, name: str) -> Reader:
         bias = f"{name}.bias"

@@ -92,3 +92,15 @@ def test_a_small_llama_is_trained_and_ablated(tmp_path: Path) -> None:
     barriers = ablate(a, b, text, LearnPlan(steps=2, batch=2), Progress())
     assert tuple(barriers) == STEPS
     assert all(math.isfinite(barrier) for barrier in barriers.values())
+
+
+def test_what_was_done_for_one_architecture_is_not_taken_for_another(tmp_path: Path) -> None:
+    wanted = pairs("llama")[:1]
+    _, a, b = wanted[0]
+    for folder, barrier in ((tmp_path, 2.0), (tmp_path / "llama", 1.0)):
+        folder.mkdir(exist_ok=True)
+        for name in (a, b):
+            (folder / name).mkdir()
+        (folder / f"{a}, {b}.json").write_text(json.dumps(dict.fromkeys(STEPS, barrier)))
+    assert symmetry_study(tmp_path, "llama", wanted=wanted)[0].barriers["none"] == 1.0
+    assert symmetry_study(tmp_path, wanted=wanted)[0].barriers["none"] == 2.0
