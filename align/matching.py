@@ -9,13 +9,16 @@ Theus et al. 2025, arXiv 2506.22712, for transformers):
 - heads jointly with the rotations inside them: the similarity of two heads is what the best rotations inside them
   attain, the sum of the nuclear norms of their QK and OV cross-products; neurons with the signs inside them likewise;
 - groups of heads that share a key jointly with the order of their queries: for every two groups that order and the
-  rotations in turn, until the order stays, from the one that is best when every query has a rotation of its own.
+  rotations in turn, until the order stays, from the one that is best when every query has a rotation of its own;
+- experts by the router's rows and how alike their neurons can be, then the neurons of those that go together
+  (`isthmus.align.experts`).
 
 Correlations of activations (`isthmus.align.activations`) can stand beside the weights or in their place: a term
 tr(gᵀ C) for every space, which counts `BESIDE_WEIGHTS` times what the weights on which the space acts do. That lowered
 the barrier of three pairs of small models by 5, 10 and 16 percent; twice or four times as much did less.
 
-Every step increases the objective, so it converges; to which optimum depends on the start. `match` compares several.
+Every step but that of experts increases the objective, so it converges; to which optimum depends on the start. `match`
+compares several.
 Pieces keep their natural scale, but for those inside heads, which count `INSIDE_HEADS` times: query and key, value and
 output act in products, and are small next to embeddings and MLPs. On four pairs of small models that lowered the
 barrier by 0 to 4 percent.
@@ -30,6 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .experts import Experts
 from .groups import NestedPermutation
 from .memory import release_freed
 from .scales import Scales
@@ -70,7 +74,8 @@ class _Problem:
     ):
         self.table = table
         self._pool = ThreadPoolExecutor(max_workers=2)  # one for all sweeps: every new thread keeps memory of its own
-        self.names = table.compared if weigh else ()
+        # What no activation shows is compared by weights all the same.
+        self.names = table.compared if weigh else _unseen(table, activations or {})
         self.a, self.b = a, b
         self.weights = {name: self._weight(name) for name in self.names}
         bounds = {name: self.weights[name] * length(a[name]) * length(b[name]) for name in self.names}
@@ -85,6 +90,7 @@ class _Problem:
         nested = {name for name, space in table.spaces.items() if isinstance(space.group, NestedPermutation)}
         self.inner = {name: [one for one in table.inner(name) if one not in nested] for name in self.layers}
         self.nested = {name: one for name in self.layers for one in table.inner(name) if one in nested}
+        self.experts = {name: Experts.of(table, name, one) for name, one in self.nested.items() if not self.inner[name]}
         # Spaces of blocks whose insides are more than signs.
         self.heads = [name for name in self.layers if any(table.spaces[one].group.size > 1 for one in self.inner[name])]
         # Pieces on whose blocks a space acts that has others inside, and none of these does.
@@ -94,7 +100,7 @@ class _Problem:
                 for name, _ in table.occurrences(space)
                 if name in self.names and not any(set(inners) & set(axis.spaces) for axis in table.pieces[name].axes)
             ]
-            for space, inners in self.inner.items()
+            for space, inners in (self.inner | {name: [one.neurons] for name, one in self.experts.items()}).items()
         }
         # Pieces that only the stream acts on give the same cross-product whatever the other elements are.
         self._stream_alone = {
@@ -214,6 +220,8 @@ class _Problem:
 
     def solve_blocks(self, space: str, elements: Elements) -> tuple[Elements, float]:
         """A space of blocks and the spaces inside of it, jointly optimal; what they attain."""
+        if space in self.experts:
+            return self._solve_experts(space, elements)
         group = self.table.spaces[space].group
         values, crosses, order = self.similarity(space, elements)
         solved = {space: group.solve(values)}
@@ -223,6 +231,14 @@ class _Problem:
         if order is not None:
             solved[self.nested[space]] = order[solved[space], blocks]
         return solved, float(group.act(values, 0, solved[space]).diagonal().sum())
+
+    def _solve_experts(self, space: str, elements: Elements) -> tuple[Elements, float]:
+        experts = self.experts[space]
+        skip = frozenset((space, experts.neurons, *experts.scales))
+        acted = [name for name, _ in self.table.occurrences(experts.neurons) if name in self.names]
+        a = {name: self.a[name] for name in acted}
+        b = {name: self.weights[name] * self.table.act(name, self.b[name], elements, skip=skip) for name in acted}
+        return experts.solve(self.table, a, b, self.cross(space, elements, self.bare[space]))
 
     def solve_layers(self, elements: Elements) -> Elements:
         """The spaces of all layers given the stream: independent of each other, so two at a time."""
@@ -265,11 +281,21 @@ class _Problem:
         value = sum(
             float(self.table.act_on_space(self.stream, cross, 0, elements).diagonal().sum()) for cross in crosses
         )
-        for name in _ends([name for name in self.layers if name not in self.heads]):
+        for name in _ends([name for name in self.layers if name not in self.heads and name not in self.experts]):
             value += float(self.table.spaces[name].group.bound(self.similarity(name, elements)[0]))
-        for name in _ends(self.heads):
+        for name in (*_ends(self.heads), *_ends([name for name in self.layers if name in self.experts])):
             value += self.solve_blocks(name, elements)[1]
         return value
+
+
+def _unseen(table: Family, seen: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The pieces on which spaces act that are not seen, nor is anything inside of them."""
+    shown = {one for space in seen for one in (*table.outer(space), space)}
+    return tuple(
+        name
+        for name in table.compared
+        if any(space not in shown for axis in table.pieces[name].axes for space in axis.spaces)
+    )
 
 
 def _ends(names: Sequence[str]) -> Iterable[str]:

@@ -1,7 +1,8 @@
-"""Signed scales of single entries: what a gated neuron allows, whose gate and value are multiplied.
+"""Scales of single entries: what a gated neuron allows, whose gate and value are multiplied, and one with ReLU.
 
 With y = down · (act(gate · x) ∘ (up · x)), a neuron's row of `up` times s and its column of `down` over s leave y as it
-is, for any s ≠ 0. The gate, which goes through the activation, allows none.
+is, for any s ≠ 0. The gate, which goes through the activation, allows none. With y = down · relu(up · x), they do for
+any s > 0.
 """
 
 # ruff: noqa: D102  (`Group` says what the methods of every kind do)
@@ -61,6 +62,23 @@ class Signs(Scales):
 
     def motion(self) -> Motion | None:
         return None
+
+
+@dataclass(frozen=True)
+class PositiveScales(Scales):
+    """A number above 0 for each entry, which ReLU lets through: (m, 1, 1) float."""
+
+    def _random_block(self, generator: torch.Generator) -> Tensor:
+        return 0.5 + torch.rand(1, 1, generator=generator, dtype=torch.float64)
+
+    def solve(self, cross: Tensor) -> Tensor:
+        return torch.ones_like(cross)
+
+    def attained(self, cross: Tensor) -> Tensor:
+        return cross.sum((-1, -2))
+
+    def compact(self) -> Matrices:
+        return _NoScales(self.size, self.blocks)
 
 
 @dataclass(frozen=True)

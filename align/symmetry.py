@@ -79,19 +79,41 @@ class View:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """How a tensor of `count` matrices, (count, m, n), is one matrix: side by side along `axis` of that.
+
+    Along axis 0 it is (count × m, n), along axis 1 (m, count × n).
+    """
+
+    axis: int
+    count: int
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """The one matrix: a view where that is possible."""
+        return tensor.movedim(0, self.axis).flatten(self.axis, self.axis + 1)
+
+    def apart(self, matrix: Tensor) -> Tensor:
+        """The tensor of matrices, as a view of the one."""
+        return torch.unflatten(matrix, self.axis, (self.count, -1)).movedim(self.axis, 0)
+
+
+@dataclass(frozen=True)
 class Piece:
     """A parameter, or a `view` of it, with what acts on each of its axes.
 
-    The pieces of one parameter have views of the same axis and number of runs, and stand in the table in their order.
+    A parameter of many matrices, as those of experts, is laid out as one by its `stack`, before the view. The pieces of
+    one parameter have the same stack, views of the same axis and number of runs, and stand in the table in their order.
     """
 
     parameter: str
     axes: tuple[Axis, ...]
     view: View | None = None
+    stack: Stack | None = None
 
     def of(self, parameter: Tensor) -> Tensor:
         """The piece of its parameter: a view where that is possible."""
-        return parameter if self.view is None else self.view.of(parameter)
+        matrix = parameter if self.stack is None else self.stack.laid_out(parameter)
+        return matrix if self.view is None else self.view.of(matrix)
 
 
 @dataclass(frozen=True)
@@ -200,12 +222,15 @@ class Head:
     """The unembedding: what it is in the table of a model whose embedding is not tied to it.
 
     `shifts` is whether a number added to all logits drops out: not where they go through another function first.
+    `apart` are further pieces that then differ, and `spaces` those of which only that model has.
     """
 
     name: str
     piece: Piece
     map: LinearMap
     shifts: bool = True
+    apart: Mapping[str, Piece] = field(default_factory=dict)
+    spaces: Mapping[str, Space] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -260,8 +285,9 @@ class Family:
         """The table of the same model with an unembedding of its own."""
         if not self.tied:
             return self
-        pieces = {**self.pieces, self.head: self.unembedding.piece}
-        return replace(self, pieces=pieces, maps=(*self.maps, self.unembedding.map), tied=False)
+        pieces = {**self.pieces, self.head: self.unembedding.piece, **self.unembedding.apart}
+        spaces = {**self.spaces, **self.unembedding.spaces}
+        return replace(self, spaces=spaces, pieces=pieces, maps=(*self.maps, self.unembedding.map), tied=False)
 
     def permuting(self, wanted: Callable[[Space], bool] = lambda space: True) -> Family:
         """The same table with only the permutations of every group, or of the groups of the spaces that are `wanted`.
@@ -279,14 +305,19 @@ class Family:
     def schema(self) -> Schema:
         """The tensors of the model, as transformers names them, without importing its modelling code."""
         shapes: dict[str, tuple[int, ...]] = {}
+        wholes: dict[str, list[int]] = {}
         for piece in self.pieces.values():
             sizes = [
                 axis.size * math.prod(self.spaces[space].group.size for space in axis.spaces) for axis in piece.axes
             ]
-            if piece.parameter in shapes:
+            if piece.parameter in wholes:
                 assert piece.view is not None
-                sizes[piece.view.axis] += shapes[piece.parameter][piece.view.axis]
+                sizes[piece.view.axis] += wholes[piece.parameter][piece.view.axis]
+            wholes[piece.parameter] = sizes
             shapes[piece.parameter] = tuple(sizes)
+            if piece.stack is not None:
+                axis, count = piece.stack.axis, piece.stack.count
+                shapes[piece.parameter] = (count, *sizes[:axis], sizes[axis] // count, *sizes[axis + 1 :])
         tied = {self.unembedding.piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
         buffers = re.compile(self.buffers) if self.buffers else None
         return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits)
@@ -380,8 +411,26 @@ class Family:
 
     def fused(self, parts: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         """A parameter, of its pieces with these names."""
-        view = self.pieces[names[0]].view
-        return parts[0] if view is None else view.fused(parts)
+        view, stack = self.pieces[names[0]].view, self.pieces[names[0]].stack
+        whole = parts[0] if view is None else view.fused(parts)
+        return whole if stack is None else stack.apart(whole).contiguous()
+
+    def measured(self, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The matrices whose spectra are measured, by name, of pieces: views of them.
+
+        Of every matrix that is several side by side, each of these, under the name of the piece with a number before
+        the kind: ``layers.0.experts.gate`` is ``layers.0.experts.3.gate`` and so on.
+        """
+        matrices = {}
+        for name in self.matrices:
+            stack = self.pieces[name].stack
+            if stack is None:
+                matrices[name] = pieces[name]
+            else:
+                place, _, kind = name.rpartition(".")
+                apart = enumerate(stack.apart(pieces[name]))
+                matrices |= {f"{place}.{number}.{kind}": matrix for number, matrix in apart}
+        return matrices
 
     def occurrences(self, space: str) -> Iterator[tuple[str, int]]:
         """Every (piece, axis) on which a space acts."""
@@ -392,14 +441,16 @@ class Family:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The pieces that tell which elements match two states: those on which spaces act, except for scales of norms.
+        """The pieces that tell which elements match two states: those on which spaces act linearly.
 
-        The canonical form folds most scales; on the others a group does not act linearly.
+        Not the scales of norms, most of which the canonical form folds, nor pieces with the same space on both axes.
         """
         return tuple(
             name
             for name, piece in self.pieces.items()
-            if any(axis.spaces for axis in piece.axes) and not any(axis.scale for axis in piece.axes)
+            if any(axis.spaces for axis in piece.axes)
+            and not any(axis.scale for axis in piece.axes)
+            and not _twice(piece)
         )
 
     @property
@@ -409,5 +460,10 @@ class Family:
 
     @property
     def centred(self) -> bool:
-        """Whether the mean of the residual stream is seen by none of the norms that read it."""
-        return all(norm.centres for norm in self.norms)
+        """Whether the mean of the residual stream is seen by nothing: all that reads it centres it first."""
+        return all(norm.centres and norm.folds for norm in self.norms)
+
+
+def _twice(piece: Piece) -> bool:
+    spaces = [space for axis in piece.axes for space in axis.spaces]
+    return len(set(spaces)) < len(spaces)

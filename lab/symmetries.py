@@ -6,7 +6,8 @@ without alignment; with permutations; also with a rotation of the residual strea
 with activations as well as weights; and learned, with invertible maps inside heads and the gauge of norms.
 
 Of other architectures than GPT-2, three models of either optimizer, trained for fewer steps, make three pairs of
-every kind.
+every kind, whose closed form is also the start of a curve with one bend. (Curves between GPT-2s are the study of
+`isthmus.lab.table`.)
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from ..eval.progress import Progress
 from ..eval.text import Blocks, Text
 from ..merge.choosing import activation_ids
 from ..merge.path import WeightPath
-from ..merge.plans import LearnPlan
+from ..merge.plans import CurvePlan, LearnPlan
 from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.search import grid
-from ..merge.training.fitting import learn
+from ..merge.training.fitting import learn, train_curve
 from .demo import CHECKPOINTS
 from .options import SEEDS
 from .parts import spread
@@ -47,12 +48,16 @@ DATA = ("stdlib:docs", "stdlib:code")
 PLAN = LearnPlan(steps=400)
 FEWER = 3  # models by each optimizer, of other architectures than GPT-2
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
+BEND = "one bend"
 FIRST = {"adamw": EMBEDDED[0], "muon": EMBEDDED[1]}
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """One pair: its kind, and the barrier in nats after every step of `STEPS`, each of which adds to those before."""
+    """One pair: its kind, and the barrier in nats after every step of `STEPS`, each of which adds to those before.
+
+    The step `BEND`, where it was asked for, comes after the closed forms.
+    """
 
     kind: str
     a: str
@@ -104,7 +109,8 @@ def symmetry_study(
     for kind, a, b in wanted:
         file = directory / f"{a}, {b}.json"
         if not file.exists():
-            replace_json(file, ablate(load(places[a]), load(places[b]), _text(), PLAN, progress))
+            bend = None if architecture == "gpt2" else CurvePlan().for_endpoints(kind.split("-"))
+            replace_json(file, ablate(load(places[a]), load(places[b]), _text(), PLAN, progress, bend=bend))
         ablations.append(Ablation(kind, a, b, json.loads(file.read_text())))
     return ablations
 
@@ -113,11 +119,21 @@ def symmetry_study(
 def _text() -> tuple[Blocks, ...]:
     tokenizer, context = embedded_tokenizer(), int(small_config().n_positions)
     text = Text(DATA, tokenizer, context=context, vocabulary=len(tokenizer))
-    return text.blocks(fit_tokens=max(PLAN.training.tokens(len(DATA), context), ACTIVATION_TOKENS))
+    return text.blocks(
+        fit_tokens=max(
+            PLAN.training.tokens(len(DATA), context), CurvePlan().training.tokens(len(DATA), context), ACTIVATION_TOKENS
+        )
+    )
 
 
 def ablate(
-    first: Checkpoint, second: Checkpoint, text: Sequence[Blocks], plan: LearnPlan, progress: Progress
+    first: Checkpoint,
+    second: Checkpoint,
+    text: Sequence[Blocks],
+    plan: LearnPlan,
+    progress: Progress,
+    *,
+    bend: CurvePlan | None = None,
 ) -> dict[str, float]:
     """The barrier of one pair, step by step, in nats per token on the report text."""
     a, b, config, table = dict(first.state), dict(second.state), first.config, family(first.config)
@@ -135,6 +151,11 @@ def ablate(
     assert trained.alignment is not None
     trained.alignment.verify(b, trained.alignment.apply(b, table), config)
     barriers["learned"] = _barrier(trained.path, steps["activations"], report)
+    if bend is not None:
+        start = steps["activations"]
+        line = WeightPath("linear", start.a, start.b)
+        curve, _ = train_curve(line, start.config, fit, select, bend, device="cpu", progress=progress)
+        barriers[BEND] = _barrier(curve.path, start, report)
     return barriers
 
 
@@ -159,7 +180,7 @@ def table_rows(ablations: Sequence[Ablation]) -> list[tuple[str, str, float, flo
     rows = []
     for kind in dict.fromkeys(pair.kind for pair in ablations):
         same = [pair.barriers for pair in ablations if pair.kind == kind]
-        for step in STEPS:
+        for step in same[0]:
             values = [barriers[step] for barriers in same]
             share = mean(barriers[step] / barriers["none"] for barriers in same)
             rows.append((kind, step, mean(values), spread(values), share))

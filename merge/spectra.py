@@ -37,7 +37,8 @@ def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
     table = family(config)
     form = canonical(state, table)
     with finite_algebra("measuring the spectrum"):
-        return {name: singular_values(table.untied().piece(form, name)) for name in table.matrices}
+        matrices = table.untied().measured(table.untied().split(form))
+        return {name: singular_values(matrix) for name, matrix in matrices.items()}
 
 
 def restore_spectrum(
@@ -50,13 +51,14 @@ def restore_spectrum(
     dtype of `state`.
     """
     pieces = {name: piece.clone() for name, piece in table.split(state).items()}
-    for name in table.matrices:
-        left, values, right = torch.linalg.svd(pieces[name].double(), full_matrices=False)
-        ends = [torch.linalg.svdvals(table.piece(end, name).double()) for end in (a, b)]
+    endpoints = [table.measured(table.split(end)) for end in (a, b)]
+    for name, matrix in table.measured(pieces).items():
+        left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+        ends = [torch.linalg.svdvals(end[name].double()) for end in endpoints]
         real = torch.stack([x > NULL * x[0] for x in (values, *ends)]).all(0)
         logs = [end.clamp_min(torch.finfo(torch.float64).tiny).log() for end in ends]
         values = torch.where(real, torch.lerp(logs[0], logs[1], t).exp(), values)
-        pieces[name] = ((left * values) @ right).to(pieces[name].dtype)
+        matrix.copy_((left * values) @ right)
     return table.join(pieces)
 
 

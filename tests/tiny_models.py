@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTForCausalLM, PreTrainedModel
 
 
 def tiny_neox(seed: int = 0, **changes: object) -> GPTNeoXForCausalLM:
@@ -35,3 +35,9 @@ def tiny_rotary(make: type[PreTrainedModel], seed: int = 0, **changes: object) -
             else:
                 parameter.mul_(5)
     return model
+
+
+def tiny_opt(seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A random OPT; norms and biases are random, too."""
+    facts = {"ffn_dim": 64, "word_embed_proj_dim": 48, "num_key_value_heads": 6, "pad_token_id": 1}
+    return tiny_rotary(OPTForCausalLM, seed, **{**facts, **changes})

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
+from .experts import mixtral, qwen2_moe, qwen3_moe
 from .gpt2 import gpt2
 from .gpt_neox import gpt_neox
-from .llama import gemma, gemma2, gemma3_text, llama, mistral, olmo2, qwen2, qwen3
+from .llama import gemma, gemma2, gemma3_text, llama, mistral, olmo2, phi3, qwen2, qwen3
+from .opt import opt
+from .phi import phi
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -26,6 +29,12 @@ FAMILIES: dict[str, Callable[[Any], Family]] = {
     "gemma2": gemma2,
     "gemma3_text": gemma3_text,
     "olmo2": olmo2,
+    "opt": opt,
+    "phi": phi,
+    "phi3": phi3,
+    "mixtral": mixtral,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
 }
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from ..groups import Matrices, OrthogonalKeepingOnes, Permutation
-from ..rotary import RotaryMatrices
-from ..symmetry import Activation, Attention, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space, Vanishing, View
+from ..groups import OrthogonalKeepingOnes
+from ..symmetry import Family, View
+from .blocks import Blocks
 
 # What the forward pass reads of the configuration.
 CONFIGURATION = (
@@ -35,90 +35,33 @@ def gpt_neox(config: Any) -> Family:
     """
     if isinstance(config, SimpleNamespace):
         raise TypeError("the content of a file")
-    width, heads, hidden = config.hidden_size, config.num_attention_heads, config.intermediate_size
+    width, heads = config.hidden_size, config.num_attention_heads
     size = width // heads
-    rotated = int(size * config.rope_parameters["partial_rotary_factor"])
-    tokens, stream, scale = Axis(size=config.vocab_size), Axis(("stream",)), Axis(("stream",), scale=True)
-
-    spaces = {"stream": Space(OrthogonalKeepingOnes(width))}
-    pieces = {"embed": Piece("gpt_neox.embed_in.weight", (tokens, stream))}
-    norms, attentions, vanishing, matrices, maps = [], [], [], [], []
-    activations = [Activation("stream", "lm_head", "input")]
-    writers = [("embed", 1)]
-
-    def norm(name: str, parameter: str, *readers: Reader) -> None:
-        pieces[name] = Piece(f"{parameter}.weight", (scale,))
-        pieces[f"{name}.bias"] = Piece(f"{parameter}.bias", (stream,))
-        norms.append(Norm(name, f"{name}.bias", readers))
-
+    biased = ("q", "k", "v", "o") if config.attention_bias else ()
+    blocks = Blocks(OrthogonalKeepingOnes(width), config.vocab_size, layer_norms=True)
+    blocks.embedding("gpt_neox.embed_in.weight")
     for layer in range(config.num_hidden_layers):
-        prefix = f"gpt_neox.layers.{layer}"
-        space = {name: f"{layer}.{name}" for name in ("heads", "qk", "ov", "mlp")}
-        spaces |= {
-            space["heads"]: Space(Permutation(heads)),
-            space["qk"]: Space(RotaryMatrices(size, heads, rotated), inside=space["heads"]),
-            space["ov"]: Space(Matrices(size, heads), inside=space["heads"]),
-            space["mlp"]: Space(Permutation(hidden)),
-        }
-        query, key = (Axis((space["heads"], space["qk"]), dual=dual) for dual in (False, True))
-        value, output = (Axis((space["heads"], space["ov"]), dual=dual) for dual in (False, True))
-        neurons = Axis((space["mlp"],))
-        views = [View(0, part * size, (part + 1) * size, runs=heads) for part in range(3)]
-        biased = {"fc", "proj", *(("q", "k", "v", "o") if config.attention_bias else ())}
-        linear = {
-            "q": (f"{prefix}.attention.query_key_value", query, stream, views[0]),
-            "k": (f"{prefix}.attention.query_key_value", key, stream, views[1]),
-            "v": (f"{prefix}.attention.query_key_value", value, stream, views[2]),
-            "o": (f"{prefix}.attention.dense", stream, output, None),
-            "fc": (f"{prefix}.mlp.dense_h_to_4h", neurons, stream, None),
-            "proj": (f"{prefix}.mlp.dense_4h_to_h", stream, neurons, None),
-        }
-        for name, (module, rows, columns, view) in linear.items():
-            pieces[f"{layer}.{name}"] = Piece(f"{module}.weight", (rows, columns), view)
-            if name in biased:
-                pieces[f"{layer}.{name}.bias"] = Piece(f"{module}.bias", (rows,), view)
-            matrices.append(f"{layer}.{name}")
-        maps += [LinearMap(module, 1) for module in dict.fromkeys(module for module, *_ in linear.values())]
-        reads = {
-            name: Reader(f"{layer}.{name}", 1, f"{layer}.{name}.bias" if name in biased else None)
-            for name in ("q", "k", "v", "fc")
-        }
-        norm(f"{layer}.before attention", f"{prefix}.input_layernorm", reads["q"], reads["k"], reads["v"])
-        norm(f"{layer}.before mlp", f"{prefix}.post_attention_layernorm", reads["fc"])
-        if config.attention_bias:
-            attentions.append(Attention(f"{layer}.v.bias", f"{layer}.o", 1, f"{layer}.o.bias"))
-            vanishing.append(Vanishing(f"{layer}.k.bias", View(0, rotated, size, runs=heads)))
-        writers += [
-            (f"{layer}.{name}", 0) for name in ("o", "o.bias", "proj", "proj.bias") if f"{layer}.{name}" in pieces
-        ]
-        outputs = [View(-1, part * size, (part + 1) * size, runs=heads) for part in range(2)]
-        activations += [
-            Activation("stream", f"{prefix}.attention.query_key_value", "input"),
-            *(Activation(space["qk"], f"{prefix}.attention.query_key_value", "output", view) for view in outputs),
-            Activation(space["ov"], f"{prefix}.attention.dense", "input"),
-            Activation("stream", f"{prefix}.mlp.dense_h_to_4h", "input"),
-            Activation(space["mlp"], f"{prefix}.mlp.dense_4h_to_h", "input"),
-        ]
-    norm("last", "gpt_neox.final_layer_norm", Reader("head", 1))
-    head = Head("head", Piece("lm_head.weight", (tokens, stream)), LinearMap("lm_head", 1))
-    tied = Family(
+        name, module = f"layers.{layer}", f"gpt_neox.layers.{layer}"
+        attending = blocks.attention(
+            name,
+            f"{module}.attention",
+            heads=heads,
+            keys=heads,
+            size=size,
+            rotated=int(size * config.rope_parameters["partial_rotary_factor"]),
+            names=("query_key_value", "query_key_value", "query_key_value", "dense"),
+            views={one: View(0, part * size, (part + 1) * size, runs=heads) for part, one in enumerate("qkv")},
+            biases=biased,
+        )
+        up, down = f"{module}.mlp.dense_h_to_4h", f"{module}.mlp.dense_4h_to_h"
+        reading = blocks.mlp(name, up, down, config.intermediate_size)
+        blocks.norm(f"{name}.before attention", f"{module}.input_layernorm", attending)
+        blocks.norm(f"{name}.before mlp", f"{module}.post_attention_layernorm", reading)
+    blocks.norm("last", "gpt_neox.final_layer_norm", ["unembedding"])
+    return blocks.family(
+        tied=bool(config.tie_word_embeddings),
         prefix="gpt_neox",
-        stream="stream",
-        spaces=spaces,
-        pieces=pieces,
-        norms=tuple(norms),
-        attentions=tuple(attentions),
-        vanishing=tuple(vanishing),
-        writers=tuple(writers),
-        embedding="embed",
-        positions=None,
-        unembedding=head,
-        tied=True,
-        matrices=tuple(matrices),
-        activations=tuple(activations),
-        maps=tuple(maps),
         configuration={key: getattr(config, key) for key in CONFIGURATION},
         rounding=frozenset({"layer_norm_eps"}),
         buffers=r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",
     )
-    return tied if config.tie_word_embeddings else tied.untied()

@@ -1,19 +1,20 @@
 """The symmetries of Llama (Touvron et al. 2023, arXiv 2302.13971) and of what is built like it.
 
 Llama 1 to 3, SmolLM2; Mistral; Qwen2, whose queries, keys and values have biases; Qwen3, which normalises queries and
-keys; Gemma, whose norms store their scale less 1. Gemma 2 and 3 and OLMo 2 normalise what attention and MLP write to
-the stream, too: such norms cannot be folded, so that the stream has signed permutations only.
+keys; Phi 3, which makes queries, keys and values by one map, gates and values of the MLP by another, and may rotate a
+part of heads; Gemma, whose norms store their scale less 1. Gemma 2 and 3 and OLMo 2 normalise what attention and MLP
+write to the stream, too: such norms cannot be folded, so that the stream has signed permutations only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from ..groups import Orthogonal, SignedPermutation
-from ..symmetry import Family
-from .rotary_blocks import BUFFERS, Blocks
+from ..symmetry import Family, View
+from .blocks import BUFFERS, NAMES, Blocks
 
 # What the forward pass reads of the configuration; of some of these architectures only.
 CONFIGURATION = (
@@ -54,79 +55,105 @@ def llama(config: Any) -> Family:
 
     Raises TypeError for the content of a file, which may leave out what transformers fills in; so do all of these.
     """
-    return _family(config, _biases(config))
+    return decoder(config, biases(config))
 
 
 def mistral(config: Any) -> Family:
     """The symmetry table of a Mistral: a Llama's, without biases."""
-    return _family(config, ())
+    return decoder(config, ())
 
 
 def qwen2(config: Any) -> Family:
     """The symmetry table of a Qwen2: a Llama's, with biases for queries, keys and values."""
-    return _family(config, ALL[:3])
+    return decoder(config, ALL[:3])
 
 
 def qwen3(config: Any) -> Family:
     """The symmetry table of a Qwen3: a Llama's, with norms of queries and keys, under which only signs are left."""
-    return _family(config, _biases(config), normalised="by head")
+    return decoder(config, biases(config), normalised="by head")
+
+
+def phi3(config: Any) -> Family:
+    """The symmetry table of a Phi 3: a Llama's, with fused maps and, in some, positions that rotate a part of heads."""
+    return decoder(config, (), fused=True)
 
 
 def gemma(config: Any) -> Family:
     """The symmetry table of a Gemma: a Llama's, with norms that scale by 1 + w."""
-    return _family(config, _biases(config), neutral=0.0)
+    return decoder(config, biases(config), neutral=0.0)
 
 
 def gemma2(config: Any) -> Family:
     """The symmetry table of a Gemma 2: a Gemma's, with norms of what is written to the stream."""
-    return _family(config, _biases(config), neutral=0.0, norms=AROUND)
+    return decoder(config, biases(config), neutral=0.0, norms=AROUND)
 
 
 def gemma3_text(config: Any) -> Family:
     """The symmetry table of a Gemma 3 without images: a Gemma 2's, with norms of queries and keys."""
-    return _family(config, _biases(config), neutral=0.0, norms=AROUND, normalised="by head")
+    return decoder(config, biases(config), neutral=0.0, norms=AROUND, normalised="by head")
 
 
 def olmo2(config: Any) -> Family:
     """The symmetry table of an OLMo 2: norms of what is written to the stream, none of what is read from it, and norms
     of the queries and keys of all heads.
     """
-    return _family(config, _biases(config), norms=AFTER, normalised="all heads")
+    return decoder(config, biases(config), norms=AFTER, normalised="all heads")
 
 
-def _biases(config: Any) -> Sequence[str]:
+def biases(config: Any) -> Sequence[str]:
+    """Those of queries, keys, values and the output of attention that have biases where a configuration says so."""
     return ALL if getattr(config, "attention_bias", False) else ()
 
 
-def _family(
+def decoder(
     config: Any,
     biases: Sequence[str],
     *,
     neutral: float = 1.0,
     norms: Sequence[str | None] = BEFORE,
     normalised: Literal["never", "by head", "all heads"] = "never",
+    fused: bool = False,
+    mlp: Callable[[Blocks, int], list[str]] | None = None,
+    configuration: Sequence[str] = CONFIGURATION,
 ) -> Family:
-    """The table; `norms` are those before attention, after it, before the MLP and after it."""
+    """The table; `norms` are those before attention, after it, before the MLP and after it.
+
+    `fused` is whether one map makes queries, keys and values, and another gates and values of the MLP; `mlp` adds
+    what stands in the place of the gated MLP of a layer, and returns the maps that read the stream.
+
+    Raises TypeError for the content of a file.
+    """
     if isinstance(config, SimpleNamespace):
         raise TypeError("the content of a file")
-    width, heads = config.hidden_size, config.num_attention_heads
+    width, heads, keys = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+    size = getattr(config, "head_dim", None) or width // heads
+    share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
     before_attention, after_attention, before_mlp, after_mlp = norms
     group = SignedPermutation(width) if after_mlp else Orthogonal(width)
     blocks = Blocks(group, config.vocab_size, neutral=neutral)
     blocks.embedding("model.embed_tokens.weight")
+    ends = (0, heads * size, (heads + keys) * size, (heads + 2 * keys) * size)
+    views = {name: View(0, start, stop) for name, start, stop in zip("qkv", ends[:-1], ends[1:], strict=True)}
     for layer in range(config.num_hidden_layers):
         name, module = f"layers.{layer}", f"model.layers.{layer}"
-        attending = blocks.rotary_attention(
+        attending = blocks.attention(
             name,
             f"{module}.self_attn",
             heads=heads,
-            keys=config.num_key_value_heads,
-            size=getattr(config, "head_dim", None) or width // heads,
+            keys=keys,
+            size=size,
+            rotated=int(size * share),
+            names=("qkv_proj", "qkv_proj", "qkv_proj", "o_proj") if fused else NAMES,
+            views=views if fused else {},
             biases=biases,
             normalised=normalised,
         )
-        bias = bool(getattr(config, "mlp_bias", False))
-        reading = blocks.gated_mlp(name, f"{module}.mlp", config.intermediate_size, bias=bias)
+        if mlp is not None:
+            reading = mlp(blocks, layer)
+        else:
+            bias = bool(getattr(config, "mlp_bias", False))
+            one = "gate_up_proj" if fused else None
+            reading = blocks.gated_mlp(name, f"{module}.mlp", config.intermediate_size, fused=one, bias=bias)
         for norm, readers in (
             (before_attention, attending),
             (after_attention, []),
@@ -140,8 +167,7 @@ def _family(
         tied=bool(config.tie_word_embeddings),
         capped=getattr(config, "final_logit_softcapping", None) is not None,
         prefix="model",
-        vanishing=(),
-        configuration={key: getattr(config, key) for key in CONFIGURATION if hasattr(config, key)},
+        configuration={key: getattr(config, key) for key in configuration if hasattr(config, key)},
         rounding=frozenset({"rms_norm_eps"}),
         limits=LIMITS if after_mlp else "",
         buffers=BUFFERS,
