@@ -40,11 +40,13 @@ def canonical(state: Mapping[str, Tensor], table: Family) -> State:
     """
     untied = table.untied()
     # No name here for the pieces: what was read from disk is freed piece by piece.
-    return untied.join(canonical_pieces(_untied(table.split(state), table), untied))
+    return untied.join(canonical_pieces(_split(state, table), untied))
 
 
-def _untied(pieces: State, table: Family) -> State:
-    return {**pieces, table.head: pieces[table.embedding]} if table.tied else pieces
+def _split(state: Mapping[str, Tensor], table: Family) -> State:
+    """The pieces of a state by the names of the untied table."""
+    whole = {parameter: state[parameter] for parameter in table.parts()}  # looked up once: it may be read from disk
+    return {name: entry.of(whole[entry.parameter]) for name, entry in table.sources.items()}
 
 
 def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:

@@ -155,7 +155,8 @@ class _Problem:
         crosses = {}
         if alone:
             crosses["all embeddings"] = sum(alone.values(), torch.zeros(group.size, group.size))
-            crosses["embedding"], crosses["unembedding"] = alone[self.table.embedding], alone[self.table.head]
+            names = {"embedding": self.table.embedding, "unembedding": self.table.head}
+            crosses |= {name: alone[piece] for name, piece in names.items() if piece in alone}
         if self.stream in self.seen:
             crosses["activations"] = self.seen[self.stream]
         solved = {name: group.solve(cross) for name, cross in crosses.items()}

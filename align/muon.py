@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ class Muon(torch.optim.Muon):
 
     torch takes the step of every matrix in bfloat16, whatever is trained: three digits, and on a processor without
     bfloat16 several times the time of everything else. Options are those of torch's; `adjust_lr_fn` is its default, the
-    step of a tall (m, n) matrix times √(m / n).
+    step of a tall (m, n) matrix times √(m / n). The parameters of a group with `stacked` (axis, count) are so many
+    matrices side by side along the axis, each of which has a step of its own.
     """
 
     @torch.no_grad()
@@ -27,10 +29,11 @@ class Muon(torch.optim.Muon):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     update = self._momentum(matrix, matrix.grad, group["momentum"], group["nesterov"])
-                    step = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                    tall = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(step, alpha=-group["lr"] * tall)
+                    for part, its_update in zip(_apart(matrix, group), _apart(update, group), strict=True):
+                        step = orthogonalised(its_update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                        tall = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
+                        part.add_(step, alpha=-group["lr"] * tall)
         return loss
 
     def _momentum(self, matrix: Tensor, gradient: Tensor, momentum: float, nesterov: bool) -> Tensor:
@@ -39,6 +42,13 @@ class Muon(torch.optim.Muon):
             state["momentum_buffer"] = torch.zeros_like(gradient)
         buffer: Tensor = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
         return gradient.lerp(buffer, momentum) if nesterov else buffer
+
+
+def _apart(matrix: Tensor, group: Mapping[str, Any]) -> Sequence[Tensor]:
+    if "stacked" not in group:
+        return (matrix,)
+    axis, count = group["stacked"]
+    return matrix.chunk(count, dim=axis)
 
 
 def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

@@ -26,9 +26,7 @@ def streamed_canonical(state: Mapping[str, Tensor], table: Family) -> ComputedSt
     embeddings, which are large and rarely looked up, do not.
     """
     untied, groups = table.untied(), linked(table.untied())
-    entries = dict(untied.pieces)
-    if table.tied:
-        entries[table.head] = table.pieces[table.embedding]
+    entries = table.sources
 
     def made(group: frozenset[str]) -> State:
         parameters = {name: state[name] for name in {entries[name].parameter for name in group}}  # each read once

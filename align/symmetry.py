@@ -221,8 +221,9 @@ class LinearMap:
 class Head:
     """The unembedding: what it is in the table of a model whose embedding is not tied to it.
 
-    `shifts` is whether a number added to all logits drops out: not where they go through another function first.
-    `apart` are further pieces that then differ, and `spaces` those of which only that model has.
+    `shifts` is whether a number added to all logits drops out: not where they go through another function first. Some
+    models then have more that is their own: `apart` are the pieces that differ, `copies` the pieces of a tied model
+    from which new ones are made, and `spaces` and `activations` those that are added.
     """
 
     name: str
@@ -230,7 +231,9 @@ class Head:
     map: LinearMap
     shifts: bool = True
     apart: Mapping[str, Piece] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
     spaces: Mapping[str, Space] = field(default_factory=dict)
+    activations: tuple[Activation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,8 +289,20 @@ class Family:
         if not self.tied:
             return self
         pieces = {**self.pieces, self.head: self.unembedding.piece, **self.unembedding.apart}
-        spaces = {**self.spaces, **self.unembedding.spaces}
-        return replace(self, spaces=spaces, pieces=pieces, maps=(*self.maps, self.unembedding.map), tied=False)
+        return replace(
+            self,
+            spaces={**self.spaces, **self.unembedding.spaces},
+            pieces=pieces,
+            activations=(*self.activations, *self.unembedding.activations),
+            maps=(*self.maps, self.unembedding.map),
+            tied=False,
+        )
+
+    @property
+    def sources(self) -> dict[str, Piece]:
+        """For every piece of the untied table, the piece of this one that has its values."""
+        copies = {self.head: self.embedding, **self.unembedding.copies} if self.tied else {}
+        return {name: self.pieces[copies.get(name, name)] for name in self.untied().pieces}
 
     def permuting(self, wanted: Callable[[Space], bool] = lambda space: True) -> Family:
         """The same table with only the permutations of every group, or of the groups of the spaces that are `wanted`.
@@ -318,7 +333,9 @@ class Family:
             if piece.stack is not None:
                 axis, count = piece.stack.axis, piece.stack.count
                 shapes[piece.parameter] = (count, *sizes[:axis], sizes[axis] // count, *sizes[axis + 1 :])
-        tied = {self.unembedding.piece.parameter: self.pieces[self.embedding].parameter} if self.tied else {}
+        untied = self.untied().pieces
+        pairs = {untied[name].parameter: source.parameter for name, source in self.sources.items()}
+        tied = {target: source for target, source in pairs.items() if target not in shapes}
         buffers = re.compile(self.buffers) if self.buffers else None
         return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits)
 
@@ -414,6 +431,11 @@ class Family:
         view, stack = self.pieces[names[0]].view, self.pieces[names[0]].stack
         whole = parts[0] if view is None else view.fused(parts)
         return whole if stack is None else stack.apart(whole).contiguous()
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """The pieces that are several matrices side by side, and how."""
+        return {name: piece.stack for name, piece in self.pieces.items() if piece.stack is not None}
 
     def measured(self, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The matrices whose spectra are measured, by name, of pieces: views of them.

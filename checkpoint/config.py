@@ -25,6 +25,10 @@ FORWARD_KEYS = frozenset({"vocab_size", "layer_norm_epsilon", "layer_norm_eps", 
 
 # What configurations call the longest text that a model is made for, in tokens.
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "context_length")
+# Types whose positions are counted from the one after that of padding, so that the first ones are never used.
+PADDED_POSITIONS = frozenset(
+    {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "xmod", "data2vec-text", "mpnet"}
+)
 DEFAULT_CONTEXT = 2048  # for models that take any length, as those without positions do
 
 
@@ -121,7 +125,8 @@ def context_length(config: PretrainedConfig) -> int | None:
     for key in CONTEXT_KEYS:
         length = getattr(config, key, None)
         if type(length) is int and length > 0:
-            return length
+            unused = (config.pad_token_id or 0) + 1 if config.model_type in PADDED_POSITIONS else 0
+            return max(1, length - unused)
     return None
 
 

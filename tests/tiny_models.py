@@ -31,7 +31,7 @@ def tiny_rotary(make: type[PreTrainedModel], seed: int = 0, **changes: object) -
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
-                parameter.copy_(("norm" in name) + 0.3 * torch.randn_like(parameter))
+                parameter.copy_(("norm" in name.lower() and "bias" not in name) + 0.3 * torch.randn_like(parameter))
             else:
                 parameter.mul_(5)
     return model
@@ -41,3 +41,8 @@ def tiny_opt(seed: int = 0, **changes: object) -> PreTrainedModel:
     """A random OPT; norms and biases are random, too."""
     facts = {"ffn_dim": 64, "word_embed_proj_dim": 48, "num_key_value_heads": 6, "pad_token_id": 1}
     return tiny_rotary(OPTForCausalLM, seed, **{**facts, **changes})
+
+
+def tiny_bert(make: type[PreTrainedModel], seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A random BERT or RoBERTa; norms and biases are random, too."""
+    return tiny_rotary(make, seed, **{"pad_token_id": 0, "num_key_value_heads": 6, **changes})

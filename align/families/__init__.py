@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
+from .bert import bert, roberta
 from .experts import mixtral, qwen2_moe, qwen3_moe
 from .gpt2 import gpt2
 from .gpt_neox import gpt_neox
@@ -35,6 +36,8 @@ FAMILIES: dict[str, Callable[[Any], Family]] = {
     "mixtral": mixtral,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "bert": bert,
+    "roberta": roberta,
 }
 
 

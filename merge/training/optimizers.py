@@ -8,13 +8,17 @@ biases are trained by AdamW. Lion (Chen et al. 2023, arXiv 2302.06675) takes the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ...align.muon import Muon
 from ..plans import OptimizerName
+
+if TYPE_CHECKING:
+    from ...align.symmetry import Stack
 
 BETAS = (0.9, 0.95)
 
@@ -24,14 +28,15 @@ def make_optimizers(
     leaves: Sequence[Mapping[str, Tensor]],
     matrices: Iterable[str],
     *,
+    stacks: Mapping[str, Stack] | None = None,
     lr: float,
     adamw_lr: float,
     weight_decay: float = 0.0,
 ) -> list[torch.optim.Optimizer]:
     """Optimizers over the leaves of one or several states, pieces by name.
 
-    With ``muon``, the `matrices` are trained at `lr` and everything else by AdamW at `adamw_lr`; the other two train
-    all. Vectors (norms, biases) are never decayed.
+    With ``muon``, the `matrices` are trained at `lr`, those of `stacks` each of the matrices that they are by itself,
+    and everything else by AdamW at `adamw_lr`; the other two train all. Vectors (norms, biases) are never decayed.
     """
     kinds = frozenset(matrices)
     named = [(key, leaf) for state in leaves for key, leaf in state.items()]
@@ -41,7 +46,7 @@ def make_optimizers(
     if name == "muon":
         groups = _groups(others, vectors, weight_decay)
         return [
-            Muon(hidden, lr=lr, weight_decay=weight_decay, momentum=0.95),
+            Muon(_by_stack(named, kinds, stacks or {}), lr=lr, weight_decay=weight_decay, momentum=0.95),
             torch.optim.AdamW(groups, lr=adamw_lr, betas=BETAS),
         ]
     groups = _groups([*others, *hidden], vectors, weight_decay)
@@ -50,6 +55,19 @@ def make_optimizers(
 
         return [Lion(groups, lr=lr, betas=(0.9, 0.99))]
     return [torch.optim.AdamW(groups, lr=lr, betas=BETAS)]
+
+
+def _by_stack(
+    named: Sequence[tuple[str, Tensor]], kinds: Collection[str], stacks: Mapping[str, Stack]
+) -> list[dict[str, Any]]:
+    """Groups for Muon: the matrices as they are, and those that are several side by side."""
+    groups: dict[Stack | None, dict[str, Any]] = {}
+    for key, leaf in named:
+        if key in kinds:
+            stack = stacks.get(key)
+            stacked = {} if stack is None else {"stacked": (stack.axis, stack.count)}
+            groups.setdefault(stack, {"params": [], **stacked})["params"].append(leaf)
+    return list(groups.values())
 
 
 def _groups(decayed: list[Tensor], plain: list[Tensor], weight_decay: float) -> list[dict[str, object]]:

@@ -282,13 +282,14 @@ def train_path(
 
 
 def _bend_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:
-    leaves = module.leaves()
+    leaves, table = module.leaves(), family(config)
     if not leaves:
         return []
     return make_optimizers(
         training.optimizer,
         leaves,
-        family(config).matrices,
+        table.matrices,
+        stacks=table.stacks,
         lr=training.peak,
         adamw_lr=BESIDE_MUON * training.peak,
         weight_decay=training.weight_decay,

@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import state_of, tiny_config, tiny_model
 from group import moved, random_elements
-from tiny_models import tiny_neox, tiny_opt, tiny_rotary
+from tiny_models import tiny_bert, tiny_neox, tiny_opt, tiny_rotary
 from torch import Tensor
 from transformers import (
+    BertLMHeadModel,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     GemmaForCausalLM,
@@ -29,12 +30,14 @@ from transformers import (
     Qwen2MoeForCausalLM,
     Qwen3ForCausalLM,
     Qwen3MoeForCausalLM,
+    RobertaForCausalLM,
 )
 
 from isthmus.align.activations import captured
 from isthmus.align.alignment import Alignment
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
+from isthmus.align.families.bert import bert, roberta
 from isthmus.align.families.experts import mixtral, qwen2_moe, qwen3_moe
 from isthmus.align.families.gpt2 import gpt2
 from isthmus.align.families.gpt_neox import gpt_neox
@@ -95,6 +98,8 @@ CASES = {
     "mixtral": Case(mixtral, partial(tiny_rotary, MixtralForCausalLM, num_local_experts=3)),
     "qwen2_moe": Case(qwen2_moe, partial(tiny_rotary, Qwen2MoeForCausalLM, **EXPERTS)),
     "qwen3_moe": Case(qwen3_moe, partial(tiny_rotary, Qwen3MoeForCausalLM, head_dim=8, **EXPERTS)),
+    "bert": Case(bert, partial(tiny_bert, BertLMHeadModel)),
+    "roberta": Case(roberta, partial(tiny_bert, RobertaForCausalLM, pad_token_id=1, max_position_embeddings=34)),
     "gemma with one key": Case(gemma, partial(tiny_rotary, GemmaForCausalLM, head_dim=8, num_key_value_heads=1)),
 }
 every_table = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -322,8 +327,8 @@ def test_wherever_a_learned_alignment_is_the_function_is_the_same(case: Case) ->
 def test_places_are_where_the_table_says(case: Case) -> None:
     """A moved model's activations are moved alike, at every place; a map's inputs are as long as its weight says."""
     config, state, table = case.make()
-    there = Alignment("orthogonal", random_elements(table, "orthogonal", 4), 0.0)
     whole, seen = table.untied(), []
+    there = Alignment("orthogonal", random_elements(whole, "orthogonal", 4), 0.0)
     for form in (there.reference(state, table), there.apply(state, table)):
         model = empty_model(untied(config))
         with captured(model, whole.activations) as vectors, captured(model, whole.maps) as inputs, torch.no_grad():

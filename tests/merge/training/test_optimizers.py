@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from isthmus.align.symmetry import Stack
 from isthmus.merge.training.optimizers import Schedule, learning_rate_factor, make_optimizers
 
 
@@ -49,6 +50,25 @@ def test_muon_gives_matrices_an_update_of_equal_singular_values() -> None:
         optimizer.step()
     sizes = torch.linalg.svdvals(state["q"].detach())
     assert sizes[0] / sizes[-1] < 2
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_muon_takes_a_step_of_its_own_for_every_matrix_of_a_stack(axis: int) -> None:
+    """As if they were tensors of their own."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(4, 6, generator=generator) * scale for scale in (1.0, 100.0)]
+    apart = {name: torch.ones(4, 6, requires_grad=True) for name in "ab"}
+    for leaf, gradient in zip(apart.values(), gradients, strict=True):
+        leaf.grad = gradient.clone()
+    together = torch.cat([torch.ones(4, 6), torch.ones(4, 6)], axis).requires_grad_()
+    together.grad = torch.cat(gradients, axis)
+    plain = make_optimizers("muon", [apart], "ab", lr=0.1, adamw_lr=0.1, weight_decay=0.1)
+    stacked = make_optimizers(
+        "muon", [{"m": together}], "m", stacks={"m": Stack(axis, 2)}, lr=0.1, adamw_lr=0.1, weight_decay=0.1
+    )
+    for optimizer in (*plain, *stacked):
+        optimizer.step()
+    assert torch.allclose(together, torch.cat([*apart.values()], axis), atol=1e-6)
 
 
 def test_lion_moves_every_entry_by_the_learning_rate() -> None:

@@ -1,0 +1,118 @@
+"""The symmetries of BERT (Devlin et al. 2019, arXiv 1810.04805) and RoBERTa (Liu et al. 2019, arXiv 1907.11692).
+
+Norms come after every sum and write to the stream, whose mean attention and MLP see: nothing but its order is free.
+The head has a linear map and a norm of its own, in the order of the embedding's entries while it is tied to that, else
+in an order of its own.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ...checkpoint.errors import UnsupportedFamily
+from ..groups import Permutation
+from ..symmetry import Activation, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space
+from .blocks import STREAM, Blocks
+
+# What the forward pass reads of the configuration.
+CONFIGURATION = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "pad_token_id",
+    "is_decoder",
+)
+NAMES = ("self.query", "self.key", "self.value", "output.dense")
+LIMITS = (
+    ", as far as it goes: norms write to the residual stream of such models, so that its directions are reordered, but "
+    "neither flipped nor rotated"
+)
+
+
+def bert(config: Any) -> Family:
+    """The symmetry table of a BERT with a head for language modelling: residual stream, MLP neurons, heads, and their
+    inside.
+
+    Raises UnsupportedFamily for one with cross-attention; TypeError for the content of a file, which may leave out what
+    transformers fills in.
+    """
+    return _table(config, "bert", "cls.predictions", dense="transform.dense", norm="transform.LayerNorm")
+
+
+def roberta(config: Any) -> Family:
+    """The symmetry table of a RoBERTa: a BERT's, with a head of other names. Raises as `bert` does."""
+    return _table(config, "roberta", "lm_head", dense="dense", norm="layer_norm")
+
+
+def _table(config: Any, prefix: str, head: str, *, dense: str, norm: str) -> Family:
+    if isinstance(config, SimpleNamespace):
+        raise TypeError("the content of a file")
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedFamily(f"a {config.model_type} with cross-attention (add_cross_attention) is not supported")
+    width, heads = config.hidden_size, config.num_attention_heads
+    blocks = Blocks(Permutation(width), config.vocab_size, layer_norms=True)
+    embeddings = f"{prefix}.embeddings"
+    blocks.embedding(f"{embeddings}.word_embeddings.weight")
+    blocks.positions = "positions"
+    blocks.table("positions", f"{embeddings}.position_embeddings.weight", config.max_position_embeddings)
+    blocks.table("types", f"{embeddings}.token_type_embeddings.weight", config.type_vocab_size)
+    blocks.norm("embeddings norm", f"{embeddings}.LayerNorm", [])
+    for layer in range(config.num_hidden_layers):
+        name, module = f"layers.{layer}", f"{prefix}.encoder.layer.{layer}"
+        blocks.attention(
+            name,
+            f"{module}.attention",
+            heads=heads,
+            keys=heads,
+            size=width // heads,
+            rotated=0,
+            names=NAMES,
+            biases=("q", "k", "v", "o"),
+        )
+        blocks.norm(f"{name}.after attention", f"{module}.attention.output.LayerNorm", [])
+        blocks.mlp(name, f"{module}.intermediate.dense", f"{module}.output.dense", config.intermediate_size)
+        blocks.norm(f"{name}.after mlp", f"{module}.output.LayerNorm", [])
+    blocks.pieces |= _head(head, dense, norm, STREAM)
+    blocks.pieces["unembedding.bias"] = Piece(f"{head}.bias", (Axis(size=config.vocab_size),))
+    blocks.norms.append(Norm("head norm", "head norm.bias", (Reader("unembedding", 1, "unembedding.bias"),)))
+    blocks.activations.append(Activation("stream", f"{head}.{dense}", "input"))
+    blocks.maps[f"{head}.{dense}"] = LinearMap(f"{head}.{dense}", 1)
+    own, rows = Axis(("head",)), Axis(size=config.vocab_size)
+    decoder = LinearMap(f"{head}.decoder", 1)
+    apart = {
+        **_head(head, dense, norm, own),
+        "unembedding.bias": Piece(f"{head}.decoder.bias", (rows,)),
+        "unused bias": Piece(f"{head}.bias", (rows,)),
+    }
+    return blocks.family(
+        tied=bool(config.tie_word_embeddings),
+        head=Head(
+            "unembedding",
+            Piece(decoder.weight, (rows, own)),
+            decoder,
+            apart=apart,
+            copies={"unused bias": "unembedding.bias"},
+            spaces={"head": Space(Permutation(width))},
+            activations=(Activation("head", decoder.module, "input"),),
+        ),
+        prefix=prefix,
+        configuration={key: getattr(config, key) for key in CONFIGURATION},
+        rounding=frozenset({"layer_norm_eps"}),
+        limits=LIMITS,
+    )
+
+
+def _head(head: str, dense: str, norm: str, rows: Axis) -> dict[str, Piece]:
+    """The linear map and the norm of the head, whose entries are in the order of `rows`."""
+    return {
+        "head.dense": Piece(f"{head}.{dense}.weight", (rows, STREAM)),
+        "head.dense.bias": Piece(f"{head}.{dense}.bias", (rows,)),
+        "head norm": Piece(f"{head}.{norm}.weight", (Axis(rows.spaces, scale=True),)),
+        "head norm.bias": Piece(f"{head}.{norm}.bias", (rows,)),
+    }
