@@ -250,8 +250,8 @@ class Family:
     that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
     beside the weights. `calibrated` says that optimizers are told apart by the weights of such models
     (`isthmus.eval.fingerprint`). `limits` is what users should know of an architecture that allows little, as the end
-    of a sentence on its alignment. `sound` says that transformers surely builds the model, so that it need not be
-    tried.
+    of a sentence on its alignment. `masked` says that it is a masked language model, which reads in both directions.
+    `sound` says that transformers surely builds the model, so that it need not be tried.
 
     Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
     which reports sum up; queries, keys and the output of attention are ``q``, ``k`` and ``o``.
@@ -277,6 +277,7 @@ class Family:
     buffers: str | None = None
     calibrated: bool = False
     limits: str = ""
+    masked: bool = False
     sound: bool = False
 
     @property
@@ -337,7 +338,7 @@ class Family:
         pairs = {untied[name].parameter: source.parameter for name, source in self.sources.items()}
         tied = {target: source for target, source in pairs.items() if target not in shapes}
         buffers = re.compile(self.buffers) if self.buffers else None
-        return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits)
+        return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits, self.masked)
 
     def identity(self) -> Elements:
         """The elements that move nothing."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4000  # characters of a sentence, and of a line of the command
 FIGURE = "path.png"
+MASKED = "fill-mask"  # the Hub's name of what masked language models do
 
 
 def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any, *, repo_id: str | None = None) -> str:
@@ -50,6 +51,7 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         revision=lambda end: code(end["revision"][:12]) if end["revision"] else "a local directory",
         optimizer=lambda end: f"{end['optimizer'] or 'unknown'} ({end['optimizer_evidence']})",
         local=_local(report),
+        masked=report["task"] == MASKED,
     )
     return f"---\n{metadata(report, name).to_yaml()}\n---\n{body}\n"
 
@@ -63,17 +65,18 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
     """The part of a card that the Hub reads: parents, licence, losses and perplexities as evaluation results."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    masked = report["task"] == MASKED
     results = [
         EvalResult(
-            task_type="text-generation",
+            task_type=report["task"],
             dataset_type=plain(label),
             dataset_name=plain(label),
             metric_type=kind,
-            metric_name=kind if kind == "perplexity" else "loss, nats per token",
+            metric_name=kind if kind == "perplexity" else f"loss, nats per {'hidden ' * masked}token",
             metric_value=round(math.exp(loss) if kind == "perplexity" else loss, 4),
         )
         for label, loss in (report["merge_point"].get("losses") or {}).items()
-        for kind in ("loss", "perplexity")
+        for kind in (("loss",) if masked else ("loss", "perplexity"))
     ]
     ends = [*report["endpoints"], *filter(None, [report.get("base")])]
     repositories = [_repository(end) for end in ends if end["on_hub"]]
@@ -83,7 +86,7 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
         base_model_relation="merge" if parents else None,
         library_name="transformers",
         license=report["license"] if report["license"] in HUB_LICENCES else None,
-        pipeline_tag="text-generation",
+        pipeline_tag=report["task"],
         tags=["merge", "isthmus"],
         model_name=plain(name) if results else None,
         eval_results=results or None,

@@ -73,7 +73,7 @@ class Schema:
 
     `buffers` matches the names of tensors that old files have beside them and that are no weights, where it is known.
     `sound` says that transformers surely builds the model, so that it need not be tried; `limits` what users should
-    know of its alignment, where that can do little.
+    know of its alignment, where that can do little; `masked` that it is a masked language model.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -82,6 +82,7 @@ class Schema:
     buffers: re.Pattern[str] | None = field(default=None, compare=False)
     sound: bool = field(default=False, compare=False)
     limits: str = field(default="", compare=False)
+    masked: bool = field(default=False, compare=False)
 
     @cached_property
     def all_names(self) -> frozenset[str]:

@@ -24,6 +24,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.model import empty_model, with_tied
 from ..checkpoint.trial_loading import quiet
 from ..checkpoint.working_folders import WorkingFolder
+from .masking import is_masked, predicted, scores, shown
 from .processes import shared
 
 if TYPE_CHECKING:
@@ -83,9 +84,8 @@ class Losses:
 class LossMeter:
     """Measures states of one configuration on labelled token blocks (label → int64 (blocks, context)).
 
-    The forward pass runs on `device`, in float32. `on_blocks` is called with the number of blocks that were done.
-
-    Raises BadInput for a masked language model.
+    The forward pass runs on `device`, in float32. `on_blocks` is called with the number of blocks that were done. Of a
+    masked language model, the loss is that of the tokens that are hidden in its blocks (`isthmus.eval.masking`).
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class LossMeter:
         device: str = "cpu",
         on_blocks: Callable[[int], None] = lambda count: None,
     ):
-        if reads_both_ways(config):
+        if reads_both_ways(config) and any(len(rows) and not is_masked(rows) for rows in blocks.values()):
             raise BadInput(
                 f"a model of type '{config.model_type}' that reads in both directions sees the tokens that it would "
-                "have to predict, so that no loss can be measured: leave --data out"
+                "have to predict: give it blocks in which some are hidden (isthmus.eval.text.Text.of_model)"
             )
         self.config, self.blocks, self.device, self.on_blocks = config, blocks, torch.device(device), on_blocks
         self.model = empty_model(config)
@@ -108,14 +108,12 @@ class LossMeter:
     def token_losses(
         self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """−log p of every predicted token, float32, label → (blocks, context − 1); on `blocks`, by default its own."""
+        """−log p of every predicted token, float32, label → (blocks, predicted); on `blocks`, by default its own."""
         full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
 
         def logits(ids: Tensor) -> Tensor:
-            scores: Tensor = functional_call(
-                self.model, dict(full), (ids.to(self.device),), {"use_cache": False}
-            ).logits
-            return scores
+            out: Tensor = functional_call(self.model, dict(full), (ids.to(self.device),), {"use_cache": False}).logits
+            return out
 
         own = self.blocks if blocks is None else blocks
         return label_losses(logits, own, self.config.vocab_size, self.on_blocks)
@@ -128,14 +126,14 @@ class LossMeter:
 def label_losses(
     logits: Callable[[Tensor], Tensor], blocks: Mapping[str, Tensor], vocabulary: int, on_blocks: Callable[[int], None]
 ) -> dict[str, Tensor]:
-    """−log p of every predicted token, label → (blocks, context − 1), by what gives the logits of token ids.
+    """−log p of every predicted token, label → (blocks, predicted), by what gives the logits of token ids.
 
     As many blocks at a time as their logits allow, which several processes share.
     """
 
     def losses(ids: Tensor) -> Tensor:
-        scores = logits(ids)[:, :-1]
-        return torch.nn.functional.cross_entropy(scores.mT, ids[:, 1:].to(scores.device), reduction="none").cpu()
+        found = scores(logits(shown(ids)), ids)
+        return torch.nn.functional.cross_entropy(found.mT, predicted(ids).to(found.device), reduction="none").cpu()
 
     result = {}
     for label, rows in blocks.items():
@@ -181,8 +179,8 @@ def offloaded_token_losses(
     with offloaded(directory, memory) as model:
 
         def logits(ids: Tensor) -> Tensor:
-            scores: Tensor = model(input_ids=ids, use_cache=False).logits
-            return scores.float()
+            out: Tensor = model(input_ids=ids, use_cache=False).logits
+            return out.float()
 
         return label_losses(logits, blocks, int(model.config.vocab_size), on_blocks)
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length
+from ..checkpoint.errors import BadInput
 from ..checkpoint.model import empty_model, with_tied
 from .progress import Progress
 
@@ -33,8 +35,18 @@ class Writer:
     device: str
     progress: Progress
 
+    @property
+    def writes(self) -> bool:
+        """Whether these models write text: masked language models do not."""
+        return not reads_both_ways(self.config)
+
     def blocks(self, purpose: str, count: int, length: int) -> Tensor:
-        """Blocks by every model in turn, (count, length), int64."""
+        """Blocks by every model in turn, (count, length), int64. Raises BadInput for models that do not write."""
+        if not self.writes:
+            raise BadInput(
+                "masked language models write no text that anything could be fitted to or measured on: add --data "
+                "(for instance --data stdlib:docs)"
+            )
         self.progress.stage("writing text", len(self.states))
         parts = []
         for place, state in enumerate(self.states):

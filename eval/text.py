@@ -10,15 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.errors import BadInput, TooLittleText, one_line
 from ..checkpoint.rust_panics import is_failure
 from .corpora import Corpus, corpus
+from .masking import Masking
 from .text_hashes import TextHashes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 SLICE = 2**17  # characters tokenised at once, so that a large file is only tokenised as far as it is needed
 CHARACTERS = 4  # of a token, at first
@@ -40,7 +45,9 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Blocks:
-    """The three parts of one label: token ids, each (blocks, context), int64."""
+    """The three parts of one label: token ids, each (blocks, context), int64; for masked language models as
+    `isthmus.eval.masking` writes them.
+    """
 
     label: str
     fit: Tensor
@@ -54,13 +61,25 @@ class Text:
     Every corpus is read and tokenised once, and only as far as the largest request needs: a later request goes on where
     reading stopped, and returns what it would return as the first one.
 
-    Raises BadInput for two corpora of one label, and as `corpus` does.
+    For a masked language model, tokens of every block are hidden (`masked`).
+
+    Raises BadInput for two corpora of one label, for a masked language model whose tokenizer has no mask, and as
+    `corpus` does.
     """
 
     def __init__(
-        self, specs: Sequence[str], tokenizer: Tokenizer, *, context: int, vocabulary: int, seed: int = 0
+        self,
+        specs: Sequence[str],
+        tokenizer: Tokenizer,
+        *,
+        context: int,
+        vocabulary: int,
+        seed: int = 0,
+        masked: bool = False,
     ) -> None:
-        self.context, self.vocabulary = context, vocabulary
+        self._masking = Masking.of(tokenizer, vocabulary, seed) if masked else None
+        self.context = context - (self._masking.around if self._masking else 0)
+        self.vocabulary = vocabulary
         self._corpora: dict[str, _TokenizedCorpus] = {}
         for source in map(corpus, specs):
             if source.label in self._corpora:
@@ -69,6 +88,14 @@ class Text:
                     "name them, as in --data first=a.txt --data second=b.txt"
                 )
             self._corpora[source.label] = _TokenizedCorpus(source, tokenizer, seed)
+
+    @classmethod
+    def of_model(
+        cls, specs: Sequence[str], tokenizer: Tokenizer, config: PretrainedConfig, *, context: int, seed: int
+    ) -> Text:
+        """The corpora for a model of this configuration, in blocks of `context` tokens."""
+        vocabulary, masked = int(config.vocab_size), reads_both_ways(config)
+        return cls(specs, tokenizer, context=context, vocabulary=vocabulary, seed=seed, masked=masked)
 
     @property
     def labels(self) -> list[str]:
@@ -111,7 +138,13 @@ class Text:
                     "it belongs to another model"
                 )
         measured = TextHashes.of((ids for part in cut for ids in (part.report, part.select)), every=1)
-        return tuple(_without_repeats(part, measured) for part in cut)
+        varied = tuple(_without_repeats(part, measured) for part in cut)
+        return tuple(map(self._as_read, varied)) if self._masking else varied
+
+    def _as_read(self, part: Blocks) -> Blocks:
+        assert self._masking is not None
+        hide = self._masking.hide
+        return Blocks(part.label, fit=hide(part.fit), select=hide(part.select), report=hide(part.report))
 
 
 class _Document:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..checkpoint.size_limits import require_regular_file
+from .masking import text_of
 
 WINDOW = 64
 _KEY, _BYTES = "windows", 8
@@ -36,7 +37,8 @@ class TextHashes:
         are found that share at least `WINDOW` tokens with the beginning or the end of one of them.
         """
         # The last window of a block would stick out: another one ends where the block does.
-        hashes = ((*_digests(row, every), *_digests(row[-WINDOW:], 1)) for blocks in parts for row in blocks)
+        rows = (row for blocks in parts for row in text_of(blocks))
+        hashes = ((*_digests(row, every), *_digests(row[-WINDOW:], 1)) for row in rows)
         return cls(frozenset(digest for windows in hashes for digest in windows))
 
     @classmethod
@@ -54,7 +56,7 @@ class TextHashes:
         """Which of some blocks, token ids (blocks, context), hold one of the windows: (blocks,), bool."""
         if not self.hashes:
             return torch.zeros(len(blocks), dtype=torch.bool)
-        hits = [any(digest in self.hashes for digest in _digests(block, 1)) for block in blocks]
+        hits = [any(digest in self.hashes for digest in _digests(block, 1)) for block in text_of(blocks)]
         return torch.tensor(hits, dtype=torch.bool)
 
 

@@ -33,7 +33,7 @@ from ..eval.barrier import profile
 from ..eval.loss import LossMeter
 from ..eval.progress import Progress
 from ..eval.text import Blocks, Text
-from ..merge.choosing import activation_ids
+from ..merge.choosing import blocks_to_look_at
 from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan
 from ..merge.reading import ACTIVATION_TOKENS
@@ -142,7 +142,7 @@ def ablate(
     steps = {"none": align_states(a, b, config, "none"), "permutation": align_states(a, b, config, "permutation")}
     steps["residual rotation"] = _stream_rotated(a, b, first)
     steps["head maps"] = align_states(a, b, config, "orthogonal")
-    steps["activations"] = align_states(a, b, config, "combined", ids=activation_ids(fit))
+    steps["activations"] = align_states(a, b, config, "combined", ids=blocks_to_look_at(fit))
     barriers = {}
     for name, aligned in steps.items():
         barriers[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)

@@ -110,8 +110,8 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
     elif plan.needs_text:
         progress.stage("reading text")
         trained = plan.learn.training.tokens(len(plan.data), inputs.context) if learns else 0
-        selected, vocabulary = SELECT_TOKENS if learns else 0, int(inputs.first.config.vocab_size)
-        source = Text(plan.data, inputs.tokenizer(), context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
+        selected, config = SELECT_TOKENS if learns else 0, inputs.first.config
+        source = Text.of_model(plan.data, inputs.tokenizer(), config, context=inputs.context, seed=plan.seed)
         fitted = max(ACTIVATION_TOKENS, trained)
         text = MergeText(source.blocks(fit_tokens=fitted, select_tokens=selected, report_tokens=0))
     chooser = PathChooser(inputs, text, merge, device, progress, output)

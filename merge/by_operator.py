@@ -12,6 +12,7 @@ from ..align.families import family
 from ..align.methods import Method
 from ..align.universe import Universe
 from ..eval.loss import Losses, LossMeter
+from ..eval.masking import shown
 from .choosing import Choice, Chooser, climb, closed_forms
 from .measure import weighed
 from .operators.combined import Combined, Known
@@ -83,14 +84,14 @@ class OperatorChooser(Chooser):
         kind = self.recipe.operator.knows
         if kind is None:
             return ()
-        ids, advance = self.token_ids(), self.progress.advance
-        self.progress.stage(f"statistics for {self.recipe.operator.name}", len(aligned.states) * len(ids))
+        blocks, advance, device = self.blocks_to_look_at(), self.progress.advance, self.device
+        self.progress.stage(f"statistics for {self.recipe.operator.name}", len(aligned.states) * len(blocks))
         if kind == "fisher":
             return [
-                fisher_diagonal(state, aligned.config, ids, seed=self.plan.seed, device=self.device, on_block=advance)
+                fisher_diagonal(state, aligned.config, blocks, seed=self.plan.seed, device=device, on_block=advance)
                 for state in aligned.states
             ]
-        table = family(aligned.config)
+        table, ids = family(aligned.config), shown(blocks)
         return [input_moments(state, aligned.config, table, ids, on_block=advance) for state in aligned.states]
 
     def _weighted(self, aligned: Universe, statistics: Known) -> tuple[Recipe, dict[str, Any] | None]:

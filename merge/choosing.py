@@ -16,6 +16,7 @@ from ..align.universe import Universe, align_all
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.inputs import Inputs
 from ..eval.loss import LossMeter
+from ..eval.masking import shown
 from ..eval.progress import Progress
 from ..eval.text_hashes import TextHashes
 from .path import WeightPath
@@ -125,14 +126,14 @@ class Chooser:
         """The states next to each other; with `stream`, of two, without having them in memory."""
         if method != "none":
             self.progress.stage(f"aligning ({method})")
-        ids = self.token_ids() if method in LOOKING else None
+        ids = shown(self.blocks_to_look_at()) if method in LOOKING else None
         seed, advance = self.plan.seed, self.progress.advance
         with finite_algebra(f"{method} alignment"):
             return align_all(self.states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
 
-    def token_ids(self) -> Tensor:
-        """The token ids on which models are looked at, for alignment or for statistics."""
-        return activation_ids(self.text.fit(tokens_per_label(len(self.text.labels))))
+    def blocks_to_look_at(self) -> Tensor:
+        """The blocks on which models are looked at, for alignment or for statistics."""
+        return blocks_to_look_at(self.text.fit(tokens_per_label(len(self.text.labels))))
 
     def meter(self, stage: str, config: PretrainedConfig, points: int) -> LossMeter:
         """What measures so many states of a configuration on the select text, as a stage."""
@@ -141,7 +142,7 @@ class Chooser:
         return LossMeter(config, select, device=self.device, on_blocks=self.progress.advance)
 
 
-def activation_ids(fit: Mapping[str, Tensor]) -> Tensor:
-    """The token ids whose activations are matched: `ACTIVATION_TOKENS` of the fit text, as many of every label."""
+def blocks_to_look_at(fit: Mapping[str, Tensor]) -> Tensor:
+    """Blocks of `ACTIVATION_TOKENS` tokens of the fit text, as many of every label."""
     blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}
     return torch.cat([rows[: blocks[label]] for label, rows in fit.items()])

@@ -26,6 +26,7 @@ from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object
 from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..eval.masking import predicted, scores, shown
 from ..eval.progress import Progress
 from ..eval.text import Blocks
 from .by_operator import OperatorChooser
@@ -235,7 +236,10 @@ class _Meter:
         model, losses = _ensemble_of(members, average), {}
         for label, blocks in self.parts.items():
             with torch.no_grad():
-                log_probs = [model(ids[None]).logits[0, :-1].gather(1, ids[1:, None]).double().mean() for ids in blocks]
+                log_probs = [
+                    scores(model(shown(ids)).logits, ids).gather(2, predicted(ids)[..., None]).double().mean()
+                    for ids in blocks.split(1)
+                ]
             losses[label] = -torch.stack(log_probs)
         return Losses(losses)
 

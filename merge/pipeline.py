@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..checkpoint.card import letter
+from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
@@ -169,7 +170,7 @@ def probe(job: Job, text: MergeText, choice: Choice, measured: Measured) -> tupl
 
 def memorized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
     """The texts that a model knows by heart, by the place of the model."""
-    if not job.plan.data:
+    if not job.plan.data or reads_both_ways(job.inputs.first.config):
         return ()
     models, found = job.inputs.whole[job.base :], []
     job.progress.stage("looking for text that the models know by heart", len(models))
@@ -316,6 +317,8 @@ def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
     """What the models and the merge, all as their users run them, make of the beginning of every report text."""
     owner = job.inputs.tokenizer_owner
     if not text or job.plan.max_memory is not None or not owner.has_tokenizer:
+        return ()
+    if reads_both_ways(job.inputs.first.config):
         return ()
     job.progress.stage("writing samples")
     members = job.inputs.whole[job.base :][:3]

@@ -80,8 +80,7 @@ def loss_plane(
     tokenizers = (end for end in inputs.whole if end.has_tokenizer)
     smallest = min(tokenizers, key=lambda end: int(end.config.vocab_size), default=inputs.whole[0])
     progress.stage("reading text")
-    vocabulary = int(first.config.vocab_size)
-    source = Text(plan.data, smallest.tokenizer(), context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
+    source = Text.of_model(plan.data, smallest.tokenizer(), first.config, context=inputs.context, seed=plan.seed)
     text = source.blocks(fit_tokens=None, select_tokens=0, report_tokens=plan.tokens)
     progress.stage(f"aligning ({plan.align})", len(others))
     aligned = []

@@ -17,6 +17,7 @@ from ..checkpoint.inputs import Inputs
 from ..eval.barrier import Profile, profile
 from ..eval.corpora import WRITTEN
 from ..eval.loss import Losses, LossMeter
+from ..eval.masking import text_of
 from ..eval.progress import Progress
 from ..eval.samples import Writer
 from ..eval.text import Text
@@ -48,7 +49,7 @@ class Probe:
     def blocks(self, part: Literal["select", "report"]) -> dict[str, Tensor]:
         """The blocks by label, to choose by or to report on."""
         length, blocks = min(LENGTH, self.inputs.context), {}
-        if self.data:
+        if self.data and self.writer.writes:
             purpose = {"select": "choose", "report": "probe"}[part]
             blocks[WRITTEN] = self.writer.blocks(purpose, -(-TOKENS // length), length)
         for spec in LIBRARY:
@@ -59,15 +60,14 @@ class Probe:
 
     def _library(self, spec: str, length: int) -> dict[str, Tensor] | None:
         """Text of the library, empty for a tokenizer of other things than words."""
-        vocabulary = int(self.inputs.first.config.vocab_size)
         try:
             tokenizer = self.inputs.tokenizer()
-            text = Text([spec], tokenizer, context=length, vocabulary=vocabulary, seed=self.writer.seed)
+            text = Text.of_model([spec], tokenizer, self.writer.config, context=length, seed=self.writer.seed)
             (part,) = text.blocks(fit_tokens=None, select_tokens=TOKENS, report_tokens=TOKENS)
         except BadInput:
             return None
         unknown = getattr(tokenizer, "unk_token_id", None)
-        if unknown is not None and (part.report == unknown).float().mean() > UNREADABLE:
+        if unknown is not None and (text_of(part.report) == unknown).float().mean() > UNREADABLE:
             return None
         return {"select": part.select, "report": part.report}
 

@@ -151,8 +151,7 @@ def _require_labels(report_on: Sequence[str], labels: Sequence[str]) -> None:
 
 
 def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokenizer) -> Text:
-    vocabulary = int(model.config.vocab_size)
-    return Text(plan.data, tokenizer, context=inputs.context, vocabulary=vocabulary, seed=plan.seed)
+    return Text.of_model(plan.data, tokenizer, model.config, context=inputs.context, seed=plan.seed)
 
 
 def tokens_per_label(labels: int) -> int:

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence, relation
 from ..checkpoint.reference import parse_reference
+from ..eval.masking import is_masked, predicted
 from ..eval.spectrum import PathSpectrum, SpectrumReport
 from ..eval.text import Blocks
 from .choosing import Choice
@@ -40,6 +42,7 @@ def merge_report(
     return {
         "schema": 1,
         "command": "merge",
+        "task": "fill-mask" if reads_both_ways(job.inputs.first.config) else "text-generation",
         "endpoints": [
             {
                 **_model(end),
@@ -65,6 +68,7 @@ def merge_report(
             {
                 "label": part.label,
                 "block": part.report.shape[1],
+                "hidden": predicted(part.report).shape[1] if is_masked(part.report) else 0,
                 **{f"{name}_tokens": getattr(part, name).numel() for name in PARTS},
             }
             for part in text

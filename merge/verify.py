@@ -16,7 +16,9 @@ from ..checkpoint.config import context_length
 from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
 from ..checkpoint.model import log_probs
 from ..checkpoint.rows import ComputedState
+from ..eval import masking
 from ..eval.loss import Losses, offloaded
+from ..eval.masking import predicted, scores
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -63,8 +65,9 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
     with offloaded(directory, shown.memory) as saved_model:
         for label, rows in shown.blocks.items():
             for ids, loss in zip(rows[:BLOCKS], shown.losses.per_block[label], strict=False):
-                logits = saved_model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
-                saved = torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device)).item()
+                block = ids[None]
+                logits = scores(saved_model(input_ids=masking.shown(block), use_cache=False).logits, block)[0].float()
+                saved = torch.nn.functional.cross_entropy(logits, predicted(block)[0].to(logits.device)).item()
                 if not abs(saved - loss.item()) <= TOLERANCE:
                     raise IsthmusError(
                         f"the loss of '{model}' on '{label}' is {saved:.4f} as it would be written and "

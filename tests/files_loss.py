@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+RADIX = 2**24  # how blocks of masked language models are written
 WITHIN = 1e-3  # nats per token
 TEXTS: list[Tensor] = []  # the report blocks of every text that was read
 CHECKED: list[Path] = []  # the directories that were held against their reports
@@ -55,16 +56,30 @@ def watched(save: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
 
 def loss_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> dict[str, float]:
     """Label → mean loss per token, by a plain loop over what transformers loads."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    masked = any(int(rows.max()) >= RADIX for rows in blocks.values())
+    loader = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    model = loader.from_pretrained(directory, dtype=torch.float32).eval()
     losses = {}
     for label, rows in blocks.items():
         total = 0.0
         for ids in rows:
-            with torch.no_grad():
-                scores = model(ids[None]).logits[0, :-1].log_softmax(-1)
-            total -= scores.gather(1, ids[1:, None]).double().mean().item()
+            total += hidden_loss(model, ids) if masked else next_token_loss(model, ids)
         losses[label] = total / len(rows)
     return losses
+
+
+@torch.no_grad()
+def next_token_loss(model: Any, ids: Tensor) -> float:
+    scores = model(ids[None]).logits[0, :-1].log_softmax(-1)
+    return -float(scores.gather(1, ids[1:, None]).double().mean())
+
+
+@torch.no_grad()
+def hidden_loss(model: Any, ids: Tensor) -> float:
+    """By transformers' own loss, which leaves out labels of −100."""
+    shown = torch.tensor([entry // RADIX - 1 if entry >= RADIX else entry for entry in ids.tolist()])
+    hidden = [entry % RADIX if entry >= RADIX and entry % RADIX != RADIX - 1 else -100 for entry in ids.tolist()]
+    return float(model(input_ids=shown[None], labels=torch.tensor(hidden)[None]).loss)
 
 
 def require_loss_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> None:

@@ -105,6 +105,7 @@ def _table(config: Any, prefix: str, head: str, *, dense: str, norm: str) -> Fam
         configuration={key: getattr(config, key) for key in CONFIGURATION},
         rounding=frozenset({"layer_norm_eps"}),
         limits=LIMITS,
+        masked=not config.is_decoder,
     )
 
 

@@ -46,7 +46,7 @@ QUANTIZED = re.compile(
 def kind_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> list[Finding]:
     """A finding if a model is of another kind, by its files and its configuration; at most one.
 
-    Most kinds block; a masked language model can be averaged. Raises as `build_config` does.
+    Most kinds block. Raises as `build_config` does.
     """
     name, kind = source.name, facts["model_type"]
     if ADAPTER in source.files:
@@ -75,9 +75,7 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
         elif config.is_encoder_decoder:
             obstacle = f"'{name}' is an encoder-decoder model"
         elif reads_both_ways(config):
-            what = f"'{name}' is a masked language model, which reads in both directions"
-            advice = "the loss of a language model cannot be measured: leave out --data"
-            return [Finding("degrades", what, advice, FILE)]
+            return [masked_finding(name)]
     return [Finding("blocks", obstacle, ADVICE, FILE)] if obstacle else []
 
 
@@ -121,6 +119,12 @@ def _causal(kind: str) -> str | None:
 
     classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
     return classes[0] if isinstance(classes, tuple) else classes
+
+
+def masked_finding(name: str) -> Finding:
+    """What is said of a masked language model."""
+    what = f"'{name}' is a masked language model, which reads in both directions"
+    return Finding("notes", what, "its loss is that of 15 % of the tokens, which are hidden from it", FILE)
 
 
 def reads_both_ways(config: PretrainedConfig) -> bool:

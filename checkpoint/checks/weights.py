@@ -15,7 +15,7 @@ from ..model import Families
 from ..source import WEIGHT_FILES, Source
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
 from .finding import Finding
-from .kind import headless_findings, kind_findings, tensor_findings
+from .kind import headless_findings, kind_findings, masked_finding, tensor_findings
 
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256
@@ -75,6 +75,8 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         obstacles = headless_findings(source.name, facts, missing, contents.schema)
         findings, problems = findings + obstacles, () if missing and obstacles else problems
     findings += problems
+    if contents.schema.masked:
+        findings.append(masked_finding(source.name))
     if not contents.problems:
         findings += _tied_findings(source, contents, where)
     source.require_unchanged(names)

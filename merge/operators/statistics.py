@@ -13,6 +13,7 @@ from torch.func import functional_call
 from ...align.activations import captured
 from ...align.symmetry import Family, State
 from ...checkpoint.model import empty_model, with_tied
+from ...eval.masking import is_masked, scores, shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -21,32 +22,35 @@ if TYPE_CHECKING:
 def fisher_diagonal(
     state: Mapping[str, Tensor],
     config: PretrainedConfig,
-    ids: Tensor,
+    blocks: Tensor,
     *,
     seed: int = 0,
     device: str = "cpu",
     on_block: Callable[[], None] = lambda: None,
 ) -> State:
-    """The diagonal of the Fisher information per token, tensor by tensor, float32, on token ids (blocks, context).
+    """The diagonal of the Fisher information per token, tensor by tensor, float32, on blocks of text (blocks, context).
 
     F = E_x E_{y ~ p(·|x)} [(∂ log p(y|x) / ∂θ)²], with one y drawn for every token: given the text, the gradients of
     different tokens are independent and have mean 0, so that the squared gradient of a block's sum is an unbiased
-    estimate of the sum over its tokens (Martens 2020, arXiv 1412.1193).
+    estimate of the sum over its tokens (Martens 2020, arXiv 1412.1193). Of masked language models, over those that are
+    hidden in the blocks.
     """
     model, generator = empty_model(config), torch.Generator().manual_seed(seed)
     weights = {name: state[name].to(device, torch.float32).requires_grad_() for name in state}
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for block in ids:
+    tokens = 0
+    for block in blocks.split(1):
         logits = functional_call(
-            model, with_tied(weights, model), (block[None].to(device),), {"use_cache": False}
+            model, with_tied(weights, model), (shown(block).to(device),), {"use_cache": False}
         ).logits
-        logits = logits[0].float()
+        logits = (scores(logits, block) if is_masked(block) else logits)[0].float()
+        tokens += len(logits)
         drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).to(device)
         log_likelihood = logits.log_softmax(-1).gather(1, drawn).sum()
         for name, gradient in zip(weights, torch.autograd.grad(log_likelihood, list(weights.values())), strict=True):
             total[name].addcmul_(gradient, gradient)
         on_block()
-    return {name: (squares / ids.numel()).cpu() for name, squares in total.items()}
+    return {name: (squares / tokens).cpu() for name, squares in total.items()}
 
 
 @dataclass(frozen=True)

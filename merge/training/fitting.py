@@ -56,9 +56,11 @@ def with_written(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What a run is fitted to and selected on: the user's text, if any, and text that the models have written.
 
-    That is as broad as what they have learned. There is enough of it for as large a share of the run as every label
-    has, blocks (blocks, context) like theirs.
+    That is as broad as what they have learned; masked language models write none. There is enough of it for as large a
+    share of the run as every label has, blocks (blocks, context) like theirs.
     """
+    if not writer.writes:
+        return dict(fit), dict(select)
     drawn = training.steps * training.batch // len({*fit, WRITTEN})
     wanted = max(SELECT_BLOCKS, int(drawn / MAX_PASSES))
     fit = {**fit, WRITTEN: writer.blocks("fit", wanted, context)}

@@ -27,6 +27,7 @@ from ...align.symmetry import Family, State
 from ...checkpoint.errors import BadInput, TooLittleText
 from ...checkpoint.model import empty_model, with_tied
 from ...eval.corpora import WRITTEN
+from ...eval.masking import predicted, scores, shown
 from ...eval.processes import is_main
 from ...eval.progress import Progress
 from ..path import WeightPath, coefficients, mix
@@ -160,7 +161,8 @@ class PathModule(nn.Module):
     def forward(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
         """Mean cross-entropy per token, in nats, of θ(t) with what it is taught on ids (batch, length).
 
-        `given` (batch) says which rows have true text.
+        `given` (batch) says which rows have true text. Of masked language models, ids are blocks of
+        `isthmus.eval.masking`.
         """
         weights = coefficients(self._kind, t, len(self._bends) + 2)
         moved = self.moving() if self.moving else {}
@@ -169,29 +171,29 @@ class PathModule(nn.Module):
             middle = [bend[index] for bend in self._bends]
             b = moved[name] if self.moving else getattr(self, f"b{index}")
             pieces[name] = mix([getattr(self, f"a{index}"), *middle, b], weights)
-        logits = self._logits(pieces, ids)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), self._taught(ids, given, t).flatten(0, 1))
+        scores = self._scores(pieces, ids)
+        return nn.functional.cross_entropy(scores.flatten(0, 1), self._taught(ids, given, t).flatten(0, 1))
 
     @torch.no_grad()
     def _taught(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
-        """The probabilities that θ(t) is taught for all but the first token of ids, (batch, length − 1, vocabulary)."""
+        """The probabilities that θ(t) is taught for the tokens to be predicted, (batch, predicted, vocabulary)."""
         first = round((1 - t) * len(ids))
         taught = [
-            self._logits({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows)
+            self._scores({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows)
             for end, rows in (("a", ids[:first]), ("b", ids[first:]))
             if len(rows)
         ]
         truth = TRUE_SHARE * given[:, None, None]
         targets = torch.cat(taught).softmax(-1).mul_(1 - truth)
-        following = ids[:, 1:, None]
+        following = predicted(ids)[..., None]
         return targets.scatter_add_(-1, following, truth.to(targets.dtype).expand_as(following))
 
-    def _logits(self, pieces: State, ids: Tensor) -> Tensor:
-        """The logits for all but the first token of ids, float32, as pieces of a model give them."""
+    def _scores(self, pieces: State, ids: Tensor) -> Tensor:
+        """The logits for the tokens to be predicted, float32, as pieces of a model give them."""
         model = self._model[0]
         state = with_tied(self._table.join(pieces), model)
-        logits: Tensor = functional_call(model, state, (ids,), {"use_cache": False}).logits
-        return logits[:, :-1].float()
+        logits: Tensor = functional_call(model, state, (shown(ids),), {"use_cache": False}).logits
+        return scores(logits, ids).float()
 
     def leaves(self) -> list[State]:
         """The parameters of every bend, by the names of their pieces."""

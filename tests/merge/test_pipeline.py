@@ -59,7 +59,7 @@ def test_the_report_keeps_its_contract(strangers) -> None:
     assert report["spectrum"]["matrices"][0].keys() >= {"name", "stable_rank", "excess"}
     assert len(report["spectrum"]["matrices"]) == 24
     counts = {"fit_tokens", "select_tokens", "report_tokens"}
-    assert [part.keys() for part in report["data"]] == [{"label", "block", *counts}] * 2
+    assert [part.keys() for part in report["data"]] == [{"label", "block", "hidden", *counts}] * 2
     assert report["versions"].keys() >= {"isthmus", "torch"}
     json.dumps(report, allow_nan=False)
 

@@ -86,7 +86,7 @@ def test_models_of_masked_text_are_averaged_and_not_measured(saved, isthmus, tmp
     ends = (tmp_path / "a", tmp_path / "b")
     findings = check(*ends, families=FAMILIES).findings
     assert not any(finding.kind == "blocks" for finding in findings)
-    assert any("reads in both directions" in finding.what for finding in findings if finding.kind == "degrades")
+    assert any("reads in both directions" in finding.what for finding in findings if finding.kind == "notes")
     common = ["--align", "none", "--t", 0.5]
     assert isthmus("merge", *ends, "-o", tmp_path / "average", *common).code == 0
     text = tmp_path / "text.txt"
