@@ -188,11 +188,11 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 def print_merge(report: dict[str, Any]) -> None:
     """The losses of a merge or a path, and what its report says."""
-    from .eval.summary import loss_table, sentences
+    from .eval.summary import loss_table, sentences, unit
 
     columns, rows = loss_table(report)
     if rows:
-        table = _table("loss, nats per token", *columns)
+        table = _table(f"loss, {unit(report)}", *columns)
         for row in rows:
             losses = (f"{loss:.3f}" for loss in row.losses)
             table.add_row(cell(row.model), *losses, style="bold" if row.is_merge else None)

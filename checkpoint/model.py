@@ -22,20 +22,45 @@ if TYPE_CHECKING:
 
 
 def empty_model(config: PretrainedConfig) -> nn.Module:
-    """The causal language model of a configuration, in evaluation mode, its weights on the meta device."""
+    """The language model of a configuration, in evaluation mode, its weights on the meta device."""
     from accelerate import init_empty_weights
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.initialization import no_init_weights
 
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not reads_both_ways(config):
         raise BadInput(
-            f"models of type '{config.model_type}' cannot be merged yet: isthmus merges causal language models "
-            "(those that AutoModelForCausalLM of transformers loads)"
+            f"models of type '{config.model_type}' cannot be merged yet: isthmus merges language models (those that "
+            "AutoModelForCausalLM or AutoModelForMaskedLM of transformers loads)"
         )
     # Drawing weights takes most of the time, on the meta device, too.
     with no_init_weights(), init_empty_weights():
-        model: nn.Module = AutoModelForCausalLM.from_config(config)
+        model: nn.Module = auto_class(config).from_config(config)
     return model.eval()
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """The class of transformers that makes and loads language models of a configuration."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM if reads_both_ways(config) else AutoModelForCausalLM
+
+
+def reads_both_ways(config: PretrainedConfig) -> bool:
+    """Whether a model sees the tokens that it would have to predict, as masked language models do."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if masked_class(config.model_type) is None or getattr(config, "is_encoder_decoder", False):
+        return False
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return getattr(config, "is_decoder", None) is False or not causal
+
+
+def masked_class(kind: str) -> str | None:
+    """The class of the masked language model of a type, None if there is none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    classes = MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
+    return classes[0] if isinstance(classes, tuple) else classes
 
 
 def with_tied(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 from .checks.finding import Finding
 from .config import build_config, read_facts, schema_of
 from .errors import BadInput, CorruptCheckpoint, IsthmusError
-from .model import Families, empty_model
+from .model import Families, auto_class, empty_model
 from .reference import Reference
 from .rust_panics import is_failure, quiet_panics
 from .small_files import CONFIGURATION, GENERATION, VOCABULARIES
@@ -69,10 +69,11 @@ def require_opens(directory: Path, model: str, families: Families | None = None)
 
 def _require_model_opens(directory: Path, model: str) -> None:
     """Load a model on the meta device; raises CorruptCheckpoint for missing, unexpected or misshapen tensors."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     with quiet():
-        opened: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        opened: Any = auto_class(config).from_pretrained(
             directory, device_map="meta", output_loading_info=True, local_files_only=True, trust_remote_code=False
         )
     problems = {

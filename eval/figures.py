@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .summary import profiles
+from .summary import profiles, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def loss_figure(report: Mapping[str, Any]) -> Figure:
     axis.errorbar(*place, fmt="*", markersize=14, color=ORANGE, label=label, zorder=5)
     ensemble = report["baselines"]["ensemble"]["loss"]
     axis.axhline(ensemble, color=GREY, linewidth=1, linestyle=":", label="ensemble of A and B")
-    axis.set(xlabel="t   (0 = A, 1 = B)", ylabel="loss, nats per token")
+    axis.set(xlabel="t   (0 = A, 1 = B)", ylabel=f"loss, {unit(report)}")
     axis.legend(frameon=False)
     return without_frame(figure)
 

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.errors import BadInput
-from ..checkpoint.model import empty_model, with_tied
+from ..checkpoint.model import auto_class, empty_model, reads_both_ways, with_tied
 from ..checkpoint.trial_loading import quiet
 from ..checkpoint.working_folders import WorkingFolder
 from .masking import is_masked, predicted, scores, shown
@@ -191,7 +190,7 @@ def offloaded(directory: Path, memory: int | None) -> Iterator[Any]:
 
     The others are on GPUs where there are any, else on disk, from where a layer is read when its turn comes.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     with WorkingFolder(Path(tempfile.gettempdir(), "isthmus-offload-")) as folder:
         placed: dict[str, Any] = {}
@@ -201,5 +200,6 @@ def offloaded(directory: Path, memory: int | None) -> Iterator[Any]:
                 limits |= {gpu: torch.cuda.mem_get_info(gpu)[0] * 4 // 5 for gpu in range(torch.cuda.device_count())}
             placed = {"device_map": "auto", "max_memory": limits, "offload_folder": folder}
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **placed).eval()
+            kind = auto_class(AutoConfig.from_pretrained(directory))
+            model = kind.from_pretrained(directory, dtype=torch.float32, **placed).eval()
         yield model

@@ -68,7 +68,7 @@ function lossChart() {
     const ensemble = label.value === "" ? data.ensemble.loss : data.ensemble.losses[label.value];
     const values = shown.flatMap((profile) => profile.points.map((point) => point[1])).concat(ensemble);
     const low = Math.min(...values), high = Math.max(...values), room = 0.06 * (high - low) || 0.1;
-    scales = axes(svg, width, height, [0, 1], [low - room, high + room], ["t   (0 = A, 1 = B)", "loss, nats per token"]);
+    scales = axes(svg, width, height, [0, 1], [low - room, high + room], ["t   (0 = A, 1 = B)", `loss, ${data.unit}`]);
     const { x, y, box } = scales;
     make(svg, "line", { class: "ensemble", x1: box.left, x2: box.right, y1: y(ensemble), y2: y(ensemble) });
     for (const profile of shown) {

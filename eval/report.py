@@ -9,7 +9,7 @@ import torch
 
 from ..checkpoint.card import letter
 from .spectrum import log_histogram, stable_rank
-from .summary import loss_table, profiles, sentences
+from .summary import loss_table, profiles, sentences, unit
 
 if TYPE_CHECKING:
     from .samples import Sample
@@ -42,6 +42,7 @@ def render_report(
         letters=[letter(place) for place in range(len(report["endpoints"]))],
         columns=columns,
         rows=rows,
+        unit=unit(report),
         sentences=sentences(report) if merged else (),
         samples=samples,
         page=page_data(report, spectra or {}),
@@ -52,7 +53,7 @@ def render_report(
 
 def page_data(report: Mapping[str, Any], spectra: Mapping[float, Spectrum]) -> dict[str, Any]:
     """What the page's script draws, JSON-ready: profiles, the merge, the ensemble, spectra, the plane."""
-    page: dict[str, Any] = {"profiles": [], "spectra": None, "plane": report.get("plane")}
+    page: dict[str, Any] = {"profiles": [], "spectra": None, "plane": report.get("plane"), "unit": unit(report)}
     if report["command"] != "plane":
         page["merge"] = report["merge_point"]
         page["ensemble"] = report["baselines"].get("ensemble")

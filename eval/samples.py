@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.errors import BadInput
-from ..checkpoint.model import empty_model, with_tied
+from ..checkpoint.model import empty_model, reads_both_ways, with_tied
 from .progress import Progress
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoint.card import letter
+from ..checkpoint.card import MASKED, letter
 from .corpora import WRITTEN
 
 ROUNDING = 5e-4  # nats that the digits that are shown do not tell from nothing
@@ -59,6 +59,11 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
             values.append(sum(values) / len(values))
         rows.append(LossRow(model, tuple(values), is_merge=model == merged))
     return (*labels, "mean") if several else labels, tuple(rows)
+
+
+def unit(report: Mapping[str, Any]) -> str:
+    """What losses of a report are in."""
+    return "nats per hidden token" if report.get("task") == MASKED else "nats per token"
 
 
 def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:

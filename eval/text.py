@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.errors import BadInput, TooLittleText, one_line
+from ..checkpoint.model import reads_both_ways
 from ..checkpoint.rust_panics import is_failure
 from .corpora import Corpus, corpus
 from .masking import Masking

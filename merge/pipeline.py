@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..checkpoint.card import letter
-from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
+from ..checkpoint.model import reads_both_ways
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import fingerprint_of, optimizer_of
 from ..eval.loss import bytes_of

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from ..checkpoint.checks.kind import reads_both_ways
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
+from ..checkpoint.model import reads_both_ways
 from ..checkpoint.optimizer_evidence import Evidence, relation
 from ..checkpoint.reference import parse_reference
 from ..eval.masking import is_masked, predicted

@@ -1,22 +1,19 @@
-"""Is it a causal language model, complete and in full precision? Nothing else can be merged yet."""
+"""Is it a causal or a masked language model, complete and in full precision? Nothing else can be merged yet."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import build_config
-from ..model import Families, Schema
+from ..model import Families, Schema, masked_class, reads_both_ways
 from ..source import Source
 from .finding import Finding
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
 FILE, ADAPTER = "config.json", "adapter_config.json"
 MASKED = "ForMaskedLM"
-ADVICE = "isthmus merges causal language models so far"
+ADVICE = "isthmus merges causal and masked language models so far"
 WITHOUT_HEAD = "merge the language model that it was trained from, or save it without that head"
 # Classes of transformers by the end of their names.
 CLASSES = (
@@ -58,7 +55,7 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
     causal = _causal(kind) if families is None or kind not in families or any(map(_description, names)) else None
     for architecture in names:
         words = _description(architecture)
-        if architecture.endswith(MASKED) and causal is not None:
+        if architecture.endswith(MASKED) and (causal is not None or architecture == masked_class(kind)):
             continue
         if words and architecture != causal:
             advice = f"{ADVICE}; {WITHOUT_HEAD}" if "head" in words else ADVICE
@@ -70,8 +67,8 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
         obstacle = f"'{name}' is the decoder of an encoder-decoder model (add_cross_attention)"
     elif families is None or kind not in families:
         config = build_config(facts, name)
-        if causal is None:
-            obstacle = f"'{name}' is of type '{kind}', for which transformers has no causal language model"
+        if causal is None and masked_class(kind) is None:
+            obstacle = f"'{name}' is of type '{kind}', for which transformers has no language model"
         elif config.is_encoder_decoder:
             obstacle = f"'{name}' is an encoder-decoder model"
         elif reads_both_ways(config):
@@ -125,10 +122,3 @@ def masked_finding(name: str) -> Finding:
     """What is said of a masked language model."""
     what = f"'{name}' is a masked language model, which reads in both directions"
     return Finding("notes", what, "its loss is that of 15 % of the tokens, which are hidden from it", FILE)
-
-
-def reads_both_ways(config: PretrainedConfig) -> bool:
-    """Whether a model sees the tokens that it would have to predict, as masked language models do."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return getattr(config, "is_decoder", None) is False and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
