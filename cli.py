@@ -154,6 +154,7 @@ PushPlace = Annotated[PushOptions, ("private", "revision", "create_pr", "message
 Trained = Annotated[MergePlan, ("data", "align", "fit_on", "report_on", "tokens", "context", "device", "seed")]
 
 Model = Annotated[str, _argument("A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.")]
+Architecture = Annotated[Literal["gpt2", "llama", "qwen3", "gpt_neox"], Option("The architecture.")]
 WorkDirectory = Annotated[Path, _argument("The directory to work in; what is finished there is not repeated.")]
 Output = Annotated[Path, Option("The directory to write.", short="-o")]
 Overwrite = Annotated[bool, Option("Replace an output directory that is not empty.")]
@@ -533,21 +534,24 @@ def demo(*, output: Output = Path("isthmus-demo"), overwrite: Overwrite = False,
 
 @command(
     ("All of them", "lab pretrain checkpoints"),
-    ("One, to see that it runs", "lab pretrain checkpoints --name adamw-1 --steps 50"),
+    ("A Llama, to see that it runs", "lab pretrain llamas --family llama --name adamw-1 --steps 50"),
     group=lab,
 )
 def pretrain(
     output: WorkDirectory,
     *,
+    family: Architecture = "gpt2",
     name: Annotated[Sequence[str], Option("Train only these. Repeatable.")] = (),
     steps: Annotated[int | None, Option("Fewer steps than the recipes say.", minimum=1)] = None,
     reply: Silent,
 ) -> None:
-    """Train the embedded checkpoints again, from the standard library of this Python. Finished ones are kept."""
+    """Train the embedded checkpoints again, or small models of another architecture, from the standard library of this
+    Python. Finished ones are kept.
+    """
     from .lab.pretrain import make_checkpoints
 
     with screen(reply.quiet) as progress:
-        losses = make_checkpoints(output, names=name or None, steps=steps, progress=progress)
+        losses = make_checkpoints(output, architecture=family, names=name or None, steps=steps, progress=progress)
     if not reply.quiet:
         for checkpoint, loss in losses.items():
             say(f"{checkpoint}: training loss {loss:.3f}")
@@ -577,7 +581,7 @@ def fingerprint(output: WorkDirectory, *, reply: Reply) -> None:
 def symmetries(
     output: WorkDirectory,
     *,
-    family: Annotated[Literal["gpt2", "llama", "qwen3", "gpt_neox"], Option("The architecture.")] = "gpt2",
+    family: Architecture = "gpt2",
     reply: Reply,
 ) -> None:
     """Which symmetry buys what? Trains models, ablates their pairs (GPT-2: an hour on two cores)."""

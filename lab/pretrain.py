@@ -86,6 +86,7 @@ def small_config(*, layers: int = 4, width: int = 128, heads: int = 4) -> GPT2Co
 
 
 # What small models of other architectures than GPT-2 have beside the sizes that they share with it.
+FEWER = 3  # models by each optimizer
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "llama": {"intermediate_size": 352, "num_key_value_heads": 2, "tie_word_embeddings": True},
     "qwen3": {"intermediate_size": 352, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
@@ -103,6 +104,17 @@ def config_of(architecture: str) -> PretrainedConfig:
     facts |= {"num_attention_heads": 4, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0}
     config: PretrainedConfig = CONFIG_MAPPING[architecture](**facts, **ARCHITECTURES[architecture])
     return config
+
+
+def recipes_of(architecture: str) -> tuple[TrainingRecipe, ...]:
+    """The models of an architecture: the embedded ones of ``gpt2``, else three by either optimizer, trained less."""
+    if architecture == "gpt2":
+        return EMBEDDED
+    return tuple(
+        replace(first, name=f"{first.optimizer}-{number}", seed=10 * number + first.seed, steps=700, batch=16)
+        for number in range(1, FEWER + 1)
+        for first in EMBEDDED[:2]
+    )
 
 
 def train_tokenizer(specs: tuple[str, ...] = EMBEDDED[0].data) -> PreTrainedTokenizerBase:
@@ -200,17 +212,23 @@ def embedded_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def make_checkpoints(
-    directory: Path, *, names: Sequence[str] | None = None, steps: int | None = None, progress: Progress | None = None
+    directory: Path,
+    *,
+    architecture: str = "gpt2",
+    names: Sequence[str] | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Train the embedded checkpoints into `directory` and return the last training losses of those that were trained.
+    """Train the models of an architecture into `directory`, those of GPT-2 being the embedded checkpoints, and return
+    the last training losses of those that were trained.
 
-    `names` are the ones to train, by default all of `EMBEDDED`; those that exist are not trained again, so that an
-    interrupted run continues. `steps` replaces the number of steps of every recipe.
+    `names` are the ones to train, by default all of `recipes_of` the architecture; those that exist are not trained
+    again, so that an interrupted run continues. `steps` replaces the number of steps of every recipe.
 
     Raises BadInput for an unknown name, or a fine-tuned variant whose base is missing.
     """
     progress = progress or Progress()
-    recipes = {recipe.name: recipe for recipe in EMBEDDED}
+    recipes = {recipe.name: recipe for recipe in recipes_of(architecture)}
     unknown = sorted(set(names or ()) - recipes.keys())
     if unknown:
         raise BadInput(f"there is no recipe '{unknown[0]}'; there are: {', '.join(recipes)}")
@@ -221,12 +239,12 @@ def make_checkpoints(
         recipe = recipes[name] if steps is None else replace(recipes[name], steps=steps)
         progress.stage("preparing the text")
         if recipe.base is None:
-            tokenizer = train_tokenizer()
+            tokenizer = train_tokenizer() if architecture == "gpt2" else embedded_tokenizer()
         elif (directory / recipe.base).is_dir():
             tokenizer = load(directory / recipe.base).tokenizer()
         else:
             raise BadInput(f"'{recipe.name}' starts from '{recipe.base}', which is not there: train that one first")
-        losses[name] = make_checkpoint(recipe, small_config(), directory, progress, tokenizer, bases=directory)
+        losses[name] = make_checkpoint(recipe, config_of(architecture), directory, progress, tokenizer, bases=directory)
     return losses
 
 

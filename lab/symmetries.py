@@ -42,11 +42,19 @@ from ..merge.training.fitting import learn, train_curve
 from .demo import CHECKPOINTS
 from .options import SEEDS
 from .parts import spread
-from .pretrain import EMBEDDED, TrainingRecipe, config_of, embedded_tokenizer, make_checkpoint, small_config
+from .pretrain import (
+    EMBEDDED,
+    FEWER,
+    TrainingRecipe,
+    config_of,
+    embedded_tokenizer,
+    make_checkpoint,
+    recipes_of,
+    small_config,
+)
 
 DATA = ("stdlib:docs", "stdlib:code")
 PLAN = LearnPlan(steps=400)
-FEWER = 3  # models by each optimizer, of other architectures than GPT-2
 STEPS = ("none", "permutation", "residual rotation", "head maps", "activations", "learned")
 BEND = "one bend"
 FIRST = {"adamw": EMBEDDED[0], "muon": EMBEDDED[1]}
@@ -67,13 +75,13 @@ class Ablation:
 
 def recipes(architecture: str = "gpt2") -> list[TrainingRecipe]:
     """The models that are trained: of GPT-2, those beside the embedded ones."""
-    others = architecture != "gpt2"
-    trained = [
+    if architecture != "gpt2":
+        return list(recipes_of(architecture))
+    return [
         replace(first, name=f"{name}-{number}", seed=10 * number + first.seed)
-        for number in range(1 if others else 3, (FEWER if others else SEEDS) + 1)
+        for number in range(3, SEEDS + 1)
         for name, first in FIRST.items()
     ]
-    return [replace(recipe, steps=700, batch=16) for recipe in trained] if others else trained
 
 
 def pairs(architecture: str = "gpt2") -> list[tuple[str, str, str]]:

@@ -97,6 +97,16 @@ def test_making_checkpoints(tmp_path: Path) -> None:
     assert make_checkpoints(tmp_path, names=["muon-1"]) == {}, "what is there is kept"
 
 
+def test_models_of_another_architecture(tmp_path: Path) -> None:
+    losses = make_checkpoints(tmp_path, architecture="qwen3", names=["muon-2"], steps=2)
+    assert losses.keys() == {"muon-2"}
+    model = load(tmp_path / "muon-2")
+    assert model.config.model_type == "qwen3"
+    assert json.loads((tmp_path / "muon-2" / "recipe.json").read_text())["optimizer"] == "muon"
+    with pytest.raises(BadInput, match="there is no recipe 'docs'; there are: adamw-1, muon-1, adamw-2"):
+        make_checkpoints(tmp_path, architecture="qwen3", names=["docs"])
+
+
 def test_a_checkpoint_from_the_recipe(tmp_path: Path, isthmus, monkeypatch) -> None:
     """The command, for two steps and on a tenth of its text: tokenizer, training, saving, and a model that loads."""
     text = ("stdlib:docs:heldout", "stdlib:code:heldout")
