@@ -52,7 +52,7 @@ class Inputs:
     @property
     def context(self) -> int:
         """The tokens of a block of text: as many as the models are made for, where they say, but at most `longest`."""
-        whole = context_length(self.first.config) or DEFAULT_CONTEXT
+        whole = min(context_length(member.config) or DEFAULT_CONTEXT for member in self.members)
         return whole if self.longest is None else min(self.longest, whole)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -14,23 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ..config import build_config, failures_of
 from ..model import Families
 from ..token_ids import is_token_key
+from .effects import effect_of, effect_of_rounding, flattened, label_of
 from .finding import Finding
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-FILE = "config.json"
+FILE, CONTEXT = "config.json", "max_position_embeddings"
+FIXED = ("default", "linear", "llama3")  # kinds of rotary positions, of which the longest text changes nothing
 LISTED = 6
-LABELS = {
-    "num_hidden_layers": "number of layers",
-    "hidden_size": "width",
-    "num_attention_heads": "number of heads",
-    "max_position_embeddings": "context length",
-    "position_embedding_type": "position encoding",
-    "rope_theta": "base of the rotary position encoding",
-    "rope_parameters": "rotary position encoding",
-    "rope_scaling": "scaling of the rotary position encoding",
-}
 # Keys that may always differ, and keys that other checks compare: not worth a note.
 SILENT = frozenset({
     "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "return_dict", "output_attentions",
@@ -85,12 +77,15 @@ def configuration_findings(
     for key in sorted(read_a.keys() | read_b.keys()):
         value_a, value_b = read_a.get(key), read_b.get(key)
         if not is_token_key(key) and not _equal(value_a, value_b):  # token ids come with the tokenizer
-            label = LABELS.get(public.get(key, key), key)
-            what = f"the {label} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
+            standard = public.get(key, key)
+            what = f"the {label_of(key, standard)} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
+            taken = f"the merge takes the value of '{name_a}'"
             if key.rpartition(".")[2] in rounding:
-                findings.append(Finding("degrades", what, f"the merge takes the value of '{name_a}'", FILE))
+                findings.append(Finding("degrades", what, taken + effect_of_rounding(value_a, value_b), FILE))
+            elif standard == CONTEXT and _turns_alike(a) and _turns_alike(b):
+                findings.append(Finding("degrades", what, f"{taken}; one has not seen longer texts", FILE))
             else:
-                findings.append(Finding("blocks", what, "only models of one shape and function can be merged", FILE))
+                findings.append(Finding("blocks", what, effect_of(standard), FILE))
     handled = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, handled)
     if a.tie_word_embeddings != b.tie_word_embeddings:
@@ -110,7 +105,8 @@ def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple
     """The keys and values that a model computes with; a key of a nested configuration has a dot in it."""
     table = families[config.model_type](config).configuration if families and config.model_type in families else {}
     if table:
-        yield from table.items()
+        for key, value in table.items():
+            yield from flattened(key, value)
         return
     for key in _declared(config):
         value = getattr(config, key, None)
@@ -121,7 +117,14 @@ def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple
         elif key == "n_inner" and value is None:  # transformers then takes four times the width
             yield key, 4 * config.hidden_size
         else:
-            yield key, value
+            yield from flattened(key, value)
+
+
+def _turns_alike(config: PretrainedConfig) -> bool:
+    """Whether positions are rotations that do not depend on the context length."""
+    said = getattr(config, "rope_parameters", None) or {}
+    parts = [part for part in said.values() if isinstance(part, Mapping)] or [said]
+    return all(part.get("rope_type") in FIXED for part in parts)
 
 
 def _declared(config: PretrainedConfig) -> set[str]:

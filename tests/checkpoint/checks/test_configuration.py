@@ -76,17 +76,60 @@ def test_bookkeeping_without_a_table(llamas, changes: dict[str, object]) -> None
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
             "blocks",
-            "rotary position encoding differs",
+            "the base of the rotary position encoding differs: 10000.0 in 'a', 500000.0 in 'b': positions turn",
         ),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "blocks",
+            "the factor by which rotary positions are scaled differs: None in 'a', 2.0 in 'b'",
+        ),
+        ({"num_key_value_heads": 2}, "blocks", "the number of keys and values differs: 4 in 'a', 2 in 'b': other"),
+        ({"num_attention_heads": 2}, "blocks", "the number of heads differs: 4 in 'a', 2 in 'b': the same rows"),
+        ({"head_dim": 16}, "blocks", "the size of heads differs: 8 in 'a', 16 in 'b': the same rows"),
+        ({"attention_bias": True}, "blocks", "the bias of attention differs: False in 'a', True in 'b'"),
+        ({"tie_word_embeddings": True}, "notes", "only 'b' ties its output to its embedding: the merge will be untied"),
+        ({"max_position_embeddings": 128}, "degrades", "one has not seen longer texts"),
+        ({"model_type": "mixtral"}, "blocks", "'a' is of type 'llama', 'b' of type 'mixtral'"),
         ({"hidden_act": "relu"}, "blocks", "hidden_act differs: silu in 'a', relu in 'b'"),
-        ({"rms_norm_eps": 1e-5}, "degrades", "rms_norm_eps differs"),
+        ({"rms_norm_eps": 1e-5}, "degrades", "by which norms scale a vector with a mean square of 0.001 by 0.4% more"),
         ({"hidden_act": "swish"}, None, ""),
     ],
 )
-def test_what_a_model_without_a_table_computes_with(llamas, changes, kind: str | None, sentence: str) -> None:
+def test_what_a_difference_does_is_a_sentence(llamas, changes, kind: str | None, sentence: str) -> None:
+    """Before any weight is read, and in whichever order the models come."""
     config(**changes)(llamas[1])
-    found = kinds(*llamas)
-    assert (sentence in found[kind]) if kind else not {"blocks", "notes"} & found.keys()
+    found = [f for f in check(*llamas, families=FAMILIES).findings if f.where == "config.json"]
+    if kind is None:
+        assert not {"blocks", "notes"} & {finding.kind for finding in found}
+    else:
+        assert any(sentence in str(finding) and finding.kind == kind for finding in found), found
+    assert check(*reversed(llamas), families=FAMILIES).mergeable == (kind != "blocks")
+
+
+WINDOWED = {
+    "sliding_window": (32, 16, "the window of attention differs: 32 in 'a', 16 in 'b': one attends to tokens"),
+    "final_logit_softcapping": (30.0, None, "the cap of the logits differs: 30.0 in 'a', None in 'b'"),
+    "attn_logit_softcapping": (50.0, 20.0, "the cap of the attention scores differs"),
+    "query_pre_attn_scalar": (16, 32, "the scale of the attention scores differs: 16 in 'a', 32 in 'b'"),
+    "layer_types": (
+        ["sliding_attention", "full_attention"],
+        ["full_attention", "full_attention"],
+        "the kind of attention by layer differs",
+    ),
+}
+
+
+@pytest.mark.parametrize("key", WINDOWED)
+def test_what_a_gemma_attends_to(tmp_path: Path, key: str) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    *values, sentence = WINDOWED[key]
+    for name, value in zip("ab", values, strict=True):
+        Gemma2ForCausalLM(Gemma2Config(**LLAMA, head_dim=8, num_key_value_heads=2, **{key: value})).save_pretrained(
+            tmp_path / name
+        )
+    found = kinds(tmp_path / "a", tmp_path / "b")
+    assert sentence in found["blocks"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ SENTENCES = {
     "encoder-decoder with a decoder's class": "'m' is an encoder-decoder model (BartForConditionalGeneration)",
     "encoder": "'m' is an encoder-decoder model (T5EncoderModel)",
     "images": "'m' is an image model (ViTForImageClassification)",
-    "image features": "'m' is of type 'vit', for which transformers has no causal language model",
+    "image features": "'m' is of type 'vit', for which transformers has no language model",
 }  # fmt: skip
 
 
