@@ -11,7 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.loading import load
@@ -98,6 +104,38 @@ def test_shards_and_the_names_in_memory(tmp_path: Path, isthmus, kind: str, opti
         assert isthmus(*merge).code == 0
         assert is_average(tmp_path / "out", a, b)
         assert stored(tmp_path / "out").keys() == stored(first).keys()
+
+
+UNTIED = {"lm_head.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "mixtral", "qwen2_moe", "qwen3_moe", "phi3", "opt", "bert"])
+@pytest.mark.parametrize("options", [{}, {"save_original_format": False}], ids=["as on the Hub", "as in memory"])
+def test_what_is_aligned_has_the_names_of_the_first_model(
+    tmp_path: Path, isthmus, kind: str, options: dict[str, object]
+) -> None:
+    """And at either end the function of that model, by transformers."""
+    a, b = (saved_model(tmp_path / name, kind, seed, **options) for seed, name in enumerate("ab"))
+    if kind == "gpt_neox":
+        change(a, put("gpt_neox.layers.0.attention.masked_bias", torch.tensor(-1e9)))
+    for end, t in ((a, 0), (b, 1)):
+        merge = ("merge", a, b, "-o", tmp_path / "out", "--overwrite", "--align", "orthogonal", "--t", t)
+        done = isthmus(*merge)
+        assert done.code == 0, done.err
+        (theirs, _), (ours, info) = (
+            auto(kind).from_pretrained(place, output_loading_info=True) for place in (end, tmp_path / "out")
+        )
+        assert not any(info.values()), info
+        with torch.no_grad():
+            expected, found = (model.eval()(IDS).logits.log_softmax(-1) for model in (theirs, ours))
+        assert torch.allclose(found, expected, atol=1e-4)
+        names = stored(a).keys() - {"gpt_neox.layers.0.attention.masked_bias"}
+        assert names <= stored(tmp_path / "out").keys()
+        assert stored(tmp_path / "out").keys() - names <= UNTIED
+
+
+def auto(kind: str) -> type:
+    return AutoModelForMaskedLM if kind == "bert" else AutoModelForCausalLM
 
 
 def test_three_models_by_an_operator(tmp_path: Path, isthmus) -> None:
