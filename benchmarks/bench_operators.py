@@ -20,6 +20,7 @@ from measurement import RESULTS, Cost, measure, record
 WEIGHTS = (0.5, 0.3, 0.7)
 RUNS = 3
 APART = 1e-5
+PLAIN = ("linear", "karcher", "task_arithmetic", "ties", "model_stock")
 
 
 def recipe(work: Path, method: str, models: int, density: float) -> str:
@@ -95,6 +96,38 @@ def drawn(work: Path) -> dict[str, float]:
     return shares
 
 
+KINDS = (
+    ("slerp", 2, 0.4),
+    *((method, models, 0.4) for method in PLAIN for models in (2, 3)),
+    *((method, *case) for method in ("dare_linear", "dare_ties") for case in ((2, 1.0), (3, 1.0), (1, 0.5))),
+)
+
+
+def costs(work: Path, program: Path, wanted: list[str]) -> dict[str, object]:
+    """The cost of every method, or of those wanted, on the models `base`, `a`, `b` and `c` in a directory."""
+    rows: dict[str, object] = {}
+    for method, models, density in KINDS:
+        if wanted and method not in wanted:
+            continue
+        (work / "recipe.yml").write_text(recipe(work, method, models, density))
+        ours, theirs = run(work, program)
+        row: dict[str, object] = {
+            "seconds": {"isthmus": round(ours.seconds, 2), "mergekit": round(theirs.seconds, 2)},
+            "peak_GB": {"isthmus": round(ours.peak / 1e9, 2), "mergekit": round(theirs.peak / 1e9, 2)},
+            "time_ratio": round(ours.seconds / theirs.seconds, 3),
+            "memory_ratio": round(ours.peak / theirs.peak, 3),
+        }
+        what = "drawn" if method.startswith("dare") and density < 1 else "difference"
+        if method == "karcher":  # its float32 is coarse where models are close: compare with its float64
+            text = recipe(work, method, models, density).replace("dtype: float32", "dtype: float64\nout_dtype: float32")
+            (work / "exact.yml").write_text(text)
+            measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])
+        row[what] = compared(what, work)
+        rows[f"{method}, {models} models, density {density:g}" if "dare" in method else f"{method}, {models}"] = row
+        print(method, models, row, flush=True)
+    return rows
+
+
 def main(wanted: list[str]) -> None:
     program = install()
     rows: dict[str, object] = {}
@@ -106,32 +139,7 @@ def main(wanted: list[str]) -> None:
         subprocess.run(
             [sys.executable, script, "--family", work / "base", *(work / name for name in "abc")], check=True
         )
-        kinds = [("slerp", 2, 0.4)]
-        for method in ("linear", "karcher", "task_arithmetic", "ties", "model_stock"):
-            kinds += [(method, 2, 0.4), (method, 3, 0.4)]
-        for method in ("dare_linear", "dare_ties"):
-            kinds += [(method, 2, 1.0), (method, 3, 1.0), (method, 1, 0.5)]
-        for method, models, density in kinds:
-            if wanted and method not in wanted:
-                continue
-            (work / "recipe.yml").write_text(recipe(work, method, models, density))
-            ours, theirs = run(work, program)
-            row: dict[str, object] = {
-                "seconds": {"isthmus": round(ours.seconds, 2), "mergekit": round(theirs.seconds, 2)},
-                "peak_GB": {"isthmus": round(ours.peak / 1e9, 2), "mergekit": round(theirs.peak / 1e9, 2)},
-                "time_ratio": round(ours.seconds / theirs.seconds, 3),
-                "memory_ratio": round(ours.peak / theirs.peak, 3),
-            }
-            what = "drawn" if method.startswith("dare") and density < 1 else "difference"
-            if method == "karcher":  # its float32 is coarse where models are close: compare with its float64
-                text = recipe(work, method, models, density).replace(
-                    "dtype: float32", "dtype: float64\nout_dtype: float32"
-                )
-                (work / "exact.yml").write_text(text)
-                measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])
-            row[what] = compared(what, work)
-            rows[f"{method}, {models} models, density {density:g}" if "dare" in method else f"{method}, {models}"] = row
-            print(method, models, row, flush=True)
+        rows |= costs(work, program, wanted)
     record("operators", {"what": __doc__.split("\n")[0], "baseline": MERGEKIT, "methods": rows})
 
 

@@ -80,16 +80,21 @@ def log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor
 
 
 @torch.no_grad()
-def streamed_log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor) -> Tensor:
-    """As `log_probs`, of a state that is not in memory: every weight is looked up when its module runs, and dropped."""
+def streamed_log_probs(
+    state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """As `log_probs`, of a state that is not in memory: every weight is looked up when its module runs, and dropped.
+
+    Computed in `dtype`.
+    """
     from accelerate.hooks import attach_align_device_hook
 
-    model = empty_model(config).float()  # weights are cast to what the module has
+    model = empty_model(config).to(dtype)  # weights are cast to what the module has
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     both_names = ComputedState([*state, *tied], lambda name: state[name if name in state else tied[name]])
     attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=both_names)
     logits = model(ids, use_cache=False).logits
-    return torch.log_softmax(logits.float(), -1)
+    return torch.log_softmax(logits.to(dtype), -1)
 
 
 @dataclass(frozen=True)
