@@ -59,7 +59,7 @@ def align_states(
 
     Raises BadInput for activations without text, and for ``learned``, which is trained
     (`isthmus.merge.training.fitting.learn`); AlignmentError when the aligned model's log-probabilities differ by more
-    than 1e-4; UnsupportedFamily.
+    than rounding (`isthmus.align.alignment.Alignment.verify`); UnsupportedFamily.
     """
     if method == "none":
         return Aligned(a, b, config, Alignment("none"), 0.0)

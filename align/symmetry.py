@@ -338,7 +338,7 @@ class Family:
         pairs = {untied[name].parameter: source.parameter for name, source in self.sources.items()}
         tied = {target: source for target, source in pairs.items() if target not in shapes}
         buffers = re.compile(self.buffers) if self.buffers else None
-        return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits, self.masked)
+        return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits, self.masked, aligns=True)
 
     def identity(self) -> Elements:
         """The elements that move nothing."""

@@ -9,6 +9,7 @@ methods are compared twice: with all entries kept, and with half of them kept, b
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,8 +48,12 @@ def recipe(work: Path, method: str, models: int, density: float) -> str:
 def run(work: Path, program: Path) -> tuple[Cost, Cost]:
     """mergekit and isthmus on the recipe that lies there."""
     theirs = [program, work / "recipe.yml", work / "theirs", "--allow-crimes"]
-    ours = [Path(sys.executable).parent / "isthmus", "merge", work / "recipe.yml", "-o", work / "ours", "--overwrite"]
-    costs = [(measure(ours), measure(theirs)) for _ in range(RUNS)]
+    ours = [Path(sys.executable).parent / "isthmus", "merge", work / "recipe.yml", "-o", work / "ours"]
+    costs = []
+    for _ in range(RUNS):
+        for name in ("ours", "theirs"):  # isthmus reads what it overwrites, to see whether anyone has changed it
+            shutil.rmtree(work / name, ignore_errors=True)
+        costs.append((measure(ours), measure(theirs)))
     fastest = [Cost(min(c.seconds for c in of_one), max(c.peak for c in of_one)) for of_one in zip(*costs, strict=True)]
     return fastest[0], fastest[1]
 

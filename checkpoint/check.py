@@ -99,7 +99,7 @@ def check(
         if tensors.contents is None and _blocking(own):
             other_kinds.add(source)
         weights.append(tensors)
-    alignable = families is None or facts[0]["model_type"] in families
+    alignable = weights[0].aligns
     growth: list[Growth | None] = []
     apart: list[Finding] = []
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
@@ -125,7 +125,7 @@ def check(
     findings += _optimizer_findings(sources, provenance)
     cost = None
     if not any(finding.kind == "blocks" for finding in findings):
-        cost = cost_of(sources, facts, families)
+        cost = cost_of(sources, facts, families, aligned=alignable)
         findings += cost_findings(cost)
     return CheckResult(
         tuple(source.name for source in sources),

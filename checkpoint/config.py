@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config_limits import require_numbers
-from .errors import BadInput, CorruptCheckpoint, IsthmusError, one_line
+from .errors import BadInput, CorruptCheckpoint, IsthmusError, UnsupportedFamily, one_line
 from .model import Families, Schema, empty_model, schema
 from .rust_panics import is_failure
 from .small_files import GENERATION
@@ -102,11 +102,33 @@ def schema_of(facts: Mapping[str, Any], model: str, families: Families | None = 
     if families is not None and facts["model_type"] in families:
         try:
             return families[facts["model_type"]](SimpleNamespace(**facts)).schema()
-        except (AttributeError, TypeError, ValueError, ArithmeticError):
+        except (AttributeError, TypeError, ValueError, ArithmeticError, UnsupportedFamily):
             pass  # a key is missing or wrong: transformers has a default, or says which
     config = build_config(facts, model)
     with failures_of(model):
         return schema(config, families)
+
+
+def without_table(facts: Mapping[str, Any], model: str, families: Families | None) -> str | None:
+    """Why a model has no symmetry table among `families`, in words; None if it has, or if there are none to look at.
+
+    Raises as `build_config` does.
+    """
+    if families is None:
+        return None
+    kind = facts["model_type"]
+    if kind not in families:
+        return f"'{model}' is of type '{plain(kind, 60)}', whose symmetries are not known"
+    try:
+        try:
+            families[kind](SimpleNamespace(**facts))
+        except (AttributeError, TypeError, ValueError, ArithmeticError):
+            config = build_config(facts, model)
+            with failures_of(model):
+                families[kind](config)
+    except UnsupportedFamily as error:
+        return f"the symmetries of '{model}' are not known: {error}"
+    return None
 
 
 def working_config(facts: Mapping[str, Any], model: str) -> PretrainedConfig:

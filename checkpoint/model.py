@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from .errors import BadInput
+from .errors import BadInput, UnsupportedFamily
 from .rows import ComputedState
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ class Schema:
 
     `buffers` matches the names of tensors that old files have beside them and that are no weights, where it is known.
     `sound` says that transformers surely builds the model, so that it need not be tried; `limits` what users should
-    know of its alignment, where that can do little; `masked` that it is a masked language model.
+    know of its alignment, where that can do little; `masked` that it is a masked language model; `aligns` that
+    there is a symmetry table for it.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -113,6 +114,7 @@ class Schema:
     sound: bool = field(default=False, compare=False)
     limits: str = field(default="", compare=False)
     masked: bool = field(default=False, compare=False)
+    aligns: bool = field(default=False, compare=False)
 
     @cached_property
     def all_names(self) -> frozenset[str]:
@@ -146,15 +148,25 @@ class HasSchema(Protocol):
 Families = Mapping[str, Callable[[Any], HasSchema]]
 
 
+def table_of(config: PretrainedConfig, families: Families | None) -> HasSchema | None:
+    """The symmetry table of a model; None for a type, or a variant of one, that has none among `families`."""
+    build = (families or {}).get(config.model_type)
+    try:
+        return None if build is None else build(config)
+    except UnsupportedFamily:
+        return None
+
+
 def schema(config: PretrainedConfig, families: Families | None = None) -> Schema:
     """The tensors that a model with this configuration is made of.
 
-    From its family when that is among `families`; else from the module that transformers makes, which takes a second to
-    import.
+    From its table when there is one among `families`; else from the module that transformers makes, which takes a
+    second to import.
     """
-    if families is not None and config.model_type in families:
-        return families[config.model_type](config).schema()
-    return _schema(config.model_type, config.to_json_string(use_diff=False))
+    table = table_of(config, families)
+    if table is not None:
+        return table.schema()
+    return replace(_schema(config.model_type, config.to_json_string(use_diff=False)), masked=reads_both_ways(config))
 
 
 @cache

@@ -5,7 +5,7 @@ Weights stay on the meta device, so that only headers are read even for the larg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from logging import CRITICAL
@@ -139,13 +139,23 @@ def _read_generation(directory: Path) -> None:
 
 
 @contextmanager
-def preloaded_transformers(facts: Mapping[str, Any], families: Families | None = None) -> Iterator[None]:
-    """Import in a second thread what `require_opens` needs for a model with these facts, while weights are written."""
-    if _is_sound(facts, "the model", families):
+def preloaded_transformers(
+    facts: Mapping[str, Any], families: Families | None = None, *, files: Iterable[str] = ()
+) -> Iterator[None]:
+    """Import in a second thread what `require_opens` needs for a model with these facts, while weights are written.
+
+    `files` are the small files that go with the weights.
+    """
+    sound = _is_sound(facts, "the model", families)
+    if sound and not any(name in VOCABULARIES for name in files):
         yield
         return
 
     def fetch() -> None:
+        if sound:
+            from transformers import AutoTokenizer
+
+            return
         import accelerate  # noqa: F401
         from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: F401
 

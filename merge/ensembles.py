@@ -245,7 +245,7 @@ class _Meter:
 
 
 def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
-    aligned = chooser.align(in_table=chooser.inputs.first.model_type in FAMILIES)
+    aligned = chooser.align(in_table=chooser.inputs.first.schema.aligns)
     count = len(chooser.recipe.models)
     rows = [meter.row("soup", "soup", blend(aligned.states, [1 / count] * count), aligned.config)]
     choice = chooser.choose(aligned)

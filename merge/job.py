@@ -53,7 +53,7 @@ class Job:
     @property
     def in_table(self) -> bool:
         """Whether the architecture has a symmetry table."""
-        return self.inputs.first.model_type in FAMILIES
+        return self.inputs.first.schema.aligns
 
     @property
     def measures_spectrum(self) -> bool:

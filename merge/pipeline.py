@@ -19,7 +19,6 @@ from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.model import reads_both_ways
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.fingerprint import fingerprint_of, optimizer_of
 from ..eval.loss import bytes_of
@@ -170,7 +169,7 @@ def probe(job: Job, text: MergeText, choice: Choice, measured: Measured) -> tupl
 
 def memorized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
     """The texts that a model knows by heart, by the place of the model."""
-    if not job.plan.data or reads_both_ways(job.inputs.first.config):
+    if not job.plan.data or job.inputs.first.schema.masked:
         return ()
     models, found = job.inputs.whole[job.base :], []
     job.progress.stage("looking for text that the models know by heart", len(models))
@@ -318,7 +317,7 @@ def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
     owner = job.inputs.tokenizer_owner
     if not text or job.plan.max_memory is not None or not owner.has_tokenizer:
         return ()
-    if reads_both_ways(job.inputs.first.config):
+    if job.inputs.first.schema.masked:
         return ()
     job.progress.stage("writing samples")
     members = job.inputs.whole[job.base :][:3]

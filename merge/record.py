@@ -10,7 +10,6 @@ from typing import Any
 
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.model import reads_both_ways
 from ..checkpoint.optimizer_evidence import Evidence, relation
 from ..checkpoint.reference import parse_reference
 from ..eval.masking import is_masked, predicted
@@ -42,7 +41,7 @@ def merge_report(
     return {
         "schema": 1,
         "command": "merge",
-        "task": "fill-mask" if reads_both_ways(job.inputs.first.config) else "text-generation",
+        "task": "fill-mask" if job.inputs.first.schema.masked else "text-generation",
         "endpoints": [
             {
                 **_model(end),

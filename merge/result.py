@@ -93,7 +93,7 @@ class Merge:
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             shapes = schema_of(self.facts, target.name, FAMILIES).shapes
             shapes, state = self.endpoints[0].as_stored(shapes, self.state)
-            with preloaded_transformers(self.facts, FAMILIES):
+            with preloaded_transformers(self.facts, FAMILIES, files=self.files):
                 digests = save_weights(folder, shapes, state, self.dtype, maker=self.maker)
                 save_small_files(folder, self.facts, self.files, self.dtype)
             card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)

@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import EMBEDDED
+from hub_server import TOKEN, HubServer
+from huggingface_hub import ModelCard
 from merging import combine, merge
-from tiny_models import tiny_bert, tiny_neox, tiny_rotary
+from tiny_models import tiny_bert, tiny_neox, tiny_opt, tiny_rotary
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -20,6 +23,7 @@ from transformers import (
     Gemma2ForCausalLM,
     LlamaForCausalLM,
     MixtralForCausalLM,
+    PhiForCausalLM,
     PreTrainedModel,
     Qwen3ForCausalLM,
 )
@@ -99,6 +103,35 @@ def test_it_is_merged(pair: Pair, method: str, tmp_path: Path) -> None:
     assert opened(tmp_path / "merged").config.num_hidden_layers == 2
 
 
+def test_from_the_hub_to_the_hub(
+    pair: Pair, tmp_path: Path, hub: HubServer, isthmus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands, on models that lie on a Hub; the card validates and has the loss that transformers gives."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    kind = pair[0].parent.name  # the cache of the Hub knows models by their names
+    *names, merged = (f"user/{kind}-{name}" for name in ("a", "b", "merged"))
+    for name, directory in zip(names, pair, strict=True):
+        hub.add(name, directory)
+    assert isthmus("check", *names).code == 0
+    options = ("--align", "orthogonal", "--data", "stdlib:docs", "--tokens", 256, "--context", 64)
+    done = isthmus("merge", *names, "-o", tmp_path / "merged", *options, "--push", merged)
+    assert done.code == 0, done.err
+    card = ModelCard(hub.repos[merged].files["README.md"].decode())
+    card.validate()
+    report = json.loads((tmp_path / "merged" / "isthmus.json").read_text())
+    (loss,) = (one.metric_value for one in card.data.eval_results if one.metric_type == "loss")
+    assert loss == pytest.approx(report["merge_point"]["loss"], abs=1e-3)
+    assert report["spectrum"]["verdict"]
+    masked = report["task"] == "fill-mask"
+    assert masked == ("bert" in str(pair[0]))
+    loaded = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_pretrained(merged)
+    here = opened(tmp_path / "merged").state_dict()
+    assert all(torch.equal(tensor, here[name]) for name, tensor in loaded.state_dict().items())
+    spectrum = isthmus("spectrum", merged, names[0], "--json", "-")
+    assert spectrum.code == 0
+    assert len(json.loads(spectrum.out)["models"]) == 2
+
+
 def test_it_is_merged_along_a_curve(pair: Pair, tmp_path: Path) -> None:
     plan = CurvePlan(training=PathTraining(steps=2, batch=2, optimizer="muon"))
     merged = merge(*pair, data=DATA, tokens=256, context=64, align="orthogonal", path=plan)
@@ -113,6 +146,35 @@ def test_it_is_averaged_by_what_it_does_with_text(pair: Pair, method: str, tmp_p
     assert opened(tmp_path / "merged")
 
 
+VARIANTS = {
+    "OPT-350m": (tiny_opt, {"do_layer_norm_before": False}, "normalises after every sum"),
+    "narrow embeddings": (tiny_opt, {"word_embed_proj_dim": 24}, "embeddings of another width"),
+    "normalised queries": (partial(tiny_rotary, PhiForCausalLM), {"qk_layernorm": True}, "normalises queries and keys"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_without_a_table_is_averaged_with_losses(variant: str, tmp_path: Path, isthmus) -> None:
+    """What its type has a table for and it does not fit is said, and it is not aligned."""
+    make, changes, reason = VARIANTS[variant]
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "adamw-1")
+    for seed, name in enumerate("ab"):
+        make(seed, vocab_size=len(tokenizer), **changes).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    a, b = tmp_path / "a", tmp_path / "b"
+    checked = isthmus("check", a, b)
+    assert checked.code == 0
+    assert f"the symmetries of 'a' are not known: a{'n' * ('OPT' in checked.err)} " in " ".join(checked.err.split())
+    assert reason in " ".join(checked.err.split())
+    options = ("--data", "stdlib:docs", "--tokens", 256, "--context", 32)
+    done = isthmus("merge", a, b, "-o", tmp_path / "merged", *options)
+    assert done.code == 0, done.err
+    assert opened(tmp_path / "merged")
+    refused = isthmus("merge", a, b, "-o", tmp_path / "aligned", "--align", "orthogonal", *options)
+    assert refused.code == 2
+    assert reason in refused.err
+
+
 def test_a_table_that_does_not_cover_the_file_names_the_tensor(pair: Pair, tmp_path: Path) -> None:
     """The configuration says what the file does not have."""
     shutil.copytree(pair[1], tmp_path / "b")
@@ -120,4 +182,4 @@ def test_a_table_that_does_not_cover_the_file_names_the_tensor(pair: Pair, tmp_p
     (tmp_path / "b" / "config.json").write_text(json.dumps({**facts, "intermediate_size": 72}))
     result = isthmus.check(pair[0], tmp_path / "b", families=FAMILIES)
     assert not result.mergeable
-    assert any(name in str(finding) for finding in result.findings for name in ("mlp", "intermediate"))
+    assert any(name in str(finding) for finding in result.findings for name in ("mlp", "intermediate", "experts"))

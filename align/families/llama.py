@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ..groups import Orthogonal, SignedPermutation
 from ..symmetry import Family, View
 from .blocks import BUFFERS, NAMES, Blocks
+from .plain_file import PlainFile
 
 # What the forward pass reads of the configuration; of some of these architectures only.
 CONFIGURATION = (
@@ -38,6 +39,7 @@ CONFIGURATION = (
     "final_logit_softcapping",
     "attn_logit_softcapping",
 )
+WINDOWS = ("sliding_window", "max_window_layers", "layer_types")
 ALL = ("q", "k", "v", "o")
 # Names of the norms before attention, after it, before the MLP and after it.
 BEFORE = ("input_layernorm", None, "post_attention_layernorm", None)
@@ -53,24 +55,27 @@ def llama(config: Any) -> Family:
     """The symmetry table of a Llama: residual stream, gated neurons, groups of heads that share a key, and the inside
     of heads.
 
-    Raises TypeError for the content of a file, which may leave out what transformers fills in; so do all of these.
+    `config` may also be the content of a file that says all (`isthmus.align.families.plain_file`), as for Mistral,
+    Qwen2 and Qwen3. Raises TypeError for that of any other; so do all of these.
     """
-    return decoder(config, biases(config))
+    return decoder(config, biases(config), file=PlainFile(optional=("head_dim",)))
 
 
 def mistral(config: Any) -> Family:
     """The symmetry table of a Mistral: a Llama's, without biases."""
-    return decoder(config, ())
+    return decoder(config, (), file=PlainFile(optional=("head_dim", "sliding_window")))
 
 
 def qwen2(config: Any) -> Family:
     """The symmetry table of a Qwen2: a Llama's, with biases for queries, keys and values."""
-    return decoder(config, ALL[:3])
+    return decoder(config, ALL[:3], file=PlainFile(optional=("head_dim", *WINDOWS)))
 
 
 def qwen3(config: Any) -> Family:
     """The symmetry table of a Qwen3: a Llama's, with norms of queries and keys, under which only signs are left."""
-    return decoder(config, biases(config), normalised="by head")
+    return decoder(
+        config, biases(config), normalised="by head", file=PlainFile(required=("head_dim",), optional=WINDOWS)
+    )
 
 
 def phi3(config: Any) -> Family:
@@ -115,16 +120,20 @@ def decoder(
     fused: bool = False,
     mlp: Callable[[Blocks, int], list[str]] | None = None,
     configuration: Sequence[str] = CONFIGURATION,
+    file: PlainFile | None = None,
 ) -> Family:
     """The table; `norms` are those before attention, after it, before the MLP and after it.
 
     `fused` is whether one map makes queries, keys and values, and another gates and values of the MLP; `mlp` adds
     what stands in the place of the gated MLP of a layer, and returns the maps that read the stream.
 
-    Raises TypeError for the content of a file.
+    Raises TypeError for the content of a file that is not what is usual in a `file` of the architecture.
     """
-    if isinstance(config, SimpleNamespace):
-        raise TypeError("the content of a file")
+    said = isinstance(config, SimpleNamespace)
+    if said:
+        if file is None:
+            raise TypeError("the content of a file")
+        file.require(vars(config))
     width, heads, keys = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     size = getattr(config, "head_dim", None) or width // heads
     share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
@@ -171,4 +180,5 @@ def decoder(
         rounding=frozenset({"rms_norm_eps"}),
         limits=LIMITS if after_mlp else "",
         buffers=BUFFERS,
+        sound=said,
     )

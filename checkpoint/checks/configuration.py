@@ -12,7 +12,7 @@ from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
 from ..config import build_config, failures_of
-from ..model import Families
+from ..model import Families, table_of
 from ..token_ids import is_token_key
 from .effects import effect_of, effect_of_rounding, flattened, label_of
 from .finding import Finding
@@ -72,7 +72,8 @@ def configuration_findings(
         read_a = dict(_read(a, families))
     with failures_of(name_b):
         read_b = dict(_read(b, families))
-    rounding = families[a.model_type](a).rounding if families and a.model_type in families else ROUNDING
+    table = table_of(a, families)
+    rounding = ROUNDING if table is None else table.rounding
     findings = []
     for key in sorted(read_a.keys() | read_b.keys()):
         value_a, value_b = read_a.get(key), read_b.get(key)
@@ -103,9 +104,9 @@ def _relevant(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple[str, Any]]:
     """The keys and values that a model computes with; a key of a nested configuration has a dot in it."""
-    table = families[config.model_type](config).configuration if families and config.model_type in families else {}
-    if table:
-        for key, value in table.items():
+    table = table_of(config, families)
+    if table is not None and table.configuration:
+        for key, value in table.configuration.items():
             yield from flattened(key, value)
         return
     for key in _declared(config):

@@ -25,11 +25,19 @@ FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes still to download, bytes of memory at the peak of an aligned merge, bytes of the merge on disk."""
+    """Bytes still to download, bytes of memory at the peak of a merge, `aligned` where models of this type can be,
+    bytes of the merge on disk.
+    """
 
     download: int
     memory: int
     output: int
+    aligned: bool = True
+
+    @property
+    def what(self) -> str:
+        """What the memory is for."""
+        return "an aligned merge" if self.aligned else "a merge"
 
     @property
     def seconds(self) -> float:
@@ -41,13 +49,13 @@ class Cost:
             download = "nothing is left to download"
         else:
             download = f"{_size(self.download)} to download, {self.seconds:.0f} s at {MBIT_PER_S} Mbit/s"
-        return (
-            f"{download}; an aligned merge takes about {_size(self.memory)} of memory and {_size(self.output)} of disk"
-        )
+        return f"{download}; {self.what} takes about {_size(self.memory)} of memory and {_size(self.output)} of disk"
 
 
-def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], families: Families | None) -> Cost:
-    """The cost of a merge of models of one shape."""
+def cost_of(
+    sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], families: Families | None, *, aligned: bool = True
+) -> Cost:
+    """The cost of a merge of models of one shape, `aligned` where they can be."""
     download = 0
     for source in sources:
         names = [*source.weights.files, *small_files(source.files)]
@@ -55,7 +63,7 @@ def cost_of(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], famil
         download += sum(source.files[name].size or 0 for name in missing)
     shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes
     weights = FLOAT32 * sum(math.prod(shape) for shape in shapes.values())
-    return Cost(download, round(LIBRARIES + COPIES * weights), weights)
+    return Cost(download, round(LIBRARIES + COPIES * weights), weights, aligned)
 
 
 def cost_findings(cost: Cost) -> list[Finding]:
@@ -65,7 +73,7 @@ def cost_findings(cost: Cost) -> list[Finding]:
     findings = []
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if cost.memory > memory:
-        what = f"an aligned merge takes about {_size(cost.memory)} of memory, and this machine has {_size(memory)}"
+        what = f"{cost.what} takes about {_size(cost.memory)} of memory, and this machine has {_size(memory)}"
         findings.append(Finding("degrades", what, "use a larger machine, or --align none --t without --data", "memory"))
     cache = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free

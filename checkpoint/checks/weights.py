@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import without_table
 from ..config_limits import require_tensors
 from ..model import Families
 from ..source import WEIGHT_FILES, Source
@@ -43,11 +44,10 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     findings = kind_findings(source, facts, families)
     if any(finding.kind == "blocks" for finding in findings):
         return findings, Weights(None)
-    kind = facts["model_type"]
-    aligns = families is None or kind in families
-    if families is not None and not aligns:
-        what = f"'{source.name}' is of type '{kind}', whose symmetries are not known"
-        advice = f"only --align none is possible; alignment is supported for: {', '.join(sorted(families))}"
+    what = without_table(facts, source.name, families)
+    aligns = what is None
+    if what is not None:
+        advice = f"only --align none is possible; alignment is supported for: {', '.join(sorted(families or ()))}"
         findings.append(Finding("degrades", what, advice, "config.json"))
     stored = stored_tensors(source)
     names = source.weights.files
