@@ -39,7 +39,7 @@ def main(work: Path) -> None:
         [sys.executable, "-c", ERROR, work / "base", work / "back"], check=True, capture_output=True, text=True
     )
     spectrum = measure([PROGRAM, "spectrum", work / "a", "--json", work / "spectrum.json"])
-    text = ("--data", "stdlib:docs", "--data", "stdlib:code", "--context", "128", "--tokens", "2048")
+    text = ("--data", "stdlib:docs", "--data", "stdlib:code", "--context", "128", "--tokens", "512")
     merged = measure(
         [PROGRAM, "merge", work / "a", work / "b", "-o", work / "ours", "--overwrite", "--align", "none", *text]
     )

@@ -132,6 +132,24 @@ def test_from_the_hub_to_the_hub(
     assert len(json.loads(spectrum.out)["models"]) == 2
 
 
+def test_a_vocabulary_that_grew_keeps_its_rows(pair: Pair, tmp_path: Path, isthmus) -> None:
+    """At the end of the model with more tokens, the merge is that model, aligned."""
+    tokenizer, grown = AutoTokenizer.from_pretrained(pair[1]), opened(pair[1])
+    tokenizer.add_tokens(["<first>", "<second>"])
+    torch.manual_seed(0)
+    grown.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    grown.save_pretrained(tmp_path / "b")
+    tokenizer.save_pretrained(tmp_path / "b")
+    done = isthmus("merge", pair[0], tmp_path / "b", "-o", tmp_path / "out", "--align", "orthogonal", "--t", 1)
+    assert done.code == 0, done.err
+    ids = torch.arange(len(tokenizer) - 24, len(tokenizer)).view(2, 12)
+    with torch.no_grad():
+        ours, theirs = (
+            opened(place).eval()(ids).logits.log_softmax(-1) for place in (tmp_path / "out", tmp_path / "b")
+        )
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
 def test_it_is_merged_along_a_curve(pair: Pair, tmp_path: Path) -> None:
     plan = CurvePlan(training=PathTraining(steps=2, batch=2, optimizer="muon"))
     merged = merge(*pair, data=DATA, tokens=256, context=64, align="orthogonal", path=plan)

@@ -10,6 +10,7 @@ from altered_models import config, without
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import CorruptCheckpoint
+from isthmus.checkpoint.inputs import open_inputs
 
 BOOKKEEPING: list[dict[str, object]] = [
     {"unsloth_version": "2025.1.2"},
@@ -104,6 +105,12 @@ def test_what_a_difference_does_is_a_sentence(llamas, changes, kind: str | None,
     else:
         assert any(sentence in str(finding) and finding.kind == kind for finding in found), found
     assert check(*reversed(llamas), families=FAMILIES).mergeable == (kind != "blocks")
+
+
+def test_text_is_cut_for_the_model_with_the_shorter_context(llamas) -> None:
+    config(max_position_embeddings=32)(llamas[1])
+    for pair in (llamas, llamas[::-1]):
+        assert open_inputs(pair, families=FAMILIES).context == 32
 
 
 WINDOWED = {
