@@ -153,8 +153,9 @@ def preloaded_transformers(
 
     def fetch() -> None:
         if sound:
-            from transformers import AutoTokenizer
+            from transformers import CONFIG_MAPPING, AutoTokenizer
 
+            CONFIG_MAPPING[facts["model_type"]]  # which a tokenizer looks up
             return
         import accelerate  # noqa: F401
         from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: F401
