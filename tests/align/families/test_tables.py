@@ -96,7 +96,9 @@ CASES = {
     "opt": Case(opt, tiny_opt),
     "opt with silu, without biases": Case(opt, partial(tiny_opt, activation_function="silu", enable_bias=False)),
     "mixtral": Case(mixtral, partial(tiny_rotary, MixtralForCausalLM, num_local_experts=3)),
-    "qwen2_moe": Case(qwen2_moe, partial(tiny_rotary, Qwen2MoeForCausalLM, **EXPERTS)),
+    "qwen2_moe": Case(
+        qwen2_moe, partial(tiny_rotary, Qwen2MoeForCausalLM, shared_expert_intermediate_size=32, **EXPERTS)
+    ),
     "qwen3_moe": Case(qwen3_moe, partial(tiny_rotary, Qwen3MoeForCausalLM, head_dim=8, **EXPERTS)),
     "bert": Case(bert, partial(tiny_bert, BertLMHeadModel)),
     "roberta": Case(roberta, partial(tiny_bert, RobertaForCausalLM, pad_token_id=1, max_position_embeddings=34)),
@@ -347,7 +349,7 @@ def test_places_are_where_the_table_says(case: Case) -> None:
 def test_other_families_are_refused_with_the_list() -> None:
     from transformers import BloomConfig
 
-    with pytest.raises(UnsupportedFamily, match=r"'bloom' are not supported .*; supported: gemma, .*gpt2, "):
+    with pytest.raises(UnsupportedFamily, match=r"'bloom' are not supported .*; supported: bert, .*gpt2, "):
         family(BloomConfig())
     with pytest.raises(UnsupportedFamily, match="cross-attention"):
         family(tiny_config(add_cross_attention=True))
