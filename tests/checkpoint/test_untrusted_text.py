@@ -97,7 +97,12 @@ def test_a_licence_is_one_of_the_hubs_or_other(licence: str) -> None:
 
 def test_only_ids_of_repositories_are_parents() -> None:
     ends = [{"ref": name, "on_hub": True} for name in ("user/model@main", "user/模型", "a/b/c", "x" * 200)]
-    report = {"merge_point": {"losses": {"a\nb: c": 1.0}}, "endpoints": ends, "license": "evil"}
+    report = {
+        "merge_point": {"losses": {"a\nb: c": 1.0}},
+        "endpoints": ends,
+        "license": "evil",
+        "task": "text-generation",
+    }
     content = yaml.safe_load(metadata(report, "name\n---\nx: y").to_yaml())
     assert content["base_model"] == ["user/model"]
     assert "license" not in content
