@@ -211,9 +211,11 @@ def print_alignment(report: dict[str, Any]) -> None:
 
 def print_ensemble(report: dict[str, Any]) -> None:
     """Members, soup, merge and ensemble: losses and costs."""
+    from .eval.summary import unit
+
     labels = [part["label"] for part in report["data"]]
     mean = ["mean"] if len(labels) > 1 else []
-    table = _table("loss, nats per token", *labels, *mean, "passes", "weights", "seconds")
+    table = _table(f"loss, {unit(report)}", *labels, *mean, "passes", "weights", "seconds")
     for row in report["models"]:
         losses = [row["losses"][label] for label in labels] + ([row["loss"]] if mean else [])
         costs = (str(row["passes"]), f"{row['weights'] / 1e6:.1f} M", f"{row['seconds']:.1f}")

@@ -111,6 +111,9 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
     for space in table.spaces:
         if isinstance(table.spaces[space].group, Scales):
             pieces |= balanced_sides(pieces, table, space)
+    for copy, source in table.unembedding.copies.items():  # what is read by some versions of a model, and not by others
+        if copy in pieces:
+            pieces[copy] = pieces[source].clone()
     return {name: piece.float() for name, piece in pieces.items()}
 
 
@@ -160,6 +163,9 @@ def linked(table: Family) -> dict[str, frozenset[str]]:
     for attention in table.attentions:
         _join(groups, [attention.value_bias, attention.output, attention.output_bias])
     _join(groups, [table.positions, table.embedding])
+    for copy, source in table.unembedding.copies.items():
+        if copy in groups:
+            _join(groups, [copy, source])
     for space in table.spaces:
         if isinstance(table.spaces[space].group, Scales):
             _join(groups, [name for name, _ in table.occurrences(space)])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4000  # characters of a sentence, and of a line of the command
 FIGURE = "path.png"
-MASKED = "fill-mask"  # the Hub's name of what masked language models do
+MASKED, CAUSAL = "fill-mask", "text-generation"  # the Hub's names of what language models do
 
 
 def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any, *, repo_id: str | None = None) -> str:

@@ -28,6 +28,7 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq
 # Types whose positions are counted from the one after that of padding, so that the first ones are never used.
 PADDED_POSITIONS = frozenset(
     {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "xmod", "data2vec-text", "mpnet"}
+    | {"ibert", "luke", "longformer", "esm"}
 )
 DEFAULT_CONTEXT = 2048  # for models that take any length, as those without positions do
 

@@ -150,8 +150,13 @@ def plain_naming(stored: Mapping[str, TensorInfo], schema: Schema) -> Naming | N
     return Naming(tuple(conversions.values()), tuple(ignored))
 
 
-def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming:
-    """The naming of files by transformers' rules for a model (its weights on the meta device)."""
+def library_naming(
+    stored: Mapping[str, TensorInfo], model: nn.Module, buffers_of: re.Pattern[str] | None = None
+) -> Naming:
+    """The naming of files by transformers' rules for a model (its weights on the meta device).
+
+    `buffers_of` matches stored tensors that are no weights, where that is known.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
@@ -190,6 +195,7 @@ def library_naming(stored: Mapping[str, TensorInfo], model: nn.Module) -> Naming
         if name in buffers
         or any(re.search(pattern, name) for pattern in patterns)
         or STORED_BUFFERS.search(stored_name)
+        or (buffers_of is not None and buffers_of.search(name))
         or stored[stored_name].dtype not in FLOATS
     }
     return Naming(

@@ -120,7 +120,7 @@ def inventory_of(
         naming = plain_naming(infos, schema)
     if naming is None or not schema.all_names - naming.by_name().keys() <= set(schema.tied):
         model = model_of_names(build_config(facts, source.name))
-        library = library_naming(infos, model)
+        library = library_naming(infos, model, schema.buffers)
         naming = library if naming is None or len(library.by_name()) > len(naming.by_name()) else naming
     naming = _swapped(naming, schema)
     problems = _problems(naming, schema, infos, source, facts["model_type"])

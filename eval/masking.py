@@ -40,12 +40,18 @@ class Masking:
 
     @classmethod
     def of(cls, tokenizer: Any, vocabulary: int, seed: int) -> Masking:
-        """By a tokenizer. Raises BadInput for one that has no mask."""
+        """By a tokenizer. Raises BadInput for one that has no mask, or one without a row."""
         mask, first, last = (getattr(tokenizer, f"{name}_token_id", None) for name in ("mask", "cls", "sep"))
         if mask is None:
             raise BadInput(
                 "these are masked language models, and their tokenizer has no mask token, without which no loss can be "
-                "measured: leave --data out, or add the token to the tokenizer"
+                "measured: leave --data out, or give them one, and a row of the embedding"
+            )
+        beyond = [token for token in (mask, first, last) if token is not None and token >= vocabulary]
+        if beyond:
+            raise BadInput(
+                f"the tokenizer gives the id {beyond[0]} to a token that begins, ends or masks a text, beyond the "
+                f"vocabulary of {vocabulary}: add its row to the embedding, and train it"
             )
         frame = None if first is None or last is None else (int(first), int(last))
         special = tuple(map(int, getattr(tokenizer, "all_special_ids", ())))

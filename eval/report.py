@@ -46,7 +46,7 @@ def render_report(
         sentences=sentences(report) if merged else (),
         samples=samples,
         page=page_data(report, spectra or {}),
-        plane_range=_range(plane) if plane else "",
+        plane_range=f"{_range(plane)} {unit(report)}" if plane else "",
         kinds=list(dict.fromkeys(name.rpartition(".")[2] for name in names)),
     )
 
@@ -88,4 +88,4 @@ def _listed(names: Sequence[str]) -> str:
 
 def _range(plane: Mapping[str, Any]) -> str:
     losses = [loss for row in plane["loss"] for loss in row if loss is not None]
-    return f"losses from {min(losses):.2f} to {max(losses):.2f} nats per token"
+    return f"losses from {min(losses):.2f} to {max(losses):.2f}"

@@ -79,6 +79,8 @@ class Text:
     ) -> None:
         self._masking = Masking.of(tokenizer, vocabulary, seed) if masked else None
         self.context = context - (self._masking.around if self._masking else 0)
+        if self.context < 1:
+            raise BadInput(f"a block of {context} tokens has no room for text beside those that begin and end it")
         self.vocabulary = vocabulary
         self._corpora: dict[str, _TokenizedCorpus] = {}
         for source in map(corpus, specs):

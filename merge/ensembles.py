@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
+from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.inputs import open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
@@ -136,6 +137,7 @@ def ensemble(
     report = {
         "schema": 1,
         "command": "ensemble",
+        "task": MASKED if inputs.first.schema.masked else CAUSAL,
         "members": [{"ref": m.name, "revision": m.revision} for m in inputs.members],
         "findings": [asdict(finding) for finding in inputs.findings],
         "points": list(plan.at),

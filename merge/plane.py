@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..align.families import FAMILIES
 from ..align.pipeline import align_states
+from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import open_inputs
 from ..checkpoint.loading import Checkpoint
@@ -94,6 +95,7 @@ def loss_plane(
     report = {
         "schema": 1,
         "command": "plane",
+        "task": MASKED if first.schema.masked else CAUSAL,
         "endpoints": [{"ref": end.name, "revision": end.revision} for end in inputs.members],
         "alignment": {"method": plan.align},
         "findings": [asdict(finding) for finding in inputs.findings],

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence, relation
@@ -41,7 +42,7 @@ def merge_report(
     return {
         "schema": 1,
         "command": "merge",
-        "task": "fill-mask" if job.inputs.first.schema.masked else "text-generation",
+        "task": MASKED if job.inputs.first.schema.masked else CAUSAL,
         "endpoints": [
             {
                 **_model(end),

@@ -14,6 +14,7 @@ from conftest import EMBEDDED
 from hub_server import TOKEN, HubServer
 from huggingface_hub import ModelCard
 from merging import combine, merge
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_bert, tiny_neox, tiny_opt, tiny_rotary
 from transformers import (
     AutoModelForCausalLM,
@@ -26,6 +27,7 @@ from transformers import (
     PhiForCausalLM,
     PreTrainedModel,
     Qwen3ForCausalLM,
+    RobertaForMaskedLM,
 )
 
 import isthmus
@@ -149,6 +151,53 @@ def test_a_vocabulary_that_grew_keeps_its_rows(pair: Pair, tmp_path: Path, isthm
             opened(place).eval()(ids).logits.log_softmax(-1) for place in (tmp_path / "out", tmp_path / "b")
         )
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_what_a_bert_on_the_hub_has_beside_the_language_model_is_left_out(tmp_path: Path, isthmus) -> None:
+    """The pooler and the head for next sentences, with which BERT was trained, and old names of norms."""
+    for seed, name in enumerate("ab"):
+        model = tiny_bert(BertForMaskedLM, seed)
+        model.save_pretrained(tmp_path / name)
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"} if name == "b" else {}
+        for new, before in old.items():
+            tensors = {key.replace(new, before): tensor for key, tensor in tensors.items()}
+        tensors |= {"bert.pooler.dense.weight": torch.ones(48, 48), "bert.pooler.dense.bias": torch.ones(48)}
+        tensors |= {"cls.seq_relationship.weight": torch.ones(2, 48), "cls.seq_relationship.bias": torch.ones(2)}
+        save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    checked = isthmus("check", tmp_path / "a", tmp_path / "b")
+    assert checked.code == 0, checked.err
+    for align in ("none", "orthogonal"):
+        options = ("--align", align, "--t", 0, "--overwrite")
+        done = isthmus("merge", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", *options)
+        assert done.code == 0, done.err
+        ids = torch.arange(24).view(2, 12)
+        with torch.no_grad():
+            merged, first = (AutoModelForMaskedLM.from_pretrained(tmp_path / n)(ids).logits for n in ("out", "a"))
+        assert torch.allclose(merged.log_softmax(-1), first.log_softmax(-1), atol=1e-4)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    biases = [written[f"cls.predictions.{name}"] for name in ("decoder.bias", "bias")]
+    assert torch.equal(*biases), "whichever of them is read"
+
+
+def test_padding_that_shifts_positions_blocks(tmp_path: Path) -> None:
+    for name, padding in (("a", 1), ("b", 3)):
+        tiny_bert(RobertaForMaskedLM, pad_token_id=padding).save_pretrained(tmp_path / name)
+    result = isthmus.check(tmp_path / "a", tmp_path / "b", families=FAMILIES)
+    assert not result.mergeable
+    assert any("positions are counted from it" in str(finding) for finding in result.findings)
+
+
+def test_fisher_of_a_bert_whose_head_was_untied(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "adamw-1")
+    tokenizer.add_special_tokens({"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"})
+    for seed, name in enumerate("ab"):
+        tiny_bert(BertForMaskedLM, seed, vocab_size=len(tokenizer)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    recipe = isthmus.recipe("fisher", [tmp_path / "a", tmp_path / "b"])
+    merged = combine(recipe, data=DATA, tokens=256, context=32, align="orthogonal")
+    merged.save(tmp_path / "merged")
+    assert all(torch.isfinite(tensor).all() for tensor in opened(tmp_path / "merged").state_dict().values())
 
 
 def test_it_is_merged_along_a_curve(pair: Pair, tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ CONFIGURATION = (
     "type_vocab_size",
     "hidden_act",
     "layer_norm_eps",
-    "pad_token_id",
     "is_decoder",
 )
+# What is pretrained beside the language model, and read by none of it.
+OTHER = r"^(bert|roberta)\.pooler\.|^cls\.seq_relationship\.|\.position_ids$"
 NAMES = ("self.query", "self.key", "self.value", "output.dense")
 LIMITS = (
     ", as far as it goes: norms write to the residual stream of such models, so that its directions are reordered, but "
@@ -105,6 +106,7 @@ def _table(config: Any, prefix: str, head: str, *, dense: str, norm: str) -> Fam
         configuration={key: getattr(config, key) for key in CONFIGURATION},
         rounding=frozenset({"layer_norm_eps"}),
         limits=LIMITS,
+        buffers=OTHER,
         masked=not config.is_decoder,
     )
 

@@ -58,7 +58,8 @@ def llama(config: Any) -> Family:
     `config` may also be the content of a file that says all (`isthmus.align.families.plain_file`), as for Mistral,
     Qwen2 and Qwen3. Raises TypeError for that of any other; so do all of these.
     """
-    return decoder(config, biases(config), file=PlainFile(optional=("head_dim",)))
+    has_bias = bool(getattr(config, "mlp_bias", False))
+    return decoder(config, biases(config), mlp_bias=has_bias, file=PlainFile(optional=("head_dim", "mlp_bias")))
 
 
 def mistral(config: Any) -> Family:
@@ -118,6 +119,7 @@ def decoder(
     norms: Sequence[str | None] = BEFORE,
     normalised: Literal["never", "by head", "all heads"] = "never",
     fused: bool = False,
+    mlp_bias: bool = False,
     mlp: Callable[[Blocks, int], list[str]] | None = None,
     configuration: Sequence[str] = CONFIGURATION,
     file: PlainFile | None = None,
@@ -160,9 +162,8 @@ def decoder(
         if mlp is not None:
             reading = mlp(blocks, layer)
         else:
-            bias = bool(getattr(config, "mlp_bias", False))
             one = "gate_up_proj" if fused else None
-            reading = blocks.gated_mlp(name, f"{module}.mlp", config.intermediate_size, fused=one, bias=bias)
+            reading = blocks.gated_mlp(name, f"{module}.mlp", config.intermediate_size, fused=one, bias=mlp_bias)
         for norm, readers in (
             (before_attention, attending),
             (after_attention, []),

@@ -39,7 +39,7 @@ def phi(config: Any) -> Family:
     if config.qk_layernorm:
         raise UnsupportedFamily("a Phi that normalises queries and keys (qk_layernorm) is not supported")
     width, heads = config.hidden_size, config.num_attention_heads
-    size = width // heads
+    size = getattr(config, "head_dim", None) or width // heads
     blocks = Blocks(OrthogonalKeepingOnes(width), config.vocab_size, layer_norms=True)
     blocks.embedding("model.embed_tokens.weight")
     for layer in range(config.num_hidden_layers):
@@ -61,7 +61,7 @@ def phi(config: Any) -> Family:
     return blocks.family(
         tied=bool(config.tie_word_embeddings),
         prefix="model",
-        configuration={key: getattr(config, key) for key in CONFIGURATION},
+        configuration={key: getattr(config, key) for key in CONFIGURATION} | {"head_dim": size},
         rounding=frozenset({"layer_norm_eps"}),
         buffers=BUFFERS,
     )

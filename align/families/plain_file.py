@@ -21,7 +21,7 @@ SIZES = (
     "num_key_value_heads",
     "max_position_embeddings",
 )
-FLAGS = ("tie_word_embeddings", "use_cache", "attention_bias", "mlp_bias", "use_sliding_window")
+FLAGS = ("tie_word_embeddings", "use_cache", "attention_bias", "use_sliding_window")
 SHARES = ("rms_norm_eps", "initializer_range", "attention_dropout")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Keys that change nothing of how a model is built.
@@ -59,7 +59,9 @@ class PlainFile:
             and all(facts.get(key) in DTYPES for key in ("dtype", "torch_dtype"))
             and all(type(name) is str for name in _listed(facts.get("architectures")))
             and all(type(facts.get(key, "")) is str for key in ("transformers_version", "_name_or_path"))
+            and type(facts.get("pretraining_tp", 1)) is int
             and facts.get("pretraining_tp", 1) == 1
+            and type(facts.get("mlp_bias", False)) is bool
             and all(isinstance(facts.get(key), (bool, int, str, type(None))) for key in INERT)
             and _has_whole_heads(facts)
             and _turns_plainly(facts)

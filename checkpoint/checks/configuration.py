@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
-from ..config import build_config, failures_of
+from ..config import PADDED_POSITIONS, build_config, failures_of
 from ..model import Families, table_of
 from ..token_ids import is_token_key
 from .effects import effect_of, effect_of_rounding, flattened, label_of
@@ -20,7 +20,7 @@ from .finding import Finding
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-FILE, CONTEXT = "config.json", "max_position_embeddings"
+FILE, CONTEXT, PADDING = "config.json", "max_position_embeddings", "pad_token_id"
 FIXED = ("default", "linear", "llama3")  # kinds of rotary positions, of which the longest text changes nothing
 LISTED = 6
 # Keys that may always differ, and keys that other checks compare: not worth a note.
@@ -64,7 +64,8 @@ def configuration_findings(
     if facts_a["model_type"] != facts_b["model_type"]:
         what = f"'{name_a}' is of type '{facts_a['model_type']}', '{name_b}' of type '{facts_b['model_type']}'"
         return [Finding("blocks", what, "only models of one architecture can be merged", FILE)]
-    if _relevant(facts_a) == _relevant(facts_b):
+    shifted = facts_a["model_type"] in PADDED_POSITIONS and facts_a.get(PADDING) != facts_b.get(PADDING)
+    if _relevant(facts_a) == _relevant(facts_b) and not shifted:
         return []
     a, b = build_config(facts_a, name_a), build_config(facts_b, name_b)
     public = {field: standard for standard, field in a.attribute_map.items()}
@@ -77,7 +78,8 @@ def configuration_findings(
     findings = []
     for key in sorted(read_a.keys() | read_b.keys()):
         value_a, value_b = read_a.get(key), read_b.get(key)
-        if not is_token_key(key) and not _equal(value_a, value_b):  # token ids come with the tokenizer
+        compared = not is_token_key(key) or (key == PADDING and a.model_type in PADDED_POSITIONS)
+        if compared and not _equal(value_a, value_b):  # token ids come with the tokenizer
             standard = public.get(key, key)
             what = f"the {label_of(key, standard)} differs: {value_a} in '{name_a}', {value_b} in '{name_b}'"
             taken = f"the merge takes the value of '{name_a}'"
@@ -86,7 +88,8 @@ def configuration_findings(
             elif standard == CONTEXT and _turns_alike(a) and _turns_alike(b):
                 findings.append(Finding("degrades", what, f"{taken}; one has not seen longer texts", FILE))
             else:
-                findings.append(Finding("blocks", what, effect_of(standard), FILE))
+                effect = effect_of("rope_parameters" if standard == CONTEXT and _turns(a) else standard)
+                findings.append(Finding("blocks", what, effect, FILE))
     handled = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, handled)
     if a.tie_word_embeddings != b.tie_word_embeddings:
@@ -105,6 +108,8 @@ def _relevant(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple[str, Any]]:
     """The keys and values that a model computes with; a key of a nested configuration has a dot in it."""
     table = table_of(config, families)
+    if config.model_type in PADDED_POSITIONS:
+        yield PADDING, config.pad_token_id
     if table is not None and table.configuration:
         for key, value in table.configuration.items():
             yield from flattened(key, value)
@@ -119,6 +124,11 @@ def _read(config: PretrainedConfig, families: Families | None) -> Iterator[tuple
             yield key, 4 * config.hidden_size
         else:
             yield from flattened(key, value)
+
+
+def _turns(config: PretrainedConfig) -> bool:
+    """Whether positions are rotations."""
+    return bool(getattr(config, "rope_parameters", None))
 
 
 def _turns_alike(config: PretrainedConfig) -> bool:

@@ -21,6 +21,10 @@ EFFECTS: Mapping[str, tuple[str, str]] = {
     "num_experts": ("number of experts", "experts of one have no counterpart in the other"),
     "num_experts_per_tok": ("number of experts that a token uses", "a merge would mix what so many experts add up to"),
     "max_position_embeddings": ("context length", SHAPES),
+    "pad_token_id": (
+        "id of padding",
+        "positions are counted from it, so that one reads other positions than the other",
+    ),
     "position_embedding_type": ("position encoding", "queries and keys say positions in other ways"),
     "rope_theta": (
         "base of the rotary position encoding",
@@ -59,8 +63,10 @@ def effect_of_rounding(a: object, b: object) -> str:
     """What another number does that keeps norms from dividing by zero, as far as it can be told from it alone."""
     if not all(isinstance(value, (int, float)) for value in (a, b)):
         return ""
-    change = abs(float(a) - float(b)) / (2 * SLOPE)  # type: ignore[arg-type]
-    return f", by which norms scale a vector with a mean square of {SLOPE:g} by {change:.1%} more or less"
+    low, high = sorted((float(a), float(b)))  # type: ignore[arg-type]
+    change = ((SLOPE + high) / (SLOPE + max(0.0, low))) ** 0.5 - 1
+    size = "less than 0.1%" if change < 1e-3 else f"{change:.1%}"
+    return f", by which norms scale a vector with a mean square of {SLOPE:g} by {size} more or less"
 
 
 def flattened(key: str, value: object) -> Iterator[tuple[str, Any]]:

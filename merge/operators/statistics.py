@@ -47,8 +47,10 @@ def fisher_diagonal(
         tokens += len(logits)
         drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).to(device)
         log_likelihood = logits.log_softmax(-1).gather(1, drawn).sum()
-        for name, gradient in zip(weights, torch.autograd.grad(log_likelihood, list(weights.values())), strict=True):
-            total[name].addcmul_(gradient, gradient)
+        gradients = torch.autograd.grad(log_likelihood, list(weights.values()), allow_unused=True)
+        for name, gradient in zip(weights, gradients, strict=True):
+            if gradient is not None:  # else the model does not read it
+                total[name].addcmul_(gradient, gradient)
         on_block()
     return {name: (squares / tokens).cpu() for name, squares in total.items()}
 

@@ -96,9 +96,15 @@ def test_text_that_was_trained_on_is_found_again_behind_masks(tokenizer: PreTrai
         assert not TextHashes.of([part.fit]).within(part.report).any()
 
 
-def test_without_a_mask_and_without_hidden_tokens_there_is_no_loss() -> None:
+def test_without_a_mask_and_without_hidden_tokens_there_is_no_loss(tokenizer: PreTrainedTokenizerBase) -> None:
     config = tiny_bert(BertForMaskedLM).config
     plain = AutoTokenizer.from_pretrained(EMBEDDED / "adamw-1")
+    beyond = AutoTokenizer.from_pretrained(EMBEDDED / "adamw-1")
+    beyond.add_special_tokens({"mask_token": "[MASK]"})
+    with pytest.raises(BadInput, match=r"gives the id 1024 to a token that .* beyond the vocabulary of 128"):
+        Text.of_model(["stdlib:docs"], beyond, config, context=32, seed=0)
+    with pytest.raises(BadInput, match="no room for text"):
+        Text.of_model(["stdlib:docs"], tokenizer, tiny_bert(BertForMaskedLM, vocab_size=1027).config, context=2, seed=0)
     with pytest.raises(BadInput, match="no mask token"):
         Text.of_model(["stdlib:docs"], plain, config, context=32, seed=0)
     with pytest.raises(BadInput, match="reads in both directions"):

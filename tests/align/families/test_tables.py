@@ -89,6 +89,7 @@ CASES = {
     "gemma3_text": Case(gemma3_text, partial(tiny_rotary, Gemma3ForCausalLM, head_dim=8)),
     "olmo2": Case(olmo2, partial(tiny_rotary, Olmo2ForCausalLM)),
     "phi": Case(phi, partial(tiny_rotary, PhiForCausalLM)),
+    "phi with heads of a size of their own": Case(phi, partial(tiny_rotary, PhiForCausalLM, head_dim=16)),
     "phi3": Case(phi3, partial(tiny_rotary, Phi3ForCausalLM, pad_token_id=0)),
     "phi3 that rotates a part of heads": Case(
         phi3, partial(tiny_rotary, Phi3ForCausalLM, pad_token_id=0, partial_rotary_factor=0.5)
