@@ -23,7 +23,7 @@ EFFECTS: Mapping[str, tuple[str, str]] = {
     "max_position_embeddings": ("context length", SHAPES),
     "pad_token_id": (
         "id of padding",
-        "positions are counted from it, so that one reads other positions than the other",
+        "positions are counted from it, so that both read them by other rows",
     ),
     "position_embedding_type": ("position encoding", "queries and keys say positions in other ways"),
     "rope_theta": (
