@@ -7,13 +7,13 @@ in an order of its own.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import Permutation
 from ..symmetry import Activation, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space
 from .blocks import STREAM, Blocks
+from .plain_file import require_built
 
 # What the forward pass reads of the configuration.
 CONFIGURATION = (
@@ -52,8 +52,7 @@ def roberta(config: Any) -> Family:
 
 
 def _table(config: Any, prefix: str, head: str, *, dense: str, norm: str) -> Family:
-    if isinstance(config, SimpleNamespace):
-        raise TypeError("the content of a file")
+    require_built(config)
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedFamily(f"a {config.model_type} with cross-attention (add_cross_attention) is not supported")
     width, heads = config.hidden_size, config.num_attention_heads

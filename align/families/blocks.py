@@ -68,12 +68,12 @@ class Blocks:
         self.pieces[name] = Piece(parameter, (Axis(size=rows), STREAM))
         self.writers.append((name, 1))
 
-    def norm(self, name: str, module: str, readers: Sequence[str], *, space: str = "stream") -> None:
-        """A norm over the stream, or another space, and the linear maps that read it."""
-        self.pieces[name] = Piece(f"{module}.weight", (Axis((space,), scale=True),))
+    def norm(self, name: str, module: str, readers: Sequence[str]) -> None:
+        """A norm over the stream, and the linear maps that read it."""
+        self.pieces[name] = Piece(f"{module}.weight", (Axis(("stream",), scale=True),))
         bias = f"{name}.bias" if self.layer_norms else None
         if bias is not None:
-            self.pieces[bias] = Piece(f"{module}.bias", (Axis((space,)),))
+            self.pieces[bias] = Piece(f"{module}.bias", (STREAM,))
         reading = tuple(self._reader(one) for one in readers)
         self.norms.append(Norm(name, bias, reading, self.layer_norms, self.neutral))
 
@@ -172,7 +172,6 @@ class Blocks:
         down: str,
         hidden: int,
         *,
-        names: tuple[str, str] = ("fc", "proj"),
         bias: bool = True,
         scales: Group | None = None,
     ) -> list[str]:
@@ -185,13 +184,13 @@ class Blocks:
             self.spaces[inside] = Space(scales, inside=neurons)
         acting = (neurons,) if scales is None else (neurons, inside)
         rows, columns = (Axis(acting, dual=dual) for dual in (False, True))
-        self.linear(f"{layer}.{names[0]}", up, rows, STREAM, bias=bias)
-        self.linear(f"{layer}.{names[1]}", down, STREAM, columns, bias=bias)
+        self.linear(f"{layer}.fc", up, rows, STREAM, bias=bias)
+        self.linear(f"{layer}.proj", down, STREAM, columns, bias=bias)
         # With ReLU nothing is seen after it of a neuron that never fires.
         seen: tuple[str, Literal["input", "output"]] = (down, "input") if scales is None else (up, "output")
         self.activations.append(Activation("stream", up, "input"))
         self.activations += [Activation(space, *seen) for space in acting]
-        return [f"{layer}.{names[0]}"]
+        return [f"{layer}.fc"]
 
     def gated_mlp(
         self, layer: str, module: str, hidden: int, *, fused: str | None = None, bias: bool = False

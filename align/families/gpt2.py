@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import Matrices, OrthogonalKeepingOnes, Permutation
 from ..symmetry import Activation, Attention, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space, Vanishing, View
+from .plain_file import ACTIVATIONS, DTYPES
 
 if TYPE_CHECKING:
     from transformers import GPT2Config
@@ -45,10 +46,8 @@ FIELDS = {
 }
 # Other names of the same keys: which of two counts, transformers knows.
 ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-DTYPES = ("float32", "float16", "bfloat16", None)
 # Further keys, and values, with which transformers surely builds the model.
 OTHER_KEYS = frozenset({"model_type", "dtype", "torch_dtype", "_name_or_path"})
-ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 UNUSUAL = ("problem_type", "id2label", "label2id", "is_encoder_decoder", "output_hidden_states", "output_attentions")
 
 

@@ -6,12 +6,12 @@ Positions rotate a part of queries and keys, so that less acts inside heads, and
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from ..groups import OrthogonalKeepingOnes
 from ..symmetry import Family, View
 from .blocks import Blocks
+from .plain_file import require_built
 
 # What the forward pass reads of the configuration.
 CONFIGURATION = (
@@ -33,8 +33,7 @@ def gpt_neox(config: Any) -> Family:
 
     Raises TypeError for the content of a file, which may leave out what transformers fills in.
     """
-    if isinstance(config, SimpleNamespace):
-        raise TypeError("the content of a file")
+    require_built(config)
     width, heads = config.hidden_size, config.num_attention_heads
     size = width // heads
     biased = ("q", "k", "v", "o") if config.attention_bias else ()

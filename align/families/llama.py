@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..groups import Orthogonal, SignedPermutation
 from ..symmetry import Family, View
 from .blocks import BUFFERS, NAMES, Blocks
-from .plain_file import PlainFile
+from .plain_file import PlainFile, require_built
 
 # What the forward pass reads of the configuration; of some of these architectures only.
 CONFIGURATION = (
@@ -132,9 +132,9 @@ def decoder(
     Raises TypeError for the content of a file that is not what is usual in a `file` of the architecture.
     """
     said = isinstance(config, SimpleNamespace)
-    if said:
-        if file is None:
-            raise TypeError("the content of a file")
+    if file is None:
+        require_built(config)
+    elif said:
         file.require(vars(config))
     width, heads, keys = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     size = getattr(config, "head_dim", None) or width // heads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from ...checkpoint.errors import UnsupportedFamily
@@ -10,6 +9,7 @@ from ..groups import OrthogonalKeepingOnes
 from ..scales import PositiveScales
 from ..symmetry import Family
 from .blocks import Blocks
+from .plain_file import require_built
 
 # What the forward pass reads of the configuration.
 CONFIGURATION = (
@@ -35,8 +35,7 @@ def opt(config: Any) -> Family:
     width, and for one without a last norm or without scales of norms; TypeError for the content of a file, which may
     leave out what transformers fills in.
     """
-    if isinstance(config, SimpleNamespace):
-        raise TypeError("the content of a file")
+    require_built(config)
     unsupported = {
         "that normalises after every sum (do_layer_norm_before)": not config.do_layer_norm_before,
         "with embeddings of another width (word_embed_proj_dim)": config.word_embed_proj_dim != config.hidden_size,

@@ -5,13 +5,13 @@ One LayerNorm feeds attention and MLP, which add to the stream side by side. Pos
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import OrthogonalKeepingOnes
 from ..symmetry import Axis, Family, Piece
 from .blocks import BUFFERS, Blocks
+from .plain_file import require_built
 
 # What the forward pass reads of the configuration.
 CONFIGURATION = (
@@ -34,8 +34,7 @@ def phi(config: Any) -> Family:
     Raises UnsupportedFamily for one that normalises queries and keys; TypeError for the content of a file, which may
     leave out what transformers fills in.
     """
-    if isinstance(config, SimpleNamespace):
-        raise TypeError("the content of a file")
+    require_built(config)
     if config.qk_layernorm:
         raise UnsupportedFamily("a Phi that normalises queries and keys (qk_layernorm) is not supported")
     width, heads = config.hidden_size, config.num_attention_heads

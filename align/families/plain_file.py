@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
@@ -32,6 +33,12 @@ INERT = (
     "_attn_implementation_autoset",
 )
 FULL = "full_attention"
+
+
+def require_built(config: object) -> None:
+    """Raise TypeError for the content of a file: of most architectures, transformers fills in what it leaves out."""
+    if isinstance(config, SimpleNamespace):
+        raise TypeError("the content of a file")
 
 
 @dataclass(frozen=True)

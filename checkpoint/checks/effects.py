@@ -61,9 +61,9 @@ def effect_of(public: str) -> str:
 
 def effect_of_rounding(a: object, b: object) -> str:
     """What another number does that keeps norms from dividing by zero, as far as it can be told from it alone."""
-    if not all(isinstance(value, (int, float)) for value in (a, b)):
+    if not isinstance(a, (int, float)) or not isinstance(b, (int, float)):
         return ""
-    low, high = sorted((float(a), float(b)))  # type: ignore[arg-type]
+    low, high = sorted((float(a), float(b)))
     change = ((SLOPE + high) / (SLOPE + max(0.0, low))) ** 0.5 - 1
     size = "less than 0.1%" if change < 1e-3 else f"{change:.1%}"
     return f", by which norms scale a vector with a mean square of {SLOPE:g} by {size} more or less"

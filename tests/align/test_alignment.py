@@ -8,6 +8,7 @@ from conftest import state_of, tiny_config, tiny_model
 from group import random_elements
 from torch import Tensor
 
+import isthmus.align.alignment as alignment_module
 from isthmus.align.alignment import Alignment
 from isthmus.align.families import family
 from isthmus.checkpoint.errors import AlignmentError, BadInput
@@ -91,3 +92,25 @@ def test_orthogonal_alignment_unties_the_configuration() -> None:
     assert alignment("permutation").config(CONFIG).tie_word_embeddings
     assert not alignment("orthogonal").config(CONFIG).tie_word_embeddings
     assert CONFIG.tie_word_embeddings
+
+
+def test_verify_allows_what_the_model_rounds_itself_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of some 1e-4 nats is refused of a shallow model, and passes where float32 rounds about as much."""
+    model = tiny_model()
+    state, nothing = state_of(model), Alignment("permutation", family(model.config).permuting().identity(), 0.0)
+    changed = {**state, "transformer.ln_f.weight": state["transformer.ln_f.weight"] * 1.0002}
+    nothing.verify(state, state, model.config)
+    with pytest.raises(AlignmentError, match="they only do together"):
+        nothing.verify(state, changed, model.config)
+    exact = alignment_module.streamed_log_probs
+
+    def coarse(state: dict[str, Tensor], config: object, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        assert dtype == torch.float64
+        return exact(state, config, ids, dtype) + 1e-3  # type: ignore[arg-type]
+
+    monkeypatch.setattr(alignment_module, "streamed_log_probs", coarse)
+    assert 1e-4 < nothing.verify(state, changed, model.config) < 4e-3
+    swapped = {**state, "transformer.wte.weight": state["transformer.wte.weight"].flip(0)}
+    monkeypatch.setattr(alignment_module, "ROUNDINGS", 1e9)
+    with pytest.raises(AlignmentError, match=r"allowed 1e-02"):
+        nothing.verify(state, swapped, model.config)

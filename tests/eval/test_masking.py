@@ -11,6 +11,7 @@ from isthmus.eval.loss import LossMeter
 from isthmus.eval.masking import Masking, is_masked, predicted, scores, shown, text_of
 from isthmus.eval.progress import Progress
 from isthmus.eval.samples import Writer
+from isthmus.eval.summary import unit
 from isthmus.eval.text import Text
 from isthmus.eval.text_hashes import TextHashes
 
@@ -111,3 +112,8 @@ def test_without_a_mask_and_without_hidden_tokens_there_is_no_loss(tokenizer: Pr
         LossMeter(config, {"docs": BLOCKS % 128})
     with pytest.raises(BadInput, match="write no text"):
         Writer([], config, 0, "cpu", Progress()).blocks("fit", 1, 32)
+
+
+def test_what_losses_are_in_is_said() -> None:
+    assert unit({"task": "fill-mask"}) == "nats per hidden token"
+    assert unit({"task": "text-generation"}) == unit({}) == "nats per token"
