@@ -14,8 +14,9 @@ class Muon(torch.optim.Muon):
 
     torch takes the step of every matrix in bfloat16, whatever is trained: three digits, and on a processor without
     bfloat16 several times the time of everything else. Options are those of torch's; `adjust_lr_fn` is its default, the
-    step of a tall (m, n) matrix times √(m / n). The parameters of a group with `stacked` (axis, count) are so many
-    matrices side by side along the axis, each of which has a step of its own.
+    step of a matrix with m outputs and n < m inputs times √(m / n). The parameters of a group are (outputs, inputs), as
+    Linear stores them, or (inputs, outputs), as Conv1D does, in a group with `transposed`. Those of a group with
+    `stacked` (axis, count) are so many matrices side by side along the axis, each of which has a step of its own.
     """
 
     @torch.no_grad()
@@ -32,8 +33,8 @@ class Muon(torch.optim.Muon):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     for part, its_update in zip(_apart(matrix, group), _apart(update, group), strict=True):
                         step = orthogonalised(its_update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                        tall = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
-                        part.add_(step, alpha=-group["lr"] * tall)
+                        outputs, inputs = part.T.shape if group.get("transposed") else part.shape
+                        part.add_(step, alpha=-group["lr"] * max(1.0, outputs / inputs) ** 0.5)
         return loss
 
     def _momentum(self, matrix: Tensor, gradient: Tensor, momentum: float, nesterov: bool) -> Tensor:

@@ -438,6 +438,12 @@ class Family:
         """The pieces that are several matrices side by side, and how."""
         return {name: piece.stack for name, piece in self.pieces.items() if piece.stack is not None}
 
+    @property
+    def transposed(self) -> frozenset[str]:
+        """The matrices that are stored (inputs, outputs), as those of Conv1D, where Linear stores (outputs, inputs)."""
+        inputs_first = {linear.weight for linear in self.maps if linear.axis == 0}
+        return frozenset(name for name in self.matrices if self.pieces[name].parameter in inputs_first)
+
     def measured(self, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The matrices whose spectra are measured, by name, of pieces: views of them.
 

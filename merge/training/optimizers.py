@@ -29,6 +29,7 @@ def make_optimizers(
     matrices: Iterable[str],
     *,
     stacks: Mapping[str, Stack] | None = None,
+    transposed: Collection[str] = (),
     lr: float,
     adamw_lr: float,
     weight_decay: float = 0.0,
@@ -37,6 +38,7 @@ def make_optimizers(
 
     With ``muon``, the `matrices` are trained at `lr`, those of `stacks` each of the matrices that they are by itself,
     and everything else by AdamW at `adamw_lr`; the other two train all. Vectors (norms, biases) are never decayed.
+    Matrices are (outputs, inputs), those of `transposed` (inputs, outputs).
     """
     kinds = frozenset(matrices)
     named = [(key, leaf) for state in leaves for key, leaf in state.items()]
@@ -46,7 +48,7 @@ def make_optimizers(
     if name == "muon":
         groups = _groups(others, vectors, weight_decay)
         return [
-            Muon(_by_stack(named, kinds, stacks or {}), lr=lr, weight_decay=weight_decay, momentum=0.95),
+            Muon(_by_layout(named, kinds, stacks or {}, transposed), lr=lr, weight_decay=weight_decay, momentum=0.95),
             torch.optim.AdamW(groups, lr=adamw_lr, betas=BETAS),
         ]
     groups = _groups([*others, *hidden], vectors, weight_decay)
@@ -57,16 +59,20 @@ def make_optimizers(
     return [torch.optim.AdamW(groups, lr=lr, betas=BETAS)]
 
 
-def _by_stack(
-    named: Sequence[tuple[str, Tensor]], kinds: Collection[str], stacks: Mapping[str, Stack]
+def _by_layout(
+    named: Sequence[tuple[str, Tensor]],
+    kinds: Collection[str],
+    stacks: Mapping[str, Stack],
+    transposed: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Groups for Muon: the matrices as they are, and those that are several side by side."""
-    groups: dict[Stack | None, dict[str, Any]] = {}
+    """Groups for Muon: the matrices as they are, those that are several side by side, and those that are transposed."""
+    groups: dict[tuple[Stack | None, bool], dict[str, Any]] = {}
     for key, leaf in named:
         if key in kinds:
-            stack = stacks.get(key)
-            stacked = {} if stack is None else {"stacked": (stack.axis, stack.count)}
-            groups.setdefault(stack, {"params": [], **stacked})["params"].append(leaf)
+            stack, inputs_first = stacks.get(key), key in transposed
+            layout: dict[str, Any] = {} if stack is None else {"stacked": (stack.axis, stack.count)}
+            layout |= {"transposed": True} if inputs_first else {}
+            groups.setdefault((stack, inputs_first), {"params": [], **layout})["params"].append(leaf)
     return list(groups.values())
 
 

@@ -292,6 +292,7 @@ def _bend_optimizers(module: PathModule, training: PathTraining, config: Pretrai
         leaves,
         table.matrices,
         stacks=table.stacks,
+        transposed=table.transposed,
         lr=training.peak,
         adamw_lr=BESIDE_MUON * training.peak,
         weight_decay=training.weight_decay,
