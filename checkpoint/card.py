@@ -48,7 +48,7 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         model=repo_id or name,
         reproduce=reproduce,
         fence=fence(reproduce),
-        revision=lambda end: code(end["revision"][:12]) if end["revision"] else "a local directory",
+        revision=_revision,
         optimizer=lambda end: f"{end['optimizer'] or 'unknown'} ({end['optimizer_evidence']})",
         local=_local(report),
         masked=report["task"] == MASKED,
@@ -78,8 +78,7 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
         for label, loss in (report["merge_point"].get("losses") or {}).items()
         for kind in (("loss",) if masked else ("loss", "perplexity"))
     ]
-    ends = [*report["endpoints"], *filter(None, [report.get("base")])]
-    repositories = [_repository(end) for end in ends if end["on_hub"]]
+    repositories = [_repository(part) for part in _parts(report) if part["on_hub"]]
     parents = list(dict.fromkeys(filter(None, repositories)))
     return ModelCardData(
         base_model=parents or None,
@@ -91,6 +90,17 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
         model_name=plain(name) if results else None,
         eval_results=results or None,
     )
+
+
+def _parts(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The directories and repositories of all models: of an adapted one, its base and its adapter."""
+    ends = [*report["endpoints"], *filter(None, [report.get("base")])]
+    return [part for end in ends for part in end.get("parts", [end])]
+
+
+def _revision(end: Mapping[str, Any]) -> str:
+    revisions = [part["revision"] for part in end.get("parts", [end])]
+    return " + ".join(code(revision[:12]) if revision else "a local directory" for revision in revisions)
 
 
 def _repository(end: Mapping[str, Any]) -> str | None:
@@ -113,8 +123,7 @@ def _quoted(text: object) -> str:
 
 def _local(report: Mapping[str, Any]) -> str:
     """A sentence on the models in the command that are local directories; empty if there are none."""
-    ends = [*report["endpoints"], *filter(None, [report.get("base")])]
-    local = [code(f"./{end['ref']}") for end in ends if not end["on_hub"]]
+    local = list(dict.fromkeys(code(f"./{part['ref']}") for part in _parts(report) if not part["on_hub"]))
     if not local:
         return ""
     names = " and ".join(filter(None, [", ".join(local[:-1]), local[-1]]))

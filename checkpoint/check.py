@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .adapters.adapted_source import open_source
+from .adapters.adapted_weights import facts_of
 from .checks.configuration import configuration_findings
 from .checks.cost import Cost, cost_findings, cost_of
 from .checks.files import file_findings
@@ -14,18 +16,18 @@ from .checks.finding import Finding
 from .checks.repository import licence_of, repository_findings
 from .checks.tokenizers import tokenizer_findings
 from .checks.weights import own_findings, pair_findings
-from .config import read_facts, vocabulary_rows
+from .config import vocabulary_rows
 from .errors import IncompatibleModels
 from .model import Families
 from .optimizer_evidence import DOCUMENTS, SMALL, Evidence, conclude, file_evidence, relation
 from .reference import parse_reference
-from .small_files import CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
+from .small_files import ADAPTER, CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
 from .source import WEIGHT_INDEXES, Source
 from .trial_loading import opening_finding
 from .vocabulary import Growth
 
 ORDER = ("blocks", "degrades", "notes")
-READ = (CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
+READ = (CONFIGURATION, ADAPTER, GENERATION, PROCESSOR_TEMPLATE, *SETTING_FILES, *WEIGHT_INDEXES, *DOCUMENTS)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def check(
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
     sources = _open(references)
-    facts = [read_facts(source) for source in sources]
+    facts = [facts_of(source, families) for source in sources]
     findings: list[Finding] = []
     weights, other_kinds = [], set()
     for source, said in zip(sources, facts, strict=True):
@@ -121,7 +123,7 @@ def check(
         if source not in other_kinds:
             findings += file_findings(source, said, vocabulary_rows(said, source.name))
     findings += repository_findings(sources, alignable=alignable)
-    provenance = tuple(tuple(file_evidence(source)) for source in sources)
+    provenance = tuple(tuple(file_evidence(source.parts[0])) for source in sources)
     findings += _optimizer_findings(sources, provenance)
     cost = None
     if not any(finding.kind == "blocks" for finding in findings):
@@ -164,9 +166,10 @@ def _open(references: Sequence[str | Path]) -> list[Source]:
     """The models' files, listed, and the small ones that will be read, fetched: all models at once."""
 
     def opened(reference: str | Path) -> Source:
-        source = Source(parse_reference(reference))
-        names = [name for name in source.files if name in READ or is_template(name)]
-        source.fetch(name for name in names if (source.files[name].size or 0) <= SMALL)
+        source = open_source(parse_reference(reference))
+        for part in source.parts:
+            names = [name for name in part.files if name in READ or is_template(name)]
+            part.fetch(name for name in names if (part.files[name].size or 0) <= SMALL)
         return source
 
     with ThreadPoolExecutor(len(references) or 1) as pool:

@@ -59,7 +59,9 @@ def read_facts(source: Source) -> dict[str, Any]:
     if GENERATION in source.files:  # a merge copies it, so it must be readable
         source.json(GENERATION)
     if facts.get("quantization_config"):
-        raise BadInput(f"'{source.name}' is quantized: merge the full-precision weights")
+        raise BadInput(
+            f"'{source.name}' is quantized: take the full-precision weights (for an adapter of it, FULL+ADAPTER)"
+        )
     # transformers_weights names a file, and says nothing about the model.
     return {key: value for key, value in facts.items() if key != "transformers_weights"}
 

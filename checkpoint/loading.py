@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .adapters.adapted_source import AdaptedSource, open_source
+from .adapters.adapted_weights import AdaptedWeights
 from .checks.finding import Finding
 from .checks.kind import kind_findings, tensor_findings
 from .config import read_facts, untied_facts, working_config
@@ -20,7 +22,7 @@ from .errors import BadInput, CorruptCheckpoint
 from .lazy_state import DTYPES, with_copies
 from .model import Families, Schema
 from .naming import Naming
-from .reference import parse_reference
+from .reference import Reference, parse_reference
 from .rust_panics import is_failure, quiet_panics
 from .size_limits import require_tokenizer_file
 from .small_files import GENERATION, VOCABULARIES
@@ -114,6 +116,11 @@ class Checkpoint:
         return replace(self, facts=untied_facts(self.facts), schema=self.schema.untied(), state=state)
 
     @property
+    def place(self) -> Reference:
+        """Where the model is: the reference that it was opened by, with the base of an adapter that was named alone."""
+        return parse_reference(self.reference) if self.source is None else self.source.reference
+
+    @property
     def directory(self) -> Path:
         """The folder of the original files."""
         return (self.files["config.json"] if self.source is None else self.source.path("config.json")).parent
@@ -137,7 +144,7 @@ def _require_none(findings: Sequence[Finding]) -> None:
 
 
 def load(reference: str | Path, *, families: Families | None = None, source: Source | None = None) -> Checkpoint:
-    """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``.
+    """Open a checkpoint: a directory, or a Hub id with optional ``@revision`` and ``:subfolder``; ``base+adapter``.
 
     Headers and small files are read now, weights when they are looked up. Tensors have the names of transformers in
     memory; stored masks are dropped. Tied tensors that are stored separately are compared now: if they differ, the
@@ -146,32 +153,37 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
 
     Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
     """
-    source = source or Source(parse_reference(reference))
-    facts = read_facts(source)
-    _require_none(kind_findings(source, facts, families))
-    for filename in source.weights.files:
-        source.path(filename)
-    stored = stored_tensors(source)
+    source = source or open_source(parse_reference(reference))
+    whole = source.parts[0]  # the files of the weights
+    facts = read_facts(whole)
+    _require_none(kind_findings(whole, facts, families))
+    for part in source.parts:
+        part.fetch(part.weights.files)
+    stored = stored_tensors(whole)
     assert stored is not None, "pickled weights were fetched above"
-    require_tensors(facts, len(stored), source.name)
-    contents = inventory_of(source, stored, facts, families)
-    _require_none(tensor_findings(source.name, contents.naming.foreign, "weights"))
+    require_tensors(facts, len(stored), whole.name)
+    contents = inventory_of(whole, stored, facts, families)
+    _require_none(tensor_findings(whole.name, contents.naming.foreign, "weights"))
     if contents.problems:
         more = f" (and {len(contents.problems) - 1} more problems)" if len(contents.problems) > 1 else ""
         raise CorruptCheckpoint(f"{contents.problems[0]}{more}")
-    tied, contents = contents.schema.tied, contents.with_ties_resolved(source)
+    tied, contents = contents.schema.tied, contents.with_ties_resolved(whole)
     dtype = DTYPES[contents.dtypes[0]] if len(contents.dtypes) == 1 else torch.float32
-    state: Mapping[str, Tensor] = contents.state(source)
-    if tied and not contents.schema.tied:
+    state: Mapping[str, Tensor] = contents.state(whole)
+    schema = contents.schema
+    if tied and not schema.tied:
         facts = untied_facts(facts)
-        state = with_copies(state, {name: tied[name] for name in contents.schema.shapes if name not in state})
+        state = with_copies(state, {name: tied[name] for name in schema.shapes if name not in state})
+    if isinstance(source, AdaptedSource):
+        adapted = AdaptedWeights.of(facts, schema, state, source, families)
+        facts, schema, state = adapted.facts, adapted.schema, adapted.state
     files, copies = _small_files(source)
     return Checkpoint(
         source.name,
         reference,
         source.revision,
         facts,
-        contents.schema,
+        schema,
         state,
         dtype,
         files,
@@ -182,9 +194,11 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
 
 
 def _small_files(source: Source) -> tuple[dict[str, Path], WorkingFolder | None]:
-    """The small files of a model; those of a directory are copied to a folder that lives as long as the checkpoint."""
+    """The small files of a model; those of a directory, and of several places, are copied to a folder that lives as
+    long as the checkpoint.
+    """
     files = source.small_files()
-    if source.reference.directory is None:
+    if source.reference.on_hub and len(source.parts) == 1:
         return files, None
     folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-files-"))
     copies = {name: folder.path / name for name in files}

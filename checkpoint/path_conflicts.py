@@ -51,12 +51,13 @@ def model_places(references: Iterable[Any], what: str = "the model") -> list[Pla
             place = parse_reference(getattr(reference, "reference", reference))
         except (BadInput, RuntimeError, OSError, ValueError):
             continue  # opening the model reports it
-        if place.directory is not None:
-            places.append(Place.of(what, place.directory))
-        else:
-            from huggingface_hub import constants
+        for part in place.parts:
+            if part.directory is not None:
+                places.append(Place.of(what, part.directory))
+            else:
+                from huggingface_hub import constants
 
-            places.append(Place("the Hub's cache", Path(constants.HF_HUB_CACHE).expanduser().absolute()))
+                places.append(Place("the Hub's cache", Path(constants.HF_HUB_CACHE).expanduser().absolute()))
     return places
 
 

@@ -1,11 +1,11 @@
-"""References to models: a directory, or a Hub id with an optional revision and subfolder."""
+"""References to models: a directory, or a Hub id with an optional revision and subfolder; ``base+adapter``."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import BadInput
@@ -18,22 +18,40 @@ _HUB_ID = re.compile(
 
 @dataclass(frozen=True)
 class Reference:
-    """A model in a directory on disk, or in a repository on the Hub."""
+    """A model in a directory on disk, or in a repository on the Hub; with an `adapter`, the model that adapts it."""
 
     directory: Path | None = None
     repo_id: str | None = None
     revision: str | None = None
     subfolder: str | None = None
+    adapter: Reference | None = None
 
     @property
     def name(self) -> str:
         """The name of the model in messages, reports and cards; for a directory, its last part only."""
+        if self.adapter is not None:
+            return f"{self.base.name}+{self.adapter.name}"
         if self.directory is not None:
             return plain(shown_name(self.directory))
         name = str(self.repo_id)
         if self.revision:
             name += f"@{self.revision}"
         return f"{name}:{self.subfolder}" if self.subfolder else name
+
+    @property
+    def base(self) -> Reference:
+        """The model without its adapter."""
+        return replace(self, adapter=None)
+
+    @property
+    def parts(self) -> tuple[Reference, ...]:
+        """The directories or repositories that the model is in: its own, and that of its adapter."""
+        return (self,) if self.adapter is None else (self.base, self.adapter)
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether all of the model is on the Hub."""
+        return all(part.directory is None for part in self.parts)
 
     def path_of(self, filename: str) -> str:
         """The path within the repository of a file in the model's folder."""
@@ -69,12 +87,22 @@ def require_path(text: str | Path, what: str) -> Path:
 
 
 def parse_reference(text: str | Path) -> Reference:
-    """Read ``directory``, ``user/model``, ``user/model@revision`` or ``user/model:subfolder``.
+    """Read ``directory``, ``user/model``, ``user/model@revision``, ``user/model:subfolder``, or two of these joined by
+    ``+``: a base model and the adapter that is applied to it.
 
-    A text that starts with ``.``, ``/`` or ``~``, or exists on disk, is a directory; no network call is made.
+    A text that starts with ``.``, ``/`` or ``~``, or exists on disk, is a directory; no network call is made. A ``+``
+    in the name of a directory that exists joins nothing.
 
     Raises BadInput if it is neither a directory nor a valid id.
     """
+    written = str(text)
+    if not isinstance(text, Path) and "+" in written and not require_path(written, "the model").exists():
+        return _adapted(written)
+    return _unadapted(text)
+
+
+def _unadapted(text: str | Path) -> Reference:
+    """A reference to a model in one place."""
     written = str(text)
     path = require_path(written, "the model")
     if isinstance(text, Path) or written.startswith((".", "/", "~")) or (written and path.exists()):
@@ -85,6 +113,31 @@ def parse_reference(text: str | Path) -> Reference:
     if match is None or ".." in written:
         raise BadInput(
             f"'{written}' is neither a directory nor a Hub id: write './dir', 'user/model', 'user/model@revision' or "
-            "'user/model:subfolder'"
+            "'user/model:subfolder', and 'base+adapter' for an adapter"
         )
     return Reference(repo_id=match["repo"], revision=match["revision"], subfolder=match["subfolder"])
+
+
+def _adapted(written: str) -> Reference:
+    """A base and an adapter, joined by the first ``+`` that leaves a model on both sides.
+
+    A part that looks like a directory and does not exist is taken only where no ``+`` leaves two that can be.
+    """
+    candidates = []
+    for place in (place for place, letter in enumerate(written) if letter == "+"):
+        try:
+            base, adapter = _unadapted(written[:place]), _unadapted(written[place + 1 :])
+        except BadInput:
+            continue
+        plausible = all("+" not in str(part.directory or "") or _exists(part) for part in (base, adapter))
+        candidates += [replace(base, adapter=adapter)] if plausible else []
+    if not candidates:
+        raise BadInput(
+            f"'{written}' is neither a directory nor 'base+adapter', a base model and one adapter: check the spelling, "
+            "and merge several adapters as several models"
+        )
+    return next((one for one in candidates if all(map(_exists, one.parts))), candidates[0])
+
+
+def _exists(reference: Reference) -> bool:
+    return reference.directory is None or reference.directory.is_dir()

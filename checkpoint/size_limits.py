@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import BadInput, CorruptCheckpoint
 from .small_files import (
+    ADAPTER,
     ADDED_TOKENS,
     CONFIGURATION,
     GENERATION,
@@ -28,7 +29,7 @@ from .small_files import (
 MB = 2**20
 # Bytes of the files that a merge reads or copies.
 LARGEST = {
-    **dict.fromkeys((CONFIGURATION, GENERATION, "adapter_config.json", SPECIAL_TOKENS, TEMPLATE), 4 * MB),
+    **dict.fromkeys((CONFIGURATION, GENERATION, ADAPTER, SPECIAL_TOKENS, TEMPLATE), 4 * MB),
     **dict.fromkeys((TOKENIZER_SETTINGS, ADDED_TOKENS), 16 * MB),
     **dict.fromkeys((*VOCABULARIES, "merges.txt", "target.spm", "bpe.codes", "dict.txt"), 64 * MB),
     **dict.fromkeys(("model.safetensors.index.json", "pytorch_model.bin.index.json"), 32 * MB),

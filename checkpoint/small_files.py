@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 CONFIGURATION = "config.json"
+ADAPTER = "adapter_config.json"
 GENERATION = "generation_config.json"
 TOKENIZER, TOKENIZER_SETTINGS, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
@@ -44,7 +45,7 @@ _SILENTLY_LEFT_OUT = (
     "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.mlmodel", "*.tflite",
     "trainer_state.json", "trainer_log.jsonl", "*_results.json", "events.out.*", "*.log", "*.csv",
     "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.pdf",
-    "adapter_config.json", "modelcard.json", "recipe.json", "isthmus.json", "report.html",
+    ADAPTER, "modelcard.json", "recipe.json", "isthmus.json", "report.html",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +15,10 @@ from .file_version import FileVersion, opened, require_version
 from .front_matter import front_matter
 from .headers import TensorInfo, header_from, header_of
 from .hub import RemoteFile, Unreachable, fetch_file, read_range
-from .listing import UNREACHABLE, list_files
+from .listing import UNREACHABLE, Listing, list_files
 from .reference import Reference
 from .size_limits import CARD_BYTES, DOCUMENT, LARGEST, require_size, require_values
-from .small_files import CONFIGURATION, VOCABULARIES, small_files
+from .small_files import ADAPTER, CONFIGURATION, VOCABULARIES, small_files
 from .strict_json import parse_object
 from .weight_files import WeightFiles, choose_weight_files, index_names, no_weights
 
@@ -37,18 +38,36 @@ class Source:
     Raises ModelNotFound, BadInput or CorruptCheckpoint if they cannot be listed, or one is too large.
     """
 
-    def __init__(self, reference: Reference):
+    def __init__(self, reference: Reference, listing: Listing | None = None):
         self.reference, self.name = reference, reference.name
-        listing = list_files(reference)
+        listing = listing or list_files(reference)
         self.files, self.revision, self.repository = listing.files, listing.revision, listing.repository
         self._cut_off, self._versions = listing.cut_off, dict(listing.versions)
-        if CONFIGURATION not in self.files:
-            adapter = "adapter_config.json" in self.files
-            advice = "merge the adapter into its base model first" if adapter else "give a model saved by transformers"
-            raise ModelNotFound(f"'{self.name}' holds no config.json: {advice}")
+        self._require_kind()
         for name, limit in LARGEST.items():
             if name in self.files:
                 require_size(self.files[name].size or 0, limit, f"'{name}' of '{self.name}'")
+
+    def _require_kind(self) -> None:
+        if CONFIGURATION not in self.files:
+            advice = (
+                "name it after its base, BASE+ADAPTER"
+                if ADAPTER in self.files
+                else "give a model saved by transformers"
+            )
+            raise ModelNotFound(f"'{self.name}' holds no config.json: {advice}")
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The places that the files come from: this one."""
+        return (self,)
+
+    @property
+    def permanent_name(self) -> str:
+        """The model as others can find it: a Hub id with its revision; a directory by its last name."""
+        if self.reference.directory is not None:
+            return f"./{self.reference.name}"
+        return replace(self.reference, revision=self.revision or self.reference.revision).name
 
     def path(self, filename: str) -> Path:
         """The local path of a file, downloaded into the cache if the model is on the Hub.

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .errors import BadInput, CorruptCheckpoint, ModelNotFound
+from .small_files import ADAPTER
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 IN_ORDER = (SAFETENSORS, SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX)
@@ -45,7 +46,7 @@ def choose_weight_files(files: Collection[str], named: object, model: str) -> tu
     `named` is the file that config.json names, if any. Raises BadInput for an adapter beside the model, which
     transformers may or may not apply, and for a name that it rejects; CorruptCheckpoint if the named file is missing.
     """
-    if "adapter_config.json" in files and not set(ADAPTERS).isdisjoint(files):
+    if ADAPTER in files and not set(ADAPTERS).isdisjoint(files):
         raise BadInput(
             f"'{model}' holds an adapter beside its model (adapter_config.json): merge the adapter into the model with "
             "PEFT's merge_and_unload, or remove the adapter's files"

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
+from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.inputs import open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.path_conflicts import Place, model_places
-from ..checkpoint.reference import parse_reference
 from ..checkpoint.saving import atomic_directory, write_json
 from ..checkpoint.serialization import copy_small_files, digest
 from ..checkpoint.size_limits import DOCUMENT, read_bytes
@@ -38,7 +38,6 @@ from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text
 from .recipes.recipe import recipe
 from .record import versions
-from .reproduce import public_reference
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -176,15 +175,15 @@ def load_ensemble(directory: str | Path) -> Ensemble:
     try:
         content = read_bytes(folder / FILE, DOCUMENT, f"'{FILE}' in '{folder.name}'")
         facts = parse_object(content, f"'{FILE}'")
-        entries = [(str(entry["ref"]), bool(entry["local"]), entry["sha256"]) for entry in facts["members"]]
+        entries = [(_reference(entry, folder), entry["sha256"]) for entry in facts["members"]]
         average, at, path = cast("Average", facts["average"]), [float(t) for t in facts["at"]], facts["path"]
         if not entries or average not in AVERAGES or not (path is None or isinstance(path, str)):
             raise ValueError("no members, or no such average or path")
     except (OSError, ValueError, KeyError, TypeError, CorruptCheckpoint):
         raise BadInput(f"'{folder.resolve().name}' holds no ensemble saved by isthmus, or a damaged one") from None
     checkpoints = []
-    for reference, local, sha in entries:
-        checkpoint = load(folder / reference if local else reference, families=FAMILIES)
+    for reference, sha in entries:
+        checkpoint = load(reference, families=FAMILIES)
         if digest(checkpoint.state) != sha:
             raise BadInput(
                 f"the weights of '{checkpoint.name}' were changed since the ensemble was saved: save it again"
@@ -256,11 +255,22 @@ def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
     return [{**row, "alignment": aligned.alignment.method} for row in rows]
 
 
+def _reference(entry: Mapping[str, Any], folder: Path) -> str | Path:
+    """A member of the ensemble in a folder, as `load` takes it."""
+    place = folder / str(entry["ref"]) if entry["local"] else str(entry["ref"])
+    return f"{place}+{_reference(entry['adapter'], folder)}" if "adapter" in entry else place
+
+
 def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
     """How a member is found from the directory of the ensemble, and known again."""
-    place = parse_reference(checkpoint.reference).directory
-    ref = public_reference(checkpoint) if place is None else os.path.relpath(place.absolute(), target)
-    return {"ref": ref, "local": place is not None, "sha256": digest(checkpoint.state)}
+    source = checkpoint.source or open_source(checkpoint.place)
+    places: list[dict[str, Any]] = []
+    for part in source.parts:
+        place = part.reference.directory
+        ref = part.permanent_name if place is None else os.path.relpath(place.absolute(), target)
+        places.append({"ref": ref, "local": place is not None})
+    adapter = {"adapter": places[1]} if len(places) > 1 else {}
+    return {**places[0], **adapter, "sha256": digest(checkpoint.state)}
 
 
 def _require_sense(models: Sequence[object], plan: EnsemblePlan) -> None:

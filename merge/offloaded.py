@@ -56,7 +56,7 @@ def measured_from_disk(
     """
     base, ends = recipe.operator.needs_base, inputs.members[recipe.operator.needs_base :]
     facts, scratch = inputs.members[0].facts, Scratch()
-    count = sum(map(len, parts.values()))
+    count, placed = sum(map(len, parts.values())), list[Path]()
 
     def losses(name: str, place: Path) -> dict[str, Tensor]:
         progress.stage(f"measuring {name}", count)
@@ -64,7 +64,11 @@ def measured_from_disk(
         return offloaded_token_losses(place, parts, memory, on_blocks=advance)
 
     def model_losses(model: Checkpoint, name: str | None = None) -> dict[str, Tensor]:
-        losses_of_model = losses(name or model.name, model.directory)
+        place = model.directory
+        if model.place.adapter is not None:
+            place = scratch.put(f"model-{len(placed)}", model.state, model.facts, torch.float32)
+            placed.append(place)
+        losses_of_model = losses(name or model.name, place)
         model.require_unchanged()
         return losses_of_model
 

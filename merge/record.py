@@ -12,7 +12,6 @@ from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence, relation
-from ..checkpoint.reference import parse_reference
 from ..eval.masking import is_masked, predicted
 from ..eval.spectrum import PathSpectrum, SpectrumReport
 from ..eval.text import Blocks
@@ -88,8 +87,13 @@ def versions() -> dict[str, str]:
 
 
 def _model(model: Checkpoint) -> dict[str, Any]:
-    on_hub = parse_reference(model.reference).directory is None
-    return {"ref": model.name, "revision": model.revision, "on_hub": on_hub}
+    record: dict[str, Any] = {"ref": model.name, "revision": model.revision, "on_hub": model.place.on_hub}
+    if model.source is not None and len(model.source.parts) > 1:
+        record["parts"] = [
+            {"ref": part.name, "revision": part.revision, "on_hub": part.reference.on_hub}
+            for part in model.source.parts
+        ]
+    return record
 
 
 def _of_path(choice: Choice, along: PathSpectrum | None) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
+from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
-from ..checkpoint.reference import parse_reference
 from ..checkpoint.untrusted_text import plain
 from ..eval.corpora import corpus
 from .idle import idle_in_merge
@@ -28,10 +28,7 @@ LONGEST = 1000  # characters of one word of a command
 
 def public_reference(checkpoint: Checkpoint) -> str:
     """A checkpoint as others can find it: a Hub id with its revision; a directory by its last name."""
-    reference = parse_reference(checkpoint.reference)
-    if reference.directory is not None:
-        return f"./{reference.name}"
-    return replace(reference, revision=checkpoint.revision or reference.revision).name
+    return (checkpoint.source or open_source(checkpoint.place)).permanent_name
 
 
 def public_text(spec: str) -> str:

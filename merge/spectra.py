@@ -15,12 +15,11 @@ from torch import Tensor
 from ..align.canonical import canonical
 from ..align.families import family
 from ..align.symmetry import Family, State
+from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import load
 from ..checkpoint.optimizer_evidence import file_evidence
-from ..checkpoint.reference import parse_reference
-from ..checkpoint.source import Source
 from ..eval.fingerprint import fingerprint_of, judge, optimizer_of
 from ..eval.progress import Progress
 from ..eval.spectrum import NULL, Spectrum, mean_distance, singular_values, stable_rank
@@ -70,7 +69,8 @@ def compare_models(references: Sequence[str | Path], progress: Progress) -> dict
     for checkpoint in checkpoints:
         spectra.append(spectrum(checkpoint.state, checkpoint.config))
         numbers = fingerprint_of(checkpoint.state, checkpoint.config, spectra[-1])
-        evidence = file_evidence(Source(parse_reference(checkpoint.reference)))
+        source = checkpoint.source or open_source(checkpoint.place)
+        evidence = file_evidence(source.parts[0])
         ranks = {name: stable_rank(sigma) for name, sigma in spectra[-1].items()}
         kinds = dict.fromkeys(name.rpartition(".")[2] for name in ranks)
         means = {kind: mean([rank for name, rank in ranks.items() if name.endswith(f".{kind}")]) for kind in kinds}

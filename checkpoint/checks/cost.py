@@ -56,11 +56,12 @@ def cost_of(
     sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], families: Families | None, *, aligned: bool = True
 ) -> Cost:
     """The cost of a merge of models of one shape, `aligned` where they can be."""
-    download = 0
-    for source in sources:
-        names = [*source.weights.files, *small_files(source.files)]
-        missing = (name for name in names if name in source.files and not source.is_local(name))
-        download += sum(source.files[name].size or 0 for name in missing)
+    missing: dict[tuple[str, str], int] = {}  # adapters of one base need it once
+    for part in (part for source in sources for part in source.parts):
+        for name in (*part.weights.files, *small_files(part.files)):
+            if name in part.files and not part.is_local(name):
+                missing[part.name, name] = part.files[name].size or 0
+    download = sum(missing.values())
     shapes = schema_of({**facts[0], "tie_word_embeddings": False}, sources[0].name, families).shapes
     weights = FLOAT32 * sum(math.prod(shape) for shape in shapes.values())
     return Cost(download, round(LIBRARIES + COPIES * weights), weights, aligned)

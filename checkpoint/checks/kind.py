@@ -8,10 +8,11 @@ from typing import Any
 
 from ..config import build_config
 from ..model import Families, Schema, masked_class, reads_both_ways
+from ..small_files import ADAPTER
 from ..source import Source
 from .finding import Finding
 
-FILE, ADAPTER = "config.json", "adapter_config.json"
+FILE = "config.json"
 MASKED = "ForMaskedLM"
 ADVICE = "isthmus merges causal and masked language models so far"
 WITHOUT_HEAD = "merge the language model that it was trained from, or save it without that head"

@@ -44,9 +44,10 @@ def licence_of(metadata: Mapping[str, Any]) -> str | None:
 
 
 def base_models(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """The models from which a model was made, according to its card."""
+    """The models from which a model was made, according to its card: their ids, not the paths that peft writes."""
     bases = metadata.get("base_model")
-    return tuple(name for name in (bases if isinstance(bases, list) else [bases]) if isinstance(name, str) and name)
+    names = (name for name in (bases if isinstance(bases, list) else [bases]) if isinstance(name, str) and name)
+    return tuple(name for name in names if name.count("/") < 2 and not name.startswith((".", "~", "/")))
 
 
 def conditions(licence: str) -> frozenset[str]:

@@ -6,13 +6,20 @@ If two models are both on this disk, the distance between them is measured on a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config import without_table
+from torch import Tensor
+
+from ..adapters.adapted_source import AdaptedSource
+from ..adapters.adapted_weights import AdaptedWeights, adapter_layers, require_rows
+from ..config import read_facts, schema_of, without_table
 from ..config_limits import require_tensors
-from ..model import Families
+from ..errors import BadInput
+from ..lazy_state import LazyState
+from ..model import Families, Schema
+from ..small_files import ADAPTER
 from ..source import WEIGHT_FILES, Source
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
 from .finding import Finding
@@ -27,11 +34,13 @@ RELATED = 0.5
 class Weights:
     """The tensors of a model by its headers (`contents`); None if it is pickled on the Hub, or cannot be merged.
 
-    `aligns` says whether models of its type can be aligned.
+    `aligns` says whether models of its type can be aligned. Of an adapted model the tensors are those of its base, and
+    `adapted` makes its own of them.
     """
 
     contents: TensorInventory | None
     aligns: bool = True
+    adapted: Callable[[Schema, Mapping[str, Tensor]], AdaptedWeights] | None = field(default=None, repr=False)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -40,7 +49,9 @@ class Weights:
 
 
 def own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> tuple[list[Finding], Weights]:
-    """Findings about one model alone, and its tensors."""
+    """Findings about one model alone, and its tensors; `facts` are those of its config.json, adapted if it is."""
+    if isinstance(source, AdaptedSource):
+        return _adapted_findings(source, facts, families)
     findings = kind_findings(source, facts, families)
     if any(finding.kind == "blocks" for finding in findings):
         return findings, Weights(None)
@@ -83,6 +94,48 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     return findings, Weights(contents, aligns)
 
 
+def _adapted_findings(
+    source: AdaptedSource, facts: Mapping[str, Any], families: Families | None
+) -> tuple[list[Finding], Weights]:
+    """Findings about the base, and about an adapter that does not fit it."""
+    base, adapter = read_facts(source.base), source.adapter
+    findings, weights = own_findings(source.base, base, families)
+    if any(finding.kind == "blocks" for finding in findings):
+        return findings, weights
+    file = adapter.weights.files[0]
+    advice = "peft merges it into the base, module by module, and every module is verified"
+    findings.append(Finding("notes", f"'{adapter.name}' is an adapter ({adapter.settings.kind})", advice, ADAPTER))
+    named = adapter.settings.base
+    if named is not None and not _is_named(source.base, named):
+        what = f"'{adapter.name}' was trained on '{adapter.settings.base_name}', and is applied to '{source.base.name}'"
+        advice = "an adapter changes the weights that it was trained beside: take its own base, or one that equals it"
+        findings.append(Finding("degrades", what, advice, ADAPTER))
+    if adapter.tensor_infos() is None:
+        advice = "whether it fits its base can only be checked after the download; safetensors could be checked before"
+        findings.append(Finding("notes", f"'{adapter.name}' has only pickled weights", advice, file))
+        return findings, weights
+    try:
+        layers = adapter_layers(facts, source)
+        if weights.contents is not None:
+            require_rows(layers, weights.contents.schema, schema_of(facts, source.name, families), source)
+    except BadInput as error:
+        what, _, advice = str(error).partition(": ")
+        return [*findings, Finding("blocks", what, advice, file)], weights
+
+    def adapted(schema: Schema, state: Mapping[str, Tensor]) -> AdaptedWeights:
+        return AdaptedWeights.of(base, schema, state, source, families)
+
+    return findings, replace(weights, adapted=adapted)
+
+
+def _is_named(base: Source, named: str) -> bool:
+    """Whether the settings of an adapter name a base: by its id, or as a directory of its name."""
+    named, repository = named.rstrip("/"), base.reference.repo_id
+    if repository is not None and named.count("/") == 1 and not named.startswith((".", "~")):
+        return named == repository
+    return named.rpartition("/")[2] == (repository or base.reference.name).rpartition("/")[2]
+
+
 def _tied_findings(source: Source, contents: TensorInventory, where: str) -> list[Finding]:
     """Tied tensors that are stored separately: transformers unties them if they differ."""
     stored = contents.naming.by_name()
@@ -112,7 +165,7 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
     if apart is None:
         return findings
     share = f"{apart:.2f} of the distance between independent models"
-    if apart == 0:
+    if apart == 0 and weights_a.adapted is None and weights_b.adapted is None:  # the sample may miss what is adapted
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
     elif apart < RELATED:
         what = f"'{a.name}' and '{b.name}' are relatives: {share}"
@@ -135,19 +188,28 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
     same shape in both, in float64. None if a model is not on this disk, is pickled, or is all zero or not finite.
     """
     states, shapes = [], []
-    for source, contents in ((a, weights_a.contents), (b, weights_b.contents)):
+    for source, weights in ((a, weights_a), (b, weights_b)):
+        contents = weights.contents
         if contents is None or contents.problems:
             return None
-        if not all(source.is_local(file) and file.endswith(".safetensors") for file in source.weights.files):
-            return None
-        states.append(contents.state(source))
+        for part in source.parts:
+            if not all(part.is_local(file) and file.endswith(".safetensors") for file in part.weights.files):
+                return None
+        state: Mapping[str, Tensor] = contents.state(source.parts[0])
+        if weights.adapted is not None:
+            state = weights.adapted(contents.with_ties_resolved(source.parts[0]).schema, state).state
+        states.append(state)
         shapes.append(contents.schema.shapes)
     names = [name for name, shape in shapes[0].items() if len(shape) == 2 and shapes[1].get(name) == shape]
     step = max(1, len(names) // SAMPLED_MATRICES)
     difference = total = 0.0
     for name in names[::step]:
-        rows_a, rows_b = (state.first_rows(name, SAMPLED_ROWS).double() for state in states)
+        rows_a, rows_b = (_first_rows(state, name).double() for state in states)
         difference += (rows_a - rows_b).square().sum().item()
         total += (rows_a.square().sum() + rows_b.square().sum()).item()
     share = math.sqrt(difference / total) if total > 0 else math.nan
     return share if math.isfinite(share) else None
+
+
+def _first_rows(state: Mapping[str, Tensor], name: str) -> Tensor:
+    return state.first_rows(name, SAMPLED_ROWS) if isinstance(state, LazyState) else state[name][:SAMPLED_ROWS]

@@ -16,7 +16,7 @@ from yaml.nodes import MappingNode, Node, SequenceNode
 
 from ...checkpoint.checks.finding import Finding
 from ...checkpoint.errors import BadInput
-from ...checkpoint.reference import require_path
+from ...checkpoint.reference import parse_reference, require_path
 from ..operators.registry import OPERATORS, Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
 from .yaml_reader import YamlReader, recipe_text
@@ -261,8 +261,11 @@ class _RecipeReader(YamlReader):
 
     def model(self, node: Node) -> str:
         name = self.text(node, "a model")
-        if "+" in name and not require_path(name, "the model").exists():
-            self.refuse(node, f"'{name}' adds an adapter: merge it into its model first")
+        if "+" in name:  # a base and an adapter, as mergekit writes them
+            try:
+                parse_reference(name)
+            except BadInput as error:
+                self.refuse(node, str(error))
         return name
 
     def dtype(self, top: Mapping[str, Node]) -> str | None:

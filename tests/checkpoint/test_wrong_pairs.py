@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[int, str]] = {
     "index empty": (2, "has no weight_map"),
     "no weights": (2, "holds no weights"),
     "no config": (2, "holds no config.json"),
-    "adapter": (2, "merge the adapter into its base"),
+    "adapter": (2, "name it after its base, BASE+ADAPTER"),
     "config no JSON": (2, "'config.json' of"),
     "config no type": (2, "has no model_type"),
     "unknown type": (2, "the model type 'gpt-9', which this version"),

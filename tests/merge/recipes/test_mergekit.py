@@ -134,7 +134,7 @@ BAD = {
     "a model without a name": ("merge_method: linear\nmodels:\n  - parameters: {weight: 1}\n", 3, "no model here"),
     "a name that is a number": ("merge_method: linear\nmodels:\n  - model: 7\n", 3, "is text"),
     "the same model twice": ("merge_method: linear\nmodels:\n  - model: a\n  - model: a\n", 4, "appears twice"),
-    "an adapter": ("merge_method: linear\nmodels:\n  - model: a+b\n", 3, "adds an adapter"),
+    "two adapters": ("merge_method: linear\nmodels:\n  - model: a+b+c\n", 3, "a base model and one adapter"),
     "no base": (f"merge_method: ties\n{MODELS}", 1, "needs base_model"),
     "too few models": ("merge_method: model_stock\nbase_model: c\nmodels: [{model: a}]\n", 1, "at least 2 models"),
     "too many models": (f"merge_method: slerp\nbase_model: c\nparameters: {{t: 0.5}}\n{MODELS}", 1, "2 models; got 3"),

@@ -1,0 +1,192 @@
+"""The files of a model that is a base and an adapter: the base's, with the tokenizer of the adapter if it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from typing_extensions import override
+
+from ..checks.repository import OTHER, licence_of
+from ..errors import BadInput, IsthmusError, ModelNotFound
+from ..file_version import FileVersion, opened
+from ..headers import TensorInfo
+from ..listing import list_files
+from ..pickles import pickle_header
+from ..reference import Reference, parse_reference
+from ..small_files import ADAPTER, CONFIGURATION, TEMPLATE, VOCABULARIES, is_tokenizer_file
+from ..source import Source
+from ..weight_files import ADAPTERS, IN_ORDER, WeightFiles
+from .adapter_settings import AdapterSettings
+
+
+def open_source(reference: Reference) -> Source:
+    """The files of a model. An adapter alone stands for its base, which its settings name, with the adapter.
+
+    Raises what `Source` raises, for either of the two.
+    """
+    if reference.adapter is not None:
+        return AdaptedSource(Source(reference.base), AdapterFiles(reference.adapter))
+    listing = list_files(reference)
+    if ADAPTER not in listing.files or not set(IN_ORDER).isdisjoint(listing.files):
+        return Source(reference, listing)
+    adapter = AdapterFiles(reference, listing)
+    return AdaptedSource(_named_base(adapter), adapter)
+
+
+def _named_base(adapter: AdapterFiles) -> Source:
+    settings, how = adapter.settings, "name its base, BASE+ADAPTER"
+    if settings.base is None:
+        raise BadInput(f"'{ADAPTER}' of '{adapter.name}' names no base: {how}")
+    revision = f"@{settings.revision}" if settings.revision else ""
+    try:
+        place = parse_reference(settings.base)
+        if place.directory is None and revision:
+            place = parse_reference(settings.base + revision)
+        if place.directory is not None and not place.directory.is_dir():
+            raise ModelNotFound("it is not on this disk")
+        return Source(place)
+    except IsthmusError as error:
+        what = str(error).replace(settings.base, settings.base_name)
+        raise ModelNotFound(f"the base of '{adapter.name}' is '{settings.base_name}': {what}; or {how}") from None
+
+
+class AdapterFiles(Source):
+    """The files of an adapter alone."""
+
+    @override
+    def _require_kind(self) -> None:
+        if ADAPTER not in self.files:
+            raise ModelNotFound(f"'{self.name}' holds no {ADAPTER}: what comes after + is an adapter saved by peft")
+
+    @cached_property
+    def settings(self) -> AdapterSettings:
+        """What its configuration says. Raises as `AdapterSettings.of` does."""
+        return AdapterSettings.of(self.json(ADAPTER), self.name)
+
+    @cached_property
+    @override
+    def weights(self) -> WeightFiles:
+        """The file of its tensors. Raises ModelNotFound where there is none."""
+        names = [name for name in ADAPTERS if name in self.files]
+        if not names:
+            raise ModelNotFound(f"'{self.name}' holds no weights of an adapter: expected {' or '.join(ADAPTERS)}")
+        return WeightFiles((names[0],), None, tuple(names[1:]))
+
+    def tensor_infos(self) -> dict[str, TensorInfo] | None:
+        """Names, shapes and dtypes of its tensors; None for a pickled file on the Hub, which has no header."""
+        name = self.weights.files[0]
+        if name.endswith(".safetensors"):
+            return self.header(name)
+        if not self.is_local(name):
+            return None
+        with opened(self.path(name), self.version(name), self.name) as file:
+            return pickle_header(file, name, self.name)
+
+
+class AdaptedSource(Source):
+    """The files of a `base` with those of an `adapter` in front of them: its tokenizer, if it has one.
+
+    The weights are the base's; the adapter's own are read through `adapter`.
+    """
+
+    def __init__(self, base: Source, adapter: AdapterFiles):
+        if ADAPTER in base.files:
+            raise BadInput(f"the base '{base.name}' holds an adapter itself: merge that into it first")
+        self.base, self.adapter = base, adapter
+        self.reference = replace(base.reference, adapter=adapter.reference)
+        self.name = self.reference.name
+        self.repository = base.repository
+        revisions = [part.revision for part in self.parts]
+        self.revision = None if None in revisions else "+".join(map(str, revisions))
+        in_front = _tokenizer_files(adapter.files)
+        behind = {name: facts for name, facts in base.files.items() if not in_front or not is_tokenizer_file(name)}
+        self.files = {**behind, **{name: adapter.files[name] for name in in_front}}
+        self._in_front = frozenset(in_front)
+
+    @property
+    @override
+    def parts(self) -> tuple[Source, ...]:
+        return (self.base, self.adapter)
+
+    @property
+    @override
+    def permanent_name(self) -> str:
+        return "+".join(part.permanent_name for part in self.parts)
+
+    def _of(self, filename: str) -> Source:
+        return self.adapter if filename in self._in_front else self.base
+
+    @override
+    def path(self, filename: str) -> Path:
+        return self._of(filename).path(filename)
+
+    @override
+    def version(self, filename: str) -> FileVersion:
+        return self._of(filename).version(filename)
+
+    @override
+    def require_unchanged(self, filenames: Iterable[str]) -> None:
+        names = set(filenames)
+        self.base.require_unchanged(names - self._in_front)
+        self.adapter.require_unchanged({*(names & self._in_front), ADAPTER, *self.adapter.weights.files})
+
+    @override
+    def fetch(self, filenames: Iterable[str]) -> None:
+        names = list(filenames)
+        self.base.fetch(name for name in names if name not in self._in_front)
+        self.adapter.fetch(name for name in names if name in self._in_front)
+
+    @override
+    def open(self, filename: str) -> IO[bytes]:
+        return self._of(filename).open(filename)
+
+    @override
+    def is_local(self, filename: str) -> bool:
+        return self._of(filename).is_local(filename)
+
+    @override
+    def content(self, filename: str, limit: int | None = None) -> bytes:
+        return self._of(filename).content(filename, limit)
+
+    @override
+    def header(self, filename: str) -> dict[str, TensorInfo]:
+        return self._of(filename).header(filename)
+
+    @cached_property
+    @override
+    def card(self) -> str:
+        return self.adapter.card
+
+    @cached_property
+    @override
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata of the adapter's card, under the licences of both; under none where one of them names none."""
+        licences = list(dict.fromkeys(licence_of(part.metadata) for part in self.parts))
+        rest = {key: value for key, value in self.adapter.metadata.items() if not key.startswith("license")}
+        if None in licences:
+            return rest
+        if len(licences) > 1:
+            return {**rest, "license": OTHER, "license_name": " and ".join(map(str, licences))}
+        return self.adapter.metadata
+
+    @property
+    @override
+    def card_problem(self) -> str | None:
+        return self.base.card_problem or self.adapter.card_problem
+
+    @cached_property
+    @override
+    def weights(self) -> WeightFiles:
+        return self.base.weights
+
+
+def _tokenizer_files(names: Iterable[str]) -> list[str]:
+    """The files of an adapter's tokenizer, all together; or its chat template alone."""
+    names = [name for name in names if is_tokenizer_file(name) and name != CONFIGURATION]
+    if set(VOCABULARIES).isdisjoint(names):
+        return [name for name in names if name == TEMPLATE]
+    return names

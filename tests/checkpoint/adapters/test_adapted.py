@@ -1,0 +1,307 @@
+"""A base with an adapter is the model that peft computes: every kind, on two architectures, tied and not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from adapters import EMBEDDING, IDS, KINDS, MODULES, NOT_OF_CONV1D, adapted, lora, tiny_base, with_settings
+from conftest import EMBEDDED
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from isthmus.align.families import FAMILIES
+from isthmus.checkpoint.check import check
+from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError, ModelNotFound
+from isthmus.checkpoint.loading import load
+from isthmus.checkpoint.model import log_probs
+from isthmus.checkpoint.reference import parse_reference
+
+BASES = {"gpt2": {}, "llama": {"tie_word_embeddings": False}, "tied llama": {"tie_word_embeddings": True}}
+CASES = [
+    (base, kind) for base in BASES for kind in KINDS if not (base == "gpt2" and kind in NOT_OF_CONV1D)
+]  # fmt: skip
+
+
+def family_of(base: str) -> str:
+    return base.rpartition(" ")[2]
+
+
+@pytest.mark.parametrize(("base", "kind"), CASES)
+def test_an_adapted_model_computes_what_peft_computes(base: str, kind: str, tmp_path) -> None:
+    family = family_of(base)
+    settings = KINDS[kind](MODULES[family], EMBEDDING[family])
+    made = adapted(tmp_path, family, settings, **BASES[base])
+    model = load(made.reference, families=FAMILIES)
+    torch.testing.assert_close(log_probs(dict(model.state), model.config, IDS), made.log_probs, atol=1e-5, rtol=0)
+    # and it differs from its base, or the comparison would say nothing
+    plain = load(made.base, families=FAMILIES)
+    assert (log_probs(dict(plain.state), plain.config, IDS) - made.log_probs).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_rows_that_an_adapter_adds_are_those_of_the_model(base: str, tmp_path) -> None:
+    family = family_of(base)
+    made = adapted(tmp_path, family, lora(MODULES[family]), rows=3, **BASES[base])
+    model = load(made.reference, families=FAMILIES)
+    assert model.facts["vocab_size"] == 131
+    torch.testing.assert_close(log_probs(dict(model.state), model.config, IDS), made.log_probs, atol=1e-5, rtol=0)
+
+
+def test_a_tied_model_stays_tied_unless_its_adapter_unties_it(tmp_path) -> None:
+    tied = adapted(tmp_path / "tied", "gpt2", lora(MODULES["gpt2"]))
+    trained = adapted(tmp_path / "trained", "gpt2", lora(MODULES["gpt2"], trainable_token_indices=[3, 5]))
+    untied = adapted(tmp_path / "untied", "gpt2", lora(MODULES["gpt2"], modules_to_save=["lm_head"]))
+    assert [bool(load(one.reference).schema.tied) for one in (tied, trained, untied)] == [True, True, False]
+
+
+def test_blocks_of_an_adapted_tensor_are_the_tensor(tmp_path) -> None:
+    made = adapted(tmp_path, "llama", lora(MODULES["llama"]))
+    state = load(made.reference).state
+    for name in state:
+        assert torch.equal(torch.cat(list(state.blocks(name))), state[name])  # type: ignore[attr-defined]
+
+
+def test_an_adapter_alone_stands_for_the_base_that_it_names(tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    model = load(made.adapter)
+    assert model.name == "base+adapter"
+    torch.testing.assert_close(log_probs(dict(model.state), model.config, IDS), made.log_probs, atol=1e-5, rtol=0)
+
+
+def test_a_pickled_adapter_is_read_without_running_it(tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    weights = made.adapter / "adapter_model.safetensors"
+    torch.save(load_file(weights), made.adapter / "adapter_model.bin")
+    weights.unlink()
+    model = load(made.reference)
+    torch.testing.assert_close(log_probs(dict(model.state), model.config, IDS), made.log_probs, atol=1e-5, rtol=0)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    (made.adapter / "adapter_model.safetensors").unlink()
+    torch.save({"a": print}, made.adapter / "adapter_model.bin")
+    with pytest.raises(CorruptCheckpoint, match=r"'adapter_model.bin' of 'adapter'"):
+        load(made.reference)
+
+
+def test_the_tokenizer_is_the_adapters_where_it_has_one(tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(EMBEDDED / "docs" / file, made.base / file)
+    assert load(made.reference).tokenizer().encode("a b") == load(made.base).tokenizer().encode("a b")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(EMBEDDED / "docs" / file, made.adapter / file)
+    settings = json.loads((made.adapter / "tokenizer_config.json").read_text())
+    (made.adapter / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 77}))
+    assert load(made.reference).tokenizer().model_max_length == 77
+
+
+def test_an_adapter_that_changes_after_it_was_opened_is_found_out(tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    model = load(made.reference)
+    weights = made.adapter / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: value + 1 for name, value in tensors.items()}, weights)
+    with pytest.raises(CorruptCheckpoint, match=r"adapter_model\.safetensors"):
+        dict(model.state)
+
+
+def changed(**settings: object):
+    return lambda made: with_settings(made.adapter, **settings)
+
+
+def tensors(change):
+    def altered(made) -> None:
+        file = made.adapter / "adapter_model.safetensors"
+        save_file(change(load_file(file)), file)
+
+    return altered
+
+
+def first_with(part: str, value):
+    def change(state):
+        name = next(name for name in state if part in name)
+        return {**state, name: value(state[name])}
+
+    return change
+
+
+def other_base(made) -> None:
+    tiny_base("gpt2", n_embd=48).save_pretrained(made.base)
+
+
+def no_weights(made) -> None:
+    (made.adapter / "adapter_model.safetensors").unlink()
+
+
+def no_json(made) -> None:
+    (made.adapter / "adapter_config.json").write_text("{")
+
+
+def no_settings(made) -> None:
+    (made.adapter / "adapter_config.json").unlink()
+
+
+def quantized(made) -> None:
+    file = made.base / "config.json"
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}})
+    )
+
+
+BAD = {
+    "settings that are no JSON": (no_json, "is not valid JSON"),
+    "no settings": (no_settings, "holds no adapter_config.json"),
+    "no kind": (changed(peft_type=None), "has no peft_type"),
+    "an unknown kind": (changed(peft_type="MAGIC"), "of the kind MAGIC, which this version of peft does not know"),
+    "prompt tuning": (changed(peft_type="PROMPT_TUNING"), "no weights that can be merged"),
+    "prefix tuning": (changed(peft_type="PREFIX_TUNING"), "no weights that can be merged"),
+    "pissa": (changed(init_lora_weights="pissa"), "init_lora_weights: pissa"),
+    "olora": (changed(init_lora_weights="olora"), "started from its base's own weights"),
+    "a rank that is text": (changed(r="many"), "does not fit"),
+    "a negative rank": (changed(r=-1), "does not fit"),
+    "another rank": (changed(r=8), "does not fit"),
+    "a setting of a newer peft": (changed(use_future=True), "says 'use_future', which this version of peft"),
+    "modules that the base lacks": (changed(target_modules=["q_proj"]), "does not fit"),
+    "no modules": (changed(target_modules=[]), "does not fit"),
+    "replicated layers": (changed(layer_replication=[[0, 2], [1, 2]]), "repeats layers"),
+    "parameters of experts": (changed(target_parameters=["experts.gate"]), "target_parameters"),
+    "another base": (other_base, "does not fit"),
+    "a quantized base": (quantized, "is quantized: take the full-precision weights"),
+    "no weights": (no_weights, "holds no weights of an adapter"),
+    "truncated": (
+        lambda made: (made.adapter / "adapter_model.safetensors").write_bytes(b"\0" * 9),
+        "truncated or not a safetensors file",
+    ),
+    "a tensor too few": (tensors(lambda state: dict(list(state.items())[1:])), "it lacks 'transformer.h.0"),
+    "a tensor too many": (
+        tensors(lambda state: {**state, "base_model.model.strange.lora_A.weight": torch.ones(4, 4)}),
+        "it has a tensor 'strange.lora_A",
+    ),
+    "a transposed tensor": (tensors(first_with("lora_A", lambda value: value.T.contiguous())), "does not fit"),
+    "NaN": (tensors(first_with("lora_B", lambda value: value * float("nan"))), "holds NaN or Inf"),
+    "integers": (tensors(first_with("lora_B", lambda value: value.to(torch.int8))), "has dtype I8; expected"),
+    "a DoRA without its magnitudes": (changed(use_dora=True), "lacks"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_adapter_is_said_in_one_sentence(kind: str, tmp_path, isthmus) -> None:
+    change, sentence = BAD[kind]
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    change(made)
+    with pytest.raises(IsthmusError) as error:
+        dict(load(made.reference, families=FAMILIES).state)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    outcome = isthmus("merge", made.reference, made.reference, "-o", tmp_path / "out", "--t", "0.5", "--align", "none")
+    assert outcome.code == 2
+    assert sentence in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_of_another_name_degrades(tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    other = made.base.rename(tmp_path / "elsewhere")
+    result = check(f"{other}+{made.adapter}", f"{other}+{made.adapter}", families=FAMILIES)
+    assert any("was trained on 'base', and is applied to 'elsewhere'" in str(finding) for finding in result.findings)
+    assert result.mergeable
+
+
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [(None, "names no base: name its base"), ("no/such/place", "the base of 'adapter' is 'place'"), ("./gone", "gone")],
+)
+def test_an_adapter_whose_base_is_not_found_says_how_to_name_it(base, sentence: str, tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    with_settings(made.adapter, base_model_name_or_path=base)
+    with pytest.raises(BadInput, match="BASE\\+ADAPTER") as error:
+        load(made.adapter)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("written", ["+a", "a+", "a+b+c", "a++b", "+"])
+def test_what_is_not_a_base_and_an_adapter_is_refused(written: str) -> None:
+    with pytest.raises(BadInput, match="nor 'base\\+adapter'"):
+        parse_reference(written)
+
+
+def test_a_plus_in_the_name_of_a_directory_joins_nothing(tmp_path) -> None:
+    tiny_base("gpt2").save_pretrained(tmp_path / "a+b")
+    assert parse_reference(str(tmp_path / "a+b")).adapter is None
+    assert load(str(tmp_path / "a+b")).name == "a+b"
+    joined = parse_reference(f"{tmp_path / 'a+b'}+user/adapter")
+    assert [part.name for part in joined.parts] == ["a+b", "user/adapter"]
+
+
+def test_without_peft_it_says_what_to_install(tmp_path, monkeypatch) -> None:
+    import sys
+
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    monkeypatch.setitem(sys.modules, "peft.mapping", None)
+    with pytest.raises(BadInput, match=r"pip install 'isthmus\[peft\]'"):
+        load(made.reference)
+
+
+def test_a_merge_of_two_adapters_is_that_of_the_merged_models(tmp_path, isthmus) -> None:
+    first = adapted(tmp_path, "llama", lora(MODULES["llama"], use_dora=True), seed=1, name="first")
+    second = adapted(tmp_path, "llama", lora(MODULES["llama"], use_rslora=True), seed=2, name="second")
+    out = tmp_path / "out"
+    models = [one.reference for one in (first, second)]
+    assert isthmus("merge", *models, "-o", out, "--t", "0.25", "--align", "none").code == 0
+    merged = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    states = [load(one.reference).state for one in (first, second)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(merged[name], 0.75 * value + 0.25 * states[1][name], atol=1e-6, rtol=0)
+    report = json.loads((out / "isthmus.json").read_text())
+    assert [end["ref"] for end in report["endpoints"]] == ["base+first", "base+second"]
+    assert "./base+./first ./base+./second" in report["reproduce"]
+    text = (out / "README.md").read_text() + (out / "isthmus.json").read_text() + (out / "report.html").read_text()
+    assert str(tmp_path) not in text
+
+
+def test_a_recipe_names_adapters_as_mergekit_does(tmp_path, isthmus) -> None:
+    first = adapted(tmp_path, "llama", lora(MODULES["llama"]), seed=1, name="first")
+    second = adapted(tmp_path, "llama", lora(MODULES["llama"]), seed=2, name="second")
+    recipe = tmp_path / "recipe.yml"
+    models = "".join(f"  - {{model: '{one.reference}', parameters: {{weight: 0.5}}}}\n" for one in (first, second))
+    recipe.write_text(f"merge_method: task_arithmetic\nbase_model: {first.base}\nmodels:\n{models}")
+    assert isthmus("merge", recipe, "-o", tmp_path / "out").code == 0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    base, *states = (load(place).state for place in (first.base, first.reference, second.reference))
+    for name, value in base.items():
+        expected = value + sum(0.5 * (state[name] - value) for state in states)
+        torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=0)
+
+
+def test_hub_adapters_are_checked_before_a_weight_is_downloaded(hub, tmp_path, isthmus) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"], r=64))
+    with_settings(made.adapter, base_model_name_or_path="user/adapted-base")
+    hub.add("user/adapted-base", made.base)
+    hub.add("user/an-adapter", made.adapter)
+    outcome = isthmus("check", "user/adapted-base+user/an-adapter", "user/an-adapter")
+    assert outcome.code == 0
+    weights = (made.base / "model.safetensors").stat().st_size
+    assert hub.bytes_sent("model.safetensors") < weights / 2
+    model = load("user/an-adapter@main")
+    assert model.name == "user/adapted-base+user/an-adapter@main"
+    torch.testing.assert_close(log_probs(dict(model.state), model.config, IDS), made.log_probs, atol=1e-5, rtol=0)
+    assert (
+        isthmus("merge", "user/an-adapter", made.base, "-o", tmp_path / "out", "--t", "0.5", "--align", "none").code
+        == 0
+    )
+    endpoint = json.loads((tmp_path / "out" / "isthmus.json").read_text())["endpoints"][0]
+    assert endpoint["on_hub"]
+    assert [part["ref"] for part in endpoint["parts"]] == ["user/adapted-base", "user/an-adapter"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- user/adapted-base\n- user/an-adapter\n" in card
+
+
+def test_what_is_missing_is_said_of_the_part_that_lacks_it(hub, tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    with pytest.raises(ModelNotFound, match="there is no model 'user/no-adapter'"):
+        load(f"{made.base}+user/no-adapter")
