@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
@@ -20,9 +21,6 @@ from ..eval.progress import Progress
 from .measure import Measured
 from .path import blend
 from .recipes.recipe import Recipe
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Scratch:

@@ -46,13 +46,14 @@ class AdapterLayers:
         self._placeholders = _with_placeholders(model)
         peft_config = settings.config()
         from peft import get_peft_model
-        from peft.utils.save_and_load import set_peft_model_state_dict
+        from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 
         with _silent():
             try:
                 self._peft: Any = get_peft_model(model, peft_config, low_cpu_mem_usage=True)
             except Exception as error:
                 raise self._unfit(_words(error)) from None
+            self._require_shapes(tensors, get_peft_model_state_dict(self._peft, save_embedding_layers=False))
             try:
                 loaded: Any = set_peft_model_state_dict(self._peft, dict(tensors), low_cpu_mem_usage=True)
             except Exception as error:
@@ -74,14 +75,19 @@ class AdapterLayers:
     def _unfit(self, what: str) -> BadInput:
         return BadInput(f"the adapter '{self.name}' does not fit '{self.base}': {what}")
 
+    def _require_shapes(self, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            if name in expected and value.shape != expected[name].shape:
+                shape, by_settings = list(value.shape), list(expected[name].shape)
+                raise self._unfit(f"its '{_shown(name)}' has shape {shape}; by its settings and the base {by_settings}")
+
     def _require_all(self, unexpected: list[str]) -> None:
         missing = [name for name, parameter in self._peft.named_parameters() if parameter.is_meta]
         no_place = "has a tensor '{}' that the model has no place for"
         for names, what in ((unexpected, no_place), (missing, "lacks '{}'")):
             if names:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-                shown = plain(names[0].removeprefix("base_model.model.").replace(".default", ""), 120)
-                raise self._unfit(f"it {what.format(shown)}{more}")
+                raise self._unfit(f"it {what.format(_shown(names[0]))}{more}")
 
     def _outermost(self) -> Iterator[tuple[str, nn.Module]]:
         from peft.tuners.tuners_utils import BaseTunerLayer
@@ -212,6 +218,11 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def _shown(name: str) -> str:
+    """The name of an adapter's tensor in messages."""
+    return plain(name.removeprefix("base_model.model.").replace(".default", ""), 120)
 
 
 def _words(error: Exception) -> str:

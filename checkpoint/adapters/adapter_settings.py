@@ -26,7 +26,6 @@ UNSUPPORTED = {
     "layer_replication": "repeats layers of its base (layer_replication)",
     "megatron_config": "is of Megatron's parallel layers (megatron_config)",
 }
-NOT_MERGED = "merge it into its base with peft (merge_and_unload), and name the result"
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,14 @@ class AdapterSettings:
         kind, base, revision = (content.get(key) for key in ("peft_type", "base_model_name_or_path", "revision"))
         if not isinstance(kind, str) or not all(isinstance(text, str | None) for text in (base, revision)):
             raise CorruptCheckpoint(f"'{ADAPTER}' of '{name}' has no peft_type: it was not saved by peft")
-        what = None
         if kind in UNMERGEABLE:
-            what = f"is an adapter of the kind {kind}, which has no weights that can be merged"
-        elif content.get("init_lora_weights", True) not in PLAIN_STARTS:
+            raise BadInput(f"'{name}' is an adapter of the kind {kind}, which changes no weights: it cannot be merged")
+        what = next((words for key, words in UNSUPPORTED.items() if content.get(key)), None)
+        if content.get("init_lora_weights", True) not in PLAIN_STARTS:
             start = plain(content["init_lora_weights"], 30)
             what = f"started from its base's own weights (init_lora_weights: {start}), which it left changed"
-        else:
-            what = next((words for key, words in UNSUPPORTED.items() if content.get(key)), None)
         if what is not None:
-            raise BadInput(f"'{name}' {what}: {NOT_MERGED}")
+            raise BadInput(f"'{name}' {what}: merge it into its base with peft (merge_and_unload), and name the result")
         return cls(name, plain(kind, 30), base or None, revision or None, content)
 
     @property

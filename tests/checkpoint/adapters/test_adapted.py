@@ -158,19 +158,19 @@ BAD = {
     "no settings": (no_settings, "holds no adapter_config.json"),
     "no kind": (changed(peft_type=None), "has no peft_type"),
     "an unknown kind": (changed(peft_type="MAGIC"), "of the kind MAGIC, which this version of peft does not know"),
-    "prompt tuning": (changed(peft_type="PROMPT_TUNING"), "no weights that can be merged"),
-    "prefix tuning": (changed(peft_type="PREFIX_TUNING"), "no weights that can be merged"),
+    "prompt tuning": (changed(peft_type="PROMPT_TUNING"), "changes no weights: it cannot be merged"),
+    "prefix tuning": (changed(peft_type="PREFIX_TUNING"), "changes no weights: it cannot be merged"),
     "pissa": (changed(init_lora_weights="pissa"), "init_lora_weights: pissa"),
     "olora": (changed(init_lora_weights="olora"), "started from its base's own weights"),
     "a rank that is text": (changed(r="many"), "does not fit"),
     "a negative rank": (changed(r=-1), "does not fit"),
-    "another rank": (changed(r=8), "does not fit"),
+    "another rank": (changed(r=8), "has shape [4, 32]; by its settings and the base [8, 32]"),
     "a setting of a newer peft": (changed(use_future=True), "says 'use_future', which this version of peft"),
     "modules that the base lacks": (changed(target_modules=["q_proj"]), "does not fit"),
     "no modules": (changed(target_modules=[]), "does not fit"),
     "replicated layers": (changed(layer_replication=[[0, 2], [1, 2]]), "repeats layers"),
     "parameters of experts": (changed(target_parameters=["experts.gate"]), "target_parameters"),
-    "another base": (other_base, "does not fit"),
+    "another base": (other_base, "has shape [4, 32]; by its settings and the base [4, 48]"),
     "a quantized base": (quantized, "is quantized: take the full-precision weights"),
     "no weights": (no_weights, "holds no weights of an adapter"),
     "truncated": (
@@ -182,7 +182,7 @@ BAD = {
         tensors(lambda state: {**state, "base_model.model.strange.lora_A.weight": torch.ones(4, 4)}),
         "it has a tensor 'strange.lora_A",
     ),
-    "a transposed tensor": (tensors(first_with("lora_A", lambda value: value.T.contiguous())), "does not fit"),
+    "a transposed tensor": (tensors(first_with("lora_A", lambda value: value.T.contiguous())), "has shape [32, 4]; by"),
     "NaN": (tensors(first_with("lora_B", lambda value: value * float("nan"))), "holds NaN or Inf"),
     "integers": (tensors(first_with("lora_B", lambda value: value.to(torch.int8))), "has dtype I8; expected"),
     "a DoRA without its magnitudes": (changed(use_dora=True), "lacks"),
@@ -276,6 +276,20 @@ def test_a_recipe_names_adapters_as_mergekit_does(tmp_path, isthmus) -> None:
     for name, value in base.items():
         expected = value + sum(0.5 * (state[name] - value) for state in states)
         torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=0)
+
+
+def test_adapters_larger_than_memory_are_measured_as_they_are(tmp_path, isthmus) -> None:
+    made = adapted(tmp_path, "llama", lora(MODULES["llama"]), vocab_size=1024)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(EMBEDDED / "docs" / file, made.base / file)
+    (tmp_path / "text.txt").write_text("a b c d e f g\n" * 4000)
+    models, report = (made.reference, made.base), {}
+    options = ("--method", "linear", "--weight", "1,2", "--data", tmp_path / "text.txt", "--align", "none")
+    for name, more in (("memory", ()), ("disk", ("--max-memory", "1GB"))):
+        assert isthmus("merge", *models, *options, *more, "-o", tmp_path / name).code == 0
+        report[name] = json.loads((tmp_path / name / "isthmus.json").read_text())["endpoints"]
+    for one, other in zip(report["memory"], report["disk"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
 
 
 def test_hub_adapters_are_checked_before_a_weight_is_downloaded(hub, tmp_path, isthmus) -> None:
