@@ -28,6 +28,7 @@ from .checkpoint.reference import shown_name
 from .checkpoint.working_folders import release_all
 from .eval.corpora import text_places
 from .eval.processes import finish, is_main
+from .lab.architectures import Architecture
 from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
 from .merge.plans import Align, AlignPlan, CurvePlan, EnsemblePlan, MergePlan, OperatorPlan, PlanePlan
@@ -154,7 +155,7 @@ PushPlace = Annotated[PushOptions, ("private", "revision", "create_pr", "message
 Trained = Annotated[MergePlan, ("data", "align", "fit_on", "report_on", "tokens", "context", "device", "seed")]
 
 Model = Annotated[str, _argument("A directory, or a Hub id: user/model, user/model@revision, user/model:subfolder.")]
-Architecture = Annotated[Literal["gpt2", "llama", "qwen3", "gpt_neox"], Option("The architecture.")]
+Family = Annotated[Architecture, Option("The architecture.")]
 WorkDirectory = Annotated[Path, _argument("The directory to work in; what is finished there is not repeated.")]
 Output = Annotated[Path, Option("The directory to write.", short="-o")]
 Overwrite = Annotated[bool, Option("Replace an output directory that is not empty.")]
@@ -540,7 +541,7 @@ def demo(*, output: Output = Path("isthmus-demo"), overwrite: Overwrite = False,
 def pretrain(
     output: WorkDirectory,
     *,
-    family: Architecture = "gpt2",
+    family: Family = "gpt2",
     name: Annotated[Sequence[str], Option("Train only these. Repeatable.")] = (),
     steps: Annotated[int | None, Option("Fewer steps than the recipes say.", minimum=1)] = None,
     reply: Silent,
@@ -581,7 +582,7 @@ def fingerprint(output: WorkDirectory, *, reply: Reply) -> None:
 def symmetries(
     output: WorkDirectory,
     *,
-    family: Architecture = "gpt2",
+    family: Family = "gpt2",
     reply: Reply,
 ) -> None:
     """Which symmetry buys what? Trains models, ablates their pairs (GPT-2: an hour on two cores)."""

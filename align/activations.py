@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..checkpoint.model import empty_model, with_tied
-from .symmetry import Activation, Family, LinearMap
+from .symmetry import Family
+from .table_entries import Activation, LinearMap
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

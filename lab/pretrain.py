@@ -25,6 +25,7 @@ from ..eval.corpora import corpus
 from ..eval.progress import Progress
 from ..merge.plans import OptimizerName
 from ..merge.training.optimizers import Schedule, make_optimizers
+from .architectures import FEWER, OTHERS, Architecture
 from .demo import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -85,28 +86,19 @@ def small_config(*, layers: int = 4, width: int = 128, heads: int = 4) -> GPT2Co
     )
 
 
-# What small models of other architectures than GPT-2 have beside the sizes that they share with it.
-FEWER = 3  # models by each optimizer
-ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
-    "llama": {"intermediate_size": 352, "num_key_value_heads": 2, "tie_word_embeddings": True},
-    "qwen3": {"intermediate_size": 352, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
-    "gpt_neox": {"intermediate_size": 512, "tie_word_embeddings": False},
-}
-
-
-def config_of(architecture: str) -> PretrainedConfig:
-    """A small model of an architecture, ``gpt2`` or one of `ARCHITECTURES`, about as large as a `small_config`."""
+def config_of(architecture: Architecture) -> PretrainedConfig:
+    """A small model of an architecture, about as large as a `small_config`."""
     from transformers import CONFIG_MAPPING
 
     if architecture == "gpt2":
         return small_config()
     facts: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 128, "num_hidden_layers": 4}
     facts |= {"num_attention_heads": 4, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0}
-    config: PretrainedConfig = CONFIG_MAPPING[architecture](**facts, **ARCHITECTURES[architecture])
+    config: PretrainedConfig = CONFIG_MAPPING[architecture](**facts, **OTHERS[architecture])
     return config
 
 
-def recipes_of(architecture: str) -> tuple[TrainingRecipe, ...]:
+def recipes_of(architecture: Architecture) -> tuple[TrainingRecipe, ...]:
     """The models of an architecture: the embedded ones of ``gpt2``, else three by either optimizer, trained less."""
     if architecture == "gpt2":
         return EMBEDDED
@@ -214,7 +206,7 @@ def embedded_tokenizer() -> PreTrainedTokenizerBase:
 def make_checkpoints(
     directory: Path,
     *,
-    architecture: str = "gpt2",
+    architecture: Architecture = "gpt2",
     names: Sequence[str] | None = None,
     steps: int | None = None,
     progress: Progress | None = None,

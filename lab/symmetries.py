@@ -39,12 +39,12 @@ from ..merge.plans import CurvePlan, LearnPlan
 from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.search import grid
 from ..merge.training.fitting import learn, train_curve
+from .architectures import FEWER, Architecture
 from .demo import CHECKPOINTS
 from .options import SEEDS
 from .parts import spread
 from .pretrain import (
     EMBEDDED,
-    FEWER,
     TrainingRecipe,
     config_of,
     embedded_tokenizer,
@@ -73,7 +73,7 @@ class Ablation:
     barriers: Mapping[str, float]
 
 
-def recipes(architecture: str = "gpt2") -> list[TrainingRecipe]:
+def recipes(architecture: Architecture = "gpt2") -> list[TrainingRecipe]:
     """The models that are trained: of GPT-2, those beside the embedded ones."""
     if architecture != "gpt2":
         return list(recipes_of(architecture))
@@ -84,7 +84,7 @@ def recipes(architecture: str = "gpt2") -> list[TrainingRecipe]:
     ]
 
 
-def pairs(architecture: str = "gpt2") -> list[tuple[str, str, str]]:
+def pairs(architecture: Architecture = "gpt2") -> list[tuple[str, str, str]]:
     """(kind, A, B): five pairs of every kind, or three."""
     triples, seeds = [], SEEDS if architecture == "gpt2" else FEWER
     for number in range(1, seeds + 1):
@@ -96,7 +96,7 @@ def pairs(architecture: str = "gpt2") -> list[tuple[str, str, str]]:
 
 def symmetry_study(
     directory: Path,
-    architecture: str = "gpt2",
+    architecture: Architecture = "gpt2",
     *,
     wanted: Sequence[tuple[str, str, str]] | None = None,
     progress: Progress | None = None,

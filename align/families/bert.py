@@ -11,7 +11,8 @@ from typing import Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import Permutation
-from ..symmetry import Activation, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space
+from ..symmetry import Family
+from ..table_entries import Activation, Axis, Head, LinearMap, Norm, Piece, Reader, Space
 from .blocks import STREAM, Blocks
 from .plain_file import require_built
 

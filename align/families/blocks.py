@@ -12,11 +12,11 @@ from typing import Any, Literal
 from ..groups import Group, Matrices, NestedPermutation, Permutation
 from ..rotary import RotaryMatrices, RotarySigns
 from ..scales import Scales
-from ..symmetry import (
+from ..symmetry import Family
+from ..table_entries import (
     Activation,
     Attention,
     Axis,
-    Family,
     Head,
     LinearMap,
     Norm,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..symmetry import Axis, Family, Piece
+from ..symmetry import Family
+from ..table_entries import Axis, Piece
 from .blocks import STREAM, Blocks
 from .llama import ALL, CONFIGURATION, biases, decoder
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import Matrices, OrthogonalKeepingOnes, Permutation
-from ..symmetry import Activation, Attention, Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space, Vanishing, View
+from ..symmetry import Family
+from ..table_entries import Activation, Attention, Axis, Head, LinearMap, Norm, Piece, Reader, Space, Vanishing, View
 from .plain_file import ACTIVATIONS, DTYPES
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..groups import OrthogonalKeepingOnes
-from ..symmetry import Family, View
+from ..symmetry import Family
+from ..table_entries import View
 from .blocks import Blocks
 from .plain_file import require_built
 

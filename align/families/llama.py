@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from ..groups import Orthogonal, SignedPermutation
-from ..symmetry import Family, View
+from ..symmetry import Family
+from ..table_entries import View
 from .blocks import BUFFERS, NAMES, Blocks
 from .plain_file import PlainFile, require_built
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from ..groups import OrthogonalKeepingOnes
-from ..symmetry import Axis, Family, Piece
+from ..symmetry import Family
+from ..table_entries import Axis, Piece
 from .blocks import BUFFERS, Blocks
 from .plain_file import require_built
 

@@ -18,7 +18,7 @@ from ...align.muon import Muon
 from ..plans import OptimizerName
 
 if TYPE_CHECKING:
-    from ...align.symmetry import Stack
+    from ...align.table_entries import Stack
 
 BETAS = (0.9, 0.95)
 

@@ -11,7 +11,8 @@ from isthmus.align.families import family
 from isthmus.align.gauge import free_gauge, regauge
 from isthmus.align.groups import Permutation, SignedPermutation
 from isthmus.align.matching import match
-from isthmus.align.symmetry import Axis, Family, Head, LinearMap, Norm, Piece, Reader, Space
+from isthmus.align.symmetry import Family
+from isthmus.align.table_entries import Axis, Head, LinearMap, Norm, Piece, Reader, Space
 from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.model import log_probs
 

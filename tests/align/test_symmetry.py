@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isthmus.align.symmetry import Axis, Norm, Piece, Reader, View
+from isthmus.align.table_entries import Axis, Norm, Piece, Reader, View
 
 
 @pytest.mark.parametrize("shape", [(12,), (3, 12), (12, 5)])

@@ -13,8 +13,9 @@ from token_blocks import labelled_blocks
 from isthmus.align.families import family
 from isthmus.checkpoint.loading import load
 from isthmus.eval.progress import Progress
-from isthmus.lab.pretrain import ARCHITECTURES, config_of, make_checkpoint
+from isthmus.lab.architectures import OTHERS
 from isthmus.lab.pretrain import EMBEDDED as RECIPES
+from isthmus.lab.pretrain import config_of, make_checkpoint
 from isthmus.lab.symmetries import STEPS, Ablation, ablate, pairs, recipes, symmetry_study, table_rows
 from isthmus.merge.plans import LearnPlan
 
@@ -65,7 +66,7 @@ def test_pairs_that_were_done_are_read_back_and_summed_up(tmp_path: Path) -> Non
     assert rows["learned"][4] == pytest.approx(mean([0.25, 0.1]))
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", *ARCHITECTURES])
+@pytest.mark.parametrize("architecture", ["gpt2", *OTHERS])
 def test_of_every_architecture_there_is_a_small_model_with_a_table(architecture: str) -> None:
     config = config_of(architecture)
     assert config.model_type == architecture

@@ -13,7 +13,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
 
 SENTENCES = {
-    "quantized": "'m' is quantized: merge the full-precision weights",
+    "quantized": "'m' is quantized: take the full-precision weights",
     "quantized tensors": "'m' is quantized (its tensor 'transformer.h.0.mlp.c_fc.qweight' says so)",
     "classifier": "'m' has a classifier head (GPT2ForSequenceClassification)",
     "token classifier": "'m' has a classifier head (GPT2ForTokenClassification)",

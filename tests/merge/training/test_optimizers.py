@@ -4,8 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from transformers import GPT2Config, LlamaConfig
 
-from isthmus.align.symmetry import Stack
+from isthmus.align.families import family
+from isthmus.align.table_entries import Stack
 from isthmus.merge.training.optimizers import Schedule, learning_rate_factor, make_optimizers
 
 
@@ -69,6 +71,23 @@ def test_muon_takes_a_step_of_its_own_for_every_matrix_of_a_stack(axis: int) -> 
     for optimizer in (*plain, *stacked):
         optimizer.step()
     assert torch.allclose(together, torch.cat([*apart.values()], axis), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (16, 4), (8, 8)])
+def test_muon_takes_the_same_step_however_a_matrix_is_stored(shape: tuple[int, int]) -> None:
+    """As Linear stores it, (outputs, inputs), or as Conv1D does, (inputs, outputs)."""
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    stored = {"linear": torch.ones(shape, requires_grad=True), "conv1d": torch.ones(shape[::-1], requires_grad=True)}
+    stored["linear"].grad, stored["conv1d"].grad = gradient.clone(), gradient.T.clone()
+    for optimizer in make_optimizers("muon", [stored], stored, transposed=["conv1d"], lr=0.1, adamw_lr=0.1):
+        optimizer.step()
+    torch.testing.assert_close(stored["conv1d"].T, stored["linear"])
+
+
+def test_tables_say_which_matrices_are_stored_inputs_first() -> None:
+    table = family(GPT2Config(n_layer=1, n_embd=8, n_head=2))
+    assert table.transposed == frozenset(table.matrices)
+    assert not family(LlamaConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2)).transposed
 
 
 def test_lion_moves_every_entry_by_the_learning_rate() -> None:
