@@ -31,13 +31,14 @@ from .eval.processes import finish, is_main
 from .lab.architectures import Architecture
 from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
-from .merge.plans import Align, AlignPlan, CurvePlan, EnsemblePlan, MergePlan, OperatorPlan, PlanePlan
+from .merge.plans import Align, AlignPlan, CurvePlan, EnsemblePlan, ExtractPlan, MergePlan, OperatorPlan, PlanePlan
 from .merge.recipes.yaml_reader import directories_in, is_recipe
 from .terminal import (
     emit,
     fail,
     print_alignment,
     print_ensemble,
+    print_extraction,
     print_findings,
     print_fingerprints,
     print_merge,
@@ -381,6 +382,33 @@ def merge(
 
 
 @command(
+    ("What a fine-tune adds to its base, at the ranks it needs", "extract ./tuned --base gpt2 -o lora --energy 0.99"),
+    ("At one rank, with what that loses", "extract ./tuned --base gpt2 -o lora --rank 16 --data law.txt"),
+)
+def extract(
+    model: Model,
+    *,
+    base: Annotated[str, Option("The model that it was trained from.")],
+    output: Output,
+    overwrite: Overwrite = False,
+    plan: ExtractPlan,
+    reply: Reply,
+) -> None:
+    """Write what a model is more than its base as a LoRA adapter, which peft loads.
+
+    Linear maps are cut to their largest singular values; embeddings, output matrices, norms and biases that differ go
+    in whole.
+    """
+    inputs = _inputs((model, base), plan.data)
+    require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
+    with screen(reply.quiet) as progress:
+        from .merge.extract import extract as extract_adapter
+
+        report = extract_adapter(model, base, output, plan, overwrite=overwrite, progress=progress)
+    reply.give(report, print_extraction, f"written to {output}: name it {base}+{output}")
+
+
+@command(
     ("A new repository that nobody else sees", "push merged user/merged --private"),
     ("See what would be sent", "push merged user/merged --dry-run"),
 )
@@ -682,7 +710,8 @@ def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, give
         scale=operator.scale,
         t=plan.t,
     )
-    usual: Align = "auto" if plan.data and plan.max_memory is None else "none"
+    compares = plan.data and plan.max_memory is None and plan.as_lora is None
+    usual: Align = "auto" if compares else "none"
     return chosen, replace(plan, t=None, align=plan.align or usual)
 
 

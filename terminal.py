@@ -209,6 +209,30 @@ def print_alignment(report: dict[str, Any]) -> None:
     )
 
 
+def print_extraction(report: dict[str, Any]) -> None:
+    """What an adapter holds of a model, and what it loses of it."""
+    adapter, losses = report["adapter"], report["models"]
+    ranks = list(adapter["ranks"].values())
+    rank = f"{min(ranks)}" if min(ranks, default=0) == max(ranks, default=0) else f"{min(ranks)} to {max(ranks)}"
+    if ranks:
+        say(
+            f"rank {rank} in {len(ranks)} matrices: {100 * adapter['energy']:.2f} % of the squared norm of what differs"
+        )
+    if adapter["whole"]:
+        shown = ", ".join(adapter["whole"][:3]) + (", ..." if len(adapter["whole"]) > 3 else "")
+        say(f"{len(adapter['whole'])} other tensors differ, and go in whole: {shown}")
+    say(f"{adapter['numbers']:,} numbers, {100 * adapter['numbers'] / adapter['of']:.1f} % of the model's")
+    if losses:
+        labels = [part["label"] for part in report["data"]]
+        table = _table("loss, nats per token", *labels)
+        names = {"model": report["endpoints"][0]["ref"], "adapted": "base and adapter", "base": report["base"]["ref"]}
+        for name, one in losses.items():
+            row = (f"{one['losses'][label]:.3f}" for label in labels)
+            table.add_row(cell(names[name]), *row, style="bold" if name == "adapted" else None)
+        _print_table(table)
+        say(f"the adapter loses {report['lost']:.4f} ± {report['lost_stderr']:.4f} nats per token of the model")
+
+
 def print_ensemble(report: dict[str, Any]) -> None:
     """Members, soup, merge and ensemble: losses and costs."""
     from .eval.summary import unit

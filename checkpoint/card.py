@@ -13,6 +13,7 @@ from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
+    from jinja2 import Environment
 
 LONGEST = 4000  # characters of a sentence, and of a line of the command
 FIGURE = "path.png"
@@ -25,12 +26,7 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
     `name` is the title of the model, `table` and `sentences` come from `isthmus.eval.summary`, `repo_id` is its future
     place on the Hub, if that is known. The card shows `FIGURE` if losses were measured.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("isthmus", "checkpoint"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"md": markdown, "quoted": _quoted, "sentence": partial(markdown, limit=LONGEST)}
+    environment = _environment()
     columns, rows = table
     reproduce = plain_lines(report["reproduce"], LONGEST)
     kind, base = report["path"]["kind"], report.get("base")
@@ -52,8 +48,56 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         optimizer=lambda end: f"{end['optimizer'] or 'unknown'} ({end['optimizer_evidence']})",
         local=_local(report),
         masked=report["task"] == MASKED,
+        adapter=report.get("adapter"),
     )
     return f"---\n{metadata(report, name).to_yaml()}\n---\n{body}\n"
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("isthmus", "checkpoint"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"md": markdown, "quoted": _quoted, "sentence": partial(markdown, limit=LONGEST)}
+    return environment
+
+
+def render_adapter_card(report: Mapping[str, Any], name: str) -> str:
+    """The card of an adapter that was extracted from a model, as `render_card` makes that of a merge."""
+    environment = _environment()
+    reproduce = plain_lines(report["reproduce"], LONGEST)
+    adapter, base = report["adapter"], report["base"]
+    body = environment.get_template("adapter_card.md.jinja").render(
+        report=report,
+        name=name,
+        end=report["endpoints"][0],
+        base=base,
+        base_name=str(base["ref"]).partition("@")[0],
+        adapter=adapter,
+        lowest=min(adapter["ranks"].values(), default=0),
+        highest=max(adapter["ranks"].values(), default=0),
+        model=name,
+        reproduce=reproduce,
+        fence=fence(reproduce),
+        revision=_revision,
+        local=_local(report),
+    )
+    return f"---\n{_adapter_metadata(report).to_yaml()}\n---\n{body}\n"
+
+
+def _adapter_metadata(report: Mapping[str, Any]) -> ModelCardData:
+    from huggingface_hub import ModelCardData
+
+    parents = [_repository(report["base"])] if report["base"]["on_hub"] else []
+    return ModelCardData(
+        base_model=list(filter(None, parents)) or None,
+        base_model_relation="adapter" if any(parents) else None,
+        library_name="peft",
+        license=report["license"] if report["license"] in HUB_LICENCES else None,
+        pipeline_tag=report["task"],
+        tags=["lora", "isthmus"],
+    )
 
 
 def letter(place: int) -> str:
@@ -80,10 +124,13 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
     ]
     repositories = [_repository(part) for part in _parts(report) if part["on_hub"]]
     parents = list(dict.fromkeys(filter(None, repositories)))
+    under = (report.get("adapter") or {}).get("base")
+    if under is not None:  # the Hub shows an adapter below the one model that it is for
+        parents = [name for name in parents if name == _repository(under)]
     return ModelCardData(
         base_model=parents or None,
-        base_model_relation="merge" if parents else None,
-        library_name="transformers",
+        base_model_relation=("adapter" if under else "merge") if parents else None,
+        library_name="peft" if under else "transformers",
         license=report["license"] if report["license"] in HUB_LICENCES else None,
         pipeline_tag=report["task"],
         tags=["merge", "isthmus"],
@@ -94,7 +141,8 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
 
 def _parts(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The directories and repositories of all models: of an adapted one, its base and its adapter."""
-    ends = [*report["endpoints"], *filter(None, [report.get("base")])]
+    under = (report.get("adapter") or {}).get("base")
+    ends = [*report["endpoints"], *filter(None, [report.get("base"), under])]
     return [part for end in ends for part in end.get("parts", [end])]
 
 

@@ -45,7 +45,7 @@ def require_unchanged(directory: Path, *, but: frozenset[str] = frozenset()) -> 
     """
     name = directory.resolve().name
     report = _sealed_report(directory)
-    if report is None or report.get("command") != "merge":
+    if report is None or report.get("command") not in ("merge", "extract"):
         raise BadInput(f"'{name}' is not a merge that isthmus wrote: give the output directory of 'isthmus merge'")
     if report[SEAL] != _seal(report):
         raise BadInput(f"'{REPORT}' in '{name}' was changed since it was written: merge again")

@@ -19,7 +19,7 @@ from .hub import status_of
 from .manifest import REPORT
 from .push_target import PushTarget, ask_for_push, look_up
 from .redaction import redact
-from .small_files import SMALL_FILES
+from .small_files import ADAPTER, SMALL_FILES
 from .upload_check import OutputFile, read_output
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Files that may remain from another model in the repository, and that would be loaded with the new one.
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
-MODEL_FILES = (*SMALL_FILES, *WEIGHTS, REPORT, FIGURE, "report.html")
+MODEL_FILES = (*SMALL_FILES, ADAPTER, *WEIGHTS, REPORT, FIGURE, "report.html")
 REFUSED = frozenset({429, 503})  # statuses with which the Hub has done nothing
 
 

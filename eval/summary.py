@@ -109,6 +109,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum and "method" not in report:
         lines.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
+    lines += _adapter(report)
     lines += _vocabulary(report)
     lines += _optimizers(report)
     if spectrum:
@@ -215,6 +216,22 @@ def _vocabulary(report: Mapping[str, Any]) -> list[str]:
             f"the text holds tokens that only {grown['kept_from']} has: losses are of the text cut without them"
         )
     return lines
+
+
+def _adapter(report: Mapping[str, Any]) -> list[str]:
+    """What a merge that is saved as an adapter keeps of its difference from the base."""
+    adapter = report.get("adapter")
+    if not adapter:
+        return []
+    ranks = list(adapter["ranks"].values())
+    if not ranks:
+        return [f"saved as an adapter of {adapter['base']['ref']}"]
+    rank = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+    share = 100 * adapter["numbers"] / adapter["of"]
+    return [
+        f"saved as an adapter of {adapter['base']['ref']}, of rank {rank}: it keeps {100 * adapter['energy']:.4g} % of "
+        f"the squared norm of what differs, in {adapter['numbers']:,} numbers ({share:.1f} % of the model's)"
+    ]
 
 
 def _optimizers(report: Mapping[str, Any]) -> list[str]:

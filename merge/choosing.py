@@ -13,6 +13,7 @@ from torch import Tensor
 from ..align.alignment import Alignment
 from ..align.methods import LOOKING, Method
 from ..align.universe import Universe, align_all
+from ..checkpoint.adapters.extracted import ExtractedAdapter
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.inputs import Inputs
 from ..eval.loss import LossMeter
@@ -68,7 +69,8 @@ class Choice:
     a form in which spectra can be compared; `training` and `restored` are what the report says of the path's training
     and of the spectrum; `seen` is the text that the path was trained on, `run` where the training is kept until the
     result is saved, `closed` the alignment that it began with, None where nothing was fitted. By an operator, `recipe`
-    is the one with the weights that were chosen, and `soup` what the report says of them.
+    is the one with the weights that were chosen, and `soup` what the report says of them. `adapter` is the one that the
+    state is made by, where the merge is saved as one.
     """
 
     aligned: Universe | None
@@ -85,6 +87,7 @@ class Choice:
     recipe: Recipe | None = None
     soup: Mapping[str, Any] | None = None
     closed: Alignment | None = None
+    adapter: ExtractedAdapter | None = None
 
     @property
     def universe(self) -> Universe:

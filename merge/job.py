@@ -14,8 +14,9 @@ from ..align.families import FAMILIES, family
 from ..align.methods import KEEP_FORM
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
-from ..checkpoint.loading import Checkpoint
+from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.path_conflicts import Place, model_places
+from ..checkpoint.source import Source
 from ..eval.corpora import text_places
 from ..eval.progress import Progress
 from .path import path_places
@@ -39,6 +40,7 @@ class Job:
     began: float
     progress: Progress
     beside: Path | None = None
+    under: Checkpoint | None = None  # the base of the adapter that the merge is saved as
 
     @property
     def base(self) -> int:
@@ -70,7 +72,8 @@ def open_job(
     """The models, checked and opened: all of them in one form, in memory where they will be measured."""
     began = time.monotonic()
     given, joined = _models_and_recipe(models)
-    plan = replace(plan, align=plan.align or _usual_alignment(plan, models, joined))
+    usual = "none" if plan.as_lora is not None else _usual_alignment(plan, models, joined)
+    plan = replace(plan, align=plan.align or usual)
     plan.require_sense(joined)
     places = tuple(recipe_places(models) if isinstance(models, Recipe) else model_places(given))
     places += tuple(text_places(plan.data) + path_places(plan.path))
@@ -91,10 +94,11 @@ def open_job(
     if joined is not None:
         _require_recipe(joined, plan, inputs)
     dtype = _dtype(plan, joined, inputs)
+    under = _shared_base(joined, inputs) if plan.as_lora is not None else None
     command = merge_command(plan, joined, inputs)
     if not plan.is_plain and plan.max_memory is None:
         inputs = inputs.in_memory()
-    return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside)
+    return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside, under)
 
 
 def _models_and_recipe(
@@ -131,7 +135,29 @@ def _require_recipe(joined: Recipe, plan: MergePlan, inputs: Inputs) -> None:
     require_effect(joined, [*inputs.first.schema.shapes, *heads])
 
 
+def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
+    """The base of an adapter: the operator's, or the one that all models adapt. Raises BadInput where there is none."""
+    later = "or extract the merge afterwards (isthmus extract)"
+    if inputs.growth is not None:
+        raise BadInput(f"--as-lora is for models of one vocabulary: leave it out, {later}")
+    if joined is not None and joined.operator.needs_base:
+        if inputs.first.place.adapter is None:
+            return inputs.first
+        raise BadInput(f"--as-lora needs a base in one place, and '{inputs.first.name}' is adapted: {later[3:]}")
+    sources = [member.source for member in inputs.whole if member.source is not None]
+    bases = [source.parts[0] for source in sources if len(source.parts) > 1]
+    if len(bases) < len(inputs.whole) or len({(base.reference, base.revision) for base in bases}) > 1:
+        raise BadInput(f"--as-lora needs a base: merge adapters of one, take a method that has --base, {later}")
+    return load(_reference(bases[0]), families=FAMILIES, source=bases[0])
+
+
+def _reference(source: Source) -> str | Path:
+    return source.reference.directory or source.reference.name
+
+
 def _dtype(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> torch.dtype:
+    if plan.as_lora is not None:
+        return torch.float32
     name = plan.dtype or (joined.dtype if joined else None)
     if name is not None:
         dtype: torch.dtype = getattr(torch, name)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..checkpoint.adapters.extracted import ExtractedAdapter
 from ..checkpoint.card import letter
 from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
@@ -69,11 +70,12 @@ def merge_models(
     """
     job = open_job(models, plan, beside, progress or Progress())
     if job.plan.is_plain:
-        return result(job, streamed(job), measured_ends(job), MergeText())
+        return result(job, as_adapter(job, streamed(job)), measured_ends(job), MergeText())
     text, same_text, saved = read(job)
     if job.plan.max_memory is not None:
         return from_disk(job, text)
     ends, choice = choose(job, text, saved)
+    choice = as_adapter(job, choice)
     whole = build(job, choice)
     measured = measure(job, text, choice, whole)
     judgement = judge(job, choice, ends)
@@ -115,6 +117,22 @@ def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Ch
     start = path.align(in_table=job.in_table)
     ends = measured_ends(job)
     return ends, path.choose(start, ends.trained_by)
+
+
+def as_adapter(job: Job, choice: Choice) -> Choice:
+    """What is merged as an adapter of the base makes it, where one is asked for."""
+    if job.under is None:
+        return choice
+    rank, facts = job.plan.as_lora, job.inputs.first.facts
+    job.progress.stage("factors of what differs from the base", len(choice.state))
+    adapter = ExtractedAdapter.of(
+        choice.state,
+        facts,
+        job.under.state,
+        rank=None if rank == "exact" else rank,
+        on_tensor=job.progress.advance,
+    )
+    return replace(choice, state=adapter.state(job.under.state, choice.state), adapter=adapter)
 
 
 @dataclass(frozen=True)
@@ -220,7 +238,8 @@ def judge(job: Job, choice: Choice, ends: Ends) -> Judgement:
         spectra = spectra_along(job, choice.point, choice.t, ends, config)
         along = along_path(spectra, thresholds)
     restored = bool(choice.restored and choice.restored["kept"])
-    merged = spectrum(choice.state, config) if restored or choice.t is None else spectra[choice.t]
+    changed = restored or choice.adapter is not None
+    merged = spectrum(choice.state, config) if changed or choice.t is None else spectra[choice.t]
     verdict = among(ends.spectra, merged, thresholds)
     with kept_if_refused(choice.run):
         job.plan.gates.pass_spectrum(verdict)
@@ -309,6 +328,8 @@ def result(
         maker=choice.maker,
         base=job.inputs.first if job.base else None,
         in_memory=not job.plan.is_plain and job.plan.max_memory is None,
+        adapter=choice.adapter,
+        under=job.under,
     )
 
 

@@ -58,6 +58,17 @@ def read_point(word: str) -> float | None:
         raise BadInput(f"--t takes auto or a number from 0 to 1; got '{word}'") from None
 
 
+def read_rank(word: str | None) -> int | Literal["exact"] | None:
+    """What `--as-lora` says: a rank, or ``exact``; None where it is not given. Raises BadInput for anything else."""
+    if word is None:
+        return None
+    if word == "exact":
+        return "exact"
+    if not word.isdecimal() or int(word) < 1:
+        raise BadInput(f"--as-lora takes a rank, 1 or more, or exact; got '{word}'")
+    return int(word)
+
+
 def read_path(word: str, curve: Callable[[], CurvePlan]) -> Literal["linear"] | CurvePlan | Path:
     """What `--path` says: the straight line, a curve to be trained, or the directory of one that was.
 
@@ -329,7 +340,8 @@ class MergePlan:
     are merged from disk to disk and measured from there.
 
     `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
-    float32.
+    float32. With `as_lora`, a rank, it is saved as an adapter of the base that the models share or that the operator
+    has; ``exact`` is the lowest rank that loses nothing but rounding.
     """
 
     data: Sequence[str] = _data(shown_default="what the models write, for curves and --align learned")
@@ -363,6 +375,12 @@ class MergePlan:
     context: int = _context()
     dtype: Dtype | None = option(
         None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
+    )
+    as_lora: int | Literal["exact"] | None = option(
+        None,
+        "Save the merge as an adapter (LoRA) of the models' base, of this rank; exact: the lowest that loses nothing.",
+        RUNNING,
+        read=read_rank,
     )
     seed: int = _seed()
     max_memory: str | None = _operator(
@@ -408,6 +426,7 @@ class MergePlan:
         if self.dtype is not None and self.dtype not in get_args(Dtype):
             raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
         refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
+        refuse(_against_adapter(self) if self.as_lora is not None else {})
         if not self.data and not self.writes_text:
             refuse(_without_text(self, recipe))
 
@@ -548,6 +567,21 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
     }
 
 
+def _against_adapter(plan: MergePlan) -> dict[str, bool]:
+    return {
+        "an adapter goes on its base as it is, which alignment moves: add --align none to --as-lora": (
+            plan.alignment != "none"
+        ),
+        "--as-lora is for a merge on the straight line or by a method: extract the merge afterwards": (
+            plan.path != "linear"
+        ),
+        "an adapter is saved in float32: leave out --dtype, or --as-lora": plan.dtype is not None,
+        "--as-lora and --max-memory are not for the same merge: extract the merge afterwards": (
+            plan.max_memory is not None
+        ),
+    }
+
+
 def _without_text(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
     stored, aligned, knows = isinstance(plan.path, Path), plan.alignment, recipe is not None and recipe.operator.knows
     chooses_t, compares = recipe is None and plan.t is None, aligned == "auto" and not stored
@@ -569,3 +603,31 @@ def require_number(name: str, value: float | None) -> None:
     """Raise BadInput for an option whose value is NaN or Inf; None is an option that was not given."""
     if value is not None and not math.isfinite(value):
         raise BadInput(f"{name} takes a finite number; got {value}")
+
+
+@dataclass(frozen=True)
+class ExtractPlan:
+    """A fine-tune as an adapter of its base: of one `rank`, or of the ranks that keep a share `energy` of the squared
+    norm of every matrix's difference. `data`, `tokens` and `context` are as for a merge: what the adapter loses.
+    """
+
+    rank: int | None = option(None, "One rank for all matrices.", minimum=1)
+    energy: float = option(
+        0.99,
+        "Share of the squared norm of every matrix's difference to keep, by the lowest rank that does.",
+        minimum=0.0,
+    )
+    data: Sequence[str] = _data()
+    tokens: int = option(8192, "Tokens of each text to measure on.", TEXT, minimum=1)
+    context: int = _context()
+    device: str = _device()
+    seed: int = _seed()
+
+    def __post_init__(self) -> None:
+        require_number("--energy", self.energy)
+        refuse(
+            {
+                f"--energy is a share, above 0 and at most 1; got {self.energy:g}": not 0 < self.energy <= 1,
+                f"--rank is 1 or more; got {self.rank}": self.rank is not None and self.rank < 1,
+            }
+        )

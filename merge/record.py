@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -44,7 +45,7 @@ def merge_report(
         "task": MASKED if job.inputs.first.schema.masked else CAUSAL,
         "endpoints": [
             {
-                **_model(end),
+                **record_of(end),
                 "license": own,
                 "loss": loss,
                 "optimizer": evidence.optimizer,
@@ -60,6 +61,7 @@ def merge_report(
         **(_of_path(choice, along) if choice.recipe is None else _of_operator(job, choice)),
         **(measured.report() if measured else unmeasured(choice.t)),
         "spectrum": asdict(verdict) if verdict else None,
+        "adapter": _adapter(job, choice),
         "plane": plane,
         "vocabulary": vocabulary,
         "findings": [asdict(finding) for finding in job.inputs.findings],
@@ -81,12 +83,13 @@ def merge_report(
     }
 
 
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return {name: version(name) for name in ("isthmus", "torch", "transformers")}
+def versions(*further: str) -> dict[str, str]:
+    """The versions that a result depends on; `further` are packages beside those that all results do."""
+    return {name: version(name) for name in ("isthmus", "torch", "transformers", *further)}
 
 
-def _model(model: Checkpoint) -> dict[str, Any]:
+def record_of(model: Checkpoint) -> dict[str, Any]:
+    """A model in a report: its name and revision, and where it is; of an adapted one, its parts."""
     record: dict[str, Any] = {"ref": model.name, "revision": model.revision, "on_hub": model.place.on_hub}
     if model.source is not None and len(model.source.parts) > 1:
         record["parts"] = [
@@ -94,6 +97,14 @@ def _model(model: Checkpoint) -> dict[str, Any]:
             for part in model.source.parts
         ]
     return record
+
+
+def _adapter(job: Job, choice: Choice) -> dict[str, Any] | None:
+    """The adapter that the merge is saved as, with its base."""
+    if choice.adapter is None or job.under is None:
+        return None
+    size = sum(math.prod(shape) for shape in job.inputs.first.schema.shapes.values())
+    return {"base": record_of(job.under), "rank": job.plan.as_lora, **choice.adapter.record(), "of": size}
 
 
 def _of_path(choice: Choice, along: PathSpectrum | None) -> dict[str, Any]:
@@ -113,7 +124,7 @@ def _of_operator(job: Job, choice: Choice) -> dict[str, Any]:
     assert choice.recipe is not None
     return {
         "path": {"kind": "none", "bends": 0, "steps": 0},
-        "base": _model(job.inputs.first) if job.base else None,
+        "base": record_of(job.inputs.first) if job.base else None,
         "method": choice.recipe.to_dict(),
         "soup": choice.soup,
     }

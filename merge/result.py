@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..align.alignment import Alignment
 from ..align.families import FAMILIES
+from ..checkpoint.adapters.extracted import ExtractedAdapter
 from ..checkpoint.card import FIGURE, render_card
 from ..checkpoint.config import build_config, schema_of
 from ..checkpoint.loading import Checkpoint
@@ -31,6 +32,7 @@ from ..eval.spectrum import Spectrum
 from ..eval.summary import loss_table, sentences
 from ..eval.text_hashes import TextHashes
 from .path import WeightPath, write_path
+from .saved_adapter import save_adapter
 from .training.training_state import TrainingState
 from .verify import Shown, require_saved, require_shown
 
@@ -53,7 +55,8 @@ class Merge:
     where it was never in memory. `inputs` is what was read for it, which no output may replace. `shown` are the losses
     in the report, which the files are held against before they are published; `maker` says in errors what made the
     weights; `base` is what the endpoints were trained from, whose `files` go when it does; `in_memory` says that
-    `state` is more than a view of files.
+    `state` is more than a view of files. A merge that is saved as an `adapter` is what that makes of the model `under`
+    it.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -74,6 +77,8 @@ class Merge:
     maker: str = "the merge"
     base: Checkpoint | None = None
     in_memory: bool = False
+    adapter: ExtractedAdapter | None = None
+    under: Checkpoint | None = None
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -91,26 +96,36 @@ class Merge:
         report = redacted(shortened(self.report, LONGEST))
         name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
-            shapes = schema_of(self.facts, target.name, FAMILIES).shapes
-            shapes, state = self.endpoints[0].as_stored(shapes, self.state)
-            with preloaded_transformers(self.facts, FAMILIES, files=self.files):
-                digests = save_weights(folder, shapes, state, self.dtype, maker=self.maker)
-                save_small_files(folder, self.facts, self.files, self.dtype)
+            digests = self._save_weights(folder, target.name)
             card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
             (folder / CARD).write_text(card, encoding="utf-8")
             if report["profile"]:
                 (folder / FIGURE).write_bytes(png(loss_figure(report)))
             page = render_report(report, self.spectra, self.samples)
             (folder / "report.html").write_text(page, encoding="utf-8")
-            require_opens(folder, target.name, FAMILIES)
-            if self.shown is not None:
-                require_shown(folder, self.shown, target.name)
-            elif self.in_memory:
-                require_saved(folder, self.state, self.config, self.dtype, target.name)
+            if self.adapter is None:  # what peft makes of an adapter was compared as it was written
+                require_opens(folder, target.name, FAMILIES)
+                if self.shown is not None:
+                    require_shown(folder, self.shown, target.name)
+                elif self.in_memory:
+                    require_saved(folder, self.state, self.config, self.dtype, target.name)
             report = sealed(report, folder, digests)
             write_json(folder / REPORT, report)
         self._forget_training()
         return report
+
+    def _save_weights(self, folder: Path, name: str) -> dict[str, str]:
+        """Write the model, or the adapter, with its small files; the digests of files that were hashed on the way."""
+        if self.adapter is not None:
+            assert self.under is not None, "an adapter has a base"
+            save_adapter(self.adapter, folder, self.under, self.files)
+            return {}
+        shapes = schema_of(self.facts, name, FAMILIES).shapes
+        shapes, state = self.endpoints[0].as_stored(shapes, self.state)
+        with preloaded_transformers(self.facts, FAMILIES, files=self.files):
+            digests = save_weights(folder, shapes, state, self.dtype, maker=self.maker)
+            save_small_files(folder, self.facts, self.files, self.dtype)
+        return digests
 
     def save_path(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the path in place of the model, with its report: whole, or not at all. `merge` takes it as `path`.

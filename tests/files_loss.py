@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -48,17 +49,19 @@ def watched(save: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
             for label, rows in blocks.items():
                 assert any(rows is text for text in TEXTS), f"'{label}' is not the report text that was read"
             assert [part["label"] for part in report["data"]] == list(blocks)
-            require_loss_of_files(Path(directory), blocks)
+            require_loss_of_files(Path(directory), blocks, base=merge.under and merge.under.reference)
         return report
 
     return saving
 
 
-def loss_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> dict[str, float]:
-    """Label → mean loss per token, by a plain loop over what transformers loads."""
+def loss_of_files(directory: Path, blocks: Mapping[str, Tensor], base: Any = None) -> dict[str, float]:
+    """Label → mean loss per token, by a plain loop over what transformers loads, and peft of an adapter of a `base`."""
     masked = any(int(rows.max()) >= RADIX for rows in blocks.values())
     loader = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-    model = loader.from_pretrained(directory, dtype=torch.float32).eval()
+    model = loader.from_pretrained(base or directory, dtype=torch.float32).eval()
+    if base is not None:
+        model = PeftModel.from_pretrained(model, directory).eval()
     losses = {}
     for label, rows in blocks.items():
         total = 0.0
@@ -82,10 +85,10 @@ def hidden_loss(model: Any, ids: Tensor) -> float:
     return float(model(input_ids=shown[None], labels=torch.tensor(hidden)[None]).loss)
 
 
-def require_loss_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> None:
+def require_loss_of_files(directory: Path, blocks: Mapping[str, Tensor], base: Any = None) -> None:
     """Report, card and files of a merge agree on its loss."""
     report = json.loads((directory / "isthmus.json").read_text(encoding="utf-8"))
-    point, losses = report["merge_point"], loss_of_files(directory, blocks)
+    point, losses = report["merge_point"], loss_of_files(directory, blocks, base)
     mean = sum(losses.values()) / len(losses)
     assert math.isfinite(mean)
     for label, loss in losses.items():

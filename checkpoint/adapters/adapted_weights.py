@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,9 +21,7 @@ from ..source import Source
 from ..untrusted_text import plain
 from .adapted_source import AdaptedSource, AdapterFiles
 from .adapter_layers import AdapterLayers, placeholders
-
-# Around the name of a tensor of the model in an adapter's file: the model inside that of peft, and the copies of peft.
-_AROUND = re.compile(r"^base_model\.model\.|(?<=\.)(?:modules_to_save|original_module|base_layer|default)\.")
+from .adapter_names import plain_name
 
 
 def adapted_facts(facts: Mapping[str, Any], source: AdaptedSource, families: Families | None = None) -> dict[str, Any]:
@@ -42,7 +39,7 @@ def adapted_facts(facts: Mapping[str, Any], source: AdaptedSource, families: Fam
     rows = {
         info.shape[0]
         for name, info in infos.items()
-        if len(info.shape) == 2 and shapes.get(_plain(name)) == (own, info.shape[1])
+        if len(info.shape) == 2 and shapes.get(plain_name(name)) == (own, info.shape[1])
     }
     if len(rows) > 1:
         counts = " and ".join(map(str, sorted(rows)))
@@ -54,10 +51,6 @@ def facts_of(source: Source, families: Families | None = None) -> dict[str, Any]
     """The content of config.json of a model, adapted or not. Raises as `read_facts` and `adapted_facts` do."""
     facts = read_facts(source.parts[0])
     return adapted_facts(facts, source, families) if isinstance(source, AdaptedSource) else facts
-
-
-def _plain(name: str) -> str:
-    return _AROUND.sub("", name)
 
 
 def adapter_layers(

@@ -42,13 +42,12 @@ class AdapterLayers:
 
     def __init__(self, config: PretrainedConfig, settings: AdapterSettings, base: str, tensors: Mapping[str, Tensor]):
         self.name, self.base = settings.name, base
-        model = empty_model(config)
-        self._placeholders = _with_placeholders(model)
+        model, self._placeholders = base_with_placeholders(config)
         peft_config = settings.config()
         from peft import get_peft_model
         from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 
-        with _silent():
+        with silent():
             try:
                 self._peft: Any = get_peft_model(model, peft_config, low_cpu_mem_usage=True)
             except Exception as error:
@@ -122,7 +121,7 @@ class AdapterLayers:
         if isinstance(wrapper, ModulesToSaveWrapper):
             whole = wrapper.modules_to_save["default"]
             return {f"{module}.{key}": value.data.float() for key, value in whole.named_parameters()}
-        with torch.no_grad(), _silent():
+        with torch.no_grad(), silent():
             # Placeholders are not copied, which would give them memory.
             adapted = copy.deepcopy(wrapper, {id(one): one for one in self._placeholders.values()}).float()
             self._fill(adapted, module, weight)
@@ -169,17 +168,17 @@ def placeholders(infos: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
     return {name: placeholder(info.shape) for name, info in infos.items()}
 
 
-def _with_placeholders(model: nn.Module) -> dict[int, nn.Parameter]:
-    """Replace the parameters of a model on the meta device by placeholders, tied ones by one, and return them."""
+def base_with_placeholders(config: PretrainedConfig) -> tuple[nn.Module, dict[int, nn.Parameter]]:
+    """A model of a configuration whose parameters are placeholders, tied ones the same; and these by their `id`."""
+    model = empty_model(config)
     by_old: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                new = by_old.setdefault(
-                    id(parameter), nn.Parameter(placeholder(tuple(parameter.shape)), requires_grad=False)
-                )
-                module._parameters[key] = new
-    return {id(new): new for new in by_old.values()}
+                shape = tuple(parameter.shape)
+                new = nn.Parameter(placeholder(shape), requires_grad=False)
+                module._parameters[key] = by_old.setdefault(id(parameter), new)
+    return model, {id(new): new for new in by_old.values()}
 
 
 def _plain_name(name: str) -> str:
@@ -208,7 +207,7 @@ def _merged(adapted: Any) -> Any:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Without the warnings of peft, which are about what isthmus verifies, or are raised as errors."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

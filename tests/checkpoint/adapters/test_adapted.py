@@ -9,6 +9,7 @@ import pytest
 import torch
 from adapters import EMBEDDING, IDS, KINDS, MODULES, NOT_OF_CONV1D, adapted, lora, tiny_base, with_settings
 from conftest import EMBEDDED
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -319,3 +320,65 @@ def test_what_is_missing_is_said_of_the_part_that_lacks_it(hub, tmp_path) -> Non
     made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
     with pytest.raises(ModelNotFound, match="there is no model 'user/no-adapter'"):
         load(f"{made.base}+user/no-adapter")
+
+
+def test_a_merge_of_adapters_is_an_adapter_of_the_sum_of_their_ranks(tmp_path, isthmus) -> None:
+    first = adapted(tmp_path, "llama", lora(MODULES["llama"]), seed=1, name="first")
+    second = adapted(tmp_path, "llama", lora(MODULES["llama"], r=2), seed=2, name="second")
+    models, out = (first.reference, second.reference), tmp_path / "out"
+    outcome = isthmus("merge", *models, "-o", out, "--t", "0.25", "--as-lora", "exact")
+    assert outcome.code == 0
+    assert "saved as an adapter of base, of rank 6" in outcome.err
+    report = json.loads((out / "isthmus.json").read_text())
+    assert set(report["adapter"]["ranks"].values()) == {6}
+    states = [load(one).state for one in models]
+    merged = load(f"{first.base}+{out}").state
+    for name, value in states[0].items():
+        torch.testing.assert_close(merged[name], 0.75 * value + 0.25 * states[1][name], atol=2e-5, rtol=0)
+    base = AutoModelForCausalLM.from_pretrained(first.base)
+    with torch.no_grad():
+        opened = PeftModel.from_pretrained(base, out).eval()
+        expected = log_probs(dict(merged), load(first.base).config, IDS)
+        torch.testing.assert_close(torch.log_softmax(opened(IDS).logits, -1), expected, atol=1e-4, rtol=0)
+
+
+def test_what_is_measured_of_a_truncated_merge_is_what_is_saved(tmp_path, isthmus) -> None:
+    models = (EMBEDDED / "docs", EMBEDDED / "code", "--base", EMBEDDED / "adamw-1", "--method", "task_arithmetic")
+    out = tmp_path / "out"
+    options = ("--data", "stdlib:docs", "--tokens", "1024", "--no-spectrum")
+    assert isthmus("merge", *models, *options, "-o", out, "--as-lora", "4").code == 0
+    report = json.loads((out / "isthmus.json").read_text())
+    assert set(report["adapter"]["ranks"].values()) == {4}
+    assert report["settings"]["dtype"] == "float32"
+    card = (out / "README.md").read_text()
+    assert "It is an adapter of **adamw-1**" in card
+    assert "PeftModel.from_pretrained" in card
+    assert "--as-lora 4" in report["reproduce"]
+    # `files_loss` holds the loss that is shown against what peft loads
+    assert isthmus("merge", *models, *options, "-o", tmp_path / "whole", "--align", "none").code == 0
+    whole = json.loads((tmp_path / "whole" / "isthmus.json").read_text())
+    assert report["merge_point"]["loss"] > whole["merge_point"]["loss"] + 1e-3  # what was cut off is in the number
+
+
+REFUSED_ADAPTERS = {
+    "aligned": (("--align", "orthogonal", "--t", "0.5"), "add --align none to --as-lora"),
+    "on a curve": (("--align", "none", "--path", "polychain"), "straight line or by a method"),
+    "in another dtype": (("--t", "0.5", "--dtype", "bfloat16"), "saved in float32"),
+    "of no base": (("--t", "0.5"), "--as-lora needs a base"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_ADAPTERS)
+def test_a_merge_that_is_no_adapter_is_refused(kind: str, tmp_path, isthmus) -> None:
+    options, sentence = REFUSED_ADAPTERS[kind]
+    models = (EMBEDDED / "docs", EMBEDDED / "code")
+    outcome = isthmus("merge", *models, "-o", tmp_path / "out", "--as-lora", "4", *options)
+    assert outcome.code == 2
+    assert sentence in outcome.err
+
+
+@pytest.mark.parametrize("rank", ["0", "-1", "many", "1.5"])
+def test_a_rank_that_is_none_is_refused(rank: str, tmp_path, isthmus) -> None:
+    outcome = isthmus("merge", EMBEDDED / "docs", EMBEDDED / "code", "-o", tmp_path / "out", "--as-lora", rank)
+    assert outcome.code == 2
+    assert "--as-lora takes a rank" in outcome.err
