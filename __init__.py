@@ -44,6 +44,7 @@ _HOMES = {
     "SpectrumPlan": "merge.plans",
     "AlignPlan": "merge.plans",
     "EnsemblePlan": "merge.plans",
+    "ExtractPlan": "merge.plans",
     "PlanePlan": "merge.plans",
     "merge_models": "merge.pipeline",
     "loss_plane": "merge.plane",
@@ -52,6 +53,7 @@ _HOMES = {
     "recipe": "merge.recipes.recipe",
     "read_recipe": "merge.recipes.mergekit",
     "ensemble": "merge.ensembles",
+    "extract": "merge.extract",
     "load_ensemble": "merge.ensembles",
 }
 
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from .eval.corpora import corpus
     from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble
+    from .merge.extract import extract
     from .merge.path import WeightPath
     from .merge.pipeline import merge_models
     from .merge.plane import loss_plane
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
         AlignPlan,
         CurvePlan,
         EnsemblePlan,
+        ExtractPlan,
         Gates,
         LearnPlan,
         MergePlan,
@@ -105,6 +109,7 @@ __all__ = [
     "CorruptCheckpoint",
     "CurvePlan",
     "EnsemblePlan",
+    "ExtractPlan",
     "GateRefused",
     "Gates",
     "IncompatibleModels",
@@ -125,6 +130,7 @@ __all__ = [
     "check",
     "corpus",
     "ensemble",
+    "extract",
     "family",
     "load",
     "load_ensemble",
