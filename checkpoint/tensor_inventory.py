@@ -63,7 +63,7 @@ class TensorInventory:
             stored[name] = StoredTensor(source.path(file), source.version(file), name, info)
         conversions = self.naming.by_name()
         names = [name for name in (*self.schema.shapes, *self.schema.tied) if name in conversions]
-        return LazyState({name: conversions[name] for name in names}, stored, source.name)
+        return LazyState({name: conversions[name] for name in names}, stored, source.name, source)
 
     def with_ties_resolved(self, source: Source) -> TensorInventory:
         """The inventory after tied tensors that are stored twice are compared: tied if they are equal, else untied.

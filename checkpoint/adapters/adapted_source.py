@@ -13,8 +13,10 @@ from typing_extensions import override
 from ..checks.repository import OTHER, licence_of
 from ..errors import BadInput, IsthmusError, ModelNotFound
 from ..file_version import FileVersion, opened
+from ..gguf_source import GgufSource, gguf_name
 from ..headers import TensorInfo
-from ..listing import list_files
+from ..hub import fetch_file
+from ..listing import Listing, list_files
 from ..pickles import pickle_header
 from ..reference import Reference, parse_reference
 from ..small_files import ADAPTER, CONFIGURATION, TEMPLATE, VOCABULARIES, is_tokenizer_file
@@ -29,12 +31,24 @@ def open_source(reference: Reference) -> Source:
     Raises what `Source` raises, for either of the two.
     """
     if reference.adapter is not None:
-        return AdaptedSource(Source(reference.base), AdapterFiles(reference.adapter))
+        return AdaptedSource(open_source(reference.base), AdapterFiles(reference.adapter))
     listing = list_files(reference)
+    file = reference.file or gguf_name(listing, reference.name)
+    if file is not None:
+        return GgufSource(_local(reference, file, listing), reference)
     if ADAPTER not in listing.files or not set(IN_ORDER).isdisjoint(listing.files):
         return Source(reference, listing)
     adapter = AdapterFiles(reference, listing)
     return AdaptedSource(_named_base(adapter), adapter)
+
+
+def _local(reference: Reference, file: str, listing: Listing) -> Path:
+    """The path of a GGUF file, downloaded if it is on the Hub."""
+    if file not in listing.files:
+        raise ModelNotFound(f"'{reference.name}' is not there: check the name of the file")
+    if reference.directory is not None:
+        return reference.directory / file
+    return fetch_file(reference, file, listing.revision, listing.files[file].size)
 
 
 def _named_base(adapter: AdapterFiles) -> Source:

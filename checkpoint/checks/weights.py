@@ -17,8 +17,10 @@ from ..adapters.adapted_weights import AdaptedWeights, adapter_layers, require_r
 from ..config import read_facts, schema_of, without_table
 from ..config_limits import require_tensors
 from ..errors import BadInput
+from ..gguf_source import GgufSource
 from ..lazy_state import LazyState
 from ..model import Families, Schema
+from ..reference import GGUF
 from ..small_files import ADAPTER
 from ..source import WEIGHT_FILES, Source
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
@@ -55,6 +57,8 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     findings = kind_findings(source, facts, families)
     if any(finding.kind == "blocks" for finding in findings):
         return findings, Weights(None)
+    if isinstance(source, GgufSource):
+        findings.append(_gguf_finding(source))
     what = without_table(facts, source.name, families)
     aligns = what is None
     if what is not None:
@@ -92,6 +96,15 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         findings += _tied_findings(source, contents, where)
     source.require_unchanged(names)
     return findings, Weights(contents, aligns)
+
+
+def _gguf_finding(source: GgufSource) -> Finding:
+    count, total = sum(source.quantized.values()), sum(source.types.values())
+    if not count:
+        return Finding("notes", f"'{source.name}' is GGUF", "transformers reads it; none of it is quantized", GGUF)
+    kinds = ", ".join(sorted(source.quantized))
+    what = f"'{source.name}' is GGUF, and {count} of its {total} tensors are quantized ({kinds})"
+    return Finding("degrades", what, "they are dequantized to float32: what rounding took from them stays lost", GGUF)
 
 
 def _adapted_findings(

@@ -102,7 +102,7 @@ def test_it_has_a_figure_and_a_table(merged) -> None:
     assert rows == ["A: docs", "B: code", "naive average", "merge at t", "ensemble of A and B"]
     assert "| optimizer | adamw (recipe.json says adamw) | adamw (recipe.json says adamw) |" in text
     assert "- spectrum preserved:" in text
-    assert "`./docs` and `./code` are directories on the disk of whoever made the merge." in text
+    assert "`./docs` and `./code` are on the disk of whoever made the merge." in text
 
 
 def test_a_merge_without_text_has_no_figure(tmp_path: Path) -> None:
