@@ -25,6 +25,7 @@ from .checkpoint.outputs import require_outputs
 from .checkpoint.path_conflicts import Place, model_places
 from .checkpoint.redaction import Redacting
 from .checkpoint.reference import shown_name
+from .checkpoint.runs import expanded, is_pattern, last
 from .checkpoint.working_folders import release_all
 from .eval.corpora import text_places
 from .eval.processes import finish, is_main
@@ -336,7 +337,8 @@ def align(
 )
 def merge(
     models: Annotated[
-        list[str], _argument("Two models, or more with --method; or a recipe of mergekit's, a .yml file.")
+        list[str],
+        _argument("Two models, or more with --method; 'run/checkpoint-*'; or a recipe of mergekit's, a .yml file."),
     ],
     *,
     output: Output,
@@ -354,7 +356,9 @@ def merge(
     Two models are merged along the path between them. More, or two with --method, are merged by an operator: linear,
     slerp, karcher, task_arithmetic, ties, dare_linear, dare_ties, model_stock, fisher, regmean.
     """
-    by_operator = operator.method is not None or len(models) != 2
+    run = any(map(is_pattern, models)) or operator.last is not None
+    by_operator = operator.method is not None or len(models) != 2 or run
+    models = expanded(models) if operator.last is None else last(expanded(models), operator.last)
     soup = "search" if operator.search else operator.soup
     plan = replace(plan, soup=soup, optimizers=(optimizers.a, optimizers.b))
     require_effect(given, idle_in_merge(plan, by_operator=by_operator))

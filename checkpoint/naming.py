@@ -88,6 +88,15 @@ class Naming:
         )
         return replace(self, conversions=conversions)
 
+    def stored_as(self, names: Mapping[str, str]) -> Naming:
+        """The same tensors, stored under other `names`; they are saved under those of the model."""
+        conversions = tuple(
+            _OneWay(tuple(names[stored] for stored in conversion.stored), conversion.names)
+            for conversion in self.conversions
+        )
+        ignored = tuple(names[stored] for stored in self.ignored)
+        return replace(self, conversions=conversions, ignored=ignored)
+
     def as_stored(
         self, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]
     ) -> tuple[dict[str, tuple[int, ...]], Mapping[str, Tensor]]:

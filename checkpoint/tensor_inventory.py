@@ -18,33 +18,23 @@ from .naming import Conversion, Naming, library_naming, plain_naming
 from .pickles import pickle_header
 from .rows import in_blocks
 from .source import Source
-from .untrusted_text import plain
-
-# Parts of names that a wrapper around the model adds; what wraps it, and how to save the model without it.
-_MERGE = "merge the adapter into the model (merge_and_unload), and save that"
-_INSIDE = "save the model inside (model.module.save_pretrained)"
-WRAPPERS = {
-    "_orig_mod": ("torch.compile", "save the model that was compiled (model._orig_mod.save_pretrained)"),
-    "module": ("parallel training", _INSIDE),
-    "_fsdp_wrapped_module": ("FSDP", "save the full state through accelerate or the Trainer of transformers"),
-    "_checkpoint_wrapped_module": ("activation checkpointing", "save the model without its wrappers"),
-    "_forward_module": ("a wrapper for training", _INSIDE),
-    "base_model": ("PEFT", _MERGE),
-    "base_layer": ("PEFT", _MERGE),
-}
+from .untrusted_text import plain as shown
+from .wrapped_names import WRAPPERS, unwrapped, wrapper_of
 
 
 @dataclass(frozen=True)
 class TensorInventory:
     """The tensors in the files of a model: its `schema`, the `naming` of the files, and the file and header of each.
 
-    `problems` are what does not fit. `naming` includes tied tensors that are stored separately.
+    `problems` are what does not fit. `naming` includes tied tensors that are stored separately. `wrappers` are parts of
+    names that something around the model added, and that are not read.
     """
 
     schema: Schema
     naming: Naming
     infos: Mapping[str, tuple[str, TensorInfo]] = field(repr=False)
     problems: tuple[Finding, ...]
+    wrappers: tuple[str, ...] = ()
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -115,16 +105,32 @@ def inventory_of(
     """
     schema = schema_of(facts, source.name, families)
     infos = {name: info for name, (_, info) in stored.items()}
+    naming = _naming(infos, schema, facts, source.name, families)
+    wrappers: tuple[str, ...] = ()
+    inside = unwrapped(infos) if _missing(naming, schema) else None
+    if inside is not None:
+        plain = {inside.plain[name]: info for name, info in infos.items()}
+        other = _naming(plain, schema, facts, source.name, families)
+        if not _missing(other, schema) and not other.unknown and not other.rules:
+            naming, wrappers = other.stored_as({rest: name for name, rest in inside.plain.items()}), inside.wrappers
+    problems = _problems(naming, schema, infos, source, facts["model_type"])
+    return TensorInventory(schema, naming, stored, tuple(problems), wrappers)
+
+
+def _naming(
+    infos: Mapping[str, TensorInfo], schema: Schema, facts: Mapping[str, Any], model: str, families: Families | None
+) -> Naming:
     naming = None
     if families is not None and facts["model_type"] in families:
         naming = plain_naming(infos, schema)
     if naming is None or not schema.all_names - naming.by_name().keys() <= set(schema.tied):
-        model = model_of_names(build_config(facts, source.name))
-        library = library_naming(infos, model, schema.buffers)
+        library = library_naming(infos, model_of_names(build_config(facts, model)), schema.buffers)
         naming = library if naming is None or len(library.by_name()) > len(naming.by_name()) else naming
-    naming = _swapped(naming, schema)
-    problems = _problems(naming, schema, infos, source, facts["model_type"])
-    return TensorInventory(schema, naming, stored, tuple(problems))
+    return _swapped(naming, schema)
+
+
+def _missing(naming: Naming, schema: Schema) -> list[str]:
+    return [name for name in schema.shapes if name not in naming.by_name()]
 
 
 def _swapped(naming: Naming, schema: Schema) -> Naming:
@@ -142,9 +148,8 @@ def _problems(
 ) -> list[Finding]:
     model, where = source.name, source.weights.where
     shapes = schema.shapes | {target: schema.shapes[source] for target, source in schema.tied.items()}
-    conversions = naming.by_name()
-    missing = [name for name in schema.shapes if name not in conversions]
-    wrapper = _wrapper(naming.unknown, shapes) if missing else None
+    missing = _missing(naming, schema)
+    wrapper = wrapper_of(naming.unknown, shapes) if missing else None
     if wrapper is not None:
         left_by, advice = WRAPPERS[wrapper]
         what = f"the tensors of '{model}' have '{wrapper}' in their names, as left by {left_by}"
@@ -153,10 +158,10 @@ def _problems(
     if naming.unknown:
         more = _more(naming.unknown)
         sentences.append(
-            f"'{model}' has a tensor '{plain(naming.unknown[0])}'{more} that its configuration does not know"
+            f"'{model}' has a tensor '{shown(naming.unknown[0])}'{more} that its configuration does not know"
         )
     for first, second in naming.repeated[:1]:
-        sentences.append(f"'{model}' stores one tensor twice, as '{plain(first)}' and as '{plain(second)}'")
+        sentences.append(f"'{model}' stores one tensor twice, as '{shown(first)}' and as '{shown(second)}'")
     if missing:
         sentences.append(f"'{model}' lacks the tensor '{missing[0]}'{_more(missing)}")
     mistyped = [
@@ -169,9 +174,9 @@ def _problems(
         if name in shapes and shape != shapes[name]
     ]
     for stored, shape, expected in misshapen[:1]:
-        sentences.append(f"'{plain(stored)}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
+        sentences.append(f"'{shown(stored)}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
     for stored in mistyped[:1]:
-        which = f"'{plain(stored)}' of '{model}'{_more(mistyped)}"
+        which = f"'{shown(stored)}' of '{model}'{_more(mistyped)}"
         sentences.append(f"{which} has dtype {infos[stored].dtype}; expected F32, F16 or BF16")
     advice = f"its config.json is of type '{kind}'; repair or replace this checkpoint"
     return [Finding("blocks", sentence, advice, where) for sentence in sentences]
@@ -188,15 +193,3 @@ def _loaded_shapes(conversion: Conversion, infos: Mapping[str, TensorInfo]) -> d
 
 def _more(several: Sequence[object]) -> str:
     return f" (and {len(several) - 1} more)" if len(several) > 1 else ""
-
-
-def _wrapper(unknown: Sequence[str], shapes: Mapping[str, object]) -> str | None:
-    """The part that a wrapper added to names, if without it they are the names of the model."""
-    for wrapper in WRAPPERS:
-        inside = [name for name in unknown if wrapper in name.split(".")]
-        unwrapped = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in inside]
-        tails = {name.split(".", 1)[-1] for name in shapes}
-        if any(name in shapes or name in tails or name.removeprefix("model.") in shapes for name in unwrapped):
-            return wrapper
-    everywhere = (wrapper for wrapper in WRAPPERS if all(wrapper in name.split(".") for name in unknown))
-    return next(everywhere, None) if unknown else None

@@ -436,6 +436,7 @@ class OperatorPlan:
     """An operator for any number of models, as options give it, for `isthmus.merge.recipes.recipe.recipe`.
 
     `weights` and `densities` are given once for all models or once for each, a number or a gradient over the layers.
+    `last` takes only the last checkpoints of a run.
     With `search`, weights are searched for, in place of `soup`.
     """
 
@@ -458,6 +459,9 @@ class OperatorPlan:
     scale: float | None = _operator(None, "What merged task vectors are multiplied by.", name="--lambda")
     soup: Literal["uniform", "greedy"] = _operator("uniform", "greedy leaves out models that do not lower the loss.")
     search: bool = _operator(False, "Search for weights on the select text.")
+    last: int | None = _operator(
+        None, "Of the checkpoints of a run, only this many: those with the highest numbers in their names.", minimum=1
+    )
 
 
 @dataclass(frozen=True)

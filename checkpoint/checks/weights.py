@@ -24,6 +24,7 @@ from ..reference import GGUF
 from ..small_files import ADAPTER
 from ..source import WEIGHT_FILES, Source
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
+from ..untrusted_text import plain
 from .finding import Finding
 from .kind import headless_findings, kind_findings, masked_finding, tensor_findings
 
@@ -81,6 +82,11 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
     require_tensors(facts, len(stored), source.name)
     contents = inventory_of(source, stored, facts, families)
     where = source.weights.where
+    if contents.wrappers:
+        words = " and ".join(f"'{plain(word, 40)}'" for word in contents.wrappers)
+        what = f"the tensors of '{source.name}' have {words} in their names, as left by a wrapper around the model"
+        advice = "they are read without it, and the merge has the usual names"
+        findings.append(Finding("notes", what, advice, where))
     obstacles = tensor_findings(source.name, contents.naming.foreign, where)
     if obstacles:
         return findings + obstacles, Weights(None, aligns)

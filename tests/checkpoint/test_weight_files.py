@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import state_of, tiny_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from isthmus.checkpoint.errors import IsthmusError
+from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError
 from isthmus.checkpoint.loading import load
 
 SINGLE, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -155,6 +155,40 @@ def unmerged(directory: Path) -> None:
     save_file(renamed, directory / SINGLE, metadata={"format": "pt"})
 
 
+WRAPPED = {
+    "compiled": (prefixed("_orig_mod."), "have '_orig_mod' in their names"),
+    "parallel": (prefixed("module."), "have 'module' in their names"),
+    "both": (prefixed("_orig_mod.module."), "have '_orig_mod' and 'module' in their names"),
+    "compiled inside": (prefixed("", "_orig_mod."), "have '_orig_mod' in their names"),
+    "FSDP": (prefixed("", "_fsdp_wrapped_module."), "have '_fsdp_wrapped_module' in their names"),
+    "a trainer's module": (prefixed("model."), "have 'model' in their names"),
+    "all of it": (prefixed("module._orig_mod.model.", "_checkpoint_wrapped_module."), "a wrapper around the model"),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_what_wraps_the_model_is_taken_off_its_names(tmp_path: Path, saved, isthmus, kind: str) -> None:
+    put, sentence = WRAPPED[kind]
+    put(directory := bare(tmp_path / "m"))
+    expected = state_of(tiny_model(1))
+    state = load(directory).state
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
+    outcome = isthmus("merge", directory, directory, "-o", tmp_path / "out", "--t", "0.5", "--align", "none")
+    assert outcome.code == 0
+    assert sentence in outcome.err
+    assert set(load_file(tmp_path / "out" / SINGLE)) == set(expected)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in expected.items())
+
+
+def test_a_name_with_and_without_a_wrapper_is_two_tensors(tmp_path: Path) -> None:
+    directory = bare(tmp_path / "m")
+    state = {f"module.{name}": value for name, value in state_of(tiny_model(1)).items()}
+    save_file({**state, "transformer.wte.weight": torch.zeros(128, 32)}, directory / SINGLE, metadata={"format": "pt"})
+    with pytest.raises(CorruptCheckpoint):
+        load(directory)
+
+
 REFUSED = {
     "a variant only": (variant, "only as 'model.fp16.safetensors', a variant"),
     "Mistral's format": (lambda d: (d / "consolidated.safetensors").write_bytes(b""), "Mistral's own format"),
@@ -165,11 +199,6 @@ REFUSED = {
     "a named pickle": (named(PICKLE), "neither a safetensors file nor its index"),
     "a name outside": (named("../m.safetensors"), "names weights outside the model"),
     "a name of nothing": (named("gone.safetensors"), "lacks 'gone.safetensors', which its config.json names"),
-    "compiled": (prefixed("_orig_mod."), "have '_orig_mod' in their names, as left by torch.compile: save the model"),
-    "parallel": (prefixed("module."), "have 'module' in their names, as left by parallel training: save the model"),
-    "both": (prefixed("_orig_mod.module."), "have '_orig_mod' in their names"),
-    "compiled inside": (prefixed("", "_orig_mod."), "have '_orig_mod' in their names"),
-    "FSDP": (prefixed("", "_fsdp_wrapped_module."), "as left by FSDP: save the full state"),
     "an adapter that is not merged": (unmerged, "as left by PEFT: merge the adapter into the model"),
 }
 
