@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from typing_extensions import override
 
 from ..checks.repository import OTHER, licence_of
 from ..errors import BadInput, IsthmusError, ModelNotFound
-from ..file_version import FileVersion, opened
+from ..file_version import opened
 from ..gguf_source import GgufSource, gguf_name
 from ..headers import TensorInfo
 from ..hub import fetch_file
 from ..listing import Listing, list_files
+from ..overlaid_source import OverlaidSource
 from ..pickles import pickle_header
 from ..reference import Reference, parse_reference
 from ..small_files import ADAPTER, CONFIGURATION, TEMPLATE, VOCABULARIES, is_tokenizer_file
@@ -101,7 +102,7 @@ class AdapterFiles(Source):
             return pickle_header(file, name, self.name)
 
 
-class AdaptedSource(Source):
+class AdaptedSource(OverlaidSource):
     """The files of a `base` with those of an `adapter` in front of them: its tokenizer, if it has one.
 
     The weights are the base's; the adapter's own are read through `adapter`.
@@ -110,16 +111,14 @@ class AdaptedSource(Source):
     def __init__(self, base: Source, adapter: AdapterFiles):
         if ADAPTER in base.files:
             raise BadInput(f"the base '{base.name}' holds an adapter itself: merge that into it first")
+        in_front = _tokenizer_files(adapter.files)
+        whole = not set(VOCABULARIES).isdisjoint(in_front)  # else it is a chat template alone
+        super().__init__(base, adapter, in_front, list(filter(is_tokenizer_file, base.files)) if whole else ())
         self.base, self.adapter = base, adapter
         self.reference = replace(base.reference, adapter=adapter.reference)
         self.name = self.reference.name
-        self.repository = base.repository
         revisions = [part.revision for part in self.parts]
         self.revision = None if None in revisions else "+".join(map(str, revisions))
-        in_front = _tokenizer_files(adapter.files)
-        behind = {name: facts for name, facts in base.files.items() if not in_front or not is_tokenizer_file(name)}
-        self.files = {**behind, **{name: adapter.files[name] for name in in_front}}
-        self._in_front = frozenset(in_front)
 
     @property
     @override
@@ -131,44 +130,10 @@ class AdaptedSource(Source):
     def permanent_name(self) -> str:
         return "+".join(part.permanent_name for part in self.parts)
 
-    def _of(self, filename: str) -> Source:
-        return self.adapter if filename in self._in_front else self.base
-
-    @override
-    def path(self, filename: str) -> Path:
-        return self._of(filename).path(filename)
-
-    @override
-    def version(self, filename: str) -> FileVersion:
-        return self._of(filename).version(filename)
-
     @override
     def require_unchanged(self, filenames: Iterable[str]) -> None:
-        names = set(filenames)
-        self.base.require_unchanged(names - self._in_front)
-        self.adapter.require_unchanged({*(names & self._in_front), ADAPTER, *self.adapter.weights.files})
-
-    @override
-    def fetch(self, filenames: Iterable[str]) -> None:
-        names = list(filenames)
-        self.base.fetch(name for name in names if name not in self._in_front)
-        self.adapter.fetch(name for name in names if name in self._in_front)
-
-    @override
-    def open(self, filename: str) -> IO[bytes]:
-        return self._of(filename).open(filename)
-
-    @override
-    def is_local(self, filename: str) -> bool:
-        return self._of(filename).is_local(filename)
-
-    @override
-    def content(self, filename: str, limit: int | None = None) -> bytes:
-        return self._of(filename).content(filename, limit)
-
-    @override
-    def header(self, filename: str) -> dict[str, TensorInfo]:
-        return self._of(filename).header(filename)
+        super().require_unchanged(filenames)
+        self.adapter.require_unchanged({ADAPTER, *self.adapter.weights.files})
 
     @cached_property
     @override
@@ -191,11 +156,6 @@ class AdaptedSource(Source):
     @override
     def card_problem(self) -> str | None:
         return self.base.card_problem or self.adapter.card_problem
-
-    @cached_property
-    @override
-    def weights(self) -> WeightFiles:
-        return self.base.weights
 
 
 def _tokenizer_files(names: Iterable[str]) -> list[str]:

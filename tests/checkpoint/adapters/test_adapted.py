@@ -101,6 +101,14 @@ def test_the_tokenizer_is_the_adapters_where_it_has_one(tmp_path) -> None:
     assert load(made.reference).tokenizer().model_max_length == 77
 
 
+def test_a_chat_template_alone_goes_with_the_tokenizer_of_the_base(tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(EMBEDDED / "docs" / file, made.base / file)
+    (made.adapter / "chat_template.jinja").write_text("{{ messages }}")
+    assert load(made.reference).tokenizer().chat_template == "{{ messages }}"
+
+
 def test_an_adapter_that_changes_after_it_was_opened_is_found_out(tmp_path) -> None:
     made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
     model = load(made.reference)
