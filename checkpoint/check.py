@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .adapters.adapted_source import open_source
-from .adapters.adapted_weights import facts_of
 from .checks.configuration import configuration_findings
 from .checks.cost import Cost, cost_findings, cost_of
 from .checks.files import file_findings
@@ -19,6 +18,7 @@ from .checks.weights import own_findings, pair_findings
 from .config import vocabulary_rows
 from .errors import IncompatibleModels
 from .model import Families
+from .one_vocabulary import facts_of
 from .optimizer_evidence import DOCUMENTS, SMALL, Evidence, conclude, file_evidence, relation
 from .reference import parse_reference
 from .small_files import ADAPTER, CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
@@ -79,17 +79,19 @@ def check(
     *references: str | Path,
     families: Families | None = None,
     opened: bool = True,
+    sources: Sequence[Source] | None = None,
 ) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
     `families` are the architectures that can be aligned, by model type; another one degrades to plain averaging. Of
     more than two models, a vocabulary that grew blocks: an operator merges rows that all models have. With `opened`,
     transformers builds every model once, without memory for weights: a plain average
-    leaves that to its output, for transformers takes seconds to import.
+    leaves that to its output, for transformers takes seconds to import. `sources` are the models' files where they are
+    open already.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
-    sources = _open(references)
+    sources = list(sources or open_sources(references))
     facts = [facts_of(source, families) for source in sources]
     findings: list[Finding] = []
     weights, other_kinds = [], set()
@@ -144,7 +146,7 @@ def check(
 def two_vocabularies(name_a: str, name_b: str, growth: Growth) -> Finding:
     """What is said where an operator meets a vocabulary that grew."""
     what = f"'{name_a}' and '{name_b}' share {growth.shared} rows of the vocabulary, and one has more"
-    advice = "such models are merged two at a time, along a path (leave --method out)"
+    advice = "give all models one vocabulary (--vocabulary union), or merge two along a path (leave --method out)"
     return Finding("blocks", what, advice, "config.json")
 
 
@@ -162,7 +164,7 @@ def _optimizer_findings(sources: Sequence[Source], provenance: Sequence[Sequence
     return [Finding("notes", f"they were trained by different optimizers: {listed}", advice, "their files")]
 
 
-def _open(references: Sequence[str | Path]) -> list[Source]:
+def open_sources(references: Sequence[str | Path]) -> list[Source]:
     """The models' files, listed, and the small ones that will be read, fetched: all models at once."""
 
     def opened(reference: str | Path) -> Source:

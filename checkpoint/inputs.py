@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .check import check, two_vocabularies
+from .check import check, open_sources, two_vocabularies
 from .checks.finding import Finding
 from .config import DEFAULT_CONTEXT, context_length, schema_of
 from .errors import IncompatibleModels
 from .loading import Checkpoint, load
 from .model import Families
+from .one_vocabulary import Choice, OneVocabulary, UnifiedSource, unify
 from .optimizer_evidence import Evidence
 from .rows import ComputedState
 from .small_files import CONFIGURATION
@@ -48,6 +49,12 @@ class Inputs:
     def first(self) -> Checkpoint:
         """The first model, whose form all others have."""
         return self.members[0]
+
+    @property
+    def unified(self) -> OneVocabulary | None:
+        """The one vocabulary that the models were brought to; None where they have their own."""
+        source = self.first.source
+        return source.vocabulary if isinstance(source, UnifiedSource) else None
 
     @property
     def context(self) -> int:
@@ -87,17 +94,25 @@ def open_inputs(
     narrow: bool = False,
     opened: bool = True,
     longest: int | None = None,
+    vocabulary: Choice | None = None,
+    base: bool = False,
 ) -> Inputs:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 
     The tokenizer is that of the model `tokenizer_of`, else of the first that has one. `narrow` cuts models to the rows
     of the vocabulary that all share where they differ in it, which is an error otherwise. `opened` is as for
-    `isthmus.checkpoint.check.check`. Blocks of text have at most `longest` tokens.
+    `isthmus.checkpoint.check.check`. Blocks of text have at most `longest` tokens. `vocabulary` brings models whose
+    vocabularies differ by added tokens to one (`isthmus.checkpoint.one_vocabulary`); with `base`, the first is what the
+    others were trained from.
 
     Raises IncompatibleModels when they cannot be merged; what `check` and `load` raise.
     """
     references = [model.reference if isinstance(model, Checkpoint) else model for model in models]
-    result = check(*references, families=families, opened=opened)
+    unified, notes = (
+        unify(open_sources(references), vocabulary, base=base, families=families) if vocabulary else (None, [])
+    )
+    result = check(*references, families=families, opened=opened, sources=unified)
+    result = replace(result, findings=(*result.findings, *notes))
     grown = {place: growth for place, growth in enumerate(result.growth, start=1) if growth is not None}
     apart = [two_vocabularies(result.models[0], result.models[place], growth) for place, growth in grown.items()]
     if narrow:
@@ -106,8 +121,8 @@ def open_inputs(
     if apart and not narrow:
         raise IncompatibleModels(str(apart[0]))
     members = [
-        model if isinstance(model, Checkpoint) else load(model, families=families, source=source)
-        for model, source in zip(models, result.sources, strict=True)
+        model if isinstance(model, Checkpoint) and not vocabulary else load(reference, families=families, source=source)
+        for model, reference, source in zip(models, references, result.sources, strict=True)
     ]
     if len({bool(member.schema.tied) for member in members}) > 1:
         members = [member.untied() for member in members]

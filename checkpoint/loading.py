@@ -22,6 +22,7 @@ from .errors import BadInput, CorruptCheckpoint
 from .lazy_state import DTYPES, with_copies
 from .model import Families, Schema
 from .naming import Naming
+from .one_vocabulary import UnifiedSource
 from .reference import Reference, parse_reference
 from .rust_panics import is_failure, quiet_panics
 from .size_limits import require_tokenizer_file
@@ -154,6 +155,8 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     Raises ModelNotFound, CorruptCheckpoint, BadInput (`isthmus.checkpoint.errors`), each in one sentence.
     """
     source = source or open_source(parse_reference(reference))
+    if isinstance(source, UnifiedSource):
+        return _unified(source, reference, families)
     whole = source.parts[0]  # the files of the weights
     facts = read_facts(whole)
     _require_none(kind_findings(whole, facts, families))
@@ -193,12 +196,30 @@ def load(reference: str | Path, *, families: Families | None = None, source: Sou
     )
 
 
+def _unified(source: UnifiedSource, reference: str | Path, families: Families | None) -> Checkpoint:
+    def load_as_it_is(one: Source) -> Checkpoint:
+        return load(one.name, families=families, source=one)
+
+    inner, facts, schema, state = source.unified(load_as_it_is, families)
+    files, copies = _small_files(source)
+    return replace(
+        inner,
+        reference=reference,
+        facts=facts,
+        schema=schema,
+        state=state,
+        files=files,
+        source=source,
+        _copies=copies,
+    )
+
+
 def _small_files(source: Source) -> tuple[dict[str, Path], WorkingFolder | None]:
     """The small files of a model; those of a directory, and of several places, are copied to a folder that lives as
     long as the checkpoint.
     """
     files = source.small_files()
-    if source.reference.on_hub and len(source.parts) == 1:
+    if source.reference.on_hub and type(source) is Source:
         return files, None
     folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-files-"))
     copies = {name: folder.path / name for name in files}

@@ -72,7 +72,9 @@ def open_job(
     """The models, checked and opened: all of them in one form, in memory where they will be measured."""
     began = time.monotonic()
     given, joined = _models_and_recipe(models)
-    usual = "none" if plan.as_lora is not None else _usual_alignment(plan, models, joined)
+    usual = (
+        "none" if plan.as_lora is not None or plan.vocabulary is not None else _usual_alignment(plan, models, joined)
+    )
     plan = replace(plan, align=plan.align or usual)
     plan.require_sense(joined)
     places = tuple(recipe_places(models) if isinstance(models, Recipe) else model_places(given))
@@ -86,6 +88,8 @@ def open_job(
         narrow=joined is None,
         opened=not plan.is_plain,
         longest=plan.context,
+        vocabulary=plan.vocabulary,
+        base=joined is not None and joined.operator.needs_base,
     )
     if joined is not None:
         inputs = replace(inputs, findings=(*inputs.findings, *joined.notes))

@@ -340,8 +340,9 @@ class MergePlan:
     are merged from disk to disk and measured from there.
 
     `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
-    float32. With `as_lora`, a rank, it is saved as an adapter of the base that the models share or that the operator
-    has; ``exact`` is the lowest rank that loses nothing but rounding.
+    float32. `vocabulary` brings models with tokens of their own to one vocabulary. With `as_lora`, a rank, the merge is
+    saved as an adapter of the base that the models share or that the operator has; ``exact`` is the lowest rank that
+    loses nothing but rounding.
     """
 
     data: Sequence[str] = _data(shown_default="what the models write, for curves and --align learned")
@@ -375,6 +376,11 @@ class MergePlan:
     context: int = _context()
     dtype: Dtype | None = option(
         None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
+    )
+    vocabulary: Literal["union", "base", "A"] | None = option(
+        None,
+        "One vocabulary for models with tokens of their own: the union of all, or that of the base or of A.",
+        RUNNING,
     )
     as_lora: int | Literal["exact"] | None = option(
         None,
@@ -427,6 +433,7 @@ class MergePlan:
             raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
         refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
         refuse(_against_adapter(self) if self.as_lora is not None else {})
+        refuse(_against_vocabulary(self, recipe) if self.vocabulary is not None else {})
         if not self.data and not self.writes_text:
             refuse(_without_text(self, recipe))
 
@@ -568,6 +575,17 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
             f"{what} needs the models in memory: leave out that or --max-memory": limited and needed
             for what, needed in in_memory.items()
         },
+    }
+
+
+def _against_vocabulary(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
+    return {
+        "rows that a model lacks come from the others, which alignment would move: add --align none to --vocabulary": (
+            plan.alignment not in ("none", "permutation")
+        ),
+        "the recipe's tokenizer_source and --vocabulary contradict each other: leave one out": (
+            recipe is not None and recipe.tokenizer is not None
+        ),
     }
 
 

@@ -18,6 +18,7 @@ from ..align.canonical import canonical
 from ..align.families import family
 from ..align.universe import Universe
 from ..checkpoint.inputs import Inputs
+from ..checkpoint.one_vocabulary import OneVocabulary
 from ..checkpoint.rows import ComputedState, in_blocks
 from ..eval.loss import Losses
 
@@ -72,7 +73,7 @@ def vocabulary_record(
     """
     growth = inputs.growth
     if growth is None:
-        return None
+        return None if inputs.unified is None else _unified_record(inputs.unified)
     owner = "AB"[growth.owner] if growth.total > growth.shared else None
     on_shared = shared or merge
     return {
@@ -84,6 +85,20 @@ def vocabulary_record(
         "shared_loss": on_shared.mean if on_shared else None,
         "shared_losses": {label: on_shared.label_mean(label) for label in on_shared.per_block} if on_shared else {},
         "same_text": same_text,
+    }
+
+
+def _unified_record(vocabulary: OneVocabulary) -> dict[str, Any]:
+    """What the report says of one vocabulary for all, in which every model has every row."""
+    return {
+        "shared_rows": vocabulary.rows,
+        "rows": vocabulary.rows,
+        "kept_from": None,
+        "added_tokens": list(vocabulary.missing),
+        "loss": None,
+        "shared_loss": None,
+        "shared_losses": {},
+        "same_text": None,
     }
 
 

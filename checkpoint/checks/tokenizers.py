@@ -86,7 +86,7 @@ def tokenizer_findings(
         what = (
             f"the tokenizers of '{a.name}' and '{b.name}' differ in {grown.count} tokens, for instance {grown.example}"
         )
-        advice = "the rows of the embeddings would not mean the same; merge models of one tokenizer"
+        advice = "their rows do not mean the same; where only added tokens differ, merge with --vocabulary union"
         return [Finding("blocks", what, advice, file)], None
     findings = [_growth(grown, a.name, b.name, file)] if grown else []
     keeper = (a, b)[grown.owner].name if grown else owner.name

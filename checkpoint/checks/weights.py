@@ -20,6 +20,7 @@ from ..errors import BadInput
 from ..gguf_source import GgufSource
 from ..lazy_state import LazyState
 from ..model import Families, Schema
+from ..one_vocabulary import UnifiedSource, facts_of
 from ..reference import GGUF
 from ..small_files import ADAPTER
 from ..source import WEIGHT_FILES, Source
@@ -53,6 +54,8 @@ class Weights:
 
 def own_findings(source: Source, facts: Mapping[str, Any], families: Families | None) -> tuple[list[Finding], Weights]:
     """Findings about one model alone, and its tensors; `facts` are those of its config.json, adapted if it is."""
+    if isinstance(source, UnifiedSource):
+        return own_findings(source.inner, facts_of(source.inner, families), families)
     if isinstance(source, AdaptedSource):
         return _adapted_findings(source, facts, families)
     findings = kind_findings(source, facts, families)

@@ -1,0 +1,293 @@
+"""One vocabulary for models whose vocabularies differ by added tokens: one row for every token, whatever its id was.
+
+The rows of the embedding and of the output matrix are brought into one order by the tokens' text. Where a model lacks a
+token, it takes the row of the base, if that has it, else the mean of the rows of the models that have it: so a token of
+one model keeps that model's row, and one of several is averaged over these.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from .adapters.adapted_weights import facts_of as facts_of_adapted
+from .checks.finding import Finding
+from .config import schema_of, vocabulary_rows
+from .errors import IncompatibleModels
+from .model import Families, Schema
+from .overlaid_source import OverlaidSource
+from .reference import Reference
+from .rows import ComputedState, in_blocks
+from .saving import write_json
+from .small_files import GENERATION, TOKENIZER_SETTINGS, is_tokenizer_file
+from .source import Source
+from .token_ids import with_token_ids
+from .tokenizer import Tokenizer, build_tokenizer, files_to_build, read_tokenizer
+from .untrusted_text import plain
+from .working_folders import WorkingFolder
+
+if TYPE_CHECKING:
+    from .loading import Checkpoint
+
+Choice = Literal["union", "base", "A"]
+SHOWN = 3  # tokens that a sentence names
+
+
+class TokenizerFiles(Source):
+    """The files of a tokenizer and generation settings, without a model."""
+
+    @override
+    def _require_kind(self) -> None:
+        pass
+
+
+@dataclass(eq=False)
+class OneVocabulary:
+    """The `tokens` that all models get, by their rows, of which there are `rows`; those of every source by its `own`.
+
+    `missing` are the tokens that not all models have. `base` says whether the first model is the others' base.
+    """
+
+    sources: tuple[Source, ...]
+    own: tuple[Mapping[str, int], ...]
+    tokens: Mapping[str, int]
+    rows: int
+    missing: tuple[str, ...]
+    owner: int
+    base: bool
+    files: TokenizerFiles
+    _folder: WorkingFolder = field(repr=False)
+    _members: list[Checkpoint] = field(default_factory=list, repr=False)
+
+    def members(self, load: Callable[[Source], Checkpoint]) -> list[Checkpoint]:
+        """The models as they are, opened once."""
+        if not self._members:
+            self._members += map(load, self.sources)
+        return self._members
+
+    def places(self, model: int) -> Tensor:
+        """The row of every token in a model, −1 where it has none: (rows,)."""
+        places = torch.full((self.rows,), -1)
+        for token, row in self.tokens.items():
+            places[row] = self.own[model].get(token, -1)
+        if model == self.owner:  # and its rows of padding
+            whole = vocabulary_rows(facts_of(self.sources[model]), self.sources[model].name)
+            taken = set(self.tokens.values())
+            for row in range(min(whole, self.rows)):
+                if row not in taken:
+                    places[row] = row
+        return places
+
+    def state(self, model: int, schema: Schema) -> ComputedState:
+        """The weights of a model with these rows; the tensors of `schema`, of which those with other shapes change."""
+        checkpoint = self._members[model]
+
+        def tensor(name: str) -> Tensor:
+            whole = checkpoint.state[name]
+            if tuple(whole.shape) == schema.shapes[name] and self._is_identity(model):
+                return whole
+            if name not in self._resized(schema):
+                return whole
+            places = self.places(model)
+            moved = whole[places.clamp(min=0)].clone()
+            lacking = places < 0
+            moved[lacking] = self._rows_of_others(name)[lacking]
+            return moved
+
+        def blocks(name: str) -> Any:
+            same = schema.shapes[name] == checkpoint.schema.shapes.get(name) and self._is_identity(model)
+            as_it_is = same or name not in self._resized(schema)
+            return in_blocks(checkpoint.state if as_it_is else {name: tensor(name)}, name)
+
+        return ComputedState(schema.shapes, tensor, blocks)
+
+    @lru_cache(maxsize=8)  # noqa: B019 - as long as the models are open
+    def _is_identity(self, model: int) -> bool:
+        return bool(torch.equal(self.places(model), torch.arange(self.rows)))
+
+    def _resized(self, schema: Schema) -> frozenset[str]:
+        """The tensors with a row for every token."""
+        own = self._members[self.owner]
+        other = schema_of({**own.facts, "vocab_size": own.facts["vocab_size"] + 1}, own.name).untied().shapes
+        plain_shapes = schema_of(own.facts, own.name).untied().shapes
+        return frozenset(name for name in schema.shapes if other[name] != plain_shapes[name])
+
+    @lru_cache(maxsize=2)  # noqa: B019 - embedding and output matrix
+    def _rows_of_others(self, name: str) -> Tensor:
+        """For every row, that of the base where it has the token, else the mean over the models that have it."""
+        total, count = torch.zeros(()), torch.zeros(self.rows)
+        for model, member in enumerate(self._members):
+            whole = member.state[name if name in member.state else member.schema.tied[name]]
+            places = self.places(model)
+            has = (places >= 0).float()
+            rows = whole[places.clamp(min=0)] * has.reshape(-1, *[1] * (whole.ndim - 1))
+            if model == 0 and self.base:
+                has = has * 1e6  # it outweighs all others
+                rows = rows * 1e6
+            total, count = total + rows, count + has
+        return total / count.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
+
+
+class UnifiedSource(OverlaidSource):
+    """The files of a model with the tokenizer of the one vocabulary, into whose order loading brings its rows."""
+
+    def __init__(self, inner: Source, vocabulary: OneVocabulary, place: int):
+        hidden = [name for name in inner.files if is_tokenizer_file(name) or name == GENERATION]
+        super().__init__(inner, vocabulary.files, list(vocabulary.files.files), hidden)
+        self.inner, self.vocabulary, self.model = inner, vocabulary, place
+
+    @property
+    @override
+    def parts(self) -> tuple[Source, ...]:
+        return self.inner.parts
+
+    @property
+    @override
+    def permanent_name(self) -> str:
+        return self.inner.permanent_name
+
+    def facts(self, families: Families | None = None) -> dict[str, Any]:
+        """The content of config.json with the rows, and the ids of special tokens, of the one vocabulary."""
+        owner = facts_of(self.vocabulary.sources[self.vocabulary.owner], families)
+        whole = with_token_ids(facts_of(self.inner, families), owner)
+        return {**whole, "vocab_size": self.vocabulary.rows}
+
+    def unified(
+        self, load: Callable[[Source], Checkpoint], families: Families | None
+    ) -> tuple[Checkpoint, dict[str, Any], Schema, ComputedState]:
+        """The model as it is, and the facts, schema and state that it has with the one vocabulary."""
+        inner = self.vocabulary.members(load)[self.model]
+        facts = {**self.facts(families), "tie_word_embeddings": bool(inner.schema.tied)}
+        schema = schema_of(facts, self.name, families)
+        return inner, facts, schema, self.vocabulary.state(self.model, schema)
+
+
+def facts_of(source: Source, families: Families | None = None) -> dict[str, Any]:
+    """The content of config.json of a model, with an adapter or another vocabulary or not."""
+    return source.facts(families) if isinstance(source, UnifiedSource) else facts_of_adapted(source, families)
+
+
+def unify(
+    sources: Sequence[Source], choice: Choice, *, base: bool, families: Families | None = None
+) -> tuple[list[UnifiedSource], list[Finding]]:
+    """The models with one vocabulary: the ``union`` of all, or that of the ``base`` or of the first model, ``A``.
+
+    With `base`, the first of the sources is what the others were trained from. Raises IncompatibleModels where the
+    tokenizers differ in more than added tokens.
+    """
+    if choice == "base" and not base:
+        raise IncompatibleModels("--vocabulary base is for a method with --base: take union or A")
+    owner = int(base) if choice == "A" else 0
+    tokenizers = [_tokenizer(source) for source in sources]
+    rows = [vocabulary_rows(facts_of(source, families), source.name) for source in sources]
+    own = [
+        {token: row for token, row in tokenizer.tokens.items() if row < count}
+        for tokenizer, count in zip(tokenizers, rows, strict=True)
+    ]
+    for place, source in enumerate(sources):
+        if place != owner:
+            _require_one_core(sources[owner], tokenizers[owner], source, tokenizers[place])
+    built: Any = tokenizers[owner].built
+    if choice == "union":
+        for place in (place for place in range(len(sources)) if place != owner):
+            flags = tokenizers[place].built.added_tokens_decoder  # type: ignore[union-attr]
+            new = [row for token, row in sorted(own[place].items(), key=lambda one: one[1]) if token not in own[owner]]
+            built.add_tokens([flags[row] for row in new if row in flags])
+    tokens = {token: row for token, row in built.get_vocab().items() if choice == "union" or token in own[owner]}
+    for other in tokenizers:
+        built.chat_template = built.chat_template or other.built.chat_template  # type: ignore[union-attr]
+    folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-vocabulary-"))
+    directory = folder.path / "tokenizer"
+    built.save_pretrained(directory)
+    ends = _ends(sources, tokenizers, tokens)
+    _write_generation(directory, sources, owner, ends)
+    missing = tuple(token for token in dict.fromkeys((*tokens, *chain(*own))) if any(token not in one for one in own))
+    vocabulary = OneVocabulary(
+        tuple(sources),
+        tuple(own),
+        tokens,
+        max(rows[owner], 1 + max(tokens.values())),
+        missing,
+        owner,
+        base,
+        TokenizerFiles(Reference(directory=directory)),
+        folder,
+    )
+    unified = [UnifiedSource(source, vocabulary, place) for place, source in enumerate(sources)]
+    return unified, [_finding(vocabulary, choice)] if missing or len(set(rows)) > 1 else []
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    names = files_to_build(source)
+    source.fetch(names)
+    tokenizer = build_tokenizer(source, {name: source.path(name) for name in names}) if source.has_tokenizer else None
+    if tokenizer is None:
+        raise IncompatibleModels(
+            f"'{source.name}' has no tokenizer that transformers can read, which tells its rows: add it, or "
+            "leave --vocabulary out"
+        )
+    return tokenizer
+
+
+def _require_one_core(first: Source, tokenizer: Tokenizer, second: Source, other: Tokenizer) -> None:
+    """Raise IncompatibleModels if two tokenizers differ in more than added tokens."""
+    cores = [
+        one.tokens.keys() - {str(token) for token in one.built.added_tokens_decoder.values()}  # type: ignore[union-attr]
+        for one in (tokenizer, other)
+    ]
+    differing = cores[0] ^ cores[1]
+    merges = [getattr(read_tokenizer(source), "merges", ()) for source in (first, second)]
+    if differing or merges[0] != merges[1]:
+        share = len(tokenizer.tokens.keys() & other.tokens.keys()) / len(tokenizer.tokens.keys() | other.tokens.keys())
+        raise IncompatibleModels(
+            f"'{first.name}' and '{second.name}' have different tokenizers, not only added tokens ({share:.0%} of "
+            "their tokens are common): one vocabulary takes tokenizers that were one"
+        )
+
+
+def _ends(sources: Sequence[Source], tokenizers: Sequence[Tokenizer], tokens: Mapping[str, int]) -> list[int]:
+    """The end tokens of all models, by their ids in the one vocabulary."""
+    ends: dict[int, None] = {}
+    for source, tokenizer in zip(sources, tokenizers, strict=True):
+        generation = source.json(GENERATION) if GENERATION in source.files else {}
+        stated = generation.get("eos_token_id", facts_of(source).get("eos_token_id"))
+        texts: dict[Any, str] = {row: token for token, row in tokenizer.tokens.items()}
+        names = [texts.get(row) for row in (stated if isinstance(stated, list) else [stated])]
+        names += [tokenizer.special.get("eos_token")]
+        ends |= dict.fromkeys(tokens[name] for name in names if name is not None and name in tokens)
+    return list(ends)
+
+
+def _write_generation(directory: Path, sources: Sequence[Source], owner: int, ends: Sequence[int]) -> None:
+    """Generation settings: the owner's, else the first there are; generation stops at the end tokens of all models."""
+    ordered = [sources[owner], *sources]
+    having = next((source for source in ordered if GENERATION in source.files), None)
+    settings = {} if having is None else having.json(GENERATION)
+    if having is not sources[owner]:
+        settings = with_token_ids(settings, facts_of(sources[owner]))
+    if ends:
+        write_json(directory / GENERATION, {**settings, "eos_token_id": ends[0] if len(ends) == 1 else list(ends)})
+    elif settings:
+        write_json(directory / GENERATION, settings)
+
+
+def _finding(vocabulary: OneVocabulary, choice: Choice) -> Finding:
+    shown = ", ".join(f"'{plain(token, 40)}'" for token in vocabulary.missing[:SHOWN])
+    shown += ", ..." * (len(vocabulary.missing) > SHOWN)
+    count = len(vocabulary.missing)
+    what = f"the vocabularies differ: {count} token{'s' * (count != 1)} that not all models have ({shown})"
+    if not count:
+        what = "the embeddings have different numbers of rows, for the same tokens"
+    left_out = sum(token not in vocabulary.tokens for token in vocabulary.missing)
+    whose = "their union" if choice == "union" else f"that of {choice}, without {left_out} of them"
+    advice = f"one of {vocabulary.rows} rows, {whose}, is merged; rows are averaged over the models that have the token"
+    return Finding("notes", what, advice, TOKENIZER_SETTINGS)

@@ -1,0 +1,179 @@
+"""Models with tokens of their own under one vocabulary: every row is that of the token, and the saved model has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import tiny_base
+from conftest import EMBEDDED
+from tokenizers import Tokenizer, models, trainers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+VOCABULARY = 1024
+
+
+def put(
+    directory: Path, tokens: list[str], *, seed: int, family: str = "gpt2", pad: int = 0, eos: str = "", **facts
+) -> Path:
+    """A model with the embedded tokenizer and some tokens added, of which `eos` ends a text."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "docs")
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    if eos:
+        tokenizer.eos_token = eos
+    model = tiny_base(family, seed, vocab_size=VOCABULARY + len(tokens) + pad, **facts)
+    if eos:
+        model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(eos)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A base, and two fine-tunes with a token each and one that both have, at different ids."""
+    return (
+        put(tmp_path / "base", [], seed=0),
+        put(tmp_path / "left", ["<left>", "<both>"], seed=1, eos="<left>"),
+        put(tmp_path / "right", ["<right>", "<other>", "<both>"], seed=2),
+    )
+
+
+def rows_by_token(directory: Path, name: str) -> dict[str, Tensor]:
+    """The rows of a matrix by the tokens' text, by transformers alone."""
+    matrix = AutoModelForCausalLM.from_pretrained(directory).state_dict()[name]
+    vocabulary = AutoTokenizer.from_pretrained(directory).get_vocab()
+    return {token: matrix[row] for token, row in vocabulary.items()}
+
+
+def merged(isthmus, out: Path, *arguments: object) -> dict[str, Tensor]:
+    outcome = isthmus("merge", *arguments, "-o", out)
+    assert outcome.code == 0, outcome.err
+    return rows_by_token(out, "transformer.wte.weight")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_a_row_is_the_mean_over_the_models_that_have_the_token(order, three, tmp_path, isthmus) -> None:
+    rows = merged(isthmus, tmp_path / "out", *(three[place] for place in order), "--vocabulary", "union")
+    own = [rows_by_token(model, "transformer.wte.weight") for model in three]
+    assert set(rows) == set().union(*own)
+    for token, row in rows.items():
+        having = [each[token] for each in own if token in each]
+        torch.testing.assert_close(row, sum(having) / len(having), atol=1e-6, rtol=0)
+
+
+def test_task_vectors_leave_a_token_of_one_model_as_it_is(three, tmp_path, isthmus) -> None:
+    base, *tuned = three
+    method = ("--method", "task_arithmetic", "--base", base, "--weight", "0.5")
+    rows = merged(isthmus, tmp_path / "out", *tuned, *method, "--vocabulary", "union")
+    below, left, right = (rows_by_token(model, "transformer.wte.weight") for model in three)
+    for token, row in rows.items():
+        if token in below:
+            expected = below[token] + 0.5 * (left[token] - below[token]) + 0.5 * (right[token] - below[token])
+        else:  # there is no difference to a base that lacks it
+            having = [each[token] for each in (left, right) if token in each]
+            start = sum(having) / len(having)
+            expected = start + sum(0.5 * (row - start) for row in having)
+        torch.testing.assert_close(row, expected, atol=1e-5, rtol=0)
+
+
+def test_the_saved_model_opens_stops_and_says_what_it_is(three, tmp_path, isthmus) -> None:
+    """`files_loss` holds the losses that are shown against transformers' on the saved files."""
+    out, options = tmp_path / "out", ("--data", "stdlib:docs", "--tokens", "512", "--no-spectrum")
+    outcome = isthmus("merge", *three, "--vocabulary", "union", *options, "-o", out)
+    assert outcome.code == 0
+    assert "the vocabularies differ: 4 tokens that not all models have" in outcome.err
+    tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
+    assert model.config.vocab_size == len(tokenizer) == VOCABULARY + 4
+    ends = model.generation_config.eos_token_id
+    assert tokenizer.convert_tokens_to_ids("<left>") in ends
+    head = model.get_output_embeddings().weight.detach().clone()
+    model.lm_head.weight = torch.nn.Parameter(head)  # untied, so that the next token can be made sure of
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids("<left>")] = 1e4 * model.transformer.ln_f.bias
+        model.transformer.ln_f.weight.zero_()
+    generated = model.generate(tokenizer("a b", return_tensors="pt").input_ids, max_new_tokens=8, do_sample=False)
+    assert generated.shape[1] < 8
+    report = json.loads((out / "isthmus.json").read_text())
+    assert set(report["vocabulary"]["added_tokens"]) == {"<left>", "<right>", "<other>", "<both>"}
+    assert report["vocabulary"]["rows"] == VOCABULARY + 4
+    assert "--vocabulary union" in report["reproduce"]
+
+
+def test_the_vocabulary_of_the_base_or_of_the_first_model(three, tmp_path, isthmus) -> None:
+    base, left, right = three
+    method = ("--method", "task_arithmetic", "--base", base)
+    assert len(merged(isthmus, tmp_path / "b", left, right, *method, "--vocabulary", "base")) == VOCABULARY
+    findings = json.loads((tmp_path / "b" / "isthmus.json").read_text())["findings"]
+    assert any("that of base, without 4 of them" in finding["advice"] for finding in findings)
+    assert set(merged(isthmus, tmp_path / "a", left, right, "--vocabulary", "A", "--t", "0.5")) == set(
+        rows_by_token(left, "transformer.wte.weight")
+    )
+
+
+def test_two_models_with_tokens_of_their_own_are_merged_on_a_path(three, tmp_path, isthmus) -> None:
+    _, left, right = three
+    out = tmp_path / "out"
+    assert isthmus("merge", left, right, "-o", tmp_path / "no", "--t", "0.5", "--align", "none").code == 2
+    options = ("--data", "stdlib:docs", "--tokens", "512", "--no-spectrum", "--t", "0.25", "--vocabulary", "union")
+    assert isthmus("merge", left, right, "-o", out, *options).code == 0
+    rows, first, second = (rows_by_token(place, "transformer.wte.weight") for place in (out, left, right))
+    torch.testing.assert_close(rows["<left>"], first["<left>"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(rows["<both>"], 0.75 * first["<both>"] + 0.25 * second["<both>"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pads", [(0, 3), (3, 0), (2, 7)])
+def test_rows_of_padding_are_no_tokens(pads, tmp_path, isthmus) -> None:
+    first = put(tmp_path / "a", ["<a>"], seed=1, pad=pads[0])
+    second = put(tmp_path / "b", ["<b>"], seed=2, pad=pads[1])
+    rows = merged(isthmus, tmp_path / "out", first, second, "--vocabulary", "union", "--t", "0.5")
+    own = [rows_by_token(place, "transformer.wte.weight") for place in (first, second)]
+    torch.testing.assert_close(rows["<a>"], own[0]["<a>"])
+    torch.testing.assert_close(rows["<b>"], own[1]["<b>"])
+
+
+def test_an_output_matrix_of_its_own_has_its_rows_in_order_too(tmp_path, isthmus) -> None:
+    facts = {"family": "llama", "tie_word_embeddings": False}
+    first = put(tmp_path / "a", ["<a>", "<both>"], seed=1, **facts)
+    second = put(tmp_path / "b", ["<both>", "<b>"], seed=2, **facts)
+    out = tmp_path / "out"
+    assert isthmus("merge", first, second, "--vocabulary", "union", "--t", "0.5", "-o", out).code == 0
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows, *own = (rows_by_token(place, name) for place in (out, first, second))
+        torch.testing.assert_close(rows["<both>"], (own[0]["<both>"] + own[1]["<both>"]) / 2, atol=1e-6, rtol=0)
+        torch.testing.assert_close(rows["<b>"], own[1]["<b>"], atol=1e-6, rtol=0)
+
+
+def other_tokenizer(directory: Path) -> Path:
+    model = Tokenizer(models.BPE())
+    model.train_from_iterator(["some other text of other words " * 20], trainers.BpeTrainer(vocab_size=60))
+    PreTrainedTokenizerFast(tokenizer_object=model, eos_token="s").save_pretrained(directory)
+    return directory
+
+
+BAD = {
+    "different tokenizers": (("union", "--align", "none"), "have different tokenizers, not only added tokens ("),
+    "aligned": (("union", "--align", "orthogonal"), "add --align none to --vocabulary"),
+    "a base that is none": (("base", "--align", "none"), "--vocabulary base is for a method with --base"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_has_no_one_vocabulary_is_said(kind: str, tmp_path, isthmus) -> None:
+    options, sentence = BAD[kind]
+    first, second = put(tmp_path / "a", ["<a>"], seed=1), put(tmp_path / "b", [], seed=2)
+    if kind == "different tokenizers":
+        other_tokenizer(second)
+    outcome = isthmus("merge", first, second, "-o", tmp_path / "out", "--t", "0.5", "--vocabulary", *options)
+    assert outcome.code == 2
+    assert sentence in outcome.err
+
+
+def test_models_without_a_tokenizer_have_no_one_vocabulary(saved, tmp_path, isthmus) -> None:
+    options = ("--vocabulary", "union", "--t", "0.5", "-o", tmp_path / "out")
+    outcome = isthmus("merge", saved("a", 1), saved("b", 2), *options)
+    assert outcome.code == 2
+    assert "has no tokenizer that transformers can read" in outcome.err
