@@ -6,7 +6,8 @@ If two models are both on this disk, the distance between them is measured on a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,7 +32,8 @@ from .kind import headless_findings, kind_findings, masked_finding, tensor_findi
 
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256
-RELATED = 0.5
+RELATED, LOOKED_INTO = 0.5, 0.25  # of the distance between independent models; from there on, layer by layer
+_LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
     share = f"{apart:.2f} of the distance between independent models"
     if apart == 0 and weights_a.adapted is None and weights_b.adapted is None:  # the sample may miss what is adapted
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
+    elif apart > LOOKED_INTO and (mixed := _by_layer(a, weights_a, b, weights_b)) is not None:
+        return [*findings, mixed]
     elif apart < RELATED:
         what = f"'{a.name}' and '{b.name}' are relatives: {share}"
         advice = "they usually need no alignment" + "; --align auto tries with and without" * weights_a.aligns
@@ -209,6 +213,63 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
     The sample is the first `SAMPLED_ROWS` rows of about `SAMPLED_MATRICES` matrices, evenly spread among those with the
     same shape in both, in float64. None if a model is not on this disk, is pickled, or is all zero or not finite.
     """
+    pair = _pair(a, weights_a, b, weights_b)
+    if pair is None:
+        return None
+    states, names = pair
+    return _share(states, names[:: max(1, len(names) // SAMPLED_MATRICES)])
+
+
+def distances_by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> dict[int, float]:
+    """The distance of every layer, by its number, on the first and the last matrix of each; as for `distance`.
+
+    Empty where there is none, or where names have no numbers.
+    """
+    pair = _pair(a, weights_a, b, weights_b)
+    if pair is None:
+        return {}
+    states, names = pair
+    layers: dict[int, list[str]] = {}
+    for name in names:
+        number = _LAYER.search(name)
+        if number is not None:
+            layers.setdefault(int(number[1]), []).append(name)
+    shares = {layer: _share(states, {within[0]: 0, within[-1]: 0}) for layer, within in sorted(layers.items())}
+    return {layer: share for layer, share in shares.items() if share is not None}
+
+
+def _by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> Finding | None:
+    """A finding if two models are relatives in some layers, and strangers in others."""
+    layers = distances_by_layer(a, weights_a, b, weights_b)
+    near = [layer for layer, share in layers.items() if share < RELATED]
+    far = [layer for layer in layers if layer not in near]
+    if not near or not far:
+        return None
+    what = (
+        f"'{a.name}' and '{b.name}' are relatives in {_ranges(near)} (at most "
+        f"{max(layers[layer] for layer in near):.2f} of the distance between independent models), and strangers in "
+        f"{_ranges(far)} (at least {min(layers[layer] for layer in far):.2f})"
+    )
+    advice = "layers of one were replaced or moved, and averaging those destroys the merge: look at how both were made"
+    return Finding("degrades", what, advice, WEIGHT_FILES[0])
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Numbers of layers in words: layers 0 to 3, 7."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    shown = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(shown)}"
+
+
+def _pair(
+    a: Source, weights_a: Weights, b: Source, weights_b: Weights
+) -> tuple[list[Mapping[str, Tensor]], list[str]] | None:
+    """Two states and the matrices that have the same shape in both; None if one is not on this disk, or pickled."""
     states, shapes = [], []
     for source, weights in ((a, weights_a), (b, weights_b)):
         contents = weights.contents
@@ -222,10 +283,12 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
             state = weights.adapted(contents.with_ties_resolved(source.parts[0]).schema, state).state
         states.append(state)
         shapes.append(contents.schema.shapes)
-    names = [name for name, shape in shapes[0].items() if len(shape) == 2 and shapes[1].get(name) == shape]
-    step = max(1, len(names) // SAMPLED_MATRICES)
+    return states, [name for name, shape in shapes[0].items() if len(shape) == 2 and shapes[1].get(name) == shape]
+
+
+def _share(states: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> float | None:
     difference = total = 0.0
-    for name in names[::step]:
+    for name in names:
         rows_a, rows_b = (_first_rows(state, name).double() for state in states)
         difference += (rows_a - rows_b).square().sum().item()
         total += (rows_a.square().sum() + rows_b.square().sum()).item()

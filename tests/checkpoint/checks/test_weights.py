@@ -51,3 +51,29 @@ def test_another_dtype_is_noted(saved) -> None:
         str(finding) == "'a' is stored in F32, 'b' in F16: the merge is saved in float32, or in the dtype of --dtype"
         for finding in found.findings
     )
+
+
+@pytest.mark.parametrize(
+    ("replaced", "sentence"),
+    [
+        ((1,), "are relatives in layers 0, 2 to 3 (at most 0.0"),
+        ((2, 3), "and strangers in layers 2 to 3 (at least 0.9"),
+        ((0, 1, 3), "are relatives in layer 2 (at most 0.0"),
+    ],
+)
+def test_layers_of_another_model_are_said(saved, replaced, sentence: str) -> None:
+    a, b, other = saved("a", n_layer=4), saved("b", n_layer=4), saved("c", 1, n_layer=4)
+    state, strange = (load_file(place / "model.safetensors") for place in (b, other))
+    for name in state:
+        moved = any(f".h.{layer}." in name for layer in replaced)
+        state[name] = strange[name] if moved else state[name] + 0.01 * strange[name]
+    save_file(state, b / "model.safetensors", metadata={"format": "pt"})
+    findings = [str(finding) for finding in check(a, b).findings if finding.kind == "degrades"]
+    assert any(sentence in finding for finding in findings), findings
+    assert any("averaging those destroys the merge" in finding for finding in findings)
+
+
+def test_relatives_and_strangers_are_so_in_every_layer() -> None:
+    for pair in (("docs", "code"), ("adamw-1", "muon-1")):
+        findings = check(*(EMBEDDED / name for name in pair)).findings
+        assert not any("strangers in" in str(finding) for finding in findings)
