@@ -230,7 +230,8 @@ def print_extraction(report: dict[str, Any]) -> None:
             row = (f"{one['losses'][label]:.3f}" for label in labels)
             table.add_row(cell(names[name]), *row, style="bold" if name == "adapted" else None)
         _print_table(table)
-        say(f"the adapter loses {report['lost']:.4f} ± {report['lost_stderr']:.4f} nats per token of the model")
+        lost = f"{report['lost'] + 0.0:.4f}".replace("-0.0000", "0.0000")
+        say(f"the adapter loses {lost} ± {report['lost_stderr']:.4f} nats per token of the model")
 
 
 def print_ensemble(report: dict[str, Any]) -> None:

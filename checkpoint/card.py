@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .checks.repository import HUB_LICENCES
+from .reference import GGUF
 from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         local=_local(report),
         masked=report["task"] == MASKED,
         adapter=report.get("adapter"),
+        opening=_opening(report),
     )
     return f"---\n{metadata(report, name).to_yaml()}\n---\n{body}\n"
 
@@ -73,7 +75,7 @@ def render_adapter_card(report: Mapping[str, Any], name: str) -> str:
         name=name,
         end=report["endpoints"][0],
         base=base,
-        base_name=str(base["ref"]).partition("@")[0],
+        opening=_opening({**report, "adapter": {**adapter, "base": base}}),
         adapter=adapter,
         lowest=min(adapter["ranks"].values(), default=0),
         highest=max(adapter["ranks"].values(), default=0),
@@ -81,7 +83,7 @@ def render_adapter_card(report: Mapping[str, Any], name: str) -> str:
         reproduce=reproduce,
         fence=fence(reproduce),
         revision=_revision,
-        local=_local(report),
+        local=_local(report, "adapter"),
     )
     return f"---\n{_adapter_metadata(report).to_yaml()}\n---\n{body}\n"
 
@@ -169,10 +171,31 @@ def _quoted(text: object) -> str:
     return json.dumps(plain(text), ensure_ascii=False)
 
 
-def _local(report: Mapping[str, Any]) -> str:
+def _opening(report: Mapping[str, Any]) -> list[str]:
+    """The lines of Python that open the base of an adapter as the adapter needs it; none for a model."""
+    adapter = report.get("adapter")
+    if not adapter:
+        return []
+    base, name = adapter["base"], "AutoModelForMaskedLM" if report["task"] == MASKED else "AutoModelForCausalLM"
+    place, _, inside = str(base["ref"]).partition(":") if base["on_hub"] else (str(base["ref"]), "", "")
+    if not base["on_hub"] and place.endswith(GGUF):
+        place, inside = ".", place
+    folder, _, file = inside.rpartition("/") if inside.endswith(GGUF) else (inside, "", "")
+    given = {"revision": base["revision"], "subfolder": folder or None, "gguf_file": file or None}
+    options = "".join(f", {key}={_quoted(value)}" for key, value in given.items() if value)
+    lines = [
+        "from peft import PeftModel",
+        f"from transformers import {name}",
+        "",
+        f"base = {name}.from_pretrained({_quoted(place.partition('@')[0])}{options})",
+    ]
+    return [*lines, f"base.resize_token_embeddings({adapter['rows']})"] if adapter["rows"] else lines
+
+
+def _local(report: Mapping[str, Any], what: str = "merge") -> str:
     """A sentence on the models in the command that are local directories; empty if there are none."""
     local = list(dict.fromkeys(code(f"./{part['ref']}") for part in _parts(report) if not part["on_hub"]))
     if not local:
         return ""
     names = " and ".join(filter(None, [", ".join(local[:-1]), local[-1]]))
-    return f"{names} {'are' if local[1:] else 'is'} on the disk of whoever made the merge."
+    return f"{names} {'are' if local[1:] else 'is'} on the disk of whoever made the {what}."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy
@@ -22,6 +25,7 @@ from .weight_files import IN_ORDER
 from .working_folders import WorkingFolder
 
 MAGIC = b"GGUF"
+_ONE_AT_A_TIME = Lock()
 PRECISE = frozenset({"F32", "F16", "BF16"})  # types that are not quantized
 
 
@@ -42,6 +46,14 @@ def gguf_name(listing: Listing, model: str) -> str | None:
     return names[0] if names else None
 
 
+class _Beside(Source):
+    """What lies beside a GGUF file: its card."""
+
+    @override
+    def _require_kind(self) -> None:
+        pass
+
+
 class GgufSource(Source):
     """The files of a model that a GGUF file was turned into; `types` counts its tensors by how they were stored.
 
@@ -49,12 +61,14 @@ class GgufSource(Source):
     CorruptCheckpoint for a file that is damaged.
     """
 
-    def __init__(self, file: Path, reference: Reference):
+    def __init__(self, file: Path, reference: Reference, listing: Listing):
         self._folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-gguf-"))
         directory = self._folder.path / "model"
         self.types = _converted(file, directory)
         super().__init__(Reference(directory=directory))
+        self._origin = _Beside(reference, listing)
         self.reference, self.name = reference, plain(reference.name)
+        self.revision, self.repository = listing.revision, listing.repository
 
     @property
     def quantized(self) -> dict[str, int]:
@@ -64,6 +78,21 @@ class GgufSource(Source):
     @override
     def path(self, filename: str) -> Path:
         return self._folder.path / "model" / filename
+
+    @cached_property
+    @override
+    def card(self) -> str:
+        return self._origin.card
+
+    @cached_property
+    @override
+    def metadata(self) -> Mapping[str, Any]:
+        return self._origin.metadata
+
+    @property
+    @override
+    def card_problem(self) -> str | None:
+        return self._origin.card_problem
 
     @override
     def is_local(self, filename: str) -> bool:
@@ -87,6 +116,10 @@ def _converted(file: Path, directory: Path) -> Counter[str]:
         _convert(file, directory)
     except IsthmusError:
         raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise IsthmusError(f"the disk of temporary files is full, where '{file.name}' is dequantized") from None
+        raise CorruptCheckpoint(f"transformers cannot read '{file.name}' ({one_line(error)}): fetch it again") from None
     except BaseException as error:
         if not is_failure(error) or isinstance(error, MemoryError):
             raise
@@ -103,7 +136,7 @@ def _convert(file: Path, directory: Path) -> None:
 
     from .trial_loading import quiet
 
-    with quiet(), _without_bar():
+    with _ONE_AT_A_TIME, quiet(), _without_bar():  # both change what is global
         read = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )

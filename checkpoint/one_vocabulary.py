@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,9 +35,7 @@ from .tokenizer import Tokenizer, build_tokenizer, files_to_build, read_tokenize
 from .untrusted_text import plain
 from .working_folders import WorkingFolder
 
-if TYPE_CHECKING:
-    from .loading import Checkpoint
-
+Opened = TypeVar("Opened")
 Choice = Literal["union", "base", "A"]
 SHOWN = 3  # tokens that a sentence names
 
@@ -66,9 +64,9 @@ class OneVocabulary:
     base: bool
     files: TokenizerFiles
     _folder: WorkingFolder = field(repr=False)
-    _members: list[Checkpoint] = field(default_factory=list, repr=False)
+    _members: list[Any] = field(default_factory=list, repr=False)  # checkpoints
 
-    def members(self, load: Callable[[Source], Checkpoint]) -> list[Checkpoint]:
+    def members(self, load: Callable[[Source], Opened]) -> list[Opened]:
         """The models as they are, opened once."""
         if not self._members:
             self._members += map(load, self.sources)
@@ -92,7 +90,7 @@ class OneVocabulary:
         checkpoint = self._members[model]
 
         def tensor(name: str) -> Tensor:
-            whole = checkpoint.state[name]
+            whole: Tensor = checkpoint.state[name]
             if tuple(whole.shape) == schema.shapes[name] and self._is_identity(model):
                 return whole
             if name not in self._resized(schema):
@@ -162,10 +160,10 @@ class UnifiedSource(OverlaidSource):
         return {**whole, "vocab_size": self.vocabulary.rows}
 
     def unified(
-        self, load: Callable[[Source], Checkpoint], families: Families | None
-    ) -> tuple[Checkpoint, dict[str, Any], Schema, ComputedState]:
+        self, load: Callable[[Source], Opened], families: Families | None
+    ) -> tuple[Opened, dict[str, Any], Schema, ComputedState]:
         """The model as it is, and the facts, schema and state that it has with the one vocabulary."""
-        inner = self.vocabulary.members(load)[self.model]
+        inner: Any = self.vocabulary.members(load)[self.model]
         facts = {**self.facts(families), "tie_word_embeddings": bool(inner.schema.tied)}
         schema = schema_of(facts, self.name, families)
         return inner, facts, schema, self.vocabulary.state(self.model, schema)

@@ -6,6 +6,7 @@ and other spellings of a path do not hide a conflict.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -15,8 +16,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput
+from .errors import BadInput, IsthmusError
 from .reference import parse_reference
+from .size_limits import LARGEST, read_bytes
+from .small_files import ADAPTER
 
 ENTRIES = 100_000  # of one input that are looked at: a huge tree costs at most a second
 NAME_BYTES = 255
@@ -48,17 +51,29 @@ def model_places(references: Iterable[Any], what: str = "the model") -> list[Pla
     places = []
     for reference in references:
         try:
-            place = parse_reference(getattr(reference, "reference", reference))
+            place = getattr(reference, "place", None) or parse_reference(getattr(reference, "reference", reference))
         except (BadInput, RuntimeError, OSError, ValueError):
             continue  # opening the model reports it
         for part in place.parts:
             if part.directory is not None:
                 places.append(Place.of(what, part.directory / (part.file or "")))
+                base = _base_of_adapter(part.directory)
+                places += [] if base is None else [Place.of("the base of an adapter", base)]
             else:
                 from huggingface_hub import constants
 
                 places.append(Place("the Hub's cache", Path(constants.HF_HUB_CACHE).expanduser().absolute()))
     return places
+
+
+def _base_of_adapter(directory: Path) -> Path | None:
+    """The directory of the base that an adapter names; None for anything else, which opening the model reports."""
+    try:
+        settings = json.loads(read_bytes(directory / ADAPTER, LARGEST[ADAPTER], ADAPTER))
+        place = parse_reference(settings["base_model_name_or_path"]).directory
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, IsthmusError):
+        return None
+    return place if place is not None and place.is_dir() else None
 
 
 def output_path(target: str | Path) -> Path:

@@ -146,8 +146,12 @@ def _adapted(written: str) -> Reference:
             base, adapter = _unadapted(written[:place]), _unadapted(written[place + 1 :])
         except BadInput:
             continue
+        if _HUB_ID.match(written) and adapter.directory is None and "/" not in written[place + 1 :]:
+            continue  # a revision or a folder with a + in its name
         plausible = all("+" not in str(part.directory or "") or _exists(part) for part in (base, adapter))
         candidates += [replace(base, adapter=adapter)] if plausible else []
+    if not candidates and _HUB_ID.match(written):
+        return _unadapted(written)
     if not candidates:
         raise BadInput(
             f"'{written}' is neither a directory nor 'base+adapter', a base model and one adapter: check the spelling, "
@@ -157,4 +161,4 @@ def _adapted(written: str) -> Reference:
 
 
 def _exists(reference: Reference) -> bool:
-    return reference.directory is None or reference.directory.is_dir()
+    return reference.directory is None or (reference.directory / (reference.file or "")).exists()

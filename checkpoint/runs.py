@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import BadInput
+from .reference import require_path
 from .untrusted_text import plain
 
 _WILD = re.compile(r"[*?\[]")
@@ -14,7 +15,7 @@ _WILD = re.compile(r"[*?\[]")
 
 def is_pattern(model: str) -> bool:
     """Whether the name of a model is a pattern of directories, and no directory itself."""
-    return bool(_WILD.search(model)) and not Path(model).expanduser().exists()
+    return bool(_WILD.search(model)) and not require_path(model, "the model").exists()
 
 
 def expanded(models: Sequence[str]) -> list[str]:
@@ -24,16 +25,25 @@ def expanded(models: Sequence[str]) -> list[str]:
     """
     names: list[str] = []
     for model in models:
-        if not is_pattern(model):
+        if is_pattern(model):
+            names += [name for name in _matches(model) if name not in names and name not in models]
+        else:
             names.append(model)
-            continue
-        path = Path(model).expanduser()
-        top = Path(path.anchor)
-        matches = [str(place) for place in top.glob(str(path.relative_to(top))) if place.is_dir()]
-        if not matches:
-            raise BadInput(f"no directory matches '{plain(model, 100)}': check the pattern")
-        names += sorted(matches, key=by_number)
     return names
+
+
+def _matches(model: str) -> list[str]:
+    """The directories that match a pattern; of ``base+pattern``, the base with every one of them."""
+    base, plus, pattern = model.rpartition("+")
+    path = require_path(pattern, "the pattern")
+    top = Path(path.anchor)
+    try:
+        matches = [str(place) for place in top.glob(str(path.relative_to(top))) if place.is_dir()]
+    except ValueError:
+        matches = []
+    if not matches:
+        raise BadInput(f"no directory matches '{plain(model, 100)}': check the pattern")
+    return [f"{base}{plus}{name}" for name in sorted(matches, key=by_number)]
 
 
 def last(models: Sequence[str], count: int) -> list[str]:

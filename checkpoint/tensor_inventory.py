@@ -18,7 +18,7 @@ from .naming import Conversion, Naming, library_naming, plain_naming
 from .pickles import pickle_header
 from .rows import in_blocks
 from .source import Source
-from .untrusted_text import plain as shown
+from .untrusted_text import plain
 from .wrapped_names import WRAPPERS, unwrapped, wrapper_of
 
 
@@ -109,9 +109,10 @@ def inventory_of(
     wrappers: tuple[str, ...] = ()
     inside = unwrapped(infos) if _missing(naming, schema) else None
     if inside is not None:
-        plain = {inside.plain[name]: info for name, info in infos.items()}
-        other = _naming(plain, schema, facts, source.name, families)
-        if not _missing(other, schema) and not other.unknown and not other.rules:
+        renamed = {inside.plain[name]: info for name, info in infos.items()}
+        other = _naming(renamed, schema, facts, source.name, families)
+        one_from_one = all(conversion.rule is None for conversion in other.conversions)
+        if not _missing(other, schema) and not other.unknown and one_from_one:
             naming, wrappers = other.stored_as({rest: name for name, rest in inside.plain.items()}), inside.wrappers
     problems = _problems(naming, schema, infos, source, facts["model_type"])
     return TensorInventory(schema, naming, stored, tuple(problems), wrappers)
@@ -158,10 +159,10 @@ def _problems(
     if naming.unknown:
         more = _more(naming.unknown)
         sentences.append(
-            f"'{model}' has a tensor '{shown(naming.unknown[0])}'{more} that its configuration does not know"
+            f"'{model}' has a tensor '{plain(naming.unknown[0])}'{more} that its configuration does not know"
         )
     for first, second in naming.repeated[:1]:
-        sentences.append(f"'{model}' stores one tensor twice, as '{shown(first)}' and as '{shown(second)}'")
+        sentences.append(f"'{model}' stores one tensor twice, as '{plain(first)}' and as '{plain(second)}'")
     if missing:
         sentences.append(f"'{model}' lacks the tensor '{missing[0]}'{_more(missing)}")
     mistyped = [
@@ -174,9 +175,9 @@ def _problems(
         if name in shapes and shape != shapes[name]
     ]
     for stored, shape, expected in misshapen[:1]:
-        sentences.append(f"'{shown(stored)}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
+        sentences.append(f"'{plain(stored)}' of '{model}'{_more(misshapen)} has shape {shape}; expected {expected}")
     for stored in mistyped[:1]:
-        which = f"'{shown(stored)}' of '{model}'{_more(mistyped)}"
+        which = f"'{plain(stored)}' of '{model}'{_more(mistyped)}"
         sentences.append(f"{which} has dtype {infos[stored].dtype}; expected F32, F16 or BF16")
     advice = f"its config.json is of type '{kind}'; repair or replace this checkpoint"
     return [Finding("blocks", sentence, advice, where) for sentence in sentences]

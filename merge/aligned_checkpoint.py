@@ -64,6 +64,7 @@ def align_and_save(
     progress.stage("checking")
     inputs = open_inputs((a, b), families=FAMILIES, narrow=True, longest=plan.context)
     progress.findings(inputs.findings)
+    places += model_places(inputs.whole)
     if plan.stream and inputs.growth is not None:
         raise BadInput("--stream is for models of one vocabulary: here, one of them has more")
     candidate = _aligned(plan, inputs, output, progress)

@@ -116,6 +116,7 @@ def ensemble(
     progress.stage("checking")
     inputs = open_inputs(models, families=FAMILIES, longest=plan.context)
     progress.findings(inputs.findings)
+    places += tuple(model_places(inputs.whole))
     soup, saved = recipe("linear", [str(model) for model in models]), None
     if plan.path is not None:
         progress.stage("reading the path")
@@ -266,7 +267,8 @@ def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
     source = checkpoint.source or open_source(checkpoint.place)
     places: list[dict[str, Any]] = []
     for part in source.parts:
-        place = part.reference.directory
+        directory = part.reference.directory
+        place = None if directory is None else directory / (part.reference.file or "")
         ref = part.permanent_name if place is None else os.path.relpath(place.absolute(), target)
         places.append({"ref": ref, "local": place is not None})
     adapter = {"adapter": places[1]} if len(places) > 1 else {}

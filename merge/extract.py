@@ -31,15 +31,15 @@ from .job import pick_device
 from .measure import losses_json
 from .options import unusual
 from .plans import ExtractPlan
-from .record import record_of, versions
+from .record import record_of, rows_added, versions
 from .reproduce import public_reference, public_text
-from .saved_adapter import save_adapter
+from .saved_adapter import require_plain, save_adapter
 
 
 def extract(
     model: str | Path | Checkpoint,
     base: str | Path | Checkpoint,
-    output: Path,
+    output: str | Path,
     plan: ExtractPlan = ExtractPlan(),  # noqa: B008
     *,
     overwrite: bool = False,
@@ -58,11 +58,14 @@ def extract(
     progress.stage("checking")
     inputs = open_inputs((base, model), families=FAMILIES, narrow=True, longest=plan.context, tokenizer_of=str(model))
     progress.findings(inputs.findings)
+    places += model_places(inputs.whole)
+    output = Path(output)
     under, tuned = inputs.whole
     if inputs.growth is not None and inputs.growth.owner == 0 and inputs.growth.total > inputs.growth.shared:
         raise BadInput(
             f"'{under.name}' has more rows of the vocabulary than '{tuned.name}': give the base it came from"
         )
+    require_plain(under)
     blocks = _blocks(plan, inputs, tuned, progress)
     device = pick_device(plan.device)
     progress.stage("factors of what differs", len(tuned.state))
@@ -124,6 +127,7 @@ def _report(
             "rank": plan.rank,
             "asked_energy": None if plan.rank else plan.energy,
             **adapter.record(),
+            "rows": rows_added(tuned, under),
             "of": sum(math.prod(shape) for shape in tuned.schema.shapes.values()),
         },
         "models": {name: losses_json(one) for name, one in losses.items()},

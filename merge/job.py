@@ -12,6 +12,7 @@ import torch
 
 from ..align.families import FAMILIES, family
 from ..align.methods import KEEP_FORM
+from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint, load
@@ -91,6 +92,7 @@ def open_job(
         vocabulary=plan.vocabulary,
         base=joined is not None and joined.operator.needs_base,
     )
+    places += tuple(model_places(inputs.whole))  # an adapter alone names its base
     if joined is not None:
         inputs = replace(inputs, findings=(*inputs.findings, *joined.notes))
     progress.findings(inputs.findings)
@@ -148,11 +150,21 @@ def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
         if inputs.first.place.adapter is None:
             return inputs.first
         raise BadInput(f"--as-lora needs a base in one place, and '{inputs.first.name}' is adapted: {later[3:]}")
-    sources = [member.source for member in inputs.whole if member.source is not None]
-    bases = [source.parts[0] for source in sources if len(source.parts) > 1]
-    if len(bases) < len(inputs.whole) or len({(base.reference, base.revision) for base in bases}) > 1:
+    sources = [member.source or open_source(member.place) for member in inputs.whole]
+    bases = [source.parts[0] for source in sources]
+    adapted = any(len(source.parts) > 1 for source in sources)
+    if not adapted or len({_identity(base) for base in bases}) > 1:
         raise BadInput(f"--as-lora needs a base: merge adapters of one, take a method that has --base, {later}")
-    return load(_reference(bases[0]), families=FAMILIES, source=bases[0])
+    under = load(_reference(bases[0]), families=FAMILIES, source=bases[0])
+    return under if inputs.first.schema.tied else under.untied()
+
+
+def _identity(base: Source) -> tuple[object, ...]:
+    """Where a base is, however it was named."""
+    place = base.reference
+    if place.directory is not None:
+        return (place.directory.resolve(), place.file)
+    return (place.repo_id, place.subfolder, place.file, base.revision)
 
 
 def _reference(source: Source) -> str | Path:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..checkpoint.adapters.extracted import ExtractedAdapter
@@ -130,9 +132,20 @@ def as_adapter(job: Job, choice: Choice) -> Choice:
         facts,
         job.under.state,
         rank=None if rank == "exact" else rank,
+        is_of_base=partial(_is_of_base, job),
         on_tensor=job.progress.advance,
     )
     return replace(choice, state=adapter.state(job.under.state, choice.state), adapter=adapter)
+
+
+def _is_of_base(job: Job, name: str) -> bool:
+    """Whether a tensor is that of the base in all models that are merged, so that a merge differs by rounding alone."""
+    assert job.under is not None
+    states = [end.state for end in job.ends]
+    if name not in job.under.state or any(name not in state for state in states):
+        return False
+    base = job.under.state[name]
+    return all(torch.equal(state[name], base) for state in states)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def loss_plane(
     progress.stage("checking")
     inputs = open_inputs(models, families=FAMILIES, narrow=True, longest=plan.context)
     progress.findings(inputs.findings)
+    places += tuple(model_places(inputs.whole))
     first, *others = inputs.members
     tokenizers = (end for end in inputs.whole if end.has_tokenizer)
     smallest = min(tokenizers, key=lambda end: int(end.config.vocab_size), default=inputs.whole[0])

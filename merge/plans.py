@@ -432,7 +432,7 @@ class MergePlan:
         if self.dtype is not None and self.dtype not in get_args(Dtype):
             raise BadInput(f"dtype is one of {', '.join(get_args(Dtype))}, by name; got {self.dtype!r}")
         refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
-        refuse(_against_adapter(self) if self.as_lora is not None else {})
+        refuse(_against_adapter(self, recipe) if self.as_lora is not None else {})
         refuse(_against_vocabulary(self, recipe) if self.vocabulary is not None else {})
         if not self.data and not self.writes_text:
             refuse(_without_text(self, recipe))
@@ -589,7 +589,11 @@ def _against_vocabulary(plan: MergePlan, recipe: Recipe | None) -> dict[str, boo
     }
 
 
-def _against_adapter(plan: MergePlan) -> dict[str, bool]:
+def _is_rank(rank: object) -> bool:
+    return rank == "exact" or (type(rank) is int and rank >= 1)
+
+
+def _against_adapter(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
     return {
         "an adapter goes on its base as it is, which alignment moves: add --align none to --as-lora": (
             plan.alignment != "none"
@@ -600,6 +604,13 @@ def _against_adapter(plan: MergePlan) -> dict[str, bool]:
         "an adapter is saved in float32: leave out --dtype, or --as-lora": plan.dtype is not None,
         "--as-lora and --max-memory are not for the same merge: extract the merge afterwards": (
             plan.max_memory is not None
+        ),
+        "--restore-spectrum is judged on the whole merge, not on its adapter: leave it or --as-lora out": (
+            plan.spectrum.restore
+        ),
+        f"as_lora is a rank, 1 or more, or exact; got {plan.as_lora!r}": not _is_rank(plan.as_lora),
+        "an adapter is saved in float32: leave out the recipe's dtype, or --as-lora": (
+            recipe is not None and recipe.dtype is not None
         ),
     }
 

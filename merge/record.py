@@ -104,7 +104,14 @@ def _adapter(job: Job, choice: Choice) -> dict[str, Any] | None:
     if choice.adapter is None or job.under is None:
         return None
     size = sum(math.prod(shape) for shape in job.inputs.first.schema.shapes.values())
-    return {"base": record_of(job.under), "rank": job.plan.as_lora, **choice.adapter.record(), "of": size}
+    record = {"base": record_of(job.under), "rank": job.plan.as_lora, **choice.adapter.record(), "of": size}
+    return {**record, "rows": rows_added(job.inputs.first, job.under)}
+
+
+def rows_added(model: Checkpoint, base: Checkpoint) -> int | None:
+    """The rows of a model's vocabulary, where they are not those of its base."""
+    rows = model.facts.get("vocab_size")
+    return None if rows is None or rows == base.facts.get("vocab_size") else int(rows)
 
 
 def _of_path(choice: Choice, along: PathSpectrum | None) -> dict[str, Any]:

@@ -17,15 +17,21 @@ from ..checkpoint.small_files import is_tokenizer_file
 TOLERANCE = 1e-4  # of the largest number of a tensor: what peft computes in another order
 
 
+def require_plain(base: Checkpoint) -> None:
+    """Raise BadInput for a base that is adapted itself."""
+    if base.place.adapter is not None:
+        raise BadInput(f"'{base.name}' is adapted itself: name a model in one place as the base")
+
+
 def save_adapter(adapter: ExtractedAdapter, folder: Path, base: Checkpoint, files: Mapping[str, Path]) -> Checkpoint:
     """Write an adapter of a base, with the tokenizer among `files`, and open it as its users will, by peft.
 
     Raises AlignmentError where peft makes another model of it.
     """
     source = base.source or open_source(base.place)
-    if base.place.adapter is not None:
-        raise BadInput(f"'{base.name}' is adapted itself: name a model in one place as the base")
-    adapter.save(folder, source.reference.repo_id or source.name, source.revision)
+    require_plain(base)
+    # The name of a directory would be looked for on the Hub, or beside whatever program loads the adapter.
+    adapter.save(folder, source.reference.repo_id, source.revision)
     copy_small_files(folder, {name: path for name, path in files.items() if is_tokenizer_file(name)})
     adapted = load(
         base.reference,

@@ -36,7 +36,7 @@ def open_source(reference: Reference) -> Source:
     listing = list_files(reference)
     file = reference.file or gguf_name(listing, reference.name)
     if file is not None:
-        return GgufSource(_local(reference, file, listing), reference)
+        return GgufSource(_local(reference, file, listing), reference, listing)
     if ADAPTER not in listing.files or not set(IN_ORDER).isdisjoint(listing.files):
         return Source(reference, listing)
     adapter = AdapterFiles(reference, listing)

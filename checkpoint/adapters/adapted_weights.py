@@ -35,7 +35,6 @@ def adapted_facts(facts: Mapping[str, Any], source: AdaptedSource, families: Fam
     schema = schema_of(facts, source.base.name, families)
     own = facts.get("vocab_size")
     shapes = schema.untied().shapes
-    shapes = schema.untied().shapes
     rows = {
         info.shape[0]
         for name, info in infos.items()

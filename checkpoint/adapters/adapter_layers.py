@@ -131,14 +131,14 @@ class AdapterLayers:
                 merged = _merged(adapted)
             except Exception as error:
                 raise BadInput(
-                    f"peft cannot merge '{module}' of '{self.name}' into its base ({_words(error)}): the model is none "
-                    "without its adapter"
+                    f"peft cannot merge '{module}' of '{self.name}' into its base ({_words(error)}): no plain model "
+                    "computes the same"
                 ) from None
             difference = float((merged(inputs) - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
         if not difference <= TOLERANCE:
             raise BadInput(
                 f"'{module}' of '{self.name}', merged by peft, is not what peft computes with the adapter (a relative "
-                f"difference of {difference:.1e}): the model is none without its adapter"
+                f"difference of {difference:.1e}): no plain model computes the same"
             )
         return {f"{module}.{key}": value.data for key, value in merged.named_parameters()}
 

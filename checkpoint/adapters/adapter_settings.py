@@ -21,6 +21,7 @@ UNMERGEABLE = frozenset({
 })  # fmt: skip
 # What a LoRA may start from without changing its base; the other ways leave the base less what the adapter starts with.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+HIGHEST_RANK = 2**17
 UNSUPPORTED = {
     "target_parameters": "adapts parameters that are no module's weight (target_parameters)",
     "layer_replication": "repeats layers of its base (layer_replication)",
@@ -42,14 +43,17 @@ class AdapterSettings:
     def of(cls, content: Mapping[str, Any], name: str) -> AdapterSettings:
         """The settings in the content of the file.
 
-        Raises BadInput for an adapter that cannot be merged into its base; CorruptCheckpoint for a file that is none of
-        peft's.
+        Raises BadInput for an adapter that cannot be merged into its base; CorruptCheckpoint for a file of
+        another program.
         """
         kind, base, revision = (content.get(key) for key in ("peft_type", "base_model_name_or_path", "revision"))
         if not isinstance(kind, str) or not all(isinstance(text, str | None) for text in (base, revision)):
             raise CorruptCheckpoint(f"'{ADAPTER}' of '{name}' has no peft_type: it was not saved by peft")
         if kind in UNMERGEABLE:
             raise BadInput(f"'{name}' is an adapter of the kind {kind}, which changes no weights: it cannot be merged")
+        ranks = [content.get("r"), *(content.get("rank_pattern") or {}).values()] if kind != "BOFT" else []
+        if any(type(rank) is int and rank > HIGHEST_RANK for rank in ranks):
+            raise CorruptCheckpoint(f"'{ADAPTER}' of '{name}' has a rank above {HIGHEST_RANK:,}: no adapter has that")
         what = next((words for key, words in UNSUPPORTED.items() if content.get(key)), None)
         if content.get("init_lora_weights", True) not in PLAIN_STARTS:
             start = plain(content["init_lora_weights"], 30)
@@ -61,7 +65,8 @@ class AdapterSettings:
     @property
     def base_name(self) -> str:
         """The base in messages: a Hub id, or the last part of a path."""
-        return plain(str(self.base).rstrip("/").rpartition("/")[2] if str(self.base).count("/") > 1 else self.base, 100)
+        parts = str(self.base).replace("\\", "/").rstrip("/").split("/")
+        return plain(parts[-1] if len(parts) > 2 or "\\" in str(self.base) else self.base, 100)
 
     def config(self) -> PeftConfig:
         """The configuration of peft.

@@ -7,6 +7,7 @@ of scale 1. What is no matrix, embeddings and output matrices go in whole where 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ..config import build_config
 from ..errors import BadInput
-from ..model import empty_model
+from ..model import empty_model, reads_both_ways
 from ..rows import ComputedState
 from ..saving import write_json
 from ..small_files import ADAPTER
@@ -36,35 +37,36 @@ if TYPE_CHECKING:
 class Factors:
     """A difference of two matrices (outputs, inputs) as `up` (outputs, r) times `down` (r, inputs).
 
-    `energy` is the share of its squared Frobenius norm that they keep.
+    `square` is its squared Frobenius norm, and `energy` the share of that which they keep.
     """
 
     up: Tensor
     down: Tensor
     energy: float
+    square: float
 
     @property
     def rank(self) -> int:
-        """The number of singular values that were kept."""
+        """The number of singular values that they keep."""
         return self.down.shape[0]
 
 
-def low_rank(difference: Tensor, *, rank: int | None = None, energy: float = 1.0) -> Factors:
+def low_rank(difference: Tensor, *, rank: int | None = None, energy: float = 1.0, noise: float = 0.0) -> Factors:
     """The best factors of at most `rank`, or of the lowest rank that keeps a share `energy` of the squared norm.
 
-    All of it is kept by the numerical rank: singular values below max(m, n) ε σ₁ are rounding.
+    Singular values below max(m, n) ε σ₁, and below `noise`, are rounding, and never in them; at least one is.
     """
     left, values, right = torch.linalg.svd(difference.float(), full_matrices=False)
     shares = values.double().square().cumsum(0)
     total = float(shares[-1])
-    if rank is None:
-        null = max(difference.shape) * torch.finfo(torch.float32).eps * values[0]
-        most = int((values > null).sum())
-        rank = min(most, int((shares < energy * total).sum()) + 1) if total > 0 else 1
-    rank = max(1, min(rank, len(values)))
-    root = values[:rank].sqrt()
-    kept = float(shares[rank - 1]) / total if total > 0 else 1.0
-    return Factors((left[:, :rank] * root).contiguous(), (root[:, None] * right[:rank]).contiguous(), kept)
+    null = max(noise, max(difference.shape) * torch.finfo(torch.float32).eps * float(values[0]))
+    most = max(1, int((values > null).sum()))
+    enough = int((shares < energy * total).sum()) + 1 if total > 0 else 1
+    count = min(most, enough if rank is None else rank)
+    root = values[:count].sqrt()
+    share = float(shares[count - 1]) / total if total > 0 else 1.0
+    up, down = (left[:, :count] * root).contiguous(), (root[:, None] * right[:count]).contiguous()
+    return Factors(up, down, share, total)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class ExtractedAdapter:
     """An adapter that makes a model, or nearly that, of its base.
 
     `factors` are those of the linear maps that differ, by module; `transposed` are the modules that store (inputs,
-    outputs); `whole` are the other tensors that differ, by name. `facts` is the content of config.json of the model.
+    outputs); `whole` are the other tensors that differ, by name, with all tensors of their modules. `facts` is the
+    content of config.json of the model.
     """
 
     facts: Mapping[str, Any]
@@ -89,36 +92,56 @@ class ExtractedAdapter:
         *,
         rank: int | None = None,
         energy: float = 1.0,
+        is_of_base: Callable[[str], bool] = lambda name: False,
         on_tensor: Callable[[], None] = lambda: None,
     ) -> ExtractedAdapter:
         """The adapter of a state with these `facts` on top of a `base`; `rank` and `energy` as for `low_rank`.
 
         Both have the same tensors, though the state may have more rows in its embedding, and an output matrix of its
-        own. `on_tensor` is called after every tensor. Raises BadInput where a tensor differs that no LoRA can hold.
+        own. `is_of_base` says which tensors are the base's in all but rounding. `on_tensor` is called after every
+        tensor. Raises BadInput where a tensor differs that no LoRA can hold, or none does.
         """
         model = empty_model(build_config(facts, "the model"))
         linear = dict(_linear_maps(model))
         transposed = frozenset(name for name, module in linear.items() if not isinstance(module, nn.Linear))
-        factors: dict[str, Factors] = {}
-        whole: dict[str, Tensor] = {}
+        matrices, others = [], []
         for name in state:
+            if is_of_base(name):
+                continue
+            before, value = _before(base, name, model), state[name]
+            if value.shape == before.shape and torch.equal(value, before):
+                continue
             module, _, kind = name.rpartition(".")
-            value, before = state[name], _before(base, name, model)
-            if value.shape != before.shape or not torch.equal(value, before):
-                if module in linear and kind == "weight":
-                    difference = value - before
-                    difference = difference.T if module in transposed else difference
-                    factors[module] = low_rank(difference, rank=rank, energy=energy)
-                elif _has_module(model, module):
-                    whole[name] = value.clone()
-                else:
-                    raise BadInput(f"'{name}' differs, which is no module's own weight: no LoRA can hold it")
+            if module in linear and kind == "weight":
+                matrices.append(name)
+            elif _is_leaf(model, module):
+                others.append(name)
+            else:
+                raise BadInput(f"'{name}' differs from the base, and is no module's own weight: no LoRA can hold it")
+        if not matrices and not others:
+            raise BadInput("the model is its base: there is nothing that an adapter could hold")
+        factors: dict[str, Factors] = {}
+        for name in state:
+            module = name.rpartition(".")[0]
+            if name in matrices:
+                before = base[name]
+                difference = state[name] - before
+                difference = difference.T if module in transposed else difference
+                noise = _noise(before)
+                factors[module] = low_rank(difference, rank=rank, energy=energy, noise=noise)
             on_tensor()
-        for name in whole:  # a bias is stored beside factors
-            module, _, kind = name.rpartition(".")
-            if module in linear and kind == "bias" and module not in factors:
+        biases = [name.rpartition(".")[0] for name in others if name.rpartition(".")[0] in linear]
+        for module in (*biases, *([] if factors or biases else list(linear)[:1])):  # peft adapts one at least
+            if module not in factors:
                 before = base[f"{module}.weight"]
                 factors[module] = low_rank(torch.zeros_like(before.T if module in transposed else before), rank=1)
+        modules = {name.rpartition(".")[0] for name in others}
+        modules |= set(factors) if biases else set()
+        whole = {
+            name: state[name].clone()
+            for name in state
+            if name.rpartition(".")[0] in modules and (name.rpartition(".")[0] not in linear or name.endswith(".bias"))
+        }
         return cls(facts, factors, _with_both_names(whole, state, model), transposed)
 
     def state(self, base: Mapping[str, Tensor], names: Iterable[str]) -> ComputedState:
@@ -137,9 +160,10 @@ class ExtractedAdapter:
 
     @property
     def energy(self) -> float:
-        """The mean share of the squared norm that the factors keep; 1 where no matrix differs."""
-        shares = [factors.energy for factors in self.factors.values()]
-        return sum(shares) / len(shares) if shares else 1.0
+        """The share of the squared norm of all that linear maps differ by which the factors keep."""
+        total = sum(factors.square for factors in self.factors.values())
+        of_factors = sum(factors.square * factors.energy for factors in self.factors.values())
+        return of_factors / total if total > 0 else 1.0
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -177,7 +201,7 @@ class ExtractedAdapter:
         others = {module: rank for module, rank in ranks.items() if rank != usual}
         saved = list(dict.fromkeys(name.rpartition(".")[0] for name in self.whole if not self._is_bias(name)))
         return LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type=None if reads_both_ways(self._config) else "CAUSAL_LM",
             r=usual,
             lora_alpha=usual,
             rank_pattern=dict(others),
@@ -196,15 +220,13 @@ class ExtractedAdapter:
         module, _, kind = name.rpartition(".")
         return kind == "bias" and module in self.factors
 
-    def save(self, directory: Path, base: str, revision: str | None = None) -> None:
-        """Write adapter_config.json and adapter_model.safetensors, as peft reads them; `base` is named in it.
+    def save(self, directory: Path, base: str | None, revision: str | None = None) -> None:
+        """Write adapter_config.json and adapter_model.safetensors, as peft reads them; `base` is its base on the Hub.
 
-        Raises BadInput where nothing differs from the base.
+        Raises BadInput without the package peft.
         """
         from safetensors.torch import save_file
 
-        if not self.factors and not self.whole:
-            raise BadInput("the model is its base: there is nothing that an adapter could hold")
         settings = self.settings
         from peft import get_peft_model
         from peft.utils.save_and_load import get_peft_model_state_dict
@@ -251,11 +273,12 @@ def _targets(ranks: Mapping[str, int], linear: Iterable[tuple[str, nn.Module]]) 
 
 def _before(base: Mapping[str, Tensor], name: str, model: nn.Module) -> Tensor:
     """A tensor of the base; of an output matrix that is tied there, the embedding."""
-    tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     return base[name] if name in base else base[tied[name]]
 
 
-def _has_module(model: nn.Module, name: str) -> bool:
+def _is_leaf(model: nn.Module, name: str) -> bool:
+    """Whether a module has no others inside, so that it can be saved whole."""
     try:
         module = model.get_submodule(name)
     except AttributeError:
@@ -263,15 +286,18 @@ def _has_module(model: nn.Module, name: str) -> bool:
     return not any(True for _ in module.children())
 
 
+def _noise(matrix: Tensor) -> float:
+    """What rounding adds to the singular values of a difference from a matrix (m, n): 4 ε rms (√m + √n)."""
+    rms = float(matrix.square().mean().sqrt())
+    return 4 * torch.finfo(torch.float32).eps * rms * sum(math.sqrt(size) for size in matrix.shape)
+
+
 def _with_both_names(whole: dict[str, Tensor], state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """An embedding and its output matrix: peft ties neither to the other, so that both go in where one does."""
-    matrices: dict[str, Tensor] = {}
-    modules = dict(model.named_modules())
+    """With an embedding its output matrix, and with that the embedding: peft ties neither to the other."""
     transformer: Any = model
-    ends = [transformer.get_input_embeddings(), transformer.get_output_embeddings()]
-    names = [f"{name}.weight" for end in ends for name, module in modules.items() if module is end]
-    if not any(name in whole for name in names):
+    ends = (transformer.get_input_embeddings(), transformer.get_output_embeddings())
+    names = [f"{name}.weight" for name, module in model.named_modules() if any(module is end for end in ends)]
+    if len(names) < 2 or not any(name in whole for name in names):
         return whole
-    for name, other in zip(names, reversed(names), strict=True):
-        matrices[name] = state[name] if name in state else state[other]
-    return {**whole, **matrices}
+    stored = [name for name in names if name in state]
+    return {**whole, **{name: state[name if name in state else stored[0]] for name in names}}

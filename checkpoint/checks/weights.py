@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..adapters.adapted_source import AdaptedSource
@@ -130,6 +131,11 @@ def _adapted_findings(
     advice = "peft merges it into the base, module by module, and every module is verified"
     findings.append(Finding("notes", f"'{adapter.name}' is an adapter ({adapter.settings.kind})", advice, ADAPTER))
     named = adapter.settings.base
+    revision = adapter.settings.revision
+    if named is not None and revision and source.base.revision and not _is_revision(source.base, revision):
+        what = f"'{adapter.name}' was trained on revision {plain(revision, 40)} of '{adapter.settings.base_name}'"
+        advice = f"it is applied to {source.base.revision[:12]}: name that revision of the base, BASE@REVISION+ADAPTER"
+        findings.append(Finding("degrades", what, advice, ADAPTER))
     if named is not None and not _is_named(source.base, named):
         what = f"'{adapter.name}' was trained on '{adapter.settings.base_name}', and is applied to '{source.base.name}'"
         advice = "an adapter changes the weights that it was trained beside: take its own base, or one that equals it"
@@ -144,12 +150,17 @@ def _adapted_findings(
             require_rows(layers, weights.contents.schema, schema_of(facts, source.name, families), source)
     except BadInput as error:
         what, _, advice = str(error).partition(": ")
-        return [*findings, Finding("blocks", what, advice, file)], weights
+        blocked = replace(weights, contents=None)  # what it would make of the base is not known
+        return [*findings, Finding("blocks", what, advice or "update peft, or make the adapter again", file)], blocked
 
     def adapted(schema: Schema, state: Mapping[str, Tensor]) -> AdaptedWeights:
         return AdaptedWeights.of(base, schema, state, source, families)
 
     return findings, replace(weights, adapted=adapted)
+
+
+def _is_revision(base: Source, revision: str) -> bool:
+    return revision in (base.reference.revision, base.revision)
 
 
 def _is_named(base: Source, named: str) -> bool:
@@ -189,7 +200,7 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
     if apart is None:
         return findings
     share = f"{apart:.2f} of the distance between independent models"
-    if apart == 0 and weights_a.adapted is None and weights_b.adapted is None:  # the sample may miss what is adapted
+    if apart == 0 and _same_vectors(a, weights_a, b, weights_b):
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
     elif apart > LOOKED_INTO and (mixed := _by_layer(a, weights_a, b, weights_b)) is not None:
         return [*findings, mixed]
@@ -236,6 +247,16 @@ def distances_by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weig
             layers.setdefault(int(number[1]), []).append(name)
     shares = {layer: _share(states, {within[0]: 0, within[-1]: 0}) for layer, within in sorted(layers.items())}
     return {layer: share for layer, share in shares.items() if share is not None}
+
+
+def _same_vectors(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> bool:
+    """Whether two models agree in the first rows of all their tensors: a sample may miss what differs."""
+    pair = _pair(a, weights_a, b, weights_b)
+    assert pair is not None, "they have a distance"
+    states = pair[0]
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(*(_first_rows(state, name) for state in states)) for name in states[0]
+    )
 
 
 def _by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> Finding | None:

@@ -11,6 +11,7 @@ from gguf_files import write_gguf
 from tiny_models import tiny_rotary
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+import isthmus as isthmus_package
 from isthmus.align.families import FAMILIES
 from isthmus.checkpoint.check import check
 from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, ModelNotFound
@@ -94,6 +95,39 @@ def test_weights_beside_a_gguf_are_read_in_its_place(llama, tmp_path) -> None:
     assert load(tmp_path).source.files.keys() >= {"model.safetensors"}  # type: ignore[union-attr]
     result = check(tmp_path, tmp_path / "model.gguf", families=FAMILIES)
     assert any("is GGUF, and 16 of its" in str(finding) for finding in result.findings)
+
+
+def test_two_files_at_once_leave_transformers_as_it_was(llama, tmp_path) -> None:
+    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
+
+    before = (reader.tqdm, logging.get_verbosity(), logging.is_progress_bar_enabled())
+    files = [write_gguf(tmp_path / f"{name}.gguf", llama) for name in "abcd"]
+    assert check(*files, families=FAMILIES).mergeable
+    assert (reader.tqdm, logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_the_card_beside_a_file_counts(hub, llama, tmp_path, isthmus) -> None:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    write_gguf(folder / "a.gguf", llama)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    hub.add("user/licensed-gguf", folder)
+    options = ("--t", "0.5", "--align", "none", "-o", tmp_path / "out")
+    assert isthmus("merge", folder / "a.gguf", "user/licensed-gguf", *options).code == 0
+    report = json.loads((tmp_path / "out" / "isthmus.json").read_text())
+    assert report["license"] == "mit"
+    assert report["endpoints"][1]["revision"]
+    assert f"user/licensed-gguf@{report['endpoints'][1]['revision']}" in report["reproduce"]
+
+
+def test_an_ensemble_of_files_is_opened_again(llama, tmp_path, isthmus) -> None:
+    files = [write_gguf(tmp_path / f"{name}.gguf", llama) for name in "ab"]
+    out = tmp_path / "out"
+    assert isthmus("ensemble", *files, "--data", "stdlib:docs", "--tokens", "256", "-o", out).code == 0
+    with torch.no_grad():
+        logits = isthmus_package.load_ensemble(out)(IDS).logits
+        torch.testing.assert_close(logits.log_softmax(-1), llama(IDS).logits.log_softmax(-1), atol=1e-3, rtol=1e-3)
 
 
 BAD = {

@@ -38,6 +38,19 @@ def test_checkpoints_are_in_the_order_of_their_steps(run: Path) -> None:
     assert sorted(["b-2", "a-10", "b-10", "a-9"], key=by_number) == ["a-9", "a-10", "b-2", "b-10"]
 
 
+def test_a_model_that_is_named_is_not_matched_again(run: Path) -> None:
+    first = str(run / "checkpoint-1000")
+    names = [Path(name).name for name in expanded([first, f"{run}/checkpoint-*"])]
+    assert names == ["checkpoint-1000", "checkpoint-500", "checkpoint-1500"]
+
+
+def test_adapters_of_a_run_go_with_their_base(run: Path) -> None:
+    assert expanded([f"user/base+{run}/checkpoint-1*"]) == [
+        f"user/base+{run}/checkpoint-1000",
+        f"user/base+{run}/checkpoint-1500",
+    ]
+
+
 def test_what_exists_is_no_pattern(tmp_path: Path) -> None:
     (tmp_path / "a[1]").mkdir()
     assert not is_pattern(str(tmp_path / "a[1]"))
@@ -67,6 +80,8 @@ def test_a_greedy_soup_takes_what_helps(run: Path, tmp_path: Path, isthmus) -> N
     ("models", "options", "sentence"),
     [
         (["{run}/step-*"], (), "no directory matches"),
+        (["{run}/***", "{run}/checkpoint-500"], (), "no directory matches"),
+        (["~no-such-user/*", "{run}/checkpoint-500"], (), "begins with the home of an unknown user"),
         (["{run}/checkpoint-*"], ("--last", "4"), "--last 4 of 3 models: there are fewer"),
         (["{run}/checkpoint-500"], ("--last", "1"), "give two models or more"),
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import state_of, tiny_model
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny_neox
 from transformers import AutoModelForCausalLM
 
 from isthmus.checkpoint.errors import CorruptCheckpoint, IsthmusError
@@ -179,6 +180,17 @@ def test_what_wraps_the_model_is_taken_off_its_names(tmp_path: Path, saved, isth
     assert set(load_file(tmp_path / "out" / SINGLE)) == set(expected)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert all(torch.equal(theirs[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+def test_wrapped_names_that_transformers_renames_are_read(prefix: str, tmp_path: Path) -> None:
+    model = tiny_neox()
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / SINGLE)
+    save_file({prefix + name: value for name, value in stored.items()}, tmp_path / SINGLE, metadata={"format": "pt"})
+    state = load(tmp_path).state
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items() if name in state)
+    assert len(state) >= len(stored)
 
 
 def test_a_name_with_and_without_a_wrapper_is_two_tensors(tmp_path: Path) -> None:

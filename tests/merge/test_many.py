@@ -105,7 +105,7 @@ def test_three_fine_tunes_of_one_base(tmp_path: Path) -> None:
         "isthmus merge ./docs ./code --method task_arithmetic --base ./adamw-1 --weight 0.5 --weight 0.5 -o merged "
         "--data stdlib:docs:heldout --data stdlib:code:heldout --tokens 1024"
     )
-    assert "`./docs`, `./code` and `./adamw-1` are directories" in card
+    assert "`./docs`, `./code` and `./adamw-1` are on the disk" in card
     assert (tmp_path / "out" / "report.html").read_text().count("<h2>") >= 2
 
 

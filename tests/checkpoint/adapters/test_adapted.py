@@ -19,6 +19,7 @@ from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError,
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.model import log_probs
 from isthmus.checkpoint.reference import parse_reference
+from isthmus.merge.plans import MergePlan
 
 BASES = {"gpt2": {}, "llama": {"tie_word_embeddings": False}, "tied llama": {"tie_word_embeddings": True}}
 CASES = [
@@ -173,6 +174,7 @@ BAD = {
     "olora": (changed(init_lora_weights="olora"), "started from its base's own weights"),
     "a rank that is text": (changed(r="many"), "does not fit"),
     "a negative rank": (changed(r=-1), "does not fit"),
+    "a rank that fills the memory": (changed(r=10**9), "has a rank above"),
     "another rank": (changed(r=8), "has shape [4, 32]; by its settings and the base [8, 32]"),
     "a setting of a newer peft": (changed(use_future=True), "says 'use_future', which this version of peft"),
     "modules that the base lacks": (changed(target_modules=["q_proj"]), "does not fit"),
@@ -231,6 +233,24 @@ def test_an_adapter_whose_base_is_not_found_says_how_to_name_it(base, sentence: 
     with pytest.raises(BadInput, match="BASE\\+ADAPTER") as error:
         load(made.adapter)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        ("user/m@v1.0+cu118", ["user/m@v1.0+cu118"]),
+        ("user/m@v1.0+user/lora", ["user/m@v1.0", "user/lora"]),
+        ("gpt2+lora", ["gpt2", "lora"]),
+    ],
+)
+def test_a_plus_in_a_revision_joins_nothing(written: str, parts: list[str]) -> None:
+    assert [part.name for part in parse_reference(written).parts] == parts
+
+
+@pytest.mark.parametrize("rank", [0, -3, True, 2.5, "foo"])
+def test_a_plan_takes_ranks_alone(rank, tmp_path) -> None:
+    with pytest.raises(BadInput, match="as_lora is a rank"):
+        MergePlan(align="none", t=0.5, as_lora=rank).require_sense(None)
 
 
 @pytest.mark.parametrize("written", ["+a", "a+", "a+b+c", "a++b", "+"])
@@ -368,7 +388,52 @@ def test_what_is_measured_of_a_truncated_merge_is_what_is_saved(tmp_path, isthmu
     assert report["merge_point"]["loss"] > whole["merge_point"]["loss"] + 1e-3  # what was cut off is in the number
 
 
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "karcher"])
+def test_what_the_models_share_is_not_in_the_adapter_of_their_merge(method: str, tmp_path, isthmus) -> None:
+    """An average rounds what is equal in all: that is the base's, and no difference."""
+    made = [adapted(tmp_path, "llama", lora(["q_proj"], r=3), seed=seed, name=f"adapter-{seed}") for seed in (1, 2, 3)]
+    more = ("--base", made[0].base) if method == "task_arithmetic" else ()
+    out = tmp_path / "out"
+    models = [one.reference for one in made]
+    assert isthmus("merge", *models, "--method", method, *more, "-o", out, "--as-lora", "exact").code == 0
+    report = json.loads((out / "isthmus.json").read_text())["adapter"]
+    assert {module.rpartition(".")[2] for module in report["ranks"]} == {"q_proj"}
+    assert report["whole"] == []
+    if method != "karcher":
+        assert set(report["ranks"].values()) == {9}
+
+
+@pytest.mark.parametrize("arguments", [("lone",), ("lone", "--as-lora", "exact"), ("named",)])
+def test_the_base_that_an_adapter_names_is_never_an_output(arguments, tmp_path, isthmus) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    tiny_base("gpt2", 5).save_pretrained(tmp_path / "other")
+    base = tmp_path / "ours"  # which isthmus wrote, so that --overwrite would replace it
+    plain = ("--align", "none", "--t", "0.5", "--overwrite")
+    assert isthmus("merge", made.base, tmp_path / "other", "-o", base, *plain).code == 0
+    with_settings(made.adapter, base_model_name_or_path=str(base))
+    before = (base / "model.safetensors").read_bytes()
+    which, *more = arguments
+    model = made.adapter if which == "lone" else f"{base}+{made.adapter}"
+    for output in (base, base / "inside"):
+        outcome = isthmus("merge", model, model, "-o", output, *plain, *more)
+        assert outcome.code == 2
+        assert "which this command reads and would destroy or change" in outcome.err
+        assert isthmus("align", model, tmp_path / "other", "-o", output, "--overwrite").code == 2
+        assert isthmus("extract", model, "--base", made.base, "-o", output, "--overwrite").code == 2
+    assert (base / "model.safetensors").read_bytes() == before
+
+
+def test_a_base_is_one_however_it_is_named(tmp_path, isthmus, monkeypatch) -> None:
+    first = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]), seed=1, name="first")
+    adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]), seed=2, name="second")
+    monkeypatch.chdir(tmp_path)
+    options = ("--t", "0.5", "-o", "out", "--as-lora", "exact", "--overwrite")
+    assert isthmus("merge", "base+first", first.base.parent / "second", *options).code == 0
+    assert isthmus("merge", "base+first", "./base", *options).code == 0  # a base among the models
+
+
 REFUSED_ADAPTERS = {
+    "restored": (("--t", "0.5", "--data", "stdlib:docs", "--restore-spectrum"), "--restore-spectrum is judged"),
     "aligned": (("--align", "orthogonal", "--t", "0.5"), "add --align none to --as-lora"),
     "on a curve": (("--align", "none", "--path", "polychain"), "straight line or by a method"),
     "in another dtype": (("--t", "0.5", "--dtype", "bfloat16"), "saved in float32"),

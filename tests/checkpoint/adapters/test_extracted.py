@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
-from adapters import IDS, tiny_base
+from adapters import IDS, MODULES, adapted, lora, tiny_base
 from conftest import EMBEDDED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_models import tiny_bert
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
 from isthmus.checkpoint.adapters.extracted import low_rank
 from isthmus.checkpoint.loading import load
@@ -93,7 +94,7 @@ def test_differences_of_low_rank_are_found_at_that_rank(tmp_path, isthmus) -> No
     assert set(report["adapter"]["ranks"].values()) == {3}
     assert report["adapter"]["whole"] == []
     content = json.loads((out / "adapter_config.json").read_text())
-    assert content["base_model_name_or_path"] == "base"
+    assert content["base_model_name_or_path"] is None  # the name of a directory is no place that others could find
     assert (content["r"], content["lora_alpha"], content["rank_pattern"]) == (3, 3, {})
     assert set(content["target_modules"]) == {
         "q_proj",
@@ -189,3 +190,77 @@ def test_an_adapter_is_pushed_and_named_from_the_hub(hub, tmp_path, isthmus) -> 
     name = load("user/extracted-lora-2").name
     assert name.startswith("user/base-of-extracted@")  # the commit that it was made from
     assert name.endswith("+user/extracted-lora-2")
+
+
+CHANGES = {
+    "a norm alone": ("gpt2", lambda name: name.endswith("ln_1.weight")),
+    "the bias of a norm and a matrix": ("gpt2", lambda name: name.endswith(("h.0.ln_1.bias", "h.1.mlp.c_fc.weight"))),
+    "one bias": ("gpt2", lambda name: name.endswith("h.1.mlp.c_fc.bias")),
+    "a bias and another matrix": ("gpt2", lambda name: name.endswith(("h.0.attn.c_attn.bias", "h.1.mlp.c_fc.weight"))),
+    "an embedding alone": ("gpt2", lambda name: name.endswith("wte.weight")),
+    "positions alone": ("gpt2", lambda name: name.endswith("wpe.weight")),
+    "a final norm": ("llama", lambda name: name == "model.norm.weight"),
+    "a head alone": ("llama", lambda name: name == "lm_head.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_whatever_differs_is_in_the_adapter(kind: str, tmp_path, isthmus) -> None:
+    family, differs = CHANGES[kind]
+    facts = {"tie_word_embeddings": False} if family == "llama" else {}
+    tiny_base(family, **facts).save_pretrained(tmp_path / "base")
+    model = tiny_base(family, **facts)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if differs(name):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    model.save_pretrained(tmp_path / "tuned")
+    out = tmp_path / "lora"
+    assert isthmus("extract", tmp_path / "tuned", "--base", tmp_path / "base", "-o", out, "--energy", "1").code == 0
+    with torch.no_grad():
+        expected = torch.log_softmax(model(IDS).logits, -1)
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), out).eval()
+        torch.testing.assert_close(torch.log_softmax(adapted(IDS).logits, -1), expected, atol=1e-4, rtol=0)
+
+
+def test_a_masked_language_model_has_adapters_too(tmp_path, isthmus) -> None:
+    facts = {"vocab_size": 128, "type_vocab_size": 2}
+    tiny_bert(BertForMaskedLM, 0, **facts).save_pretrained(tmp_path / "base")
+    model = tiny_bert(BertForMaskedLM, 0, **facts)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "attention.self.query" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path / "tuned")
+    out, ids = tmp_path / "lora", IDS[:, :16] + 1
+    assert isthmus("extract", tmp_path / "tuned", "--base", tmp_path / "base", "-o", out, "--energy", "1").code == 0
+    with torch.no_grad():
+        adapted = PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained(tmp_path / "base"), out).eval()
+        torch.testing.assert_close(adapted(ids).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
+    assert "AutoModelForMaskedLM.from_pretrained" in (out / "README.md").read_text()
+
+
+def use_of(card: str) -> str:
+    return card.split("```python\n")[1].split("```")[0]
+
+
+def test_the_lines_of_the_card_open_the_adapter(hub, tmp_path, isthmus, monkeypatch) -> None:
+    """Of a base in a subfolder of the Hub, whose vocabulary the adapter grew."""
+    save(tiny_base("gpt2", vocab_size=1024), tmp_path / "base")
+    save(tuned(tiny_base("gpt2", vocab_size=1024), rows=2), tmp_path / "tuned", added=2)
+    hub.add("user/base-in-a-folder", tmp_path / "base", subfolder="deep/er")
+    monkeypatch.chdir(tmp_path)
+    base = "user/base-in-a-folder:deep/er"
+    assert isthmus("extract", "./tuned", "--base", base, "-o", "lora", "--energy", "1").code == 0
+    opened: dict = {}
+    exec(use_of((tmp_path / "lora" / "README.md").read_text()), opened)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
+    with torch.no_grad():
+        torch.testing.assert_close(opened["model"].eval()(IDS).logits, model(IDS).logits, atol=1e-3, rtol=1e-4)
+
+
+def test_an_adapted_base_is_refused_before_the_work(tmp_path, isthmus) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    outcome = isthmus("extract", made.base, "--base", made.reference, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "is adapted itself" in outcome.err
