@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .adapters.adapted_source import open_source
 from .checks.configuration import configuration_findings
 from .checks.cost import Cost, cost_findings, cost_of
 from .checks.files import file_findings
@@ -19,6 +18,7 @@ from .config import vocabulary_rows
 from .errors import IncompatibleModels
 from .model import Families
 from .one_vocabulary import facts_of
+from .opening import open_source
 from .optimizer_evidence import DOCUMENTS, SMALL, Evidence, conclude, file_evidence, relation
 from .reference import parse_reference
 from .small_files import ADAPTER, CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .adapters.adapted_source import AdaptedSource, open_source
+from .adapters.adapted_source import AdaptedSource
 from .adapters.adapted_weights import AdaptedWeights
 from .checks.finding import Finding
 from .checks.kind import kind_findings, tensor_findings
@@ -23,6 +23,7 @@ from .lazy_state import DTYPES, with_copies
 from .model import Families, Schema
 from .naming import Naming
 from .one_vocabulary import UnifiedSource
+from .opening import open_source
 from .reference import Reference, parse_reference
 from .rust_panics import is_failure, quiet_panics
 from .size_limits import require_tokenizer_file

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
-from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.inputs import open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
+from ..checkpoint.opening import open_source
 from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.saving import atomic_directory, write_json
 from ..checkpoint.serialization import copy_small_files, digest

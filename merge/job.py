@@ -12,10 +12,10 @@ import torch
 
 from ..align.families import FAMILIES, family
 from ..align.methods import KEEP_FORM
-from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.opening import open_source
 from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.source import Source
 from ..eval.corpora import text_places

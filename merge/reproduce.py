@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
+from ..checkpoint.opening import open_source
 from ..checkpoint.untrusted_text import plain
 from ..eval.corpora import corpus
 from .idle import idle_in_merge

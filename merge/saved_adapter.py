@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..align.families import FAMILIES
-from ..checkpoint.adapters.adapted_source import AdaptedSource, AdapterFiles, open_source
+from ..checkpoint.adapters.adapted_source import AdaptedSource, AdapterFiles
 from ..checkpoint.adapters.extracted import ExtractedAdapter
 from ..checkpoint.errors import AlignmentError, BadInput
 from ..checkpoint.loading import Checkpoint, load
+from ..checkpoint.opening import open_source
 from ..checkpoint.reference import Reference
 from ..checkpoint.serialization import copy_small_files
 from ..checkpoint.small_files import is_tokenizer_file

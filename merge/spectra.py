@@ -15,10 +15,10 @@ from torch import Tensor
 from ..align.canonical import canonical
 from ..align.families import family
 from ..align.symmetry import Family, State
-from ..checkpoint.adapters.adapted_source import open_source
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import load
+from ..checkpoint.opening import open_source
 from ..checkpoint.optimizer_evidence import file_evidence
 from ..eval.fingerprint import fingerprint_of, judge, optimizer_of
 from ..eval.progress import Progress
