@@ -23,6 +23,7 @@ from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
+from ..checkpoint.rows import in_blocks
 from ..eval.fingerprint import fingerprint_of, optimizer_of
 from ..eval.loss import bytes_of
 from ..eval.memorization import own_words
@@ -142,10 +143,15 @@ def _is_of_base(job: Job, name: str) -> bool:
     """Whether a tensor is that of the base in all models that are merged, so that a merge differs by rounding alone."""
     assert job.under is not None
     states = [end.state for end in job.ends]
-    if name not in job.under.state or any(name not in state for state in states):
+    shape = job.under.schema.shapes.get(name)
+    if shape is None or any(end.schema.shapes.get(name) != shape for end in job.ends):
         return False
-    base = job.under.state[name]
-    return all(torch.equal(state[name], base) for state in states)
+    base = job.under.state
+    return all(
+        torch.equal(one, other)
+        for state in states
+        for one, other in zip(in_blocks(state, name), in_blocks(base, name), strict=True)
+    )
 
 
 @dataclass(frozen=True)
