@@ -121,7 +121,10 @@ class OneVocabulary:
 
     @lru_cache(maxsize=2)  # noqa: B019 - embedding and output matrix
     def _rows_of_others(self, name: str) -> Tensor:
-        """For every row, that of the base where it has the token, else the mean over the models that have it."""
+        """For every row, that of the base where it has the token, else the mean over the models that have it.
+
+        A row that no model has is the mean of all others: a row of zeros would outdo those whose logits are negative.
+        """
         total, count = torch.zeros(()), torch.zeros(self.rows)
         for model, member in enumerate(self._members):
             whole = member.state[name if name in member.state else member.schema.tied[name]]
@@ -132,7 +135,9 @@ class OneVocabulary:
                 has = has * 1e6  # it outweighs all others
                 rows = rows * 1e6
             total, count = total + rows, count + has
-        return total / count.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
+        rows = total / count.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
+        rows[count == 0] = rows[count > 0].mean(0)
+        return rows
 
 
 class UnifiedSource(OverlaidSource):

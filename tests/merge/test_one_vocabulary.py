@@ -135,6 +135,16 @@ def test_rows_of_padding_are_no_tokens(pads, tmp_path, isthmus) -> None:
     torch.testing.assert_close(rows["<b>"], own[1]["<b>"])
 
 
+def test_a_token_that_no_model_has_a_row_for_has_a_mean_one(tmp_path, isthmus) -> None:
+    first, second = put(tmp_path / "a", [], seed=1), put(tmp_path / "b", ["<b>"], seed=2)
+    tokenizer = AutoTokenizer.from_pretrained(first)
+    tokenizer.add_tokens(["<no-row>"])
+    tokenizer.save_pretrained(first)
+    rows = merged(isthmus, tmp_path / "out", first, second, "--vocabulary", "union", "--t", "0.5")
+    others = torch.stack([row for token, row in rows.items() if token != "<no-row>"])
+    assert (rows["<no-row>"] - others.mean(0)).abs().max() < 0.1 * others.std()
+
+
 def test_an_output_matrix_of_its_own_has_its_rows_in_order_too(tmp_path, isthmus) -> None:
     facts = {"family": "llama", "tie_word_embeddings": False}
     first = put(tmp_path / "a", ["<a>", "<both>"], seed=1, **facts)
