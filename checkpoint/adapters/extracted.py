@@ -104,44 +104,30 @@ class ExtractedAdapter:
         model = empty_model(build_config(facts, "the model"))
         linear = dict(_linear_maps(model))
         transposed = frozenset(name for name, module in linear.items() if not isinstance(module, nn.Linear))
-        matrices, others = [], []
-        for name in state:
-            if is_of_base(name):
-                continue
-            before, value = _before(base, name, model), state[name]
-            if value.shape == before.shape and torch.equal(value, before):
-                continue
-            module, _, kind = name.rpartition(".")
-            if module in linear and kind == "weight":
-                matrices.append(name)
-            elif _is_leaf(model, module):
-                others.append(name)
-            else:
-                raise BadInput(f"'{name}' differs from the base, and is no module's own weight: no LoRA can hold it")
-        if not matrices and not others:
+        differing = [name for name in state if not is_of_base(name) and not _is_same(state, base, name, model)]
+        if not differing:
             raise BadInput("the model is its base: there is nothing that an adapter could hold")
+        matrices = {name for name in differing if _module(name) in linear and name.endswith(".weight")}
+        others = [name for name in differing if name not in matrices]
+        for name in others:
+            if _module(name) not in linear and not _is_leaf(model, _module(name)):
+                raise BadInput(f"'{name}' differs from the base, and is no module's own weight: no LoRA can hold it")
         factors: dict[str, Factors] = {}
         for name in state:
-            module = name.rpartition(".")[0]
             if name in matrices:
-                before = base[name]
-                difference = state[name] - before
-                difference = difference.T if module in transposed else difference
-                noise = _noise(before)
-                factors[module] = low_rank(difference, rank=rank, energy=energy, noise=noise)
+                difference = _turned(state[name] - base[name], _module(name) in transposed)
+                factors[_module(name)] = low_rank(difference, rank=rank, energy=energy, noise=_noise(base[name]))
             on_tensor()
-        biases = [name.rpartition(".")[0] for name in others if name.rpartition(".")[0] in linear]
-        for module in (*biases, *([] if factors or biases else list(linear)[:1])):  # peft adapts one at least
+        modules = set(map(_module, others))
+        biased = [module for module in linear if module in modules]
+        for module in biased or ([] if factors else list(linear)[:1]):  # peft adapts one at least
             if module not in factors:
-                before = base[f"{module}.weight"]
-                factors[module] = low_rank(torch.zeros_like(before.T if module in transposed else before), rank=1)
-        modules = {name.rpartition(".")[0] for name in others}
-        modules |= set(factors) if biases else set()
-        whole = {
-            name: state[name].clone()
-            for name in state
-            if name.rpartition(".")[0] in modules and (name.rpartition(".")[0] not in linear or name.endswith(".bias"))
-        }
+                nothing = torch.zeros_like(_turned(base[f"{module}.weight"], module in transposed))
+                factors[module] = low_rank(nothing, rank=1)
+        if biased:  # peft then saves those of all that it adapts
+            modules |= set(factors)
+        saved = [name for name in state if _module(name) in modules]
+        whole = {name: state[name].clone() for name in saved if _module(name) not in linear or name.endswith(".bias")}
         return cls(facts, factors, _with_both_names(whole, state, model), transposed)
 
     def state(self, base: Mapping[str, Tensor], names: Iterable[str]) -> ComputedState:
@@ -154,7 +140,7 @@ class ExtractedAdapter:
             if kind != "weight" or module not in self.factors:
                 return base[name]
             difference = self.factors[module].up @ self.factors[module].down
-            return base[name] + (difference.T if module in self.transposed else difference)
+            return base[name] + _turned(difference, module in self.transposed)
 
         return ComputedState(names, tensor)
 
@@ -269,6 +255,20 @@ def _targets(ranks: Mapping[str, int], linear: Iterable[tuple[str, nn.Module]]) 
     others = {name.rpartition(".")[2] for name, _ in linear if name not in ranks}
     short = ends - others
     return sorted(short) + sorted(name for name in ranks if name.rpartition(".")[2] not in short)
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _turned(matrix: Tensor, transposed: bool) -> Tensor:
+    """(outputs, inputs) of what a module stores, or the other way round."""
+    return matrix.T if transposed else matrix
+
+
+def _is_same(state: Mapping[str, Tensor], base: Mapping[str, Tensor], name: str, model: nn.Module) -> bool:
+    before, value = _before(base, name, model), state[name]
+    return value.shape == before.shape and torch.equal(value, before)
 
 
 def _before(base: Mapping[str, Tensor], name: str, model: nn.Module) -> Tensor:
