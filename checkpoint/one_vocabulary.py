@@ -8,9 +8,8 @@ one model keeps that model's row, and one of several is averaged over these.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +20,8 @@ from typing_extensions import override
 
 from .adapters.adapted_weights import facts_of as facts_of_adapted
 from .checks.finding import Finding
+from .checks.tokenizer_behaviour import behaviour_findings
+from .checks.tokenizers import detail_findings
 from .config import schema_of, vocabulary_rows
 from .errors import IncompatibleModels
 from .model import Families, Schema
@@ -30,6 +31,7 @@ from .rows import ComputedState, in_blocks
 from .saving import write_json
 from .small_files import GENERATION, TOKENIZER_SETTINGS, is_tokenizer_file
 from .source import Source
+from .strict_json import parse_object
 from .token_ids import with_token_ids
 from .tokenizer import Tokenizer, build_tokenizer, files_to_build, read_tokenizer
 from .untrusted_text import plain
@@ -65,15 +67,24 @@ class OneVocabulary:
     files: TokenizerFiles
     _folder: WorkingFolder = field(repr=False)
     _members: list[Any] = field(default_factory=list, repr=False)  # checkpoints
+    _places: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _rows: dict[str, dict[int, Tensor]] = field(default_factory=dict, repr=False)
 
     def members(self, load: Callable[[Source], Opened]) -> list[Opened]:
         """The models as they are, opened once."""
         if not self._members:
-            self._members += map(load, self.sources)
+            opened: list[Any] = [load(source) for source in self.sources]
+            apart = any(not member.schema.tied for member in opened)  # then rows of output matrices are borrowed, too
+            self._members += [member.untied() if apart else member for member in opened]
         return self._members
 
     def places(self, model: int) -> Tensor:
         """The row of every token in a model, −1 where it has none: (rows,)."""
+        if model not in self._places:
+            self._places[model] = self._placed(model)
+        return self._places[model]
+
+    def _placed(self, model: int) -> Tensor:
         places = torch.full((self.rows,), -1)
         for token, row in self.tokens.items():
             places[row] = self.own[model].get(token, -1)
@@ -87,57 +98,56 @@ class OneVocabulary:
 
     def state(self, model: int, schema: Schema) -> ComputedState:
         """The weights of a model with these rows; the tensors of `schema`, of which those with other shapes change."""
-        checkpoint = self._members[model]
+        checkpoint, resized = self._members[model], self._resized(schema)
+        places, order = self.places(model), torch.arange(self.rows)
+
+        def is_as_it_is(name: str) -> bool:
+            same = schema.shapes[name] == checkpoint.schema.shapes.get(name) and torch.equal(places, order)
+            return same or name not in resized
 
         def tensor(name: str) -> Tensor:
             whole: Tensor = checkpoint.state[name]
-            if tuple(whole.shape) == schema.shapes[name] and self._is_identity(model):
+            if is_as_it_is(name):
                 return whole
-            if name not in self._resized(schema):
-                return whole
-            places = self.places(model)
             moved = whole[places.clamp(min=0)].clone()
-            lacking = places < 0
-            moved[lacking] = self._rows_of_others(name)[lacking]
+            for row, borrowed in self._borrowed(name).items():
+                if places[row] < 0 or (
+                    self.base and self.places(0)[row] < 0
+                ):  # what the base lacks is no difference to it
+                    moved[row] = borrowed
             return moved
 
-        def blocks(name: str) -> Any:
-            same = schema.shapes[name] == checkpoint.schema.shapes.get(name) and self._is_identity(model)
-            as_it_is = same or name not in self._resized(schema)
-            return in_blocks(checkpoint.state if as_it_is else {name: tensor(name)}, name)
+        def blocks(name: str) -> Iterator[Tensor]:
+            return in_blocks(checkpoint.state if is_as_it_is(name) else {name: tensor(name)}, name)
 
         return ComputedState(schema.shapes, tensor, blocks)
-
-    @lru_cache(maxsize=8)  # noqa: B019 - as long as the models are open
-    def _is_identity(self, model: int) -> bool:
-        return bool(torch.equal(self.places(model), torch.arange(self.rows)))
 
     def _resized(self, schema: Schema) -> frozenset[str]:
         """The tensors with a row for every token."""
         own = self._members[self.owner]
-        other = schema_of({**own.facts, "vocab_size": own.facts["vocab_size"] + 1}, own.name).untied().shapes
-        plain_shapes = schema_of(own.facts, own.name).untied().shapes
-        return frozenset(name for name in schema.shapes if other[name] != plain_shapes[name])
+        more = {**own.facts, "vocab_size": vocabulary_rows(own.facts, own.name) + 1}
+        shapes, larger = (schema_of(facts, own.name).untied().shapes for facts in (own.facts, more))
+        return frozenset(name for name in schema.shapes if larger[name] != shapes[name])
 
-    @lru_cache(maxsize=2)  # noqa: B019 - embedding and output matrix
-    def _rows_of_others(self, name: str) -> Tensor:
-        """For every row, that of the base where it has the token, else the mean over the models that have it.
+    def _borrowed(self, name: str) -> dict[int, Tensor]:
+        """Every row that a model lacks: the base's where that has it, else the mean over the models that have it.
 
-        A row that no model has is the mean of all others: a row of zeros would outdo those whose logits are negative.
+        A row that no model has is the mean of the first model's: zeros would outdo rows whose logits are negative.
         """
-        total, count = torch.zeros(()), torch.zeros(self.rows)
-        for model, member in enumerate(self._members):
-            whole = member.state[name if name in member.state else member.schema.tied[name]]
-            places = self.places(model)
-            has = (places >= 0).float()
-            rows = whole[places.clamp(min=0)] * has.reshape(-1, *[1] * (whole.ndim - 1))
-            if model == 0 and self.base:
-                has = has * 1e6  # it outweighs all others
-                rows = rows * 1e6
-            total, count = total + rows, count + has
-        rows = total / count.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
-        rows[count == 0] = rows[count > 0].mean(0)
-        return rows
+        if name not in self._rows:
+            places = torch.stack([self.places(model) for model in range(len(self._members))])
+            lacked = (places < 0).any(0).nonzero().flatten().tolist()
+            having: dict[int, list[Tensor]] = {row: [] for row in lacked}
+            mean = torch.zeros(())
+            for model, member in enumerate(self._members):
+                whole = member.state[name if name in member.state else member.schema.tied[name]]
+                mean = whole.mean(0) if model == 0 else mean
+                for row in lacked:
+                    place = int(places[model, row])
+                    if place >= 0 and not (self.base and int(places[0, row]) >= 0 and model > 0):
+                        having[row].append(whole[place].clone())
+            self._rows[name] = {row: torch.stack(rows).mean(0) if rows else mean for row, rows in having.items()}
+        return self._rows[name]
 
 
 class UnifiedSource(OverlaidSource):
@@ -157,6 +167,11 @@ class UnifiedSource(OverlaidSource):
     @override
     def permanent_name(self) -> str:
         return self.inner.permanent_name
+
+    @property
+    def own_rows(self) -> Mapping[str, int]:
+        """The rows of the model's tokens as it is."""
+        return self.vocabulary.own[self.model]
 
     def facts(self, families: Families | None = None) -> dict[str, Any]:
         """The content of config.json with the rows, and the ids of special tokens, of the one vocabulary."""
@@ -199,11 +214,12 @@ def unify(
     for place, source in enumerate(sources):
         if place != owner:
             _require_one_core(sources[owner], tokenizers[owner], source, tokenizers[place])
+    differences = _differences(sources, tokenizers, owner)
     built: Any = tokenizers[owner].built
     if choice == "union":
         for place in (place for place in range(len(sources)) if place != owner):
             flags = tokenizers[place].built.added_tokens_decoder  # type: ignore[union-attr]
-            new = [row for token, row in sorted(own[place].items(), key=lambda one: one[1]) if token not in own[owner]]
+            new = sorted(row for token, row in tokenizers[place].tokens.items() if token not in built.get_vocab())
             built.add_tokens([flags[row] for row in new if row in flags])
     tokens = {token: row for token, row in built.get_vocab().items() if choice == "union" or token in own[owner]}
     for other in tokenizers:
@@ -211,6 +227,7 @@ def unify(
     folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-vocabulary-"))
     directory = folder.path / "tokenizer"
     built.save_pretrained(directory)
+    _without_settings_of_loading(directory)
     ends = _ends(sources, tokenizers, tokens)
     _write_generation(directory, sources, owner, ends)
     missing = tuple(token for token in dict.fromkeys((*tokens, *chain(*own))) if any(token not in one for one in own))
@@ -226,7 +243,9 @@ def unify(
         folder,
     )
     unified = [UnifiedSource(source, vocabulary, place) for place, source in enumerate(sources)]
-    return unified, [_finding(vocabulary, choice)] if missing or len(set(rows)) > 1 else []
+    if missing or len(set(rows)) > 1:
+        differences.append(_finding(vocabulary, choice))
+    return unified, differences
 
 
 def _tokenizer(source: Source) -> Tokenizer:
@@ -243,10 +262,7 @@ def _tokenizer(source: Source) -> Tokenizer:
 
 def _require_one_core(first: Source, tokenizer: Tokenizer, second: Source, other: Tokenizer) -> None:
     """Raise IncompatibleModels if two tokenizers differ in more than added tokens."""
-    cores = [
-        one.tokens.keys() - {str(token) for token in one.built.added_tokens_decoder.values()}  # type: ignore[union-attr]
-        for one in (tokenizer, other)
-    ]
+    cores = [_core(one) for one in (tokenizer, other)]
     differing = cores[0] ^ cores[1]
     merges = [getattr(read_tokenizer(source), "merges", ()) for source in (first, second)]
     if differing or merges[0] != merges[1]:
@@ -255,6 +271,35 @@ def _require_one_core(first: Source, tokenizer: Tokenizer, second: Source, other
             f"'{first.name}' and '{second.name}' have different tokenizers, not only added tokens ({share:.0%} of "
             "their tokens are common): one vocabulary takes tokenizers that were one"
         )
+
+
+def _core(tokenizer: Tokenizer) -> set[str]:
+    """The tokens of a tokenizer's own vocabulary, without added ones."""
+    built: Any = tokenizer.built
+    backend = getattr(built, "backend_tokenizer", None)
+    if backend is not None:
+        return set(backend.get_vocab(with_added_tokens=False))
+    return set(tokenizer.tokens) - {str(token) for token in built.added_tokens_decoder.values()}
+
+
+def _without_settings_of_loading(directory: Path) -> None:
+    """Take out what says how the tokenizer was loaded here."""
+    file = directory / TOKENIZER_SETTINGS
+    settings = parse_object(file.read_bytes(), f"'{TOKENIZER_SETTINGS}'")
+    write_json(file, {key: value for key, value in settings.items() if key not in ("local_files_only", "is_local")})
+
+
+def _differences(sources: Sequence[Source], tokenizers: Sequence[Tokenizer], owner: int) -> list[Finding]:
+    """What tokenizers do differently beside having other tokens, and their chat templates and special tokens."""
+    findings = []
+    first = sources[owner]
+    for place, source in enumerate(sources):
+        if place != owner:
+            pair = (tokenizers[owner], first.name, tokenizers[place], source.name)
+            findings += behaviour_findings(*pair, TOKENIZER_SETTINGS, first.name)
+            findings += detail_findings(*pair, first.name)
+    # Of chat templates that only some have, the first is taken.
+    return [finding for finding in findings if not finding.what.startswith("only ")]
 
 
 def _ends(sources: Sequence[Source], tokenizers: Sequence[Tokenizer], tokens: Mapping[str, int]) -> list[int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from typing_extensions import override
 
@@ -65,6 +65,21 @@ class OverlaidSource(Source):
     @override
     def header(self, filename: str) -> dict[str, TensorInfo]:
         return self._of(filename).header(filename)
+
+    @property
+    @override
+    def card(self) -> str:
+        return self._behind.card
+
+    @property
+    @override
+    def metadata(self) -> Mapping[str, Any]:
+        return self._behind.metadata
+
+    @property
+    @override
+    def card_problem(self) -> str | None:
+        return self._behind.card_problem
 
     @property
     @override

@@ -94,7 +94,7 @@ def tokenizer_findings(
         findings += behaviour_findings(first, a.name, second, b.name, file, keeper)
     elif opened:
         findings += _unbuildable(a if keeper == a.name else b, file)
-    findings += _details(first, a.name, second, b.name, keeper)
+    findings += detail_findings(first, a.name, second, b.name, keeper)
     return [*findings, *_generation_settings(a, b, keeper)], grown
 
 
@@ -223,7 +223,8 @@ def _growth(growth: Growth, name_a: str, name_b: str, file: str) -> Finding:
     return Finding("notes", what, advice, file)
 
 
-def _details(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, keeper: str) -> list[Finding]:
+def detail_findings(first: Tokenizer, name_a: str, second: Tokenizer, name_b: str, keeper: str) -> list[Finding]:
+    """What differs in special tokens and chat templates; a merge has the tokenizer of `keeper`."""
     taken = f"the merge has the tokenizer of '{keeper}'"
     findings = []
     both = [role for role in ROLES if role in first.special and role in second.special]

@@ -33,7 +33,8 @@ from .kind import headless_findings, kind_findings, masked_finding, tensor_findi
 
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256
-RELATED, LOOKED_INTO = 0.5, 0.25  # of the distance between independent models; from there on, layer by layer
+RELATED, GAP = 0.5, 0.3  # of the distance between independent models
+IN_LAYER = 4  # matrices of a layer that are looked at
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -202,7 +203,7 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
     share = f"{apart:.2f} of the distance between independent models"
     if apart == 0 and _same_vectors(a, weights_a, b, weights_b):
         what, advice = f"'{a.name}' and '{b.name}' hold the same weights", "there is nothing to merge"
-    elif apart > LOOKED_INTO and (mixed := _by_layer(a, weights_a, b, weights_b)) is not None:
+    elif (mixed := _by_layer(a, weights_a, b, weights_b)) is not None:
         return [*findings, mixed]
     elif apart < RELATED:
         what = f"'{a.name}' and '{b.name}' are relatives: {share}"
@@ -232,7 +233,7 @@ def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> fl
 
 
 def distances_by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> dict[int, float]:
-    """The distance of every layer, by its number, on the first and the last matrix of each; as for `distance`.
+    """The distance of every layer, by its number, on the first rows of some matrices of each; as for `distance`.
 
     Empty where there is none, or where names have no numbers.
     """
@@ -245,7 +246,9 @@ def distances_by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weig
         number = _LAYER.search(name)
         if number is not None:
             layers.setdefault(int(number[1]), []).append(name)
-    shares = {layer: _share(states, {within[0]: 0, within[-1]: 0}) for layer, within in sorted(layers.items())}
+    shares = {
+        layer: _share(states, within[:: max(1, len(within) // IN_LAYER)]) for layer, within in sorted(layers.items())
+    }
     return {layer: share for layer, share in shares.items() if share is not None}
 
 
@@ -254,6 +257,8 @@ def _same_vectors(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
     pair = _pair(a, weights_a, b, weights_b)
     assert pair is not None, "they have a distance"
     states = pair[0]
+    if isinstance(a, UnifiedSource) and isinstance(b, UnifiedSource) and a.own_rows != b.own_rows:
+        return False
     return states[0].keys() == states[1].keys() and all(
         torch.equal(*(_first_rows(state, name) for state in states)) for name in states[0]
     )
@@ -264,7 +269,7 @@ def _by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> F
     layers = distances_by_layer(a, weights_a, b, weights_b)
     near = [layer for layer, share in layers.items() if share < RELATED]
     far = [layer for layer in layers if layer not in near]
-    if not near or not far:
+    if not near or not far or min(layers[one] for one in far) - max(layers[one] for one in near) < GAP:
         return None
     what = (
         f"'{a.name}' and '{b.name}' are relatives in {_ranges(near)} (at most "

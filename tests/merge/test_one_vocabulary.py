@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from conftest import EMBEDDED
 from tokenizers import Tokenizer, models, trainers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from isthmus.checkpoint.one_vocabulary import OneVocabulary
+from isthmus.merge.pipeline import merge_models
+from isthmus.merge.plans import MergePlan
 
 VOCABULARY = 1024
 
@@ -164,7 +169,63 @@ def other_tokenizer(directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_tied_model_takes_the_rows_of_another_ones_output_matrix(order, tmp_path, isthmus) -> None:
+    models = (
+        put(tmp_path / "tied", [], seed=1, family="llama", tie_word_embeddings=True),
+        put(tmp_path / "untied", ["<b>"], seed=2, family="llama", tie_word_embeddings=False),
+    )
+    out = tmp_path / "out"
+    given = [models[place] for place in order]
+    assert isthmus("merge", *given, "--vocabulary", "union", "--t", "0.5", "-o", out).code == 0
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        torch.testing.assert_close(rows_by_token(out, name)["<b>"], rows_by_token(models[1], name)["<b>"])
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear", "task_arithmetic"])
+def test_a_token_that_the_base_lacks_is_the_mean_by_every_method(method: str, three, tmp_path, isthmus) -> None:
+    base, *tuned = three
+    density = () if method == "task_arithmetic" else ("--density", "0.5")
+    options = ("--method", method, "--base", base, *density, "--vocabulary", "union")
+    rows = merged(isthmus, tmp_path / "out", *tuned, *options)
+    own = [rows_by_token(model, "transformer.wte.weight") for model in tuned]
+    torch.testing.assert_close(rows["<both>"], (own[0]["<both>"] + own[1]["<both>"]) / 2, atol=1e-6, rtol=0)
+    torch.testing.assert_close(rows["<left>"], own[0]["<left>"], atol=1e-6, rtol=0)
+
+
+def test_licences_and_differences_are_said_as_without(tmp_path, isthmus) -> None:
+    first, second = put(tmp_path / "a", ["<a>"], seed=1), put(tmp_path / "b", ["<b>"], seed=2)
+    (first / "README.md").write_text("---\nlicense: mit\n---\n")
+    (second / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    file = second / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": {"type": "Lowercase"}}))
+    outcome = isthmus("merge", first, second, "--vocabulary", "union", "--t", "0.5", "-o", tmp_path / "out")
+    assert outcome.code == 0
+    assert "the licences differ" in outcome.err
+    assert "degrades  the normalizer of 'b' differs from that of 'a'" in outcome.err
+    assert json.loads((tmp_path / "out" / "isthmus.json").read_text())["license"] is None
+
+
+def test_a_token_that_one_marks_as_special_is_the_same_token(tmp_path, isthmus) -> None:
+    first, second = put(tmp_path / "a", ["<a>"], seed=1), put(tmp_path / "b", [], seed=2)
+    tokenizer = AutoTokenizer.from_pretrained(second)
+    tokenizer.pad_token = "!"
+    tokenizer.save_pretrained(second)
+    rows = merged(isthmus, tmp_path / "out", first, second, "--vocabulary", "union", "--t", "0.5")
+    assert len(rows) == VOCABULARY + 1
+
+
+def test_nothing_stays_behind_in_a_process(tmp_path) -> None:
+    first, second = put(tmp_path / "a", ["<a>"], seed=1), put(tmp_path / "b", ["<b>"], seed=2)
+    merge_models([first, second], MergePlan(vocabulary="union", t=0.5, align="none")).save(tmp_path / "out")
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, OneVocabulary)]
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert "local_files_only" not in settings
+
+
 BAD = {
+    "permuted": (("union", "--align", "permutation"), "add --align none to --vocabulary"),
     "different tokenizers": (("union", "--align", "none"), "have different tokenizers, not only added tokens ("),
     "aligned": (("union", "--align", "orthogonal"), "add --align none to --vocabulary"),
     "a base that is none": (("base", "--align", "none"), "--vocabulary base is for a method with --base"),

@@ -73,6 +73,25 @@ def test_layers_of_another_model_are_said(saved, replaced, sentence: str) -> Non
     assert any("averaging those destroys the merge" in finding for finding in findings)
 
 
+@pytest.mark.parametrize("layer", [0, 5, 11])
+def test_one_layer_of_many_is_found(saved, layer: int) -> None:
+    a, b = saved("a", n_layer=12), saved("b", n_layer=12)
+    strange = load_file(saved("c", 1, n_layer=12) / "model.safetensors")
+    state = load_file(b / "model.safetensors")
+    state |= {name: value for name, value in strange.items() if f".h.{layer}." in name}
+    save_file(state, b / "model.safetensors", metadata={"format": "pt"})
+    assert any(f"and strangers in layer {layer} (" in str(finding) for finding in check(a, b).findings)
+
+
+def test_layers_at_the_edge_of_being_relatives_are_no_strangers(saved) -> None:
+    a, b = saved("a", n_layer=8), saved("b", n_layer=8)
+    noise = torch.Generator().manual_seed(0)
+    state = load_file(b / "model.safetensors")
+    state = {n: v + 0.82 * v.std() * torch.randn(v.shape, generator=noise) for n, v in state.items()}
+    save_file(state, b / "model.safetensors", metadata={"format": "pt"})
+    assert not any("strangers in" in str(finding) for finding in check(a, b).findings)
+
+
 def test_relatives_and_strangers_are_so_in_every_layer() -> None:
     for pair in (("docs", "code"), ("adamw-1", "muon-1")):
         findings = check(*(EMBEDDED / name for name in pair)).findings
