@@ -111,9 +111,8 @@ class OneVocabulary:
                 return whole
             moved = whole[places.clamp(min=0)].clone()
             for row, borrowed in self._borrowed(name).items():
-                if places[row] < 0 or (
-                    self.base and self.places(0)[row] < 0
-                ):  # what the base lacks is no difference to it
+                no_difference = self.base and self.places(0)[row] < 0  # to a base that lacks the token
+                if no_difference or places[row] < 0:
                     moved[row] = borrowed
             return moved
 
