@@ -19,7 +19,7 @@ from .errors import BadInput, CorruptCheckpoint, IsthmusError, ModelNotFound, on
 from .listing import Listing
 from .reference import GGUF, Reference
 from .rust_panics import is_failure
-from .source import Source
+from .source import LooseFiles, Source
 from .untrusted_text import plain
 from .weight_files import IN_ORDER
 from .working_folders import WorkingFolder
@@ -46,14 +46,6 @@ def gguf_name(listing: Listing, model: str) -> str | None:
     return names[0] if names else None
 
 
-class _Beside(Source):
-    """What lies beside a GGUF file: its card."""
-
-    @override
-    def _require_kind(self) -> None:
-        pass
-
-
 class GgufSource(Source):
     """The files of a model that a GGUF file was turned into; `types` counts its tensors by how they were stored.
 
@@ -66,7 +58,7 @@ class GgufSource(Source):
         directory = self._folder.path / "model"
         self.types = _converted(file, directory)
         super().__init__(Reference(directory=directory))
-        self._origin = _Beside(reference, listing)
+        self._origin = LooseFiles(reference, listing)
         self.reference, self.name = reference, plain(reference.name)
         self.revision, self.repository = listing.revision, listing.repository
 
@@ -162,11 +154,11 @@ def _shortest(value: Any) -> Any:
 @contextmanager
 def _without_bar() -> Iterator[None]:
     """Without the progress bar of transformers' reader, which has no switch."""
-    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers import modeling_gguf_pytorch_utils
 
-    bar: Any = reader.tqdm  # type: ignore[attr-defined]
-    reader.tqdm = lambda items, **_: items  # type: ignore[attr-defined]
+    reader: Any = modeling_gguf_pytorch_utils
+    bar, reader.tqdm = reader.tqdm, lambda items, **_: items
     try:
         yield
     finally:
-        reader.tqdm = bar  # type: ignore[attr-defined]
+        reader.tqdm = bar

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .adapters.adapted_weights import facts_of as facts_of_adapted
+from .adapters.adapted_weights import facts_with_adapter
 from .checks.finding import Finding
 from .checks.tokenizer_behaviour import behaviour_findings
 from .checks.tokenizers import detail_findings
@@ -30,7 +30,7 @@ from .reference import Reference
 from .rows import ComputedState, in_blocks
 from .saving import write_json
 from .small_files import GENERATION, TOKENIZER_SETTINGS, is_tokenizer_file
-from .source import Source
+from .source import LooseFiles, Source
 from .strict_json import parse_object
 from .token_ids import with_token_ids
 from .tokenizer import Tokenizer, build_tokenizer, files_to_build, read_tokenizer
@@ -40,14 +40,6 @@ from .working_folders import WorkingFolder
 Opened = TypeVar("Opened")
 Choice = Literal["union", "base", "A"]
 SHOWN = 3  # tokens that a sentence names
-
-
-class TokenizerFiles(Source):
-    """The files of a tokenizer and generation settings, without a model."""
-
-    @override
-    def _require_kind(self) -> None:
-        pass
 
 
 @dataclass(eq=False)
@@ -64,7 +56,7 @@ class OneVocabulary:
     missing: tuple[str, ...]
     owner: int
     base: bool
-    files: TokenizerFiles
+    files: LooseFiles
     _folder: WorkingFolder = field(repr=False)
     _members: list[Any] = field(default_factory=list, repr=False)  # checkpoints
     _places: dict[int, Tensor] = field(default_factory=dict, repr=False)
@@ -190,7 +182,7 @@ class UnifiedSource(OverlaidSource):
 
 def facts_of(source: Source, families: Families | None = None) -> dict[str, Any]:
     """The content of config.json of a model, with an adapter or another vocabulary or not."""
-    return source.facts(families) if isinstance(source, UnifiedSource) else facts_of_adapted(source, families)
+    return source.facts(families) if isinstance(source, UnifiedSource) else facts_with_adapter(source, families)
 
 
 def unify(
@@ -214,15 +206,15 @@ def unify(
         if place != owner:
             _require_one_core(sources[owner], tokenizers[owner], source, tokenizers[place])
     differences = _differences(sources, tokenizers, owner)
-    built: Any = tokenizers[owner].built
+    built = _built(tokenizers[owner])
     if choice == "union":
         for place in (place for place in range(len(sources)) if place != owner):
-            flags = tokenizers[place].built.added_tokens_decoder  # type: ignore[union-attr]
+            flags = _built(tokenizers[place]).added_tokens_decoder
             new = sorted(row for token, row in tokenizers[place].tokens.items() if token not in built.get_vocab())
             built.add_tokens([flags[row] for row in new if row in flags])
     tokens = {token: row for token, row in built.get_vocab().items() if choice == "union" or token in own[owner]}
     for other in tokenizers:
-        built.chat_template = built.chat_template or other.built.chat_template  # type: ignore[union-attr]
+        built.chat_template = built.chat_template or _built(other).chat_template
     folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-vocabulary-"))
     directory = folder.path / "tokenizer"
     built.save_pretrained(directory)
@@ -238,7 +230,7 @@ def unify(
         missing,
         owner,
         base,
-        TokenizerFiles(Reference(directory=directory)),
+        LooseFiles(Reference(directory=directory)),
         folder,
     )
     unified = [UnifiedSource(source, vocabulary, place) for place, source in enumerate(sources)]
@@ -272,9 +264,14 @@ def _require_one_core(first: Source, tokenizer: Tokenizer, second: Source, other
         )
 
 
+def _built(tokenizer: Tokenizer) -> Any:
+    """The tokenizer of transformers, which `_tokenizer` has required."""
+    return tokenizer.built
+
+
 def _core(tokenizer: Tokenizer) -> set[str]:
     """The tokens of a tokenizer's own vocabulary, without added ones."""
-    built: Any = tokenizer.built
+    built = _built(tokenizer)
     backend = getattr(built, "backend_tokenizer", None)
     if backend is not None:
         return set(backend.get_vocab(with_added_tokens=False))
@@ -289,16 +286,22 @@ def _without_settings_of_loading(directory: Path) -> None:
 
 
 def _differences(sources: Sequence[Source], tokenizers: Sequence[Tokenizer], owner: int) -> list[Finding]:
-    """What tokenizers do differently beside having other tokens, and their chat templates and special tokens."""
+    """What tokenizers do differently beside having other tokens; special tokens and chat templates that differ.
+
+    A template that only some have is no difference: the first is taken.
+    """
     findings = []
     first = sources[owner]
     for place, source in enumerate(sources):
         if place != owner:
-            pair = (tokenizers[owner], first.name, tokenizers[place], source.name)
-            findings += behaviour_findings(*pair, TOKENIZER_SETTINGS, first.name)
-            findings += detail_findings(*pair, first.name)
-    # Of chat templates that only some have, the first is taken.
-    return [finding for finding in findings if not finding.what.startswith("only ")]
+            one, other = tokenizers[owner], tokenizers[place]
+            findings += behaviour_findings(one, first.name, other, source.name, TOKENIZER_SETTINGS, first.name)
+            both = one.templates.keys() & other.templates.keys()
+            one, other = (
+                replace(each, templates={name: each.templates[name] for name in both}) for each in (one, other)
+            )
+            findings += detail_findings(one, first.name, other, source.name, first.name)
+    return findings
 
 
 def _ends(sources: Sequence[Source], tokenizers: Sequence[Tokenizer], tokens: Mapping[str, int]) -> list[int]:

@@ -244,6 +244,13 @@ class Source:
         return read_range(self.reference, filename, self.revision, start, stop)[0]
 
 
+class LooseFiles(Source):
+    """The files of a folder that need not hold a model: a tokenizer, or the card beside a GGUF file."""
+
+    def _require_kind(self) -> None:
+        pass
+
+
 def listed_as_equal(a: Source, b: Source, filename: str) -> bool:
     """Whether the Hub lists the same digest for a file of two models."""
     digest = a.files[filename].digest

@@ -46,7 +46,7 @@ def adapted_facts(facts: Mapping[str, Any], source: AdaptedSource, families: Fam
     return {**facts, **({"vocab_size": rows.pop()} if rows else {})}
 
 
-def facts_of(source: Source, families: Families | None = None) -> dict[str, Any]:
+def facts_with_adapter(source: Source, families: Families | None = None) -> dict[str, Any]:
     """The content of config.json of a model, adapted or not. Raises as `read_facts` and `adapted_facts` do."""
     facts = read_facts(source.parts[0])
     return adapted_facts(facts, source, families) if isinstance(source, AdaptedSource) else facts

@@ -58,6 +58,17 @@ def tuned(base, *, everything: bool = True, rank: int | None = None, rows: int =
     return base
 
 
+def require_extracted(isthmus, folder, model) -> torch.Tensor:
+    """peft makes a saved fine-tune again of its base and what is extracted; the model's log-probabilities."""
+    out = folder / "lora"
+    assert isthmus("extract", folder / "tuned", "--base", folder / "base", "-o", out, "--energy", "1").code == 0
+    with torch.no_grad():
+        expected = torch.log_softmax(model(IDS).logits, -1)
+        opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "base"), out).eval()
+        torch.testing.assert_close(torch.log_softmax(opened(IDS).logits, -1), expected, atol=1e-4, rtol=0)
+    return expected
+
+
 CASES = {
     "gpt2": {},
     "llama": {"tie_word_embeddings": False},
@@ -72,12 +83,8 @@ def test_at_full_energy_peft_makes_the_fine_tune_again(family: str, everything: 
     tiny_base(kind, **facts).save_pretrained(tmp_path / "base")
     model = tuned(tiny_base(kind, **facts), everything=everything)
     model.save_pretrained(tmp_path / "tuned")
+    expected = require_extracted(isthmus, tmp_path, model)
     out = tmp_path / "lora"
-    assert isthmus("extract", tmp_path / "tuned", "--base", tmp_path / "base", "-o", out, "--energy", "1").code == 0
-    with torch.no_grad():
-        expected = torch.log_softmax(model(IDS).logits, -1)
-        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), out).eval()
-        torch.testing.assert_close(torch.log_softmax(adapted(IDS).logits, -1), expected, atol=1e-4, rtol=0)
     again = load(f"{tmp_path / 'base'}+{out}")
     torch.testing.assert_close(log_probs(dict(again.state), again.config, IDS), expected, atol=1e-4, rtol=0)
     assert bool(again.schema.tied) == bool(load(tmp_path / "tuned").schema.tied)
@@ -215,12 +222,7 @@ def test_whatever_differs_is_in_the_adapter(kind: str, tmp_path, isthmus) -> Non
             if differs(name):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
     model.save_pretrained(tmp_path / "tuned")
-    out = tmp_path / "lora"
-    assert isthmus("extract", tmp_path / "tuned", "--base", tmp_path / "base", "-o", out, "--energy", "1").code == 0
-    with torch.no_grad():
-        expected = torch.log_softmax(model(IDS).logits, -1)
-        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), out).eval()
-        torch.testing.assert_close(torch.log_softmax(adapted(IDS).logits, -1), expected, atol=1e-4, rtol=0)
+    require_extracted(isthmus, tmp_path, model)
 
 
 def test_a_masked_language_model_has_adapters_too(tmp_path, isthmus) -> None:
