@@ -24,6 +24,7 @@ from ..lazy_state import LazyState
 from ..model import Families, Schema
 from ..one_vocabulary import UnifiedSource, facts_of
 from ..reference import GGUF
+from ..rows import in_blocks
 from ..small_files import ADAPTER
 from ..source import WEIGHT_FILES, Source
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
@@ -323,4 +324,11 @@ def _share(states: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> floa
 
 
 def _first_rows(state: Mapping[str, Tensor], name: str) -> Tensor:
-    return state.first_rows(name, SAMPLED_ROWS) if isinstance(state, LazyState) else state[name][:SAMPLED_ROWS]
+    if isinstance(state, LazyState):
+        return state.first_rows(name, SAMPLED_ROWS)
+    rows: list[Tensor] = []
+    for block in in_blocks(state, name):
+        rows.append(block)
+        if block.ndim == 0 or sum(map(len, rows)) >= SAMPLED_ROWS:
+            break
+    return rows[0] if rows[0].ndim == 0 else torch.cat(rows)[:SAMPLED_ROWS]

@@ -250,3 +250,16 @@ def test_models_without_a_tokenizer_have_no_one_vocabulary(saved, tmp_path, isth
     outcome = isthmus("merge", saved("a", 1), saved("b", 2), *options)
     assert outcome.code == 2
     assert "has no tokenizer that transformers can read" in outcome.err
+
+
+def test_a_chat_template_that_one_model_has_is_taken(tmp_path, isthmus) -> None:
+    first, second = put(tmp_path / "a", ["<a>"], seed=1), put(tmp_path / "b", ["<b>"], seed=2)
+    (second / "chat_template.jinja").write_text("{{ messages }}")
+    out = tmp_path / "out"
+    outcome = isthmus("merge", first, second, "--vocabulary", "union", "--t", "0.5", "-o", out)
+    assert AutoTokenizer.from_pretrained(out).chat_template == "{{ messages }}"
+    assert "chat template" not in outcome.err
+    (first / "chat_template.jinja").write_text("{{ other }}")
+    outcome = isthmus("merge", first, second, "--vocabulary", "union", "--t", "0.5", "-o", out, "--overwrite")
+    assert AutoTokenizer.from_pretrained(out).chat_template == "{{ other }}"
+    assert "degrades  the chat template of 'b' differs from that of 'a'" in outcome.err

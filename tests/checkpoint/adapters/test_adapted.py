@@ -455,3 +455,13 @@ def test_a_rank_that_is_none_is_refused(rank: str, tmp_path, isthmus) -> None:
     outcome = isthmus("merge", EMBEDDED / "docs", EMBEDDED / "code", "-o", tmp_path / "out", "--as-lora", rank)
     assert outcome.code == 2
     assert "--as-lora takes a rank" in outcome.err
+
+
+def test_another_revision_of_the_base_degrades(hub, tmp_path) -> None:
+    made = adapted(tmp_path, "gpt2", lora(MODULES["gpt2"]))
+    hub.add("user/base-of-a-revision", made.base)
+    for revision, differs in (("main", False), ("0" * 40, True)):
+        with_settings(made.adapter, base_model_name_or_path="user/base-of-a-revision", revision=revision)
+        reference = f"user/base-of-a-revision@main+{made.adapter}"
+        findings = [str(finding) for finding in check(reference, reference, families=FAMILIES).findings]
+        assert any("was trained on revision 0000" in finding for finding in findings) == differs
