@@ -194,8 +194,7 @@ def print_merge(report: dict[str, Any]) -> None:
     if rows:
         table = _table(f"loss, {unit(report)}", *columns)
         for row in rows:
-            losses = (f"{loss:.3f}" for loss in row.losses)
-            table.add_row(cell(row.model), *losses, style="bold" if row.is_merge else None)
+            table.add_row(cell(row.model), *row.cells, style="bold" if row.is_merge else None)
         _print_table(table)
     for sentence in sentences(report):
         say(sentence)
@@ -211,6 +210,8 @@ def print_alignment(report: dict[str, Any]) -> None:
 
 def print_extraction(report: dict[str, Any]) -> None:
     """What an adapter holds of a model, and what it loses of it."""
+    from .eval.summary import unit
+
     adapter, losses = report["adapter"], report["models"]
     ranks = list(adapter["ranks"].values())
     rank = f"{min(ranks)}" if min(ranks, default=0) == max(ranks, default=0) else f"{min(ranks)} to {max(ranks)}"
@@ -224,7 +225,7 @@ def print_extraction(report: dict[str, Any]) -> None:
     say(f"{adapter['numbers']:,} numbers, {100 * adapter['numbers'] / adapter['of']:.1f} % of the model's")
     if losses:
         labels = [part["label"] for part in report["data"]]
-        table = _table("loss, nats per token", *labels)
+        table = _table(f"loss, {unit(report)}", *labels)
         names = {"model": report["endpoints"][0]["ref"], "adapted": "base and adapter", "base": report["base"]["ref"]}
         for name, one in losses.items():
             row = (f"{one['losses'][label]:.3f}" for label in labels)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..checkpoint.model import empty_model, with_tied
+from ..checkpoint.model import arguments, empty_model, unpadded, with_tied
 from .symmetry import Family
 from .table_entries import Activation, LinearMap
 
@@ -46,9 +46,9 @@ def cross_correlations(
     rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
     places = table.activations
     with captured(models[0], places) as seen_a, captured(models[1], places) as seen_b, torch.no_grad():
-        for part in torch.split(ids, rows):
+        for part in unpadded(ids, rows):
             for model, state in zip(models, full, strict=True):
-                functional_call(model, dict(state), (part,), {"use_cache": False})
+                functional_call(model, dict(state), (), arguments(model, part))
             for place in places:
                 new = _sums(seen_a.pop(place), seen_b.pop(place))
                 sums[place] = tuple(map(add, sums[place], new)) if place in sums else new

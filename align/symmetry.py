@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.model import Schema
+from ..checkpoint.task import CAUSAL, CLASSIFIERS, Task
 from .table_entries import Activation, Attention, Head, LinearMap, Norm, Piece, Space, Stack, Vanishing
 
 State = dict[str, Tensor]
@@ -36,7 +37,7 @@ class Family:
     that by which results differ by rounding alone. `buffers` is a regular expression for tensors that old files have
     beside the weights. `calibrated` says that optimizers are told apart by the weights of such models
     (`isthmus.eval.fingerprint`). `limits` is what users should know of an architecture that allows little, as the end
-    of a sentence on its alignment. `masked` says that it is a masked language model, which reads in both directions.
+    of a sentence on its alignment. `task` is what the model does: its unembedding is the map to labels of a classifier.
     `sound` says that transformers surely builds the model, so that it need not be tried.
 
     Names of pieces are the table's own, but for `matrices`: what comes after the last dot is the kind of a matrix, by
@@ -63,7 +64,7 @@ class Family:
     buffers: str | None = None
     calibrated: bool = False
     limits: str = ""
-    masked: bool = False
+    task: Task = CAUSAL
     sound: bool = False
 
     @property
@@ -124,7 +125,7 @@ class Family:
         pairs = {untied[name].parameter: source.parameter for name, source in self.sources.items()}
         tied = {target: source for target, source in pairs.items() if target not in shapes}
         buffers = re.compile(self.buffers) if self.buffers else None
-        return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits, self.masked, aligns=True)
+        return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits, self.task, aligns=True)
 
     def identity(self) -> Elements:
         """The elements that move nothing."""
@@ -258,7 +259,8 @@ class Family:
     def compared(self) -> tuple[str, ...]:
         """The pieces that tell which elements match two states: those on which spaces act linearly.
 
-        Not the scales of norms, most of which the canonical form folds, nor pieces with the same space on both axes.
+        Not the scales of norms, most of which the canonical form folds, nor pieces with the same space on both axes;
+        nor the map to labels of a classifier, whose few rows say little, and may be those of another model.
         """
         return tuple(
             name
@@ -266,6 +268,7 @@ class Family:
             if any(axis.spaces for axis in piece.axes)
             and not any(axis.scale for axis in piece.axes)
             and not piece.repeats_a_space
+            and not (name == self.head and self.task in CLASSIFIERS)
         )
 
     @property

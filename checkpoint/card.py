@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks.repository import HUB_LICENCES
 from .reference import GGUF
+from .task import AUTO_CLASSES, CLASSIFIERS, MASKED
 from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 LONGEST = 4000  # characters of a sentence, and of a line of the command
 FIGURE = "path.png"
-MASKED, CAUSAL = "fill-mask", "text-generation"  # the Hub's names of what language models do
 
 
 def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any, *, repo_id: str | None = None) -> str:
@@ -49,6 +49,8 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         optimizer=lambda end: f"{end['optimizer'] or 'unknown'} ({end['optimizer_evidence']})",
         local=_local(report),
         masked=report["task"] == MASKED,
+        classifies=report["task"] in CLASSIFIERS,
+        example="A text to classify.",
         adapter=report.get("adapter"),
         opening=_opening(report),
     )
@@ -111,18 +113,20 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
     """The part of a card that the Hub reads: parents, licence, losses and perplexities as evaluation results."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    masked = report["task"] == MASKED
+    masked, classifies = report["task"] == MASKED, report["task"] in CLASSIFIERS
+    accuracies = report["merge_point"].get("accuracies") or {}
+    unit = "hidden token" if masked else "label" if classifies else "token"
     results = [
         EvalResult(
             task_type=report["task"],
             dataset_type=plain(label),
             dataset_name=plain(label),
             metric_type=kind,
-            metric_name=kind if kind == "perplexity" else f"loss, nats per {'hidden ' * masked}token",
-            metric_value=round(math.exp(loss) if kind == "perplexity" else loss, 4),
+            metric_name=f"loss, nats per {unit}" if kind == "loss" else kind,
+            metric_value=round(_metric(kind, loss, accuracies.get(label)), 4),
         )
         for label, loss in (report["merge_point"].get("losses") or {}).items()
-        for kind in (("loss",) if masked else ("loss", "perplexity"))
+        for kind in (("loss", "accuracy") if classifies else ("loss",) if masked else ("loss", "perplexity"))
     ]
     repositories = [_repository(part) for part in _parts(report) if part["on_hub"]]
     parents = list(dict.fromkeys(filter(None, repositories)))
@@ -139,6 +143,10 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
         model_name=plain(name) if results else None,
         eval_results=results or None,
     )
+
+
+def _metric(kind: str, loss: float, accuracy: float | None) -> float:
+    return accuracy if kind == "accuracy" and accuracy is not None else math.exp(loss) if kind == "perplexity" else loss
 
 
 def _parts(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -176,7 +184,7 @@ def _opening(report: Mapping[str, Any]) -> list[str]:
     adapter = report.get("adapter")
     if not adapter:
         return []
-    base, name = adapter["base"], "AutoModelForMaskedLM" if report["task"] == MASKED else "AutoModelForCausalLM"
+    base, name = adapter["base"], AUTO_CLASSES[report["task"]]
     place, _, inside = str(base["ref"]).partition(":") if base["on_hub"] else (str(base["ref"]), "", "")
     if not base["on_hub"] and place.endswith(GGUF):
         place, inside = ".", place

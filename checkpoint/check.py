@@ -11,6 +11,7 @@ from .checks.configuration import configuration_findings
 from .checks.cost import Cost, cost_findings, cost_of
 from .checks.files import file_findings
 from .checks.finding import Finding
+from .checks.labels import label_findings
 from .checks.repository import licence_of, repository_findings
 from .checks.tokenizers import tokenizer_findings
 from .checks.weights import own_findings, pair_findings
@@ -80,6 +81,7 @@ def check(
     families: Families | None = None,
     opened: bool = True,
     sources: Sequence[Source] | None = None,
+    head: int | None = None,
 ) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
@@ -87,7 +89,7 @@ def check(
     more than two models, a vocabulary that grew blocks: an operator merges rows that all models have. With `opened`,
     transformers builds every model once, without memory for weights: a plain average
     leaves that to its output, for transformers takes seconds to import. `sources` are the models' files where they are
-    open already.
+    open already. `head` is the place of the classifier whose head all take, None where heads are merged.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
@@ -109,6 +111,9 @@ def check(
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
         differing = configuration_findings(sources[0].name, facts[0], source.name, said, families)
         apart += differing
+        if not any(finding.kind == "blocks" for finding in differing):
+            owner = None if head is None else sources[head].name
+            apart += label_findings(sources[0].name, facts[0], source.name, said, head=owner)
         if not {sources[0], source}.isdisjoint(other_kinds):  # there may be no vocabulary to compare
             growth.append(None)
             continue

@@ -13,6 +13,7 @@ from .check import check, open_sources, two_vocabularies
 from .checks.finding import Finding
 from .config import DEFAULT_CONTEXT, context_length, schema_of
 from .errors import IncompatibleModels
+from .labels import one_head
 from .loading import Checkpoint, load
 from .model import Families
 from .one_vocabulary import Choice, OneVocabulary, UnifiedSource, unify
@@ -33,7 +34,8 @@ class Inputs:
 
     `growth` says how the vocabulary of one of two models grew, None where both have the same. `tokenizer_owner` is the
     model whose tokenizer the merge has; blocks of text have at most `longest` tokens. `provenance` is what the files of
-    every model say of its optimizer, `licences` what its card names, `findings` what `check` says of all.
+    every model say of its optimizer, `licences` what its card names, `findings` what `check` says of all. `head` is the
+    place of the classifier whose head all have, where one was taken.
     """
 
     members: tuple[Checkpoint, ...]
@@ -44,6 +46,7 @@ class Inputs:
     licences: tuple[str | None, ...]
     findings: tuple[Finding, ...] = ()
     longest: int | None = None
+    head: int | None = None
 
     @property
     def first(self) -> Checkpoint:
@@ -96,6 +99,7 @@ def open_inputs(
     longest: int | None = None,
     vocabulary: Choice | None = None,
     base: bool = False,
+    head: int | None = None,
 ) -> Inputs:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 
@@ -103,7 +107,8 @@ def open_inputs(
     of the vocabulary that all share where they differ in it, which is an error otherwise. `opened` is as for
     `isthmus.checkpoint.check.check`. Blocks of text have at most `longest` tokens. `vocabulary` brings models whose
     vocabularies differ by added tokens to one (`isthmus.checkpoint.one_vocabulary`); with `base`, the first is what the
-    others were trained from.
+    others were trained from. `head` is the place of the classifier whose head all take; without it, the heads of
+    classifiers are brought to the order of the labels of the first.
 
     Raises IncompatibleModels when they cannot be merged; what `check` and `load` raise.
     """
@@ -111,7 +116,7 @@ def open_inputs(
     unified, notes = (
         unify(open_sources(references), vocabulary, base=base, families=families) if vocabulary else (None, [])
     )
-    result = check(*references, families=families, opened=opened, sources=unified)
+    result = check(*references, families=families, opened=opened, sources=unified, head=head)
     result = replace(result, findings=(*result.findings, *notes))
     grown = {place: growth for place, growth in enumerate(result.growth, start=1) if growth is not None}
     apart = [two_vocabularies(result.models[0], result.models[place], growth) for place, growth in grown.items()]
@@ -126,13 +131,17 @@ def open_inputs(
     ]
     if len({bool(member.schema.tied) for member in members}) > 1:
         members = [member.untied() for member in members]
+    members = one_head(members, head, families)
     whole, growth = tuple(members), result.growth[0] if len(models) == 2 else None
     named = dict(zip(map(str, models), members, strict=True)).get(str(tokenizer_of))
     owner = named or (whole[growth.owner] if growth is not None else tokenizer_owner(members))
     if grown:
         rows = min(one.shared for one in grown.values())
         members = [_narrowed(member, rows, families) for member in members]
-    return Inputs(tuple(members), whole, growth, owner, result.provenance, result.licences, result.findings, longest)
+    head_of = head if members[0].schema.classifies else None
+    return Inputs(
+        tuple(members), whole, growth, owner, result.provenance, result.licences, result.findings, longest, head_of
+    )
 
 
 def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,52 +16,66 @@ from torch.func import functional_call
 
 from .errors import BadInput, UnsupportedFamily
 from .rows import ComputedState
+from .task import CAUSAL, CLASSIFIERS, TEXTS, Task, auto_class, task_of
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
 
+PADDING = -1  # among token ids: no token, where a text is shorter than others beside it
+_ABSENT = "pads_by_an_absent_id"  # of a configuration that names no padding token
+
+
 def empty_model(config: PretrainedConfig) -> nn.Module:
-    """The language model of a configuration, in evaluation mode, its weights on the meta device."""
+    """The model of a configuration, in evaluation mode, its weights on the meta device."""
     from accelerate import init_empty_weights
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.initialization import no_init_weights
 
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not reads_both_ways(config):
+    if task_of(config) == CAUSAL and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BadInput(
-            f"models of type '{config.model_type}' cannot be merged yet: isthmus merges language models (those that "
-            "AutoModelForCausalLM or AutoModelForMaskedLM of transformers loads)"
+            f"models of type '{config.model_type}' cannot be merged yet: isthmus merges language models and "
+            "classifiers (those that AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification or "
+            "AutoModelForTokenClassification of transformers loads)"
         )
     # Drawing weights takes most of the time, on the meta device, too.
     with no_init_weights(), init_empty_weights():
-        model: nn.Module = auto_class(config).from_config(config)
+        model: nn.Module = auto_class(config).from_config(copy.deepcopy(config))
     return model.eval()
 
 
-def auto_class(config: PretrainedConfig) -> Any:
-    """The class of transformers that makes and loads language models of a configuration."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+def arguments(model: nn.Module, ids: Tensor) -> dict[str, Any]:
+    """What a model is called with to read token ids (batch, length), which end in `PADDING` where a text is shorter.
 
-    return AutoModelForMaskedLM if reads_both_ways(config) else AutoModelForCausalLM
+    A classifier of texts looks at the last token that is not its padding token; where it has none, an id that no text
+    has stands for it.
+    """
+    given: dict[str, Any] = {"use_cache": False}
+    config: Any = model.config
+    present = ids != PADDING
+    if task_of(config) == TEXTS and (config.pad_token_id is None or hasattr(config, _ABSENT)):
+        setattr(config, _ABSENT, True)
+        config.pad_token_id = _absent(ids) if len(ids) > 1 else None
+    if not bool(present.all()):
+        longest = int(present.sum(1).max())
+        ids, present = ids[:, :longest], present[:, :longest]
+        ids = torch.where(present, ids, config.pad_token_id or 0)
+        given["attention_mask"] = present.long()
+    return {"input_ids": ids, **given}
 
 
-def reads_both_ways(config: PretrainedConfig) -> bool:
-    """Whether a model sees the tokens that it would have to predict, as masked language models do."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    if masked_class(config.model_type) is None or getattr(config, "is_encoder_decoder", False):
-        return False
-    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return getattr(config, "is_decoder", None) is False or not causal
+def unpadded(ids: Tensor, rows: int) -> Iterator[Tensor]:
+    """Token ids (blocks, context) in batches of at most so many rows, those of one length each, without `PADDING`."""
+    lengths = (ids != PADDING).sum(1)
+    for length in lengths.unique().tolist():
+        yield from torch.split(ids[lengths == length][:, :length], rows)
 
 
-def masked_class(kind: str) -> str | None:
-    """The class of the masked language model of a type, None if there is none."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    classes = MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
-    return classes[0] if isinstance(classes, tuple) else classes
+def _absent(ids: Tensor) -> int:
+    """The lowest token id that is not among these."""
+    present = set(ids.unique().tolist())
+    return next(number for number in range(len(present) + 1) if number not in present)
 
 
 def with_tied(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -73,10 +88,17 @@ def with_tied(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
 
 @torch.no_grad()
 def log_probs(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor) -> Tensor:
-    """Log-probabilities (batch, length, vocabulary), float32, of a state on token ids (batch, length)."""
+    """Log-probabilities (batch, length, vocabulary), float32, of a state on token ids (batch, length).
+
+    Of a classifier, what it gives: its logits (batch, labels) or (batch, length, labels).
+    """
     model = empty_model(config)
-    logits = functional_call(model, with_tied(state, model), (ids,), {"use_cache": False}).logits
-    return torch.log_softmax(logits.float(), -1)
+    return outputs(functional_call(model, with_tied(state, model), (), arguments(model, ids)).logits.float(), config)
+
+
+def outputs(logits: Tensor, config: PretrainedConfig) -> Tensor:
+    """Log-probabilities of logits; those of a classifier as they are: of one with a single label all are 0."""
+    return logits if task_of(config) in CLASSIFIERS else torch.log_softmax(logits, -1)
 
 
 @torch.no_grad()
@@ -93,8 +115,7 @@ def streamed_log_probs(
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     both_names = ComputedState([*state, *tied], lambda name: state[name if name in state else tied[name]])
     attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=both_names)
-    logits = model(ids, use_cache=False).logits
-    return torch.log_softmax(logits.to(dtype), -1)
+    return outputs(model(**arguments(model, ids)).logits.to(dtype), config)
 
 
 @dataclass(frozen=True)
@@ -103,8 +124,8 @@ class Schema:
 
     `buffers` matches the names of tensors that old files have beside them and that are no weights, where it is known.
     `sound` says that transformers surely builds the model, so that it need not be tried; `limits` what users should
-    know of its alignment, where that can do little; `masked` that it is a masked language model; `aligns` that
-    there is a symmetry table for it.
+    know of its alignment, where that can do little; `task` what the model does; `aligns` that there is a symmetry table
+    for it.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -113,13 +134,28 @@ class Schema:
     buffers: re.Pattern[str] | None = field(default=None, compare=False)
     sound: bool = field(default=False, compare=False)
     limits: str = field(default="", compare=False)
-    masked: bool = field(default=False, compare=False)
+    task: Task = field(default=CAUSAL, compare=False)
     aligns: bool = field(default=False, compare=False)
 
     @cached_property
     def all_names(self) -> frozenset[str]:
         """The names of all tensors, the tied ones too."""
         return frozenset(self.shapes) | frozenset(self.tied)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it is a classifier."""
+        return self.task in CLASSIFIERS
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes text."""
+        return self.task == CAUSAL
+
+    @property
+    def head(self) -> list[str]:
+        """The names of the tensors of a classifier that stand beside its base model."""
+        return [name for name in self.shapes if self.classifies and not name.startswith(f"{self.prefix}.")]
 
     def untied(self) -> Schema:
         """The same model, every tied tensor with a place of its own."""
@@ -166,7 +202,7 @@ def schema(config: PretrainedConfig, families: Families | None = None) -> Schema
     table = table_of(config, families)
     if table is not None:
         return table.schema()
-    return replace(_schema(config.model_type, config.to_json_string(use_diff=False)), masked=reads_both_ways(config))
+    return replace(_schema(config.model_type, config.to_json_string(use_diff=False)), task=task_of(config))
 
 
 @cache

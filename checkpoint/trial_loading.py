@@ -15,11 +15,12 @@ from typing import Any
 from .checks.finding import Finding
 from .config import build_config, read_facts, schema_of
 from .errors import BadInput, CorruptCheckpoint, IsthmusError
-from .model import Families, auto_class, empty_model
+from .model import Families, empty_model
 from .reference import Reference
 from .rust_panics import is_failure, quiet_panics
 from .small_files import CONFIGURATION, GENERATION, VOCABULARIES
 from .source import Source
+from .task import auto_class
 from .tensor_inventory import inventory_of, stored_tensors
 
 LONGEST = 300  # characters of an error of transformers

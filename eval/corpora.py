@@ -58,7 +58,7 @@ def corpus(spec: str) -> Corpus:
 
     Raises BadInput where there is no such source, or no text file in it.
     """
-    label, source = _label_and_source(spec)
+    label, source = label_and_source(spec)
     if source.startswith("stdlib:"):
         _, kind, *rest = source.split(":")
         part = rest[0] if rest else "all"
@@ -82,19 +82,20 @@ def corpus(spec: str) -> Corpus:
 
 def text_places(specs: Iterable[str]) -> list[Place]:
     """The places of the files and directories in `--data`; nothing is read."""
-    sources = [source for _, source in map(_label_and_source, specs)]
+    sources = [source for _, source in map(label_and_source, specs)]
     return [Place.of("the text", source) for source in sources if not source.startswith("stdlib:")]
 
 
-def _label_and_source(spec: str) -> tuple[str | None, str]:
+def label_and_source(spec: str) -> tuple[str | None, str]:
+    """The label of what `--data` takes, where it has one, and the source."""
     match = _LABEL.match(spec)
     return (match.group(1), match.group(2)) if match and not require_path(spec, "the text").exists() else (None, spec)
 
 
-def _read_file(path: Path) -> list[str]:
+def _text_of(path: Path) -> str:
     name = shown_name(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(
             f"'{name}' is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}): "
@@ -102,22 +103,42 @@ def _read_file(path: Path) -> list[str]:
         ) from None
     except OSError as error:
         raise BadInput(f"cannot read '{name}': {error.strerror}") from None
+
+
+def _read_file(path: Path) -> list[str]:
+    name, text = shown_name(path), _text_of(path)
     if path.suffix.lower() != ".jsonl":
         return [text]
     documents = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            document = None
+    for number, line in _parsed(text):
+        document = line.get("text") if isinstance(line, dict) else None
         if not isinstance(document, str):
             raise BadInput(f"line {number} of '{name}' is not a JSON object with a 'text' field")
         if _SURROGATE.search(document):
             raise BadInput(f"line {number} of '{name}' holds half of a character (\\ud800 to \\udfff)")
         documents.append(document)
     return documents
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, object]]:
+    """The lines of a `.jsonl` file that are not empty, by their numbers; None for one that is not JSON.
+
+    Raises BadInput for a file that cannot be read, is not UTF-8, or holds half of a character.
+    """
+    text, name = _text_of(path), shown_name(path)
+    for number, line in _parsed(text):
+        if _SURROGATE.search(json.dumps(line, ensure_ascii=False)):
+            raise BadInput(f"line {number} of '{name}' holds half of a character (\\ud800 to \\udfff)")
+        yield number, line
+
+
+def _parsed(text: str) -> Iterator[tuple[int, object]]:
+    for number, line in enumerate(text.split("\n"), start=1):  # a string may hold other separators
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
 
 
 def held_out(module: str) -> bool:

@@ -20,16 +20,18 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..checkpoint.errors import BadInput
-from ..checkpoint.model import auto_class, empty_model, reads_both_ways, with_tied
+from ..checkpoint.model import arguments, empty_model, with_tied
+from ..checkpoint.task import CLASSIFIERS, MASKED, auto_class, task_of
 from ..checkpoint.trial_loading import quiet
 from ..checkpoint.working_folders import WorkingFolder
-from .masking import is_masked, predicted, scores, shown
 from .processes import shared
+from .targets import IGNORED, is_labelled, is_masked, lengths, predicted, scores, shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 LOGITS_AT_ONCE = 2**24
+ABSENT = -1.0  # among losses, which are 0 or more: a block has fewer targets than others
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -37,8 +39,9 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 class Losses:
     """Mean loss per token of every block of every label, in nats: label → float64 (blocks,).
 
-    All blocks predict the same number of tokens. Differences and weighted sums are taken block by block, so that
-    their standard errors are those of paired comparisons; where one has more blocks, over the first ones of both.
+    All blocks predict the same number of tokens, except labelled ones. Differences and weighted sums are taken block by
+    block, so that their standard errors are those of paired comparisons; where one has more blocks, over the first ones
+    of both.
     """
 
     per_block: dict[str, Tensor]
@@ -84,7 +87,8 @@ class LossMeter:
     """Measures states of one configuration on labelled token blocks (label → int64 (blocks, context)).
 
     The forward pass runs on `device`, in float32. `on_blocks` is called with the number of blocks that were done. Of a
-    masked language model, the loss is that of the tokens that are hidden in its blocks (`isthmus.eval.masking`).
+    masked language model, the loss is that of the tokens that are hidden in its blocks, of a classifier that of their
+    labels (`isthmus.eval.targets`).
     """
 
     def __init__(
@@ -95,7 +99,12 @@ class LossMeter:
         device: str = "cpu",
         on_blocks: Callable[[int], None] = lambda count: None,
     ):
-        if reads_both_ways(config) and any(len(rows) and not is_masked(rows) for rows in blocks.values()):
+        task, rows = task_of(config), [rows for rows in blocks.values() if len(rows)]
+        if task in CLASSIFIERS and not all(map(is_labelled, rows)):
+            raise BadInput(
+                "a classifier is measured on labelled text: give it blocks with labels (isthmus.eval.labelled_text)"
+            )
+        if task == MASKED and not all(map(is_masked, rows)):
             raise BadInput(
                 f"a model of type '{config.model_type}' that reads in both directions sees the tokens that it would "
                 "have to predict: give it blocks in which some are hidden (isthmus.eval.text.Text.of_model)"
@@ -111,7 +120,8 @@ class LossMeter:
         full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
 
         def logits(ids: Tensor) -> Tensor:
-            out: Tensor = functional_call(self.model, dict(full), (ids.to(self.device),), {"use_cache": False}).logits
+            given = arguments(self.model, ids.to(self.device))
+            out: Tensor = functional_call(self.model, dict(full), (), given).logits
             return out
 
         own = self.blocks if blocks is None else blocks
@@ -125,36 +135,57 @@ class LossMeter:
 def label_losses(
     logits: Callable[[Tensor], Tensor], blocks: Mapping[str, Tensor], vocabulary: int, on_blocks: Callable[[int], None]
 ) -> dict[str, Tensor]:
-    """−log p of every predicted token, label → (blocks, predicted), by what gives the logits of token ids.
+    """−log p of every target, label → (blocks, predicted), by what gives the logits of token ids; `ABSENT` where a
+    block has fewer targets than others.
 
     As many blocks at a time as their logits allow, which several processes share.
     """
-
-    def losses(ids: Tensor) -> Tensor:
-        found = scores(logits(shown(ids)), ids)
-        return torch.nn.functional.cross_entropy(found.mT, predicted(ids).to(found.device), reduction="none").cpu()
-
     result = {}
     for label, rows in blocks.items():
-        parts = []
-        for part in torch.split(rows, max(1, LOGITS_AT_ONCE // (rows.shape[1] * vocabulary))):
-            parts.append(shared(part, losses))
-            on_blocks(part.shape[0])
-        result[label] = torch.cat(parts)
+        width = predicted(rows).shape[1]
+
+        def losses(ids: Tensor, width: int = width) -> Tensor:
+            found, targets = scores(logits(shown(ids)), ids), predicted(ids)
+            values = torch.nn.functional.cross_entropy(found.mT, targets.to(found.device), reduction="none").cpu()
+            if is_labelled(ids):
+                values = values.masked_fill(targets == IGNORED, ABSENT)
+            return torch.nn.functional.pad(values, (0, width - values.shape[1]), value=ABSENT)
+
+        result[label] = by_batches(losses, rows, vocabulary, on_blocks)
     return result
+
+
+def by_batches(
+    compute: Callable[[Tensor], Tensor], rows: Tensor, vocabulary: int, on_blocks: Callable[[int], None]
+) -> Tensor:
+    """compute(blocks) of all blocks, as many at a time as their logits allow; labelled ones beside those as long."""
+    order = lengths(rows).argsort(stable=True) if is_labelled(rows) else None
+    parts, size = [], max(1, LOGITS_AT_ONCE // (rows.shape[1] * vocabulary))
+    for part in torch.split(rows if order is None else rows[order], size):
+        parts.append(shared(part, compute))
+        on_blocks(part.shape[0])
+    results = torch.cat(parts)
+    return results if order is None else results[order.argsort()]
 
 
 def per_block(token_losses: Mapping[str, Tensor]) -> Losses:
     """Average token losses over each block, in float64."""
-    return Losses({label: values.double().mean(1) for label, values in token_losses.items()})
+    return Losses({label: _mean(values.double()) for label, values in token_losses.items()})
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean of every row, of those that are not `ABSENT`."""
+    absent = values == ABSENT
+    return values.mean(1) if not bool(absent.any()) else values.masked_fill(absent, 0).sum(1) / (~absent).sum(1)
 
 
 def ensemble_losses(members: list[dict[str, Tensor]]) -> Losses:
     """Losses of the ensemble that averages its members' probabilities: −log mean_m exp(−loss_m), token by token."""
     combined = {}
-    for label in members[0]:
+    for label, values in members[0].items():
         stacked = torch.stack([-member[label].double() for member in members])
-        combined[label] = -(stacked.logsumexp(0) - math.log(len(members)))
+        averaged = -(stacked.logsumexp(0) - math.log(len(members)))
+        combined[label] = torch.where(values == ABSENT, values.double(), averaged)
     return per_block(combined)
 
 
@@ -178,7 +209,7 @@ def offloaded_token_losses(
     with offloaded(directory, memory) as model:
 
         def logits(ids: Tensor) -> Tensor:
-            out: Tensor = model(input_ids=ids, use_cache=False).logits
+            out: Tensor = model(**arguments(model, ids)).logits
             return out.float()
 
         return label_losses(logits, blocks, int(model.config.vocab_size), on_blocks)

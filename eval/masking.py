@@ -3,10 +3,6 @@
 As in the training of BERT (Devlin et al. 2019, arXiv 1810.04805): of every block 15 % of the tokens are chosen; in the
 place of 80 % of these the model sees the mask, of 10 % a random token, of 10 % the token itself. The choice is drawn
 from a seed and from the text of the block, so that all models are asked for the same tokens.
-
-Blocks stay integers (blocks, context). One that hides nothing has the ids of its tokens. Otherwise an entry of a chosen
-token, and of the tokens around a text that begin and end it, is written as (shown + 1) · `RADIX` + the token, where
-`NOTHING` stands for no token of the text.
 """
 
 from __future__ import annotations
@@ -19,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput
+from .targets import NOTHING, hiding
 
-RADIX = 2**24
-NOTHING = RADIX - 1
 SHARE = 0.15
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens
 
@@ -68,7 +63,7 @@ class Masking:
         hidden = torch.stack(rows) if rows else blocks
         if self.frame is None:
             return hidden
-        first, last = (torch.full((len(hidden), 1), (token + 1) * RADIX + NOTHING) for token in self.frame)
+        first, last = (torch.full((len(hidden), 1), hiding(token, NOTHING)) for token in self.frame)
         return torch.cat([first, hidden, last], 1)
 
     def _hidden(self, row: Tensor) -> Tensor:
@@ -81,43 +76,5 @@ class Masking:
         others = torch.randint(self.vocabulary, (len(chosen),), generator=generator)
         shown = torch.where(kinds < MASKED, self.mask, torch.where(kinds < MASKED + RANDOM, others, row[chosen]))
         hidden = row.clone()
-        hidden[chosen] = (shown + 1) * RADIX + row[chosen]
+        hidden[chosen] = hiding(shown, row[chosen])
         return hidden
-
-
-def shown(blocks: Tensor) -> Tensor:
-    """What a model reads of blocks: token ids of the same shape."""
-    return torch.where(blocks < RADIX, blocks, blocks // RADIX - 1)
-
-
-def text_of(blocks: Tensor) -> Tensor:
-    """The token ids of the text of blocks, with nothing hidden and nothing around it."""
-    tokens = blocks % RADIX
-    inside = tokens != NOTHING
-    return tokens[inside].view(len(blocks), -1) if len(blocks) and not bool(inside.all()) else tokens
-
-
-def predicted(blocks: Tensor) -> Tensor:
-    """The tokens of blocks that are to be predicted, (blocks, n): every token but the first where nothing is hidden."""
-    if not is_masked(blocks):
-        return blocks[:, 1:]
-    return (blocks % RADIX)[_hidden(blocks)].view(len(blocks), -1)
-
-
-def scores(logits: Tensor, blocks: Tensor) -> Tensor:
-    """The logits for these tokens, (blocks, n, vocabulary), of those of `shown` blocks, (blocks, context, vocabulary).
-
-    Those for a token are at its own place where it is hidden, else at the place before it.
-    """
-    if not is_masked(blocks):
-        return logits[:, :-1]
-    return logits[_hidden(blocks).to(logits.device)].view(len(blocks), -1, logits.shape[-1])
-
-
-def is_masked(blocks: Tensor) -> bool:
-    """Whether blocks are those of a masked language model."""
-    return bool((blocks >= RADIX).any())
-
-
-def _hidden(blocks: Tensor) -> Tensor:
-    return (blocks >= RADIX) & (blocks % RADIX != NOTHING)

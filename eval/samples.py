@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.errors import BadInput
-from ..checkpoint.model import empty_model, reads_both_ways, with_tied
+from ..checkpoint.model import empty_model, with_tied
+from ..checkpoint.task import CAUSAL, CLASSIFIERS, task_of
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -36,15 +37,18 @@ class Writer:
 
     @property
     def writes(self) -> bool:
-        """Whether these models write text: masked language models do not."""
-        return not reads_both_ways(self.config)
+        """Whether these models write text: masked language models and classifiers do not."""
+        return task_of(self.config) == CAUSAL
 
     def blocks(self, purpose: str, count: int, length: int) -> Tensor:
         """Blocks by every model in turn, (count, length), int64. Raises BadInput for models that do not write."""
         if not self.writes:
+            what, data = "masked language models", "--data stdlib:docs"
+            if task_of(self.config) in CLASSIFIERS:
+                what, data = "classifiers", "--data labelled.jsonl"
             raise BadInput(
-                "masked language models write no text that anything could be fitted to or measured on: add --data "
-                "(for instance --data stdlib:docs)"
+                f"{what} write no text that anything could be fitted to or measured on: add --data (for instance "
+                f"{data})"
             )
         self.progress.stage("writing text", len(self.states))
         parts = []

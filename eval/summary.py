@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoint.card import MASKED, letter
+from ..checkpoint.card import letter
+from ..checkpoint.task import CLASSIFIERS, MASKED, TEXTS
 from .corpora import WRITTEN
 
 ROUNDING = 5e-4  # nats that the digits that are shown do not tell from nothing
@@ -26,11 +27,20 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class LossRow:
-    """One model of the loss table: its losses by label, then their mean where there are several, in nats per token."""
+    """One model of the loss table: its losses by label, then their mean where there are several, in nats per token; of
+    classifiers the accuracy, the mean over labels.
+    """
 
     model: str
     losses: tuple[float, ...]
     is_merge: bool = False
+    accuracy: float | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What the table shows of it."""
+        accuracy = () if self.accuracy is None else (f"{100 * self.accuracy:.1f} %",)
+        return (*(f"{loss:.3f}" for loss in self.losses), *accuracy)
 
 
 def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRow, ...]]:
@@ -39,31 +49,44 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
     if not labels:
         return (), ()
     ends, point, baselines = report["endpoints"], report["merge_point"], report["baselines"]
-    models = [(f"{letter(place)}: {end['ref']}", end["loss"]) for place, end in enumerate(ends)]
+    models = [
+        (f"{letter(place)}: {end['ref']}", {"losses": end["loss"], **_own_accuracy(end)})
+        for place, end in enumerate(ends)
+    ]
     if report.get("base"):
-        models.append((f"base: {report['base']['ref']}", baselines["base"]["losses"]))
-    models.append(("naive average", baselines["naive_average"]["losses"]))
+        models.append((f"base: {report['base']['ref']}", baselines["base"]))
+    models.append(("naive average", baselines["naive_average"]))
     if "method" in report:
         if report["alignment"]["method"] != "none":
-            models.append(("average, aligned", baselines["average"]["losses"]))
+            models.append(("average, aligned", baselines["average"]))
         merged = f"merge by {report['method']['name']}"
     else:
         merged = f"merge at t = {point['t']:g}"
-    models.append((merged, point["losses"]))
+    models.append((merged, point))
     whose = "of A and B" if len(ends) == 2 else f"of all {len(ends)}"
-    models.append((f"ensemble {whose}", baselines["ensemble"]["losses"]))
+    models.append((f"ensemble {whose}", baselines["ensemble"]))
     several, rows = len(labels) > 1, []
-    for model, losses in models:
-        values = [losses[label] for label in labels]
+    for model, record in models:
+        values = [record["losses"][label] for label in labels]
         if several:
             values.append(sum(values) / len(values))
-        rows.append(LossRow(model, tuple(values), is_merge=model == merged))
-    return (*labels, "mean") if several else labels, tuple(rows)
+        rows.append(LossRow(model, tuple(values), is_merge=model == merged, accuracy=record.get("accuracy")))
+    columns = (*labels, "mean") if several else labels
+    return (*columns, "accuracy") if rows[0].accuracy is not None else columns, tuple(rows)
+
+
+def _own_accuracy(end: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracy of a classifier, the mean over the texts; none of a language model."""
+    accuracies = list(end.get("accuracies", {}).values())
+    return {"accuracy": sum(accuracies) / len(accuracies)} if accuracies else {}
 
 
 def unit(report: Mapping[str, Any]) -> str:
     """What losses of a report are in."""
-    return "nats per hidden token" if report.get("task") == MASKED else "nats per token"
+    task = report.get("task")
+    if task in CLASSIFIERS:
+        return "nats per text" if task == TEXTS else "nats per labelled token"
+    return "nats per hidden token" if task == MASKED else "nats per token"
 
 
 def profiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
@@ -105,6 +128,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
                 f"learning the alignment diverged at step {learning['diverged_at']} (the loss was NaN or Inf): that of "
                 f"step {learning['best_step']} was kept"
             )
+    lines += _accuracy(report)
     lines += _memorized(report)
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum and "method" not in report:
@@ -216,6 +240,20 @@ def _vocabulary(report: Mapping[str, Any]) -> list[str]:
             f"the text holds tokens that only {grown['kept_from']} has: losses are of the text cut without them"
         )
     return lines
+
+
+def _accuracy(report: Mapping[str, Any]) -> list[str]:
+    """How classifiers, and their merge, do on the examples of the report."""
+    point = report["merge_point"]
+    if point.get("accuracy") is None:
+        return []
+    gain, error = 100 * point["accuracy_gain"], 100 * point["accuracy_gain_stderr"]
+    examples = sum(part["report_examples"] for part in report["data"])
+    best = "better endpoint" if len(report["endpoints"]) == 2 else "best model"
+    return [
+        f"accuracy {100 * point['accuracy']:.1f} %, {gain:+.1f} ± {error:.1f} points against the {best} "
+        f"({100 * report['baselines']['naive_average']['accuracy']:.1f} % by the naive average), on {examples} examples"
+    ]
 
 
 def _adapter(report: Mapping[str, Any]) -> list[str]:

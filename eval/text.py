@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput, TooLittleText, one_line
-from ..checkpoint.model import reads_both_ways
 from ..checkpoint.rust_panics import is_failure
+from ..checkpoint.task import MASKED, task_of
 from .corpora import Corpus, corpus
 from .masking import Masking
 from .text_hashes import TextHashes
@@ -45,8 +45,8 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Blocks:
-    """The three parts of one label: token ids, each (blocks, context), int64; for masked language models as
-    `isthmus.eval.masking` writes them.
+    """The three parts of one label: token ids, each (blocks, context), int64; for masked language models and
+    classifiers as `isthmus.eval.targets` says.
     """
 
     label: str
@@ -96,7 +96,7 @@ class Text:
         cls, specs: Sequence[str], tokenizer: Tokenizer, config: PretrainedConfig, *, context: int, seed: int
     ) -> Text:
         """The corpora for a model of this configuration, in blocks of `context` tokens."""
-        vocabulary, masked = int(config.vocab_size), reads_both_ways(config)
+        vocabulary, masked = int(config.vocab_size), task_of(config) == MASKED
         return cls(specs, tokenizer, context=context, vocabulary=vocabulary, seed=seed, masked=masked)
 
     @property

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..checkpoint.size_limits import require_regular_file
-from .masking import text_of
+from .targets import text_of
 
 WINDOW = 64
 _KEY, _BYTES = "windows", 8

@@ -27,11 +27,10 @@ from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.trial_loading import preloaded_transformers, require_opens
 from ..eval.corpora import text_places
 from ..eval.progress import Progress
-from ..eval.text import Text
 from .along_path import Candidate, PathChooser
 from .job import pick_device
 from .plans import AlignPlan, MergePlan
-from .reading import ACTIVATION_TOKENS, MergeText, writer_of, written_text
+from .reading import ACTIVATION_TOKENS, MergeText, text_of_model, writer_of, written_text
 
 if TYPE_CHECKING:
     from ..align.alignment import Alignment
@@ -112,7 +111,7 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
         progress.stage("reading text")
         trained = plan.learn.training.tokens(len(plan.data), inputs.context) if learns else 0
         selected, config = SELECT_TOKENS if learns else 0, inputs.first.config
-        source = Text.of_model(plan.data, inputs.tokenizer(), config, context=inputs.context, seed=plan.seed)
+        source = text_of_model(plan.data, inputs.tokenizer(), config, context=inputs.context, seed=plan.seed)
         fitted = max(ACTIVATION_TOKENS, trained)
         text = MergeText(source.blocks(fit_tokens=fitted, select_tokens=selected, report_tokens=0))
     chooser = PathChooser(inputs, text, merge, device, progress, output)

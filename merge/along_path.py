@@ -113,7 +113,7 @@ class PathChooser(Chooser):
             return chosen
         if plan.alignment == "learned":
             return self._learned(chosen, plan.learn)
-        if not in_table or chosen.is_flat:
+        if not in_table or chosen.is_flat or self.inputs.head is not None:
             return chosen
         return self._learned_if_it_pays(chosen)
 
@@ -173,6 +173,8 @@ class PathChooser(Chooser):
     def _is_worse_elsewhere(self, fitted: Candidate, start: Candidate) -> bool:
         """Whether what was fitted lies higher than what it began with on text of another kind."""
         blocks = Probe(self.inputs, self.plan.data, self.writer).blocks("select")
+        if not blocks:
+            return False
         path, closed = ((one.path, one.aligned.config) for one in (fitted, start))
         return probed(path, closed, blocks, 0.5, self.device, self.progress).is_worse()
 

@@ -12,7 +12,7 @@ from ..align.families import family
 from ..align.methods import Method
 from ..align.universe import Universe
 from ..eval.loss import Losses, LossMeter
-from ..eval.masking import shown
+from ..eval.targets import shown
 from .choosing import Choice, Chooser, climb, closed_forms
 from .measure import weighed
 from .operators.combined import Combined, Known

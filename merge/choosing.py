@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from ..align.alignment import Alignment
@@ -17,8 +16,8 @@ from ..checkpoint.adapters.extracted import ExtractedAdapter
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.inputs import Inputs
 from ..eval.loss import LossMeter
-from ..eval.masking import shown
 from ..eval.progress import Progress
+from ..eval.targets import shown, stacked
 from ..eval.text_hashes import TextHashes
 from .path import WeightPath
 from .plans import Align, MergePlan
@@ -132,7 +131,16 @@ class Chooser:
         ids = shown(self.blocks_to_look_at()) if method in LOOKING else None
         seed, advance = self.plan.seed, self.progress.advance
         with finite_algebra(f"{method} alignment"):
-            return align_all(self.states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
+            aligned = align_all(self.states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
+        return self.with_one_head(aligned)
+
+    def with_one_head(self, aligned: Universe) -> Universe:
+        """The same; where one classifier gives its head to all, each with that head as it is after the alignment."""
+        owner = self.inputs.head
+        if owner is None or aligned.alignment.method == "none":
+            return aligned
+        head = {name: aligned.states[owner][name] for name in self.inputs.first.schema.head}
+        return replace(aligned, states=tuple({**state, **head} for state in aligned.states))
 
     def blocks_to_look_at(self) -> Tensor:
         """The blocks on which models are looked at, for alignment or for statistics."""
@@ -148,4 +156,4 @@ class Chooser:
 def blocks_to_look_at(fit: Mapping[str, Tensor]) -> Tensor:
     """Blocks of `ACTIVATION_TOKENS` tokens of the fit text, as many of every label."""
     blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}
-    return torch.cat([rows[: blocks[label]] for label, rows in fit.items()])
+    return stacked([rows[: blocks[label]] for label, rows in fit.items()])

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
-from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
 from ..checkpoint.inputs import open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
@@ -27,8 +26,8 @@ from ..checkpoint.small_files import CONFIGURATION
 from ..checkpoint.strict_json import parse_object
 from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
-from ..eval.masking import predicted, scores, shown
 from ..eval.progress import Progress
+from ..eval.targets import predicted, scores, shown
 from ..eval.text import Blocks
 from .by_operator import OperatorChooser
 from .job import pick_device
@@ -116,6 +115,8 @@ def ensemble(
     progress.stage("checking")
     inputs = open_inputs(models, families=FAMILIES, longest=plan.context)
     progress.findings(inputs.findings)
+    if inputs.first.schema.classifies:
+        raise BadInput("ensembles are made of language models: `isthmus merge` measures that of classifiers")
     places += tuple(model_places(inputs.whole))
     soup, saved = recipe("linear", [str(model) for model in models]), None
     if plan.path is not None:
@@ -137,7 +138,7 @@ def ensemble(
     report = {
         "schema": 1,
         "command": "ensemble",
-        "task": MASKED if inputs.first.schema.masked else CAUSAL,
+        "task": inputs.first.schema.task,
         "members": [{"ref": m.name, "revision": m.revision} for m in inputs.members],
         "findings": [asdict(finding) for finding in inputs.findings],
         "points": list(plan.at),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..align.families import FAMILIES
 from ..checkpoint.adapters.extracted import ExtractedAdapter
-from ..checkpoint.card import CAUSAL, MASKED, render_adapter_card
+from ..checkpoint.card import render_adapter_card
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
@@ -26,11 +26,11 @@ from ..checkpoint.source import CARD
 from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter
 from ..eval.progress import Progress
-from ..eval.text import Text
 from .job import pick_device
 from .measure import losses_json
 from .options import unusual
 from .plans import ExtractPlan
+from .reading import text_of_model
 from .record import record_of, rows_added, versions
 from .reproduce import public_reference, public_text
 from .saved_adapter import require_plain, save_adapter
@@ -89,7 +89,7 @@ def _blocks(plan: ExtractPlan, inputs: Inputs, model: Checkpoint, progress: Prog
     if not plan.data:
         return {}
     progress.stage("reading text")
-    text = Text.of_model(plan.data, model.tokenizer(), model.config, context=inputs.context, seed=plan.seed)
+    text = text_of_model(plan.data, model.tokenizer(), model.config, context=inputs.context, seed=plan.seed)
     parts = text.blocks(fit_tokens=0, select_tokens=0, report_tokens=plan.tokens)
     return {part.label: part.report for part in parts}
 
@@ -120,7 +120,7 @@ def _report(
     return {
         "schema": 1,
         "command": "extract",
-        "task": MASKED if under.schema.masked else CAUSAL,
+        "task": under.schema.task,
         "endpoints": [record_of(tuned)],
         "base": record_of(under),
         "adapter": {

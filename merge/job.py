@@ -12,6 +12,7 @@ import torch
 
 from ..align.families import FAMILIES, family
 from ..align.methods import KEEP_FORM
+from ..checkpoint.card import letter
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint, load
@@ -91,11 +92,14 @@ def open_job(
         longest=plan.context,
         vocabulary=plan.vocabulary,
         base=joined is not None and joined.operator.needs_base,
+        head=_head(plan, joined, len(given)),
     )
     places += tuple(model_places(inputs.whole))  # an adapter alone names its base
     if joined is not None:
         inputs = replace(inputs, findings=(*inputs.findings, *joined.notes))
     progress.findings(inputs.findings)
+    if plan.head is not None and not inputs.first.schema.classifies:
+        raise BadInput(f"--head is for classifiers, and '{inputs.first.name}' is a language model: leave it out")
     _require_table(plan, joined, inputs)
     if joined is not None:
         _require_recipe(joined, plan, inputs)
@@ -105,6 +109,17 @@ def open_job(
     if not plan.is_plain and plan.max_memory is None:
         inputs = inputs.in_memory()
     return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside, under)
+
+
+def _head(plan: MergePlan, joined: Recipe | None, models: int) -> int | None:
+    """The place of the model whose head is taken. Raises BadInput for a letter of none."""
+    if plan.head is None:
+        return None
+    place = ord(plan.head) - ord("A") + int(joined is not None and joined.operator.needs_base)
+    if place >= models:
+        last = letter(models - 1 - int(joined is not None and joined.operator.needs_base))
+        raise BadInput(f"--head {plan.head}: there is no such model; the last one is {last}")
+    return place
 
 
 def _models_and_recipe(

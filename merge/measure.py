@@ -12,6 +12,8 @@ from torch import Tensor
 from ..align.universe import Universe
 from ..checkpoint.config import build_config, run_alike
 from ..checkpoint.inputs import Inputs
+from ..checkpoint.loading import Checkpoint
+from ..eval.accuracy import Accuracies, LogProbs, accuracy, ensemble_log_probs, label_log_probs
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
@@ -36,6 +38,22 @@ class Profiles:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Accuracies on the report examples, of what the losses of `Measured` are of; `baselines` has the naive average,
+    the average after alignment, the ensemble, and the base where there is one.
+    """
+
+    members: tuple[Accuracies, ...]
+    merge: Accuracies
+    baselines: Mapping[str, Accuracies]
+
+    @property
+    def gain(self) -> Losses:
+        """Accuracy of the merge − accuracy of the best model."""
+        return self.merge - max(self.members, key=lambda one: one.mean)
+
+
+@dataclass(frozen=True)
 class Measured:
     """Losses of a merge on the report text; all blocks are the same, so that differences are paired.
 
@@ -44,7 +62,8 @@ class Measured:
     that after alignment, `merge` the merge as it is read back from disk; `ensemble` averages the probabilities of the
     members, `base` is what they were trained from, where there is one; `probe` is what other text says of the path
     (`isthmus.merge.probe`), `memorized` which text a model knows by heart (`isthmus.eval.memorization`). `shared` is
-    the merge on the shared rows, None where there are no others; `profiles` are those of a path, with the merge at `t`.
+    the merge on the shared rows, None where there are no others; `profiles` are those of a path, with the merge at `t`;
+    `accuracy` is that of classifiers.
     """
 
     members: tuple[Losses, ...]
@@ -57,6 +76,7 @@ class Measured:
     shared: Losses | None = None
     profiles: Profiles | None = None
     t: float | None = None
+    accuracy: Accuracy | None = None
     probe: tuple[dict[str, Any], ...] = ()
     memorized: tuple[dict[str, Any], ...] = ()
 
@@ -73,6 +93,17 @@ class Measured:
     def report(self) -> dict[str, Any]:
         """The part of isthmus.json that holds losses."""
         heights = self._along_path() if self.profiles else self._among_models()
+        merge: dict[str, Any] = {}
+        if self.accuracy is not None:
+            gain = self.accuracy.gain
+            merge = {
+                **accuracy_json(self.accuracy.merge),
+                "accuracy_gain": gain.mean,
+                "accuracy_gain_stderr": gain.stderr,
+            }
+            for name, own in self.accuracy.baselines.items():
+                if name in heights["baselines"]:
+                    heights["baselines"][name] |= accuracy_json(own)
         return {
             **unmeasured(self.t),
             **heights,
@@ -85,6 +116,7 @@ class Measured:
                 "excesses": _by_label(self.excess),
                 "gain": self.gain.mean,
                 "gain_stderr": self.gain.stderr,
+                **merge,
             },
         }
 
@@ -115,6 +147,10 @@ class Measured:
                 **({"base": losses_json(self.base)} if self.base else {}),
             },
         }
+
+    def member_accuracies(self) -> list[dict[str, float]]:
+        """Label → accuracy of every model; none of language models."""
+        return [_by_label(one) for one in self.accuracy.members] if self.accuracy else []
 
     def member_losses(self) -> list[dict[str, float]]:
         """Label → loss of every model."""
@@ -178,17 +214,19 @@ class Measuring:
         naive = corners.with_points((point, meter(unaligned(point))) for point in ts if 0 < point < 1)
 
         meter = self._meter(aligned.config)
-        line = profile(WeightPath.line(aligned.states), meter, ts) if is_aligned else naive
+        line_path = WeightPath.line(aligned.states)
+        line = profile(line_path, meter, ts) if is_aligned else naive
         profiles = Profiles(naive, line, profile(path, meter, ts) if is_curved else line)
         merged, average, shared = meter(rounded(state, dtype)), naive.at(0.5), None
         members = [
             own if run_alike(side, first) else self._silent_meter(side.config).token_losses(side.state)
             for own, side in zip(ends, self.inputs.whole, strict=True)
         ]
+        average_state = unaligned(0.5)
         if whole.rows:
             meter = self._silent_meter(build_config(whole.facts, "merge"))
             merged, shared = meter(rounded(whole.state, dtype)), merged
-            plain = whole_state(unaligned(0.5), kept_rows(self.inputs, None))
+            plain = whole_state(average_state, kept_rows(self.inputs, None))
             average = self._silent_meter(build_config(self.inputs.facts(first.facts), "average"))(plain)
         return Measured(
             tuple(map(per_block, members)),
@@ -200,6 +238,11 @@ class Measuring:
             shared=shared,
             profiles=profiles,
             t=t,
+            accuracy=self._accuracy(
+                self.inputs.members,
+                {"naive_average": (average_state, self.config), "average": (line_path(0.5), aligned.config)},
+                (rounded(state, dtype), aligned.config),
+            ),
         )
 
     def among_models(
@@ -218,9 +261,39 @@ class Measuring:
         meter = self._meter(aligned.config)
         average = meter(blend(moved_states, even)) if moved else naive
         losses = tuple(map(per_block, members))
+        others = {
+            "naive_average": (blend(states, even), self.config),
+            "average": (blend(moved_states, even), aligned.config),
+            **({"base": (first.state, self.config)} if base else {}),
+        }
         return Measured(
-            losses, tuple(shares or even), naive, average, meter(merged), ensemble_losses(members), base_losses
+            losses,
+            tuple(shares or even),
+            naive,
+            average,
+            meter(merged),
+            ensemble_losses(members),
+            base_losses,
+            accuracy=self._accuracy(models, others, (merged, aligned.config)),
         )
+
+    def _accuracy(
+        self,
+        members: Sequence[Checkpoint],
+        others: Mapping[str, tuple[Mapping[str, Tensor], PretrainedConfig]],
+        merged: tuple[Mapping[str, Tensor], PretrainedConfig],
+    ) -> Accuracy | None:
+        """The accuracies of classifiers, of `others` by name; None of language models."""
+        if not self.inputs.first.schema.classifies:
+            return None
+
+        def of(state: Mapping[str, Tensor], config: PretrainedConfig) -> LogProbs:
+            return label_log_probs(state, config, self.report, device=self.device)
+
+        own = [of(member.state, member.config) for member in members]
+        baselines = {name: accuracy(of(*one), self.report) for name, one in others.items()}
+        baselines["ensemble"] = accuracy(ensemble_log_probs(own), self.report)
+        return Accuracy(tuple(accuracy(one, self.report) for one in own), accuracy(of(*merged), self.report), baselines)
 
 
 def weighed(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
@@ -241,6 +314,15 @@ def _by_label(losses: Losses) -> dict[str, float]:
 def losses_json(losses: Losses) -> dict[str, Any]:
     """A mean over labels, its standard error, and the losses by label, JSON-ready."""
     return {"loss": losses.mean, "stderr": losses.stderr, "losses": _by_label(losses)}
+
+
+def accuracy_json(accuracies: Accuracies) -> dict[str, Any]:
+    """A mean over texts, its standard error, and the accuracies by text, JSON-ready."""
+    return {
+        "accuracy": accuracies.mean,
+        "accuracy_stderr": accuracies.stderr,
+        "accuracies": _by_label(accuracies),
+    }
 
 
 def _profile_json(measured: Profile) -> list[dict[str, Any]]:

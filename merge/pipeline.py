@@ -206,7 +206,7 @@ def probe(job: Job, text: MergeText, choice: Choice, measured: Measured) -> tupl
 
 def memorized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
     """The texts that a model knows by heart, by the place of the model."""
-    if not job.plan.data or job.inputs.first.schema.masked:
+    if not job.plan.data or not job.inputs.first.schema.writes:
         return ()
     models, found = job.inputs.whole[job.base :], []
     job.progress.stage("looking for text that the models know by heart", len(models))
@@ -357,7 +357,7 @@ def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
     owner = job.inputs.tokenizer_owner
     if not text or job.plan.max_memory is not None or not owner.has_tokenizer:
         return ()
-    if job.inputs.first.schema.masked:
+    if not job.inputs.first.schema.writes:
         return ()
     job.progress.stage("writing samples")
     members = job.inputs.whole[job.base :][:3]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..align.families import FAMILIES
 from ..align.pipeline import align_states
-from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import open_inputs
 from ..checkpoint.loading import Checkpoint
@@ -24,10 +23,10 @@ from ..eval.loss import LossMeter
 from ..eval.plane import Plane, measure_plane
 from ..eval.progress import Progress
 from ..eval.report import render_report
-from ..eval.text import Text
 from .job import pick_device
 from .path import WeightPath, coefficients
 from .plans import PlanePlan
+from .reading import text_of_model
 from .record import versions
 from .search import grid
 
@@ -82,7 +81,7 @@ def loss_plane(
     tokenizers = (end for end in inputs.whole if end.has_tokenizer)
     smallest = min(tokenizers, key=lambda end: int(end.config.vocab_size), default=inputs.whole[0])
     progress.stage("reading text")
-    source = Text.of_model(plan.data, smallest.tokenizer(), first.config, context=inputs.context, seed=plan.seed)
+    source = text_of_model(plan.data, smallest.tokenizer(), first.config, context=inputs.context, seed=plan.seed)
     text = source.blocks(fit_tokens=None, select_tokens=0, report_tokens=plan.tokens)
     progress.stage(f"aligning ({plan.align})", len(others))
     aligned = []
@@ -96,7 +95,7 @@ def loss_plane(
     report = {
         "schema": 1,
         "command": "plane",
-        "task": MASKED if first.schema.masked else CAUSAL,
+        "task": first.schema.task,
         "endpoints": [{"ref": end.name, "revision": end.revision} for end in inputs.members],
         "alignment": {"method": plan.align},
         "findings": [asdict(finding) for finding in inputs.findings],

@@ -342,7 +342,7 @@ class MergePlan:
     `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
     float32. `vocabulary` brings models with tokens of their own to one vocabulary. With `as_lora`, a rank, the merge is
     saved as an adapter of the base that the models share or that the operator has; ``exact`` is the lowest rank that
-    loses nothing but rounding.
+    loses nothing but rounding. `head` is the letter of the classifier whose head is taken, None where heads are merged.
     """
 
     data: Sequence[str] = _data(shown_default="what the models write, for curves and --align learned")
@@ -387,6 +387,11 @@ class MergePlan:
         "Save the merge as an adapter (LoRA) of the models' base, of this rank; exact: the lowest that loses nothing.",
         RUNNING,
         read=read_rank,
+    )
+    head: str | None = option(
+        None,
+        "Of classifiers whose labels differ: all take the head of this one (A, B, ...), and the rest is merged.",
+        RUNNING,
     )
     seed: int = _seed()
     max_memory: str | None = _operator(
@@ -434,6 +439,7 @@ class MergePlan:
         refuse(_against_path(self) if recipe is None else _against_operator(self, recipe))
         refuse(_against_adapter(self, recipe) if self.as_lora is not None else {})
         refuse(_against_vocabulary(self, recipe) if self.vocabulary is not None else {})
+        refuse(_against_head(self) if self.head is not None else {})
         if not self.data and not self.writes_text:
             refuse(_without_text(self, recipe))
 
@@ -586,6 +592,17 @@ def _against_vocabulary(plan: MergePlan, recipe: Recipe | None) -> dict[str, boo
         "the recipe's tokenizer_source and --vocabulary contradict each other: leave one out": (
             recipe is not None and recipe.tokenizer is not None
         ),
+    }
+
+
+def _against_head(plan: MergePlan) -> dict[str, bool]:
+    is_letter = len(plan.head or "") == 1 and "A" <= (plan.head or "") <= "Z"
+    return {
+        f"--head is the letter of a model, A for the first, B for the second; got '{plan.head}'": not is_letter,
+        "an alignment is learned with the heads of both: with --head, take --align combined": (
+            plan.alignment == "learned"
+        ),
+        "--head and a path that was saved are not for the same merge: leave one out": isinstance(plan.path, Path),
     }
 
 

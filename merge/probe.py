@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput
@@ -17,9 +18,9 @@ from ..checkpoint.inputs import Inputs
 from ..eval.barrier import Profile, profile
 from ..eval.corpora import WRITTEN
 from ..eval.loss import Losses, LossMeter
-from ..eval.masking import text_of
 from ..eval.progress import Progress
 from ..eval.samples import Writer
+from ..eval.targets import text_of
 from ..eval.text import Text
 from .path import WeightPath
 from .search import SURE
@@ -47,7 +48,9 @@ class Probe:
     writer: Writer
 
     def blocks(self, part: Literal["select", "report"]) -> dict[str, Tensor]:
-        """The blocks by label, to choose by or to report on."""
+        """The blocks by label, to choose by or to report on; none for classifiers, which other text asks nothing."""
+        if self.inputs.first.schema.classifies:
+            return {}
         length, blocks = min(LENGTH, self.inputs.context), {}
         if self.data and self.writer.writes:
             purpose = {"select": "choose", "report": "probe"}[part]
@@ -67,7 +70,7 @@ class Probe:
         except BadInput:
             return None
         unknown = getattr(tokenizer, "unk_token_id", None)
-        if unknown is not None and (text_of(part.report) == unknown).float().mean() > UNREADABLE:
+        if unknown is not None and (torch.cat(text_of(part.report)) == unknown).float().mean() > UNREADABLE:
             return None
         return {"select": part.select, "report": part.report}
 

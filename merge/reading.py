@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,13 +13,18 @@ from ..align.methods import LOOKING
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
+from ..checkpoint.task import CLASSIFIERS, task_of
 from ..eval.corpora import WRITTEN
+from ..eval.labelled_text import LabelledText
 from ..eval.progress import Progress
 from ..eval.samples import Writer
 from ..eval.text import Blocks, Text, Tokenizer
 from ..eval.text_hashes import TextHashes
 from .plans import CurvePlan, MergePlan, refuse
 from .recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 ACTIVATION_TOKENS = 16_384  # that models are looked at on, for alignment or for statistics
 
@@ -113,7 +119,7 @@ def read_text(
     progress.stage("reading text")
     fitted = fit_tokens(plan, recipe, inputs.context)
 
-    def cut(text: Text, fit_tokens: int) -> tuple[Blocks, ...]:
+    def cut(text: Text | LabelledText, fit_tokens: int) -> tuple[Blocks, ...]:
         return text.blocks(
             fit_tokens=fit_tokens,
             select_tokens=plan.tokens,
@@ -150,8 +156,17 @@ def _require_labels(report_on: Sequence[str], labels: Sequence[str]) -> None:
         raise BadInput("--report-on leaves no text to select on: add --data, or leave it out for one label")
 
 
-def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokenizer) -> Text:
-    return Text.of_model(plan.data, tokenizer, model.config, context=inputs.context, seed=plan.seed)
+def _text(plan: MergePlan, inputs: Inputs, model: Checkpoint, tokenizer: Tokenizer) -> Text | LabelledText:
+    return text_of_model(plan.data, tokenizer, model.config, context=inputs.context, seed=plan.seed)
+
+
+def text_of_model(
+    data: Sequence[str], tokenizer: Tokenizer, config: PretrainedConfig, *, context: int, seed: int
+) -> Text | LabelledText:
+    """The text for a model of this configuration: labelled for a classifier."""
+    if task_of(config) in CLASSIFIERS:
+        return LabelledText(data, tokenizer, config, context=context, seed=seed)
+    return Text.of_model(data, tokenizer, config, context=context, seed=seed)
 
 
 def tokens_per_label(labels: int) -> int:

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from ..checkpoint.card import CAUSAL, MASKED
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence, relation
-from ..eval.masking import is_masked, predicted
 from ..eval.spectrum import PathSpectrum, SpectrumReport
+from ..eval.targets import is_labelled, is_masked, lengths, predicted
 from ..eval.text import Blocks
 from .choosing import Choice
 from .job import Job
@@ -39,19 +38,23 @@ def merge_report(
     licences = job.inputs.licences
     licence, reason = derived_licence(licences)
     losses = measured.member_losses() if measured else [{} for _ in job.ends]
+    accuracies = measured.member_accuracies() if measured else []
     return {
         "schema": 1,
         "command": "merge",
-        "task": MASKED if job.inputs.first.schema.masked else CAUSAL,
+        "task": job.inputs.first.schema.task,
         "endpoints": [
             {
                 **record_of(end),
                 "license": own,
                 "loss": loss,
+                **({"accuracies": accuracies[place]} if accuracies else {}),
                 "optimizer": evidence.optimizer,
                 "optimizer_evidence": evidence.why,
             }
-            for end, own, loss, evidence in zip(job.ends, licences[job.base :], losses, trained_by, strict=True)
+            for place, (end, own, loss, evidence) in enumerate(
+                zip(job.ends, licences[job.base :], losses, trained_by, strict=True)
+            )
         ],
         "optimizers": {
             "relation": relation([evidence.optimizer for evidence in trained_by]),
@@ -70,7 +73,8 @@ def merge_report(
                 "label": part.label,
                 "block": part.report.shape[1],
                 "hidden": predicted(part.report).shape[1] if is_masked(part.report) else 0,
-                **{f"{name}_tokens": getattr(part, name).numel() for name in PARTS},
+                **{f"{name}_tokens": int(lengths(getattr(part, name)).sum()) for name in PARTS},
+                **_examples(part),
             }
             for part in text
         ],
@@ -81,6 +85,11 @@ def merge_report(
         "seconds": round(time.monotonic() - job.began, 3),
         "versions": versions(),
     }
+
+
+def _examples(part: Blocks) -> dict[str, int]:
+    """How many labelled examples every part has; nothing of text."""
+    return {f"{name}_examples": len(getattr(part, name)) for name in PARTS} if is_labelled(part.report) else {}
 
 
 def versions(*further: str) -> dict[str, str]:

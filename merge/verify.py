@@ -14,11 +14,11 @@ from ..align.alignment import TOLERANCE as LOG_PROBS
 from ..align.alignment import random_ids, rounding
 from ..checkpoint.config import context_length
 from ..checkpoint.errors import AlignmentError, IsthmusError, NotFinite
-from ..checkpoint.model import log_probs
+from ..checkpoint.model import arguments, log_probs, outputs
 from ..checkpoint.rows import ComputedState
-from ..eval import masking
 from ..eval.loss import Losses, offloaded
-from ..eval.masking import predicted, scores
+from ..eval.targets import predicted, scores
+from ..eval.targets import shown as shown_tokens
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -67,7 +67,8 @@ def require_shown(directory: Path, shown: Shown, model: str) -> None:
         for label, rows in shown.blocks.items():
             for ids, loss in zip(rows[:BLOCKS], shown.losses.per_block[label], strict=False):
                 block = ids[None]
-                logits = scores(saved_model(input_ids=masking.shown(block), use_cache=False).logits, block)[0].float()
+                given = arguments(saved_model, shown_tokens(block))
+                logits = scores(saved_model(**given).logits, block)[0].float()
                 saved = torch.nn.functional.cross_entropy(logits, predicted(block)[0].to(logits.device)).item()
                 if not abs(saved - loss.item()) <= TOLERANCE:
                     raise IsthmusError(
@@ -88,7 +89,7 @@ def require_saved(
     length = min(LENGTH, context_length(config) or LENGTH)
     ids = torch.randint(int(config.vocab_size), (1, length), generator=torch.Generator().manual_seed(0))
     with offloaded(directory, None) as saved_model:
-        logits = saved_model(input_ids=ids, use_cache=False).logits.float()
+        logits = saved_model(**arguments(saved_model, ids)).logits.float()
     if not bool(torch.isfinite(logits).all()):
         raise NotFinite(
             f"'{model}' gives NaN or Inf for every text, so nothing is written: its weights are too large; take "
@@ -96,8 +97,8 @@ def require_saved(
         )
     written = ComputedState(state, lambda name: state[name].to(dtype).float())
     merged = log_probs(written, config, ids)
-    difference = (torch.log_softmax(logits, -1) - merged).abs().max().item()
-    if not difference <= TOLERANCE * (1 + merged.std().item()):
+    difference = (outputs(logits, config) - merged).abs().max().item()
+    if not difference <= TOLERANCE * (1 + merged.std(correction=0).item()):
         raise IsthmusError(
             f"the log-probabilities of '{model}' as it would be written differ by {difference:.2g} from those of what "
             "was merged, so nothing is written: please report this"

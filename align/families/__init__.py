@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.errors import UnsupportedFamily
 from .bert import bert, roberta
+from .classifiers import with_classifiers
 from .experts import mixtral, qwen2_moe, qwen3_moe
 from .gpt2 import gpt2
 from .gpt_neox import gpt_neox
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..symmetry import Family
 
-FAMILIES: dict[str, Callable[[Any], Family]] = {
+_DECODERS: dict[str, Callable[[Any], Family]] = {
     "gpt2": gpt2,
     "gpt_neox": gpt_neox,
     "llama": llama,
@@ -36,6 +37,9 @@ FAMILIES: dict[str, Callable[[Any], Family]] = {
     "mixtral": mixtral,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+}
+FAMILIES: dict[str, Callable[[Any], Family]] = {
+    **{kind: with_classifiers(build) for kind, build in _DECODERS.items()},
     "bert": bert,
     "roberta": roberta,
 }

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from ..config import build_config
 from ..errors import BadInput
-from ..model import empty_model, reads_both_ways
+from ..model import empty_model
 from ..rows import ComputedState
 from ..saving import write_json
 from ..small_files import ADAPTER
+from ..task import reads_both_ways
 from ..weight_files import ADAPTERS
 from .adapter_layers import base_with_placeholders, silent
 from .adapter_names import plain_name

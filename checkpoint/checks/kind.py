@@ -1,4 +1,4 @@
-"""Is it a causal or a masked language model, complete and in full precision? Nothing else can be merged yet."""
+"""Is it a language model or a classifier, complete and in full precision? Nothing else can be merged yet."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..config import build_config
-from ..model import Families, Schema, masked_class, reads_both_ways
+from ..model import Families, Schema
 from ..small_files import ADAPTER
 from ..source import Source
+from ..task import CAUSAL, MASKED, class_name, classifier_task, reads_both_ways
 from .finding import Finding
 
 FILE = "config.json"
-MASKED = "ForMaskedLM"
-ADVICE = "isthmus merges causal and masked language models so far"
+FOR_MASKED = "ForMaskedLM"
+ADVICE = "isthmus merges language models and classifiers of texts and tokens so far"
 WITHOUT_HEAD = "merge the language model that it was trained from, or save it without that head"
 # Classes of transformers by the end of their names.
 CLASSES = (
@@ -53,10 +54,15 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
         return [Finding("blocks", what, advice, ADAPTER)]
     listed = facts.get("architectures")
     names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
-    causal = _causal(kind) if families is None or kind not in families or any(map(_description, names)) else None
+    classifier = classifier_task(kind, names)
+    causal = (
+        class_name(kind, CAUSAL) if families is None or kind not in families or any(map(_description, names)) else None
+    )
     for architecture in names:
         words = _description(architecture)
-        if architecture.endswith(MASKED) and (causal is not None or architecture == masked_class(kind)):
+        if architecture.endswith(FOR_MASKED) and (causal is not None or architecture == class_name(kind, MASKED)):
+            continue
+        if classifier is not None and architecture == class_name(kind, classifier):
             continue
         if words and architecture != causal:
             advice = f"{ADVICE}; {WITHOUT_HEAD}" if "head" in words else ADVICE
@@ -68,11 +74,11 @@ def kind_findings(source: Source, facts: Mapping[str, Any], families: Families |
         obstacle = f"'{name}' is the decoder of an encoder-decoder model (add_cross_attention)"
     elif families is None or kind not in families:
         config = build_config(facts, name)
-        if causal is None and masked_class(kind) is None:
+        if classifier is None and causal is None and class_name(kind, MASKED) is None:
             obstacle = f"'{name}' is of type '{kind}', for which transformers has no language model"
         elif config.is_encoder_decoder:
             obstacle = f"'{name}' is an encoder-decoder model"
-        elif reads_both_ways(config):
+        elif classifier is None and reads_both_ways(config):
             return [masked_finding(name)]
     return [Finding("blocks", obstacle, ADVICE, FILE)] if obstacle else []
 
@@ -102,6 +108,9 @@ def headless_findings(name: str, facts: Mapping[str, Any], missing: Iterable[str
         return [Finding("notes", what, advice, FILE)] if base and schema.tied else []
     if any(tensor.startswith(f"{schema.prefix}.") for tensor in missing):
         return []
+    if schema.classifies:
+        what = f"'{name}' has no head of a classifier (it lacks '{missing[0]}'), which its config.json says it is"
+        return [Finding("blocks", what, "give the model that was trained, with its head", FILE)]
     what = f"'{name}' has no output matrix of a language model (it lacks '{missing[0]}')"
     return [Finding("blocks", what, f"{ADVICE}: give the model that it was taken from", FILE)]
 
@@ -109,14 +118,6 @@ def headless_findings(name: str, facts: Mapping[str, Any], missing: Iterable[str
 def _description(architecture: str) -> str | None:
     """What kind of model a class of transformers is; None if it may be a causal language model."""
     return next((words for ending, words in CLASSES if re.search(rf"(?:{ending})$", architecture)), None)
-
-
-def _causal(kind: str) -> str | None:
-    """The class of the causal language model of a type, None if there is none."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
-    return classes[0] if isinstance(classes, tuple) else classes
 
 
 def masked_finding(name: str) -> Finding:

@@ -27,10 +27,12 @@ from ..reference import GGUF
 from ..rows import in_blocks
 from ..small_files import ADAPTER
 from ..source import WEIGHT_FILES, Source
+from ..task import MASKED
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
 from ..untrusted_text import plain
 from .finding import Finding
 from .kind import headless_findings, kind_findings, masked_finding, tensor_findings
+from .labels import classifier_finding
 
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256
@@ -104,8 +106,9 @@ def own_findings(source: Source, facts: Mapping[str, Any], families: Families | 
         obstacles = headless_findings(source.name, facts, missing, contents.schema)
         findings, problems = findings + obstacles, () if missing and obstacles else problems
     findings += problems
-    if contents.schema.masked:
+    if contents.schema.task == MASKED:
         findings.append(masked_finding(source.name))
+    findings += filter(None, [classifier_finding(source.name, facts)])
     if not contents.problems:
         findings += _tied_findings(source, contents, where)
     source.require_unchanged(names)

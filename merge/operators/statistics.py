@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from ...align.activations import captured
 from ...align.symmetry import Family, State
-from ...checkpoint.model import empty_model, with_tied
-from ...eval.masking import is_masked, scores, shown
+from ...checkpoint.model import PADDING, arguments, empty_model, with_tied
+from ...eval.targets import is_labelled, is_masked, scores, shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -33,17 +33,17 @@ def fisher_diagonal(
     F = E_x E_{y ~ p(·|x)} [(∂ log p(y|x) / ∂θ)²], with one y drawn for every token: given the text, the gradients of
     different tokens are independent and have mean 0, so that the squared gradient of a block's sum is an unbiased
     estimate of the sum over its tokens (Martens 2020, arXiv 1412.1193). Of masked language models, over those that are
-    hidden in the blocks.
+    hidden in the blocks; of classifiers, over their labels.
     """
     model, generator = empty_model(config), torch.Generator().manual_seed(seed)
     weights = {name: state[name].to(device, torch.float32).requires_grad_() for name in state}
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     tokens = 0
     for block in blocks.split(1):
-        logits = functional_call(
-            model, with_tied(weights, model), (shown(block).to(device),), {"use_cache": False}
-        ).logits
-        logits = (scores(logits, block) if is_masked(block) else logits)[0].float()
+        given = arguments(model, shown(block).to(device))
+        logits = functional_call(model, with_tied(weights, model), (), given).logits
+        asked = is_masked(block) or is_labelled(block)
+        logits = (scores(logits, block) if asked else logits)[0].float()
         tokens += len(logits)
         drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).to(device)
         log_likelihood = logits.log_softmax(-1).gather(1, drawn).sum()
@@ -76,11 +76,12 @@ def input_moments(
     model = empty_model(config)
     full = with_tied({name: state[name] for name in state}, model)
     sums: dict[str, Inputs] = {}
+    tokens = int((ids != PADDING).sum())
     with captured(model, table.maps) as seen:
         for block in ids:
-            functional_call(model, dict(full), (block[None],), {"use_cache": False})
+            functional_call(model, dict(full), (), arguments(model, block[None]))
             for place, vectors in seen.items():
                 before = sums[place.weight].gram if place.weight in sums else 0
-                sums[place.weight] = Inputs(before + (vectors.mT @ vectors).double() / ids.numel(), place.axis)
+                sums[place.weight] = Inputs(before + (vectors.mT @ vectors).double() / tokens, place.axis)
             on_block()
     return sums

@@ -25,11 +25,11 @@ from ...align.families import family
 from ...align.learned import LearnedAlignment
 from ...align.symmetry import Family, State
 from ...checkpoint.errors import BadInput, TooLittleText
-from ...checkpoint.model import empty_model, with_tied
+from ...checkpoint.model import arguments, empty_model, with_tied
 from ...eval.corpora import WRITTEN
-from ...eval.masking import predicted, scores, shown
 from ...eval.processes import is_main
 from ...eval.progress import Progress
+from ...eval.targets import IGNORED, predicted, scores, shown, stacked
 from ..path import WeightPath, coefficients, mix
 from ..plans import MAX_PASSES, PathTraining
 from .optimizers import Schedule, make_optimizers
@@ -89,7 +89,7 @@ class Batches:
 
     def __init__(self, fit: Mapping[str, Tensor], training: PathTraining):
         generator = torch.Generator().manual_seed(training.seed)
-        self.rows = torch.cat(list(fit.values()))
+        self.rows = stacked(list(fit.values()))
         self._given = torch.cat([torch.full((len(blocks),), label != WRITTEN) for label, blocks in fit.items()])
         draws: list[tuple[float, int]] = []  # when, and which row
         first = 0
@@ -161,8 +161,8 @@ class PathModule(nn.Module):
     def forward(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
         """Mean cross-entropy per token, in nats, of θ(t) with what it is taught on ids (batch, length).
 
-        `given` (batch) says which rows have true text. Of masked language models, ids are blocks of
-        `isthmus.eval.masking`.
+        `given` (batch) says which rows have true text. Of masked language models and classifiers, ids
+        are blocks of `isthmus.eval.targets`.
         """
         weights = coefficients(self._kind, t, len(self._bends) + 2)
         moved = self.moving() if self.moving else {}
@@ -171,29 +171,36 @@ class PathModule(nn.Module):
             middle = [bend[index] for bend in self._bends]
             b = moved[name] if self.moving else getattr(self, f"b{index}")
             pieces[name] = mix([getattr(self, f"a{index}"), *middle, b], weights)
-        scores = self._scores(pieces, ids)
-        return nn.functional.cross_entropy(scores.flatten(0, 1), self._taught(ids, given, t).flatten(0, 1))
+        scores, taught = self._scores(pieces, ids), self._taught(ids, given, t)
+        asked = predicted(ids) != IGNORED
+        if not bool(asked.all()):
+            return nn.functional.cross_entropy(scores[asked], taught[asked])
+        return nn.functional.cross_entropy(scores.flatten(0, 1), taught.flatten(0, 1))
 
     @torch.no_grad()
     def _taught(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
         """The probabilities that θ(t) is taught for the tokens to be predicted, (batch, predicted, vocabulary)."""
         first = round((1 - t) * len(ids))
+        following = predicted(ids).clamp_min(0)[..., None]
+        width = following.shape[1]
         taught = [
-            self._scores({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows)
+            self._scores({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows, width)
             for end, rows in (("a", ids[:first]), ("b", ids[first:]))
             if len(rows)
         ]
         truth = TRUE_SHARE * given[:, None, None]
         targets = torch.cat(taught).softmax(-1).mul_(1 - truth)
-        following = predicted(ids)[..., None]
         return targets.scatter_add_(-1, following, truth.to(targets.dtype).expand_as(following))
 
-    def _scores(self, pieces: State, ids: Tensor) -> Tensor:
-        """The logits for the tokens to be predicted, float32, as pieces of a model give them."""
+    def _scores(self, pieces: State, ids: Tensor, width: int | None = None) -> Tensor:
+        """The logits for the targets, float32, as pieces of a model give them; of `width` targets, if so many others
+        have.
+        """
         model = self._model[0]
         state = with_tied(self._table.join(pieces), model)
-        logits: Tensor = functional_call(model, state, (shown(ids),), {"use_cache": False}).logits
-        return scores(logits, ids).float()
+        logits: Tensor = functional_call(model, state, (), arguments(model, shown(ids))).logits
+        own = scores(logits, ids).float()
+        return own if width is None else nn.functional.pad(own, (0, 0, 0, width - own.shape[1]))
 
     def leaves(self) -> list[State]:
         """The parameters of every bend, by the names of their pieces."""
