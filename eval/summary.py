@@ -50,7 +50,7 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
         return (), ()
     ends, point, baselines = report["endpoints"], report["merge_point"], report["baselines"]
     models = [
-        (f"{letter(place)}: {end['ref']}", {"losses": end["loss"], **_own_accuracy(end)})
+        (f"{letter(place)}: {end['ref']}{_head(report, place)}", {"losses": end["loss"], **_own_accuracy(end)})
         for place, end in enumerate(ends)
     ]
     if report.get("base"):
@@ -73,6 +73,12 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
         rows.append(LossRow(model, tuple(values), is_merge=model == merged, accuracy=record.get("accuracy")))
     columns = (*labels, "mean") if several else labels
     return (*columns, "accuracy") if rows[0].accuracy is not None else columns, tuple(rows)
+
+
+def _head(report: Mapping[str, Any], place: int) -> str:
+    """What a model is measured with where it is not its own head."""
+    owner = report.get("head")
+    return "" if owner in (None, letter(place)) else f", with the head of {owner}"
 
 
 def _own_accuracy(end: Mapping[str, Any]) -> dict[str, float]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+Model = tuple[Mapping[str, Tensor], "PretrainedConfig"]
+
+
 @dataclass(frozen=True)
 class Profiles:
     """Losses along the line before alignment, `naive`, along the `line` after it, and along the `path`.
@@ -218,9 +221,12 @@ class Measuring:
         line = profile(line_path, meter, ts) if is_aligned else naive
         profiles = Profiles(naive, line, profile(path, meter, ts) if is_curved else line)
         merged, average, shared = meter(rounded(state, dtype)), naive.at(0.5), None
+        own_states = self._as_measured(aligned, self.inputs.whole)
         members = [
-            own if run_alike(side, first) else self._silent_meter(side.config).token_losses(side.state)
-            for own, side in zip(ends, self.inputs.whole, strict=True)
+            own
+            if run_alike(side, first) and self.inputs.head is None
+            else self._silent_meter(config).token_losses(of_side)
+            for own, side, (of_side, config) in zip(ends, self.inputs.whole, own_states, strict=True)
         ]
         average_state = unaligned(0.5)
         if whole.rows:
@@ -239,7 +245,7 @@ class Measuring:
             profiles=profiles,
             t=t,
             accuracy=self._accuracy(
-                self.inputs.members,
+                own_states,
                 {"naive_average": (average_state, self.config), "average": (line_path(0.5), aligned.config)},
                 (rounded(state, dtype), aligned.config),
             ),
@@ -254,8 +260,10 @@ class Measuring:
         self._begin(len(states) + 2 + moved + base)
         meter = self._meter(self.config)
         first, models = self.inputs.first, self.inputs.members[base:]
-        meters = (meter if run_alike(model, first) else self._meter(model.config) for model in models)
-        members = [own.token_losses(model.state) for own, model in zip(meters, models, strict=True)]
+        own_states = self._as_measured(aligned, self.inputs.members)[base:]
+        alike = [run_alike(model, first) and self.inputs.head is None for model in models]
+        meters = (meter if one else self._meter(config) for one, (_, config) in zip(alike, own_states, strict=True))
+        members = [own.token_losses(state) for own, (state, _) in zip(meters, own_states, strict=True)]
         naive = meter(blend(states, even))
         base_losses = meter(first.state) if base else None
         meter = self._meter(aligned.config)
@@ -274,14 +282,20 @@ class Measuring:
             meter(merged),
             ensemble_losses(members),
             base_losses,
-            accuracy=self._accuracy(models, others, (merged, aligned.config)),
+            accuracy=self._accuracy(own_states, others, (merged, aligned.config)),
         )
+
+    def _as_measured(self, aligned: Universe, members: Sequence[Checkpoint]) -> list[Model]:
+        """The models as they are; where all have the head of one, as they are aligned: it fits them only then."""
+        if self.inputs.head is None:
+            return [(member.state, member.config) for member in members]
+        return [(state, aligned.config) for state in aligned.states]
 
     def _accuracy(
         self,
-        members: Sequence[Checkpoint],
-        others: Mapping[str, tuple[Mapping[str, Tensor], PretrainedConfig]],
-        merged: tuple[Mapping[str, Tensor], PretrainedConfig],
+        members: Sequence[Model],
+        others: Mapping[str, Model],
+        merged: Model,
     ) -> Accuracy | None:
         """The accuracies of classifiers, of `others` by name; None of language models."""
         if not self.inputs.first.schema.classifies:
@@ -290,7 +304,7 @@ class Measuring:
         def of(state: Mapping[str, Tensor], config: PretrainedConfig) -> LogProbs:
             return label_log_probs(state, config, self.report, device=self.device)
 
-        own = [of(member.state, member.config) for member in members]
+        own = [of(*member) for member in members]
         baselines = {name: accuracy(of(*one), self.report) for name, one in others.items()}
         baselines["ensemble"] = accuracy(ensemble_log_probs(own), self.report)
         return Accuracy(tuple(accuracy(one, self.report) for one in own), accuracy(of(*merged), self.report), baselines)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from ..checkpoint.card import letter
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence, relation
@@ -65,6 +66,7 @@ def merge_report(
         **(measured.report() if measured else unmeasured(choice.t)),
         "spectrum": asdict(verdict) if verdict else None,
         "adapter": _adapter(job, choice),
+        **({"head": letter(job.inputs.head - job.base)} if job.inputs.head is not None else {}),
         "plane": plane,
         "vocabulary": vocabulary,
         "findings": [asdict(finding) for finding in job.inputs.findings],

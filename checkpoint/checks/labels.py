@@ -70,10 +70,10 @@ def _described(task: str | None) -> str:
 def _differing(name_a: str, a: Sequence[str], name_b: str, b: Sequence[str]) -> str:
     only = [[label for label in own if label not in other] for own, other in ((a, b), (b, a))]
     named = zip((name_a, name_b), (a, b), only, strict=True)
-    parts = [
-        f"{len(own)} in '{name}'" + (f", of which only there {_listed(alone)}" if alone else "")
-        for name, own, alone in named
-    ]
+    parts = []
+    for name, own, alone in named:
+        which = f", of which only there {_listed(alone)}" if alone else ""
+        parts.append(f"{len(own)} in '{name}'{which}")
     return f"the labels differ: {'; '.join(parts)}"
 
 
