@@ -290,6 +290,8 @@ def check(models: Annotated[list[str], _argument("Two or more models.")], *, rep
     emit(reply.json_file, result.to_dict())
     if not reply.quiet:
         print_findings(result.findings)
+        if result.diagnosis:
+            say(str(result.diagnosis))
         if result.cost:
             say((str(result.cost), "dim"))
         say(("these can be merged", "green") if result.mergeable else ("these cannot be merged", "red"))

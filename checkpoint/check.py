@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .checks.configuration import configuration_findings
 from .checks.cost import Cost, cost_findings, cost_of
+from .checks.diagnosis import Diagnosis, diagnose
 from .checks.files import file_findings
 from .checks.finding import Finding
 from .checks.labels import label_findings
@@ -54,6 +55,11 @@ class CheckResult:
         """Whether nothing blocks."""
         return not any(finding.kind == "blocks" for finding in self.findings)
 
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """Why a merge may write gibberish; None where nothing points to it."""
+        return diagnose(self.findings)
+
     def require(self) -> None:
         """Raise IncompatibleModels with the first thing that blocks, if anything does."""
         blocking = [finding for finding in self.findings if finding.kind == "blocks"]
@@ -71,6 +77,7 @@ class CheckResult:
             "revisions": list(self.revisions),
             "mergeable": self.mergeable,
             "findings": [asdict(finding) for finding in self.findings],
+            "diagnosis": None if self.diagnosis is None else str(self.diagnosis),
             "optimizers": [asdict(conclude(said)) for said in self.provenance],
             "cost": cost,
         }
@@ -123,7 +130,7 @@ def check(
         growth.append(grown)
         if grown and len(sources) > 2:
             findings.append(two_vocabularies(sources[0].name, source.name, grown))
-        if not any(finding.kind == "blocks" for finding in (*differing, *found)):
+        if not any(finding.kind == "blocks" and finding.cause != "positions" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors)
     findings = apart + findings  # a difference explains what is wrong with tensors
     for source, said in zip(sources, facts, strict=True):

@@ -18,6 +18,7 @@ from .loading import Checkpoint, load
 from .model import Families
 from .one_vocabulary import Choice, OneVocabulary, UnifiedSource, unify
 from .optimizer_evidence import Evidence
+from .positions import OneContext, one_context
 from .rows import ComputedState
 from .small_files import CONFIGURATION
 from .small_files import tokenizer_owner as owner_of
@@ -35,7 +36,8 @@ class Inputs:
     `growth` says how the vocabulary of one of two models grew, None where both have the same. `tokenizer_owner` is the
     model whose tokenizer the merge has; blocks of text have at most `longest` tokens. `provenance` is what the files of
     every model say of its optimizer, `licences` what its card names, `findings` what `check` says of all. `head` is the
-    place of the classifier whose head all have, where one was taken.
+    place of the classifier whose head all have, where one was taken, `contexts` what was done to models of different
+    context lengths.
     """
 
     members: tuple[Checkpoint, ...]
@@ -47,6 +49,7 @@ class Inputs:
     findings: tuple[Finding, ...] = ()
     longest: int | None = None
     head: int | None = None
+    contexts: OneContext | None = None
 
     @property
     def first(self) -> Checkpoint:
@@ -131,7 +134,9 @@ def open_inputs(
     ]
     if len({bool(member.schema.tied) for member in members}) > 1:
         members = [member.untied() for member in members]
-    members = one_head(members, head, families)
+    members, contexts = one_context(one_head(members, head, families), families)
+    if contexts is not None:
+        longest = min(filter(None, (longest, contexts.shared)))
     whole, growth = tuple(members), result.growth[0] if len(models) == 2 else None
     named = dict(zip(map(str, models), members, strict=True)).get(str(tokenizer_of))
     owner = named or (whole[growth.owner] if growth is not None else tokenizer_owner(members))
@@ -140,7 +145,16 @@ def open_inputs(
         members = [_narrowed(member, rows, families) for member in members]
     head_of = head if members[0].schema.classifies else None
     return Inputs(
-        tuple(members), whole, growth, owner, result.provenance, result.licences, result.findings, longest, head_of
+        tuple(members),
+        whole,
+        growth,
+        owner,
+        result.provenance,
+        result.licences,
+        result.findings,
+        longest,
+        head_of,
+        contexts,
     )
 
 

@@ -10,6 +10,7 @@ from ..checkpoint.card import letter
 from ..checkpoint.task import CLASSIFIERS, MASKED, TEXTS
 from .corpora import WRITTEN
 
+GIBBERISH = 1.0  # nats against the parents, from which on a merge needs an explanation
 ROUNDING = 5e-4  # nats that the digits that are shown do not tell from nothing
 VERDICTS = {
     "preserved": "the endpoints share one kind of spectrum, and the merge keeps it",
@@ -135,6 +136,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
                 f"step {learning['best_step']} was kept"
             )
     lines += _accuracy(report)
+    lines += _gibberish(report)
     lines += _memorized(report)
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum and "method" not in report:
@@ -246,6 +248,14 @@ def _vocabulary(report: Mapping[str, Any]) -> list[str]:
             f"the text holds tokens that only {grown['kept_from']} has: losses are of the text cut without them"
         )
     return lines
+
+
+def _gibberish(report: Mapping[str, Any]) -> list[str]:
+    """Why a merge lost so much, where the check has an explanation."""
+    excess, diagnosis = report["merge_point"]["excess"], report.get("diagnosis")
+    if excess is None or excess < GIBBERISH or not diagnosis:
+        return []
+    return [f"the merge lost {excess:.2f} nats against its parents; {diagnosis.rstrip('.')}"]
 
 
 def _accuracy(report: Mapping[str, Any]) -> list[str]:

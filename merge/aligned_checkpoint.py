@@ -64,6 +64,11 @@ def align_and_save(
     inputs = open_inputs((a, b), families=FAMILIES, narrow=True, longest=plan.context)
     progress.findings(inputs.findings)
     places += model_places(inputs.whole)
+    if inputs.contexts is not None:
+        raise BadInput(
+            "align is for models of one context length, and one of these has more positions: `isthmus merge` aligns "
+            "them, and takes the rest from that one"
+        )
     if plan.stream and inputs.growth is not None:
         raise BadInput("--stream is for models of one vocabulary: here, one of them has more")
     candidate = _aligned(plan, inputs, output, progress)

@@ -184,7 +184,7 @@ class PathChooser(Chooser):
         table, config = family(self.config), self.inputs.members[1].config
         a, b = alignment.reference(self.states[0], table), alignment.apply(self.states[1], table)
         error = alignment.verify(self.states[1], b, config, seed=self.plan.seed)
-        return Universe((a, b), alignment.config(config), (alignment,), error, (alignment.score,))
+        return self.completed(Universe((a, b), alignment.config(config), (alignment,), error, (alignment.score,)))
 
     def choose(self, start: Candidate, trained_by: Sequence[Evidence]) -> Choice:
         """The path from the aligned models, and its point; a curve is trained by the optimizer that suits both ends."""

@@ -131,10 +131,19 @@ class Chooser:
         ids = shown(self.blocks_to_look_at()) if method in LOOKING else None
         seed, advance = self.plan.seed, self.progress.advance
         with finite_algebra(f"{method} alignment"):
-            aligned = align_all(self.states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
-        return self.with_one_head(aligned)
+            states = self.states
+            if self.inputs.contexts is not None and method != "none":  # rows of other models must not be matched
+                states = [self.inputs.contexts.with_mean_rows(*placed) for placed in enumerate(states)]
+            aligned = align_all(states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
+        return self.completed(aligned)
 
-    def with_one_head(self, aligned: Universe) -> Universe:
+    def completed(self, aligned: Universe) -> Universe:
+        """Aligned models with what one of them gives to all: rows of positions that others lack, or its head."""
+        if self.inputs.contexts is not None:
+            aligned = replace(aligned, states=tuple(self.inputs.contexts.with_rows_of_owner(aligned.states)))
+        return self._with_one_head(aligned)
+
+    def _with_one_head(self, aligned: Universe) -> Universe:
         """The same; where one classifier gives its head to all, each with that head as it is after the alignment."""
         owner = self.inputs.head
         if owner is None or aligned.alignment.method == "none":

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..checkpoint.card import letter
+from ..checkpoint.checks.diagnosis import diagnose
 from ..checkpoint.checks.repository import derived_licence
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence, relation
@@ -38,6 +39,7 @@ def merge_report(
     """The report of a merge that is done now, JSON-ready."""
     licences = job.inputs.licences
     licence, reason = derived_licence(licences)
+    diagnosis = diagnose(job.inputs.findings)
     losses = measured.member_losses() if measured else [{} for _ in job.ends]
     accuracies = measured.member_accuracies() if measured else []
     return {
@@ -70,6 +72,7 @@ def merge_report(
         "plane": plane,
         "vocabulary": vocabulary,
         "findings": [asdict(finding) for finding in job.inputs.findings],
+        "diagnosis": None if diagnosis is None else str(diagnosis),
         "data": [
             {
                 "label": part.label,

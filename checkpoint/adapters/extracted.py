@@ -24,7 +24,7 @@ from ..model import empty_model
 from ..rows import ComputedState
 from ..saving import write_json
 from ..small_files import ADAPTER
-from ..task import reads_both_ways
+from ..task import CAUSAL, task_of
 from ..weight_files import ADAPTERS
 from .adapter_layers import base_with_placeholders, silent
 from .adapter_names import plain_name
@@ -188,7 +188,7 @@ class ExtractedAdapter:
         others = {module: rank for module, rank in ranks.items() if rank != usual}
         saved = list(dict.fromkeys(name.rpartition(".")[0] for name in self.whole if not self._is_bias(name)))
         return LoraConfig(
-            task_type=None if reads_both_ways(self._config) else "CAUSAL_LM",
+            task_type="CAUSAL_LM" if task_of(self._config) == CAUSAL else None,
             r=usual,
             lora_alpha=usual,
             rank_pattern=dict(others),

@@ -15,7 +15,7 @@ from ..config import PADDED_POSITIONS, build_config, failures_of
 from ..model import Families, table_of
 from ..token_ids import is_token_key
 from .effects import effect_of, effect_of_rounding, flattened, label_of
-from .finding import Finding
+from .finding import Cause, Finding
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -87,15 +87,20 @@ def configuration_findings(
                 findings.append(Finding("degrades", what, taken + effect_of_rounding(value_a, value_b), FILE))
             elif standard == CONTEXT and _turns_alike(a) and _turns_alike(b):
                 findings.append(Finding("degrades", what, f"{taken}; one has not seen longer texts", FILE))
+            elif standard == CONTEXT and not _turns(a) and not _turns(b):
+                longer = name_a if (value_a or 0) > (value_b or 0) else name_b
+                shared = f"the positions that both have are merged, the others are those of '{longer}'"
+                findings.append(Finding("degrades", what, f"{shared}; losses are those of the shorter texts", FILE))
             else:
                 effect = effect_of("rope_parameters" if standard == CONTEXT and _turns(a) else standard)
-                findings.append(Finding("blocks", what, effect, FILE))
+                cause: Cause = "positions" if "rope" in key or "position" in key else "architecture"
+                findings.append(Finding("blocks", what, effect, FILE, cause))
     handled = {*read_a, *read_b, *SILENT, *OLD, *public, *public.values(), *_declared(a)}
     findings += _bookkeeping(name_a, facts_a, facts_b, handled)
     if a.tie_word_embeddings != b.tie_word_embeddings:
         tied = name_a if a.tie_word_embeddings else name_b
         what = f"only '{tied}' ties its output to its embedding"
-        findings.append(Finding("notes", what, "the merge will be untied", FILE))
+        findings.append(Finding("notes", what, "the merge will be untied", FILE, "ties"))
     return findings
 
 

@@ -38,7 +38,7 @@ from ..tokenizer import (
     token_text,
 )
 from ..vocabulary import Conflict, Growth, Vocabulary, compare_vocabularies
-from .finding import Finding
+from .finding import Cause, Finding
 from .tokenizer_behaviour import UNREADABLE, behaviour_findings
 
 SHOWN = 4  # keys that a sentence names, at most
@@ -87,7 +87,7 @@ def tokenizer_findings(
             f"the tokenizers of '{a.name}' and '{b.name}' differ in {grown.count} tokens, for instance {grown.example}"
         )
         advice = "their rows do not mean the same; where only added tokens differ, merge with --vocabulary union"
-        return [Finding("blocks", what, advice, file)], None
+        return [Finding("blocks", what, advice, file, "tokens")], None
     findings = [_growth(grown, a.name, b.name, file)] if grown else []
     keeper = (a, b)[grown.owner].name if grown else owner.name
     if not same:
@@ -232,7 +232,8 @@ def detail_findings(first: Tokenizer, name_a: str, second: Tokenizer, name_b: st
         token_a, token_b = first.special[role], second.special[role]
         if token_a != token_b:
             what = f"the {role} is {json.dumps(token_a)} in '{name_a}' and {json.dumps(token_b)} in '{name_b}'"
-            findings.append(Finding("degrades", what, taken, TOKENIZER_SETTINGS))
+            cause: Cause | None = "end token" if role == "eos_token" else None
+            findings.append(Finding("degrades", what, taken, TOKENIZER_SETTINGS, cause))
     for name in sorted(first.templates.keys() | second.templates.keys()):
         template_a, template_b = first.templates.get(name), second.templates.get(name)
         if template_a == template_b:
@@ -241,5 +242,5 @@ def detail_findings(first: Tokenizer, name_a: str, second: Tokenizer, name_b: st
         what = f"the {which} of '{name_b}' differs from that of '{name_a}'"
         if template_a is None or template_b is None:
             what = f"only '{name_a if template_b is None else name_b}' has a {which}"
-        findings.append(Finding("degrades", what, taken, TOKENIZER_SETTINGS))
+        findings.append(Finding("degrades", what, taken, TOKENIZER_SETTINGS, "chat template"))
     return findings

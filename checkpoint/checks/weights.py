@@ -33,6 +33,7 @@ from ..untrusted_text import plain
 from .finding import Finding
 from .kind import headless_findings, kind_findings, masked_finding, tensor_findings
 from .labels import classifier_finding
+from .rounding import rounding_findings
 
 SAMPLED_MATRICES = 8
 SAMPLED_ROWS = 256
@@ -220,7 +221,21 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         )
         if weights_a.contents is not None:
             advice += weights_a.contents.schema.limits
-    return [*findings, Finding("notes", what, advice, WEIGHT_FILES[0])]
+    strangers = apart >= RELATED
+    if strangers and len(layers := distances_by_layer(a, weights_a, b, weights_b)) > 1:
+        what += f", and in no layer less than {min(layers.values()):.2f}"
+    findings.append(Finding("notes", what, advice, WEIGHT_FILES[0], "base" if strangers else None))
+    return findings if strangers or apart == 0 else findings + _rounding(a, weights_a, b, weights_b)
+
+
+def _rounding(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> list[Finding]:
+    pair = _pair(a, weights_a, b, weights_b)
+    if pair is None:
+        return []
+    states, names = pair
+    sampled = names[:: max(1, len(names) // SAMPLED_MATRICES)]
+    rows = [(_first_rows(states[0], name), _first_rows(states[1], name)) for name in sampled]
+    return rounding_findings((a.name, b.name), (weights_a.dtypes, weights_b.dtypes), rows, WEIGHT_FILES[0])
 
 
 def distance(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> float | None:
@@ -281,7 +296,7 @@ def _by_layer(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> F
         f"{_ranges(far)} (at least {min(layers[layer] for layer in far):.2f})"
     )
     advice = "layers of one were replaced or moved, and averaging those destroys the merge: look at how both were made"
-    return Finding("degrades", what, advice, WEIGHT_FILES[0])
+    return Finding("degrades", what, advice, WEIGHT_FILES[0], "layers")
 
 
 def _ranges(layers: Sequence[int]) -> str:
