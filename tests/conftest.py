@@ -43,6 +43,11 @@ import isthmus.eval.text
 # Before any other module takes these by name: no merge that a test writes goes unmeasured.
 isthmus.eval.text.Text.blocks = files_loss.recorded(isthmus.eval.text.Text.blocks)  # type: ignore[method-assign]
 
+import isthmus.eval.labelled_text
+
+LABELLED = isthmus.eval.labelled_text.LabelledText
+LABELLED.blocks = files_loss.recorded(LABELLED.blocks)  # type: ignore[method-assign]
+
 import isthmus.eval.samples
 
 isthmus.eval.samples.Writer.blocks = files_loss.recorded(isthmus.eval.samples.Writer.blocks)  # type: ignore[method-assign]

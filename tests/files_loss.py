@@ -17,7 +17,13 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 RADIX = 2**24  # how blocks of masked language models are written
 WITHIN = 1e-3  # nats per token
@@ -58,7 +64,13 @@ def watched(save: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
 def loss_of_files(directory: Path, blocks: Mapping[str, Tensor], base: Any = None) -> dict[str, float]:
     """Label → mean loss per token, by a plain loop over what transformers loads, and peft of an adapter of a `base`."""
     masked = any(int(rows.max()) >= RADIX for rows in blocks.values())
-    loader = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    loader: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    measured = hidden_loss if masked else next_token_loss
+    if any(int(rows.min()) < -1 for rows in blocks.values()):
+        (name,) = AutoConfig.from_pretrained(base or directory).architectures
+        tokens = name.endswith("ForTokenClassification")
+        loader = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
+        measured = label_loss
     model = loader.from_pretrained(base or directory, dtype=torch.float32).eval()
     if base is not None:
         model = PeftModel.from_pretrained(model, directory).eval()
@@ -66,7 +78,7 @@ def loss_of_files(directory: Path, blocks: Mapping[str, Tensor], base: Any = Non
     for label, rows in blocks.items():
         total = 0.0
         for ids in rows:
-            total += hidden_loss(model, ids) if masked else next_token_loss(model, ids)
+            total += measured(model, ids)
         losses[label] = total / len(rows)
     return losses
 
@@ -83,6 +95,40 @@ def hidden_loss(model: Any, ids: Tensor) -> float:
     shown = torch.tensor([entry // RADIX - 1 if entry >= RADIX else entry for entry in ids.tolist()])
     hidden = [entry % RADIX if entry >= RADIX and entry % RADIX != RADIX - 1 else -100 for entry in ids.tolist()]
     return float(model(input_ids=shown[None], labels=torch.tensor(hidden)[None]).loss)
+
+
+def example_of(row: Tensor) -> tuple[Tensor, list[int]]:
+    """The token ids of a labelled block, and the label of every token, −100 for none."""
+    entries = [entry for entry in row.tolist() if entry != -1]
+    ids = [entry if entry >= 0 else (-2 - entry) // RADIX for entry in entries]
+    return torch.tensor(ids), [-100 if entry >= 0 else (-2 - entry) % RADIX for entry in entries]
+
+
+@torch.no_grad()
+def label_loss(model: Any, row: Tensor) -> float:
+    """By transformers' own loss, an example at a time."""
+    ids, labels = example_of(row)
+    whole = type(model).__name__.endswith("ForSequenceClassification")
+    return float(model(input_ids=ids[None], labels=torch.tensor(labels[:1] if whole else [labels])).loss)
+
+
+@torch.no_grad()
+def accuracy_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> float:
+    """The share of right labels, by a plain loop over what transformers loads: the mean over texts, of examples."""
+    (name,) = AutoConfig.from_pretrained(directory).architectures
+    whole = name.endswith("ForSequenceClassification")
+    loader: Any = AutoModelForSequenceClassification if whole else AutoModelForTokenClassification
+    model = loader.from_pretrained(directory, dtype=torch.float32).eval()
+    means = []
+    for rows in blocks.values():
+        shares = []
+        for row in rows:
+            ids, labels = example_of(row)
+            likeliest = model(input_ids=ids[None]).logits.argmax(-1).flatten().tolist()
+            right = [one == label for one, label in zip(likeliest, labels, strict=False) if label != -100]
+            shares.append(sum(right) / len(right))
+        means.append(sum(shares) / len(shares))
+    return sum(means) / len(means)
 
 
 def require_loss_of_files(directory: Path, blocks: Mapping[str, Tensor], base: Any = None) -> None:

@@ -8,10 +8,11 @@ from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerBase
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.loss import LossMeter
-from isthmus.eval.masking import Masking, is_masked, predicted, scores, shown, text_of
+from isthmus.eval.masking import Masking
 from isthmus.eval.progress import Progress
 from isthmus.eval.samples import Writer
 from isthmus.eval.summary import unit
+from isthmus.eval.targets import is_masked, predicted, scores, shown, text_of
 from isthmus.eval.text import Text
 from isthmus.eval.text_hashes import TextHashes
 
@@ -30,7 +31,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 def test_what_is_hidden_is_fifteen_percent_in_three_ways() -> None:
     hidden = MASKING.hide(BLOCKS)
     assert hidden.shape == (200, 102)
-    assert torch.equal(text_of(hidden), BLOCKS), "the text is still there"
+    assert torch.equal(torch.stack(text_of(hidden)), BLOCKS), "the text is still there"
     seen = shown(hidden)
     assert (seen[:, 0] == FIRST).all()
     assert (seen[:, -1] == LAST).all()
@@ -66,7 +67,7 @@ def test_scores_are_those_at_the_hidden_places() -> None:
 def test_of_a_causal_model_everything_but_the_first_token_is_predicted() -> None:
     assert not is_masked(BLOCKS)
     assert torch.equal(shown(BLOCKS), BLOCKS)
-    assert torch.equal(text_of(BLOCKS), BLOCKS)
+    assert torch.equal(torch.stack(text_of(BLOCKS)), BLOCKS)
     assert torch.equal(predicted(BLOCKS), BLOCKS[:, 1:])
     logits = torch.randn(200, 100, 3)
     assert torch.equal(scores(logits, BLOCKS), logits[:, :-1])
@@ -93,7 +94,7 @@ def test_text_that_was_trained_on_is_found_again_behind_masks(tokenizer: PreTrai
         text = Text.of_model(["stdlib:docs"], tokenizer, config, context=128, seed=seed)
         (part,) = text.blocks(fit_tokens=2048, select_tokens=256, report_tokens=256)
         assert TextHashes.of([part.fit]).within(part.fit).all()
-        assert TextHashes.of([text_of(part.fit)]).within(part.fit).all()
+        assert TextHashes.of([torch.stack(text_of(part.fit))]).within(part.fit).all()
         assert not TextHashes.of([part.fit]).within(part.report).any()
 
 
