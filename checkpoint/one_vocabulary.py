@@ -34,11 +34,12 @@ from .source import LooseFiles, Source
 from .strict_json import parse_object
 from .token_ids import with_token_ids
 from .tokenizer import Tokenizer, build_tokenizer, files_to_build, read_tokenizer
+from .transplant import shared_tokens, transplanted
 from .untrusted_text import plain
 from .working_folders import WorkingFolder
 
 Opened = TypeVar("Opened")
-Choice = Literal["union", "base", "A"]
+Choice = Literal["union", "base", "A", "transplant"]
 SHOWN = 3  # tokens that a sentence names
 
 
@@ -102,7 +103,7 @@ class OneVocabulary:
             if is_as_it_is(name):
                 return whole
             moved = whole[places.clamp(min=0)].clone()
-            for row, borrowed in self._borrowed(name).items():
+            for row, borrowed in self._borrowed(name, model).items():
                 no_difference = self.base and self.places(0)[row] < 0  # to a base that lacks the token
                 if no_difference or places[row] < 0:
                     moved[row] = borrowed
@@ -120,8 +121,8 @@ class OneVocabulary:
         shapes, larger = (schema_of(facts, own.name).untied().shapes for facts in (own.facts, more))
         return frozenset(name for name in schema.shapes if larger[name] != shapes[name])
 
-    def _borrowed(self, name: str) -> dict[int, Tensor]:
-        """Every row that a model lacks: the base's where that has it, else the mean over the models that have it.
+    def _borrowed(self, name: str, model: int) -> dict[int, Tensor]:
+        """Every row that any `model` lacks: the base's where that has it, else the mean over the models that have it.
 
         A row that no model has is the mean of the first model's: zeros would outdo rows whose logits are negative.
         """
@@ -130,15 +131,43 @@ class OneVocabulary:
             lacked = (places < 0).any(0).nonzero().flatten().tolist()
             having: dict[int, list[Tensor]] = {row: [] for row in lacked}
             mean = torch.zeros(())
-            for model, member in enumerate(self._members):
+            for other, member in enumerate(self._members):
                 whole = member.state[name if name in member.state else member.schema.tied[name]]
-                mean = whole.mean(0) if model == 0 else mean
+                mean = whole.mean(0) if other == 0 else mean
                 for row in lacked:
-                    place = int(places[model, row])
-                    if place >= 0 and not (self.base and int(places[0, row]) >= 0 and model > 0):
+                    place = int(places[other, row])
+                    if place >= 0 and not (self.base and int(places[0, row]) >= 0 and other > 0):
                         having[row].append(whole[place].clone())
             self._rows[name] = {row: torch.stack(rows).mean(0) if rows else mean for row, rows in having.items()}
         return self._rows[name]
+
+
+@dataclass(eq=False)
+class TransplantedVocabulary(OneVocabulary):
+    """One vocabulary, that of the `owner`: `own` has its tokens by the rows that they have in every other model."""
+
+    _made: dict[tuple[str, int], dict[int, Tensor]] = field(default_factory=dict, repr=False)
+
+    @override
+    def _borrowed(self, name: str, model: int) -> dict[int, Tensor]:
+        """Every row that a model lacks: a combination of its own rows, as it is one of the donor's rows there."""
+        if (name, model) not in self._made:
+            places = self.places(model)
+            donor, whole = (self._whole(name, place) for place in (self.owner, model))
+            shared, lacked = (places >= 0).nonzero().flatten(), (places < 0).nonzero().flatten()
+            shared = shared[shared < len(donor)]
+            rows = whole[places[shared]]
+            if donor.ndim < 2 or not len(shared):
+                made = rows.mean(0, keepdim=True).expand(len(lacked), *rows.shape[1:]) if len(shared) else donor[lacked]
+            else:
+                made = transplanted(donor[lacked], donor[shared], rows)
+            self._made[name, model] = {int(row): value for row, value in zip(lacked, made, strict=True)}
+        return self._made[name, model]
+
+    def _whole(self, name: str, model: int) -> Tensor:
+        member = self._members[model]
+        whole: Tensor = member.state[name if name in member.state else member.schema.tied[name]]
+        return whole
 
 
 class UnifiedSource(OverlaidSource):
@@ -188,11 +217,13 @@ def facts_of(source: Source, families: Families | None = None) -> dict[str, Any]
 def unify(
     sources: Sequence[Source], choice: Choice, *, base: bool, families: Families | None = None
 ) -> tuple[list[UnifiedSource], list[Finding]]:
-    """The models with one vocabulary: the ``union`` of all, or that of the ``base`` or of the first model, ``A``.
+    """The models with one vocabulary: the ``union`` of all, or that of the ``base`` or of the first model, ``A``; or,
+    ``transplant``, with the tokenizer of the first source, however they differ (`isthmus.checkpoint.transplant`).
 
     With `base`, the first of the sources is what the others were trained from. Raises IncompatibleModels where the
-    tokenizers differ in more than added tokens.
+    tokenizers differ in more than added tokens, and none is transplanted.
     """
+    transplants = choice == "transplant"
     if choice == "base" and not base:
         raise IncompatibleModels("--vocabulary base is for a method with --base: take union or A")
     owner = int(base) if choice == "A" else 0
@@ -203,9 +234,16 @@ def unify(
         for tokenizer, count in zip(tokenizers, rows, strict=True)
     ]
     for place, source in enumerate(sources):
-        if place != owner:
+        if place != owner and not transplants:
             _require_one_core(sources[owner], tokenizers[owner], source, tokenizers[place])
-    differences = _differences(sources, tokenizers, owner)
+        if place != owner and transplants:
+            shared = shared_tokens(tokenizers[owner], tokenizers[place])
+            own[place] = {token: row for token, row in shared.items() if row < rows[place]}
+            if not own[place]:
+                raise IncompatibleModels(
+                    f"'{sources[owner].name}' and '{source.name}' have no token in common: nothing can be transplanted"
+                )
+    differences = [] if transplants else _differences(sources, tokenizers, owner)
     built = _built(tokenizers[owner])
     if choice == "union":
         for place in (place for place in range(len(sources)) if place != owner):
@@ -222,7 +260,8 @@ def unify(
     ends = _ends(sources, tokenizers, tokens)
     _write_generation(directory, sources, owner, ends)
     missing = tuple(token for token in dict.fromkeys((*tokens, *chain(*own))) if any(token not in one for one in own))
-    vocabulary = OneVocabulary(
+    kind = TransplantedVocabulary if transplants else OneVocabulary
+    vocabulary = kind(
         tuple(sources),
         tuple(own),
         tokens,
@@ -234,7 +273,9 @@ def unify(
         folder,
     )
     unified = [UnifiedSource(source, vocabulary, place) for place, source in enumerate(sources)]
-    if missing or len(set(rows)) > 1:
+    if isinstance(vocabulary, TransplantedVocabulary):
+        differences += [_transplant_finding(vocabulary, place) for place in range(len(sources)) if place != owner]
+    elif missing or len(set(rows)) > 1:
         differences.append(_finding(vocabulary, choice))
     return unified, differences
 
@@ -260,7 +301,8 @@ def _require_one_core(first: Source, tokenizer: Tokenizer, second: Source, other
         share = len(tokenizer.tokens.keys() & other.tokens.keys()) / len(tokenizer.tokens.keys() | other.tokens.keys())
         raise IncompatibleModels(
             f"'{first.name}' and '{second.name}' have different tokenizers, not only added tokens ({share:.0%} of "
-            "their tokens are common): one vocabulary takes tokenizers that were one"
+            "their tokens are common): one vocabulary takes tokenizers that were one; --vocabulary transplant gives "
+            "all that of the first, at a loss that is measured"
         )
 
 
@@ -328,6 +370,17 @@ def _write_generation(directory: Path, sources: Sequence[Source], owner: int, en
         write_json(directory / GENERATION, {**settings, "eos_token_id": ends[0] if len(ends) == 1 else list(ends)})
     elif settings:
         write_json(directory / GENERATION, settings)
+
+
+def _transplant_finding(vocabulary: TransplantedVocabulary, model: int) -> Finding:
+    donor, name = vocabulary.sources[vocabulary.owner].name, vocabulary.sources[model].name
+    shared, count = len(vocabulary.own[model]), len(vocabulary.tokens)
+    what = f"'{name}' takes the tokenizer of '{donor}', of whose {count} tokens it has {shared} ({shared / count:.0%})"
+    advice = (
+        f"the rows of the other {count - shared} are combinations of its own, as those of '{donor}' are of the same "
+        "tokens; what it loses by that is in the report"
+    )
+    return Finding("degrades", what, advice, TOKENIZER_SETTINGS)
 
 
 def _finding(vocabulary: OneVocabulary, choice: Choice) -> Finding:

@@ -57,6 +57,9 @@ class OneContext:
 
 def one_context(models: Sequence[Checkpoint], families: Families | None) -> tuple[list[Checkpoint], OneContext | None]:
     """The models with tables of positions of one length, and what was done; None where nothing had to be."""
+    shapes = [model.schema.shapes for model in models]
+    if all(one == shapes[0] for one in shapes):  # and nothing of transformers is imported for it
+        return list(models), None
     lengths = [context_length(model.config) or 0 for model in models]
     owner = max(range(len(models)), key=lambda place: lengths[place])
     longest = models[owner].schema.shapes

@@ -252,7 +252,7 @@ def _vocabulary(report: Mapping[str, Any]) -> list[str]:
 
 def _gibberish(report: Mapping[str, Any]) -> list[str]:
     """Why a merge lost so much, where the check has an explanation."""
-    excess, diagnosis = report["merge_point"]["excess"], report.get("diagnosis")
+    excess, diagnosis = report["merge_point"].get("excess"), report.get("diagnosis")
     if excess is None or excess < GIBBERISH or not diagnosis:
         return []
     return [f"the merge lost {excess:.2f} nats against its parents; {diagnosis.rstrip('.')}"]

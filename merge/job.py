@@ -75,7 +75,9 @@ def open_job(
     began = time.monotonic()
     given, joined = _models_and_recipe(models)
     usual = (
-        "none" if plan.as_lora is not None or plan.vocabulary is not None else _usual_alignment(plan, models, joined)
+        "none"
+        if plan.as_lora is not None or plan.vocabulary not in (None, "transplant")
+        else _usual_alignment(plan, models, joined)
     )
     plan = replace(plan, align=plan.align or usual)
     plan.require_sense(joined)

@@ -377,9 +377,10 @@ class MergePlan:
     dtype: Dtype | None = option(
         None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
     )
-    vocabulary: Literal["union", "base", "A"] | None = option(
+    vocabulary: Literal["union", "base", "A", "transplant"] | None = option(
         None,
-        "One vocabulary for models with tokens of their own: the union of all, or that of the base or of A.",
+        "One vocabulary for models with tokens of their own: the union of all, or that of the base or of A; transplant "
+        "gives models of other tokenizers that of the first.",
         RUNNING,
     )
     as_lora: int | Literal["exact"] | None = option(
@@ -587,7 +588,7 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
 def _against_vocabulary(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
     return {
         "rows that a model lacks come from the others, which alignment would move: add --align none to --vocabulary": (
-            plan.alignment != "none"
+            plan.alignment != "none" and plan.vocabulary != "transplant"
         ),
         "the recipe's tokenizer_source and --vocabulary contradict each other: leave one out": (
             recipe is not None and recipe.tokenizer is not None

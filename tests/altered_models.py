@@ -179,7 +179,6 @@ DAMAGED: dict[str, Altering] = {
     "width": resized(n_embd=64),
     "heads": config(n_head=2),
     "hidden units": resized(n_inner=96),
-    "context": resized(n_positions=16),
     "activation": config(activation_function="relu"),
     "attention": config(scale_attn_by_inverse_layer_idx=True),
     "attention without scale": config(scale_attn_weights=False),
@@ -228,8 +227,6 @@ OTHER_KINDS: dict[str, Altering] = {
     "quantized tensors": tensors(
         lambda t: t.update({"transformer.h.0.mlp.c_fc.qweight": torch.ones(2, dtype=torch.int32)})
     ),
-    "classifier": saved_as("GPT2ForSequenceClassification", num_labels=3),
-    "token classifier": saved_as("GPT2ForTokenClassification", num_labels=3),
     "question answering": saved_as("GPT2ForQuestionAnswering"),
     "double heads": saved_as("GPT2DoubleHeadsModel"),
     "classifier by its tensor": tensors(lambda t: t.update({"score.weight": torch.ones(2, 32)})),

@@ -87,8 +87,8 @@ def configuration_findings(
                 findings.append(Finding("degrades", what, taken + effect_of_rounding(value_a, value_b), FILE))
             elif standard == CONTEXT and _turns_alike(a) and _turns_alike(b):
                 findings.append(Finding("degrades", what, f"{taken}; one has not seen longer texts", FILE))
-            elif standard == CONTEXT and not _turns(a) and not _turns(b):
-                longer = name_a if (value_a or 0) > (value_b or 0) else name_b
+            elif standard == CONTEXT and type(value_a) is type(value_b) is int and not _turns(a) and not _turns(b):
+                longer = name_a if value_a > value_b else name_b
                 shared = f"the positions that both have are merged, the others are those of '{longer}'"
                 findings.append(Finding("degrades", what, f"{shared}; losses are those of the shorter texts", FILE))
             else:

@@ -20,7 +20,7 @@ CAUSES: dict[Cause, tuple[str, str]] = {
     ),
     "base": (
         "that they were not trained from one base",
-        "--align auto moves one next to the other, or merge models of one base",
+        "merge models of one base",
     ),
     "layers": (
         "that some layers of one come from another model",
@@ -90,4 +90,7 @@ def diagnose(findings: Sequence[Finding]) -> Diagnosis | None:
     if not causes:
         return None
     first, *others = causes
-    return Diagnosis(first, "; ".join(one.what for one in by_cause[first][:2]), CAUSES[first][1], tuple(others))
+    advice = CAUSES[first][1]
+    if "--align auto" in by_cause[first][0].advice:
+        advice = f"--align auto moves one next to the other, or {advice}"
+    return Diagnosis(first, "; ".join(one.what for one in by_cause[first][:2]), advice, tuple(others))

@@ -21,7 +21,6 @@ WRONG: dict[str, tuple[int, str]] = {
     "width": (3, "the width differs: 32 in"),
     "heads": (3, "the number of heads differs: 4 in"),
     "hidden units": (3, "the number of neurons differs: 64 in"),
-    "context": (3, "the context length differs: 32 in"),
     "activation": (3, "activation_function differs: gelu_new in"),
     "attention": (3, "scale_attn_by_inverse_layer_idx differs"),
     "tokens": (3, "differ in 2 tokens, for instance"),

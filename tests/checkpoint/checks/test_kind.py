@@ -15,8 +15,6 @@ from isthmus.checkpoint.loading import load
 SENTENCES = {
     "quantized": "'m' is quantized: take the full-precision weights",
     "quantized tensors": "'m' is quantized (its tensor 'transformer.h.0.mlp.c_fc.qweight' says so)",
-    "classifier": "'m' has a classifier head (GPT2ForSequenceClassification)",
-    "token classifier": "'m' has a classifier head (GPT2ForTokenClassification)",
     "question answering": "'m' has a head that answers questions (GPT2ForQuestionAnswering)",
     "double heads": "'m' has a second head beside that of a language model (GPT2DoubleHeadsModel)",
     "classifier by its tensor": "'m' has a classifier head ('score.weight') beside the weights of a language model",
@@ -71,10 +69,11 @@ def test_what_is_one_is_read(saved, alter) -> None:
 
 def test_a_causal_language_model_whose_class_sounds_like_another(tmp_path: Path) -> None:
     """transformers' causal language model of this type is called ...ForConditionalGeneration."""
-    from isthmus.checkpoint.checks.kind import _causal, _description
+    from isthmus.checkpoint.checks.kind import _description
+    from isthmus.checkpoint.task import CAUSAL, class_name
 
     assert _description("Gemma3ForConditionalGeneration")
-    assert _causal("gemma3") == "Gemma3ForConditionalGeneration"
+    assert class_name("gemma3", CAUSAL) == "Gemma3ForConditionalGeneration"
     assert _description("GPTNeoXForCausalLM") is None
 
 
