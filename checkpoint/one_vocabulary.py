@@ -148,6 +148,10 @@ class TransplantedVocabulary(OneVocabulary):
 
     _made: dict[tuple[str, int], dict[int, Tensor]] = field(default_factory=dict, repr=False)
 
+    def original(self, model: int) -> Any:
+        """A model as it was, with its own tokenizer: a checkpoint."""
+        return self._members[model]
+
     @override
     def _borrowed(self, name: str, model: int) -> dict[int, Tensor]:
         """Every row that a model lacks: a combination of its own rows, as it is one of the donor's rows there."""

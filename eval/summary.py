@@ -143,6 +143,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
         lines.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
     lines += _adapter(report)
     lines += _vocabulary(report)
+    lines += _transplanted(report)
     lines += _optimizers(report)
     if spectrum:
         place = "" if spectrum["position"] is None else f"position {spectrum['position']:.2f}, "
@@ -256,6 +257,24 @@ def _gibberish(report: Mapping[str, Any]) -> list[str]:
     if excess is None or excess < GIBBERISH or not diagnosis:
         return []
     return [f"the merge lost {excess:.2f} nats against its parents; {diagnosis.rstrip('.')}"]
+
+
+def _transplanted(report: Mapping[str, Any]) -> list[str]:
+    """What models lose by another tokenizer."""
+    lines = []
+    for record in report.get("transplanted", ()):
+        sentence = (
+            f"{record['model']} took another tokenizer: {record['shared_tokens']} of its tokens it had, "
+            f"{record['made_rows']} rows were made of these"
+        )
+        if record.get("loss_before") is not None:
+            change = record["loss_after"] - record["loss_before"]
+            sentence += (
+                f"; its loss was {record['loss_before']:.3f} nats per byte before and is {record['loss_after']:.3f} "
+                f"after ({change:+.3f} ± {record['loss_change_stderr']:.3f})"
+            )
+        lines.append(sentence)
+    return lines
 
 
 def _accuracy(report: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,7 @@ from .result import Merge
 from .search import grid
 from .spectra import spectrum
 from .training.training_state import TrainingState
+from .transplant_losses import transplant_losses
 from .verify import Shown
 from .vocabulary import Whole, vocabulary_record
 
@@ -328,6 +329,7 @@ def result(
         along=judgement.along,
         plane=plane_of(job, choice, text),
         vocabulary=vocabulary_record(job.inputs, *losses, same_text=same_text),
+        transplanted=transplant_losses(job.inputs, job.base, text.report, device=job.device, progress=job.progress),
     )
     return Merge(
         job.ends,

@@ -35,6 +35,7 @@ def merge_report(
     along: PathSpectrum | None,
     plane: Mapping[str, Any] | None,
     vocabulary: Mapping[str, Any] | None,
+    transplanted: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report of a merge that is done now, JSON-ready."""
     licences = job.inputs.licences
@@ -71,6 +72,7 @@ def merge_report(
         **({"head": letter(job.inputs.head - job.base)} if job.inputs.head is not None else {}),
         "plane": plane,
         "vocabulary": vocabulary,
+        "transplanted": list(transplanted),
         "findings": [asdict(finding) for finding in job.inputs.findings],
         "diagnosis": None if diagnosis is None else str(diagnosis),
         "data": [
