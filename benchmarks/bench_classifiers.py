@@ -28,7 +28,7 @@ PACKAGES = ("asyncio", "email", "unittest", "tkinter", "multiprocessing", "xml",
 CHARACTERS, EXAMPLES = 160, 240  # of an example, and examples of a package at most
 STEPS, BATCH, LENGTH = 400, 32, 64
 PAIRS = (("adamw-1", "adamw-2"), ("muon-1", "muon-2"), ("adamw-1", "muon-1"))
-TOKENS, LEARN = 20_000, LearnPlan(steps=200, batch=32)
+TOKENS, LEARN = 20_000, LearnPlan(steps=60, batch=32)
 
 
 def examples(seed: int = 0) -> list[dict[str, str]]:

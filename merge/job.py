@@ -173,6 +173,11 @@ def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
     if not adapted or len({_identity(base) for base in bases}) > 1:
         raise BadInput(f"--as-lora needs a base: merge adapters of one, take a method that has --base, {later}")
     under = load(_reference(bases[0]), families=FAMILIES, source=bases[0])
+    if under.schema.task != inputs.first.schema.task:
+        raise BadInput(
+            f"--as-lora writes adapters of what their base is, and '{inputs.first.name}' makes a classifier of "
+            f"'{under.name}': leave it out"
+        )
     return under if inputs.first.schema.tied else under.untied()
 
 

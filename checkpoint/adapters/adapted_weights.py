@@ -18,10 +18,15 @@ from ..model import Families, Schema
 from ..naming import Conversion
 from ..rows import ComputedState, in_blocks
 from ..source import Source
+from ..task import TEXTS, TOKENS, class_name, classifier_task
 from ..untrusted_text import plain
 from .adapted_source import AdaptedSource, AdapterFiles
 from .adapter_layers import AdapterLayers, placeholders
 from .adapter_names import plain_name
+
+# What peft calls the tasks of classifiers, and the maps to labels by the end of their names.
+TASKS = {"SEQ_CLS": TEXTS, "TOKEN_CLS": TOKENS}
+HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 
 
 def adapted_facts(facts: Mapping[str, Any], source: AdaptedSource, families: Families | None = None) -> dict[str, Any]:
@@ -32,6 +37,7 @@ def adapted_facts(facts: Mapping[str, Any], source: AdaptedSource, families: Fam
     infos = source.adapter.tensor_infos()
     if infos is None:
         return dict(facts)
+    facts = _of_task(facts, source.adapter, infos)
     schema = schema_of(facts, source.base.name, families)
     own = facts.get("vocab_size")
     shapes = schema.untied().shapes
@@ -44,6 +50,31 @@ def adapted_facts(facts: Mapping[str, Any], source: AdaptedSource, families: Fam
         counts = " and ".join(map(str, sorted(rows)))
         raise BadInput(f"the adapter '{source.adapter.name}' has embeddings of {counts} rows: save it again with peft")
     return {**facts, **({"vocab_size": rows.pop()} if rows else {})}
+
+
+def _of_task(facts: Mapping[str, Any], adapter: AdapterFiles, infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """The content of config.json of what an adapter makes of a base: a classifier, where it was trained as one.
+
+    Its labels have no names, and are as many as its head has rows: peft writes nothing of them.
+    """
+    task = TASKS.get(str(adapter.settings.content.get("task_type")))
+    if task is None or classifier_task(facts["model_type"], facts.get("architectures")) is not None:
+        return dict(facts)
+    name = class_name(facts["model_type"], task)
+    outputs = [info for one, info in infos.items() if plain_name(one).endswith(HEADS)]
+    if name is None or len({info.shape[0] for info in outputs}) != 1:
+        raise BadInput(
+            f"the adapter '{adapter.name}' makes a classifier of its base, and has no head of one: save it again with "
+            "peft, with its head (modules_to_save)"
+        )
+    labels = {str(row): f"LABEL_{row}" for row in range(outputs[0].shape[0])}
+    return {
+        **facts,
+        "architectures": [name],
+        "id2label": labels,
+        "label2id": {label: int(row) for row, label in labels.items()},
+        "tie_word_embeddings": False,
+    }
 
 
 def facts_with_adapter(source: Source, families: Families | None = None) -> dict[str, Any]:
@@ -71,7 +102,13 @@ def require_rows(layers: AdapterLayers, before: Schema, after: Schema, source: A
     """Raise BadInput where the adapter grows a vocabulary, and has not all matrices that grow with it."""
     own = before.untied().shapes
     for name, shape in after.untied().shapes.items():
-        if shape != own[name] and not layers.adapts(name):
+        if name not in own:
+            if not layers.adapts(name):
+                raise BadInput(
+                    f"the adapter '{source.adapter.name}' makes a classifier of '{source.base.name}' and has no "
+                    f"'{name}': save it with that module (modules_to_save)"
+                )
+        elif shape != own[name] and not layers.adapts(name):
             raise BadInput(
                 f"the adapter '{source.adapter.name}' adds rows to the vocabulary of '{source.base.name}', and none to "
                 f"'{name}': save it with save_embedding_layers=True"
@@ -105,7 +142,9 @@ class AdaptedWeights:
         whole = schema_of(grown, source.name, families)
         tensor = _looked_up(layers, schema, state, source)
         require_rows(layers, schema, whole, source)
-        adapted = any(layers.adapts(name) for pair in schema.tied.items() for name in pair)
+        adapted = whole.task == schema.task and any(
+            layers.adapts(name) for pair in schema.tied.items() for name in pair
+        )
         if adapted and not all(torch.equal(tensor(name), tensor(first)) for name, first in schema.tied.items()):
             grown, whole = untied_facts(grown), whole.untied()
 

@@ -133,6 +133,8 @@ def _adapted_findings(
     findings, weights = own_findings(source.base, base, families)
     if any(finding.kind == "blocks" for finding in findings):
         return findings, weights
+    if weights.contents is not None and not weights.contents.schema.classifies:
+        findings += filter(None, [classifier_finding(source.name, facts)])
     file = adapter.weights.files[0]
     advice = "peft merges it into the base, module by module, and every module is verified"
     findings.append(Finding("notes", f"'{adapter.name}' is an adapter ({adapter.settings.kind})", advice, ADAPTER))
@@ -328,7 +330,8 @@ def _pair(
             state = weights.adapted(contents.with_ties_resolved(source.parts[0]).schema, state).state
         states.append(state)
         shapes.append(contents.schema.shapes)
-    return states, [name for name, shape in shapes[0].items() if len(shape) == 2 and shapes[1].get(name) == shape]
+    both = [name for name in shapes[0] if all(name in state for state in states)]
+    return states, [name for name in both if len(shapes[0][name]) == 2 and shapes[1].get(name) == shapes[0][name]]
 
 
 def _share(states: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> float | None:
