@@ -210,7 +210,9 @@ class Source:
         if chosen is None and self._cut_off:
             raise self._not_cached("the file with the weights")
         if chosen is None:
-            raise no_weights(self.files, self.name)
+            directory = self.reference.directory
+            folders = [path.name for path in directory.iterdir() if path.is_dir()] if directory is not None else []
+            raise no_weights(self.files, self.name, folders)
         first, ignored = chosen
         if not first.endswith(".json"):
             return WeightFiles((first,), None, ignored)

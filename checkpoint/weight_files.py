@@ -23,6 +23,7 @@ OTHER_FORMATS = {
     "flax_model.msgpack": "Flax's format",
     "model.ckpt.index": "TensorFlow's format",
 }
+FSDP = "pytorch_model_fsdp"  # a folder of shards, as accelerate names it
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -89,8 +90,19 @@ def index_names(index: Mapping[str, Any], filename: str, model: str) -> tuple[st
     return names
 
 
-def no_weights(files: Collection[str], model: str) -> ModelNotFound:
-    """The error for a model without readable weights; it says what is there instead."""
+def no_weights(files: Collection[str], model: str, folders: Collection[str] = ()) -> ModelNotFound:
+    """The error for a model without readable weights; it says what is there instead, also in `folders` of a directory."""
+    if "zero_to_fp32.py" in files:
+        return ModelNotFound(
+            f"'{model}' holds its weights only as DeepSpeed's shards: put them together first (in that directory: python "
+            "zero_to_fp32.py . . --safe_serialization), or train with stage3_gather_16bit_weights_on_model_save"
+        )
+    sharded = next((name for name in sorted(folders) if name.startswith(FSDP)), None)
+    if sharded is not None:
+        return ModelNotFound(
+            f"'{model}' holds its weights only as FSDP's shards ('{sharded}'): put them together first (accelerate "
+            f"merge-weights {sharded} ., in that directory), or save with fsdp_state_dict_type FULL_STATE_DICT"
+        )
     for name in sorted(files):
         if name in OTHER_FORMATS:
             return ModelNotFound(

@@ -138,6 +138,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
     lines += _accuracy(report)
     lines += _gibberish(report)
     lines += _memorized(report)
+    lines += _quantized(report)
     spectrum = report["spectrum"]
     if not report["data"] and not spectrum and "method" not in report:
         lines.append(f"merged at t = {report['merge_point']['t']:g}; without text, no loss was measured")
@@ -275,6 +276,15 @@ def _transplanted(report: Mapping[str, Any]) -> list[str]:
             )
         lines.append(sentence)
     return lines
+
+
+def _quantized(report: Mapping[str, Any]) -> list[str]:
+    """What quantization cost the models that were dequantized."""
+    return [
+        f"{letter(row['model'])} was quantized, which cost it about {row['cost']:.3f} ± {row['stderr']:.3f} nats: its "
+        "loss rises by so much when as much rounding is added again"
+        for row in report.get("quantized", ())
+    ]
 
 
 def _accuracy(report: Mapping[str, Any]) -> list[str]:

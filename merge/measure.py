@@ -64,8 +64,9 @@ class Measured:
     with its own configuration, which the merge is held against in `shares`; `naive` is their plain average, `average`
     that after alignment, `merge` the merge as it is read back from disk; `ensemble` averages the probabilities of the
     members, `base` is what they were trained from, where there is one; `probe` is what other text says of the path
-    (`isthmus.merge.probe`), `memorized` which text a model knows by heart (`isthmus.eval.memorization`). `shared` is
-    the merge on the shared rows, None where there are no others; `profiles` are those of a path, with the merge at `t`;
+    (`isthmus.merge.probe`), `memorized` which text a model knows by heart (`isthmus.eval.memorization`), `quantized`
+    what quantization cost one (`isthmus.eval.quantization`). `shared` is the merge on the shared rows, None where there
+    are no others; `profiles` are those of a path, with the merge at `t`;
     `accuracy` is that of classifiers.
     """
 
@@ -82,6 +83,7 @@ class Measured:
     accuracy: Accuracy | None = None
     probe: tuple[dict[str, Any], ...] = ()
     memorized: tuple[dict[str, Any], ...] = ()
+    quantized: tuple[dict[str, Any], ...] = ()
 
     @property
     def gain(self) -> Losses:
@@ -112,6 +114,7 @@ class Measured:
             **heights,
             "probe": list(self.probe),
             "memorized": list(self.memorized),
+            "quantized": list(self.quantized),
             "merge_point": {
                 "t": self.t,
                 **losses_json(self.merge),
@@ -173,6 +176,7 @@ def unmeasured(t: float | None) -> dict[str, Any]:
         "baselines": {},
         "probe": [],
         "memorized": [],
+        "quantized": [],
     }
 
 

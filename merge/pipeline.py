@@ -21,6 +21,7 @@ from ..checkpoint.card import letter
 from ..checkpoint.config import build_config
 from ..checkpoint.errors import BadInput, GateRefused
 from ..checkpoint.finite import require_writable
+from ..checkpoint.gguf_source import GgufSource
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..checkpoint.rows import in_blocks
@@ -28,6 +29,7 @@ from ..eval.fingerprint import fingerprint_of, optimizer_of
 from ..eval.loss import bytes_of
 from ..eval.memorization import own_words
 from ..eval.progress import Progress
+from ..eval.quantization import quantization_cost
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
 from .along_path import PathChooser, closed_line, saved_path
@@ -220,6 +222,18 @@ def memorized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
     return tuple(found)
 
 
+def quantized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
+    """What quantization cost the models that were dequantized, by the place of the model."""
+    found = []
+    for place, model in enumerate(job.inputs.whole[job.base :]):
+        inner = model.source.parts[0] if model.source is not None else None
+        if isinstance(inner, GgufSource) and inner.quantized:
+            job.progress.stage("estimating what quantization cost")
+            cost = quantization_cost(model.state, model.config, text.report, seed=job.plan.seed, device=job.device)
+            found.append({"model": place, "cost": cost.mean, "stderr": cost.stderr})
+    return tuple(found)
+
+
 def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured | None:
     """The losses of the merge and of all that it is held against, which must pass the gates; None without text."""
     if not text:
@@ -231,7 +245,12 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         assert choice.recipe is not None
         merged = rounded(whole.state, job.dtype)
         measured = measuring.among_models(choice.universe, merged, choice.recipe.plain_weights(), base=job.base)
-    measured = replace(measured, probe=probe(job, text, choice, measured), memorized=memorized(job, text))
+    measured = replace(
+        measured,
+        probe=probe(job, text, choice, measured),
+        memorized=memorized(job, text),
+        quantized=quantized(job, text),
+    )
     with kept_if_refused(choice.run):
         job.plan.gates.pass_loss(measured.report())
     return measured

@@ -169,6 +169,19 @@ def test_no_weights_no_config_no_directory(saved, tmp_path: Path) -> None:
         load(tmp_path / "absent")
 
 
+def test_shards_of_training_are_named_with_the_way_to_put_them_together(saved) -> None:
+    for name, content, message in (
+        ("fsdp", "pytorch_model_fsdp_0/__0_0.distcp", r"only as FSDP's shards \('pytorch_model_fsdp_0'\): put them"),
+        ("deepspeed", "zero_to_fp32.py", r"only as DeepSpeed's shards: put them together first"),
+    ):
+        directory = saved(name)
+        (directory / "model.safetensors").unlink()
+        (directory / content).parent.mkdir(exist_ok=True)
+        (directory / content).write_bytes(b"")
+        with pytest.raises(ModelNotFound, match=message):
+            load(directory)
+
+
 CONFIGS = {
     "not JSON": ("{", CorruptCheckpoint, r"'config\.json' of 'm' is not valid JSON"),
     "a list": ("[]", CorruptCheckpoint, r"'config\.json' of 'm' holds a list instead of a JSON object"),
