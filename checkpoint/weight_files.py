@@ -91,11 +91,11 @@ def index_names(index: Mapping[str, Any], filename: str, model: str) -> tuple[st
 
 
 def no_weights(files: Collection[str], model: str, folders: Collection[str] = ()) -> ModelNotFound:
-    """The error for a model without readable weights; it says what is there instead, also in `folders` of a directory."""
+    """The error for a model without readable weights; it says what is there instead, or in the `folders` there."""
     if "zero_to_fp32.py" in files:
         return ModelNotFound(
-            f"'{model}' holds its weights only as DeepSpeed's shards: put them together first (in that directory: python "
-            "zero_to_fp32.py . . --safe_serialization), or train with stage3_gather_16bit_weights_on_model_save"
+            f"'{model}' holds its weights only as DeepSpeed's shards: put them together first (in that directory: "
+            "python zero_to_fp32.py . . --safe_serialization), or train with stage3_gather_16bit_weights_on_model_save"
         )
     sharded = next((name for name in sorted(folders) if name.startswith(FSDP)), None)
     if sharded is not None:
