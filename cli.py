@@ -716,9 +716,7 @@ def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, give
         scale=operator.scale,
         t=plan.t,
     )
-    compares = (
-        plan.data and plan.max_memory is None and plan.as_lora is None and plan.vocabulary in (None, "transplant")
-    )
+    compares = plan.data and plan.max_memory is None and plan.as_lora is None
     usual: Align = "auto" if compares else "none"
     return chosen, replace(plan, t=None, align=plan.align or usual)
 

@@ -16,7 +16,7 @@ from .errors import IncompatibleModels
 from .labels import one_head
 from .loading import Checkpoint, load
 from .model import Families
-from .one_vocabulary import Choice, OneVocabulary, UnifiedSource, unify
+from .one_vocabulary import Choice, OneVocabulary, TransplantedVocabulary, UnifiedSource, unify
 from .optimizer_evidence import Evidence
 from .positions import OneContext, one_context
 from .rows import ComputedState
@@ -61,6 +61,12 @@ class Inputs:
         """The one vocabulary that the models were brought to; None where they have their own."""
         source = self.first.source
         return source.vocabulary if isinstance(source, UnifiedSource) else None
+
+    @property
+    def borrowing(self) -> OneVocabulary | None:
+        """The one vocabulary, where models have rows of it that are other models'."""
+        vocabulary = self.unified
+        return None if isinstance(vocabulary, TransplantedVocabulary) else vocabulary
 
     @property
     def context(self) -> int:

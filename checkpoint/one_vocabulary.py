@@ -114,6 +114,48 @@ class OneVocabulary:
 
         return ComputedState(schema.shapes, tensor, blocks)
 
+    def with_mean_rows(self, model: int, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A state in which the rows of tokens that the model lacks are the mean of its own: they say nothing."""
+        lacks = self.places(model) < 0
+
+        def tensor(whole: Tensor) -> Tensor:
+            mean = whole[~lacks].double().mean(0).to(whole.dtype)
+            return torch.where(lacks.view(-1, *[1] * (whole.ndim - 1)), mean, whole)
+
+        return {**state, **{name: tensor(state[name]) for name in self._rows_of(state)}}
+
+    def with_rows_of_others(self, states: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+        """States, aligned, with the rows of tokens that models lack: those of the others as they are there.
+
+        As `state` says: of the base where that has the token, else the mean over the models that have it; relative to
+        the mean of the rows of shared tokens, for a number that is added to all rows is another one in every model.
+        """
+        has = torch.stack([self.places(model) for model in range(len(states))]) >= 0
+        completed: list[dict[str, Tensor]] = [dict(state) for state in states]
+        for name in self._rows_of(states[0]):
+            rows = torch.stack([state[name].double() for state in states])
+            shape = (-1, *[1] * (rows.ndim - 2))
+            means = rows[:, has.all(0)].mean(1, keepdim=True)
+            weight = has.double().view(len(states), *shape)
+            relative = ((rows - means) * weight).sum(0) / weight.sum(0).clamp_min(1)
+            if self.base:
+                relative = torch.where(has[0].view(shape), rows[0] - means[0], relative)
+            # Of a base that lacks the token there is no difference.
+            lacked = (~has if not self.base else ~has | ~has[0]) & has.any(0)
+            for model, own in enumerate(completed):
+                borrowed = (relative + means[0 if self.base else model]).to(own[name].dtype)
+                own[name] = torch.where(lacked[model].view(shape), borrowed, own[name])
+        return list(completed)
+
+    def _rows_of(self, state: Mapping[str, Tensor]) -> list[str]:
+        """The tensors of a state that have a row for every token."""
+        own = self._members[self.owner]
+        whole = {**own.facts, "vocab_size": self.rows, "tie_word_embeddings": False}
+        shapes, larger = (
+            schema_of({**whole, "vocab_size": rows}, own.name).untied().shapes for rows in (self.rows, self.rows + 1)
+        )
+        return [name for name in state if shapes.get(name) != larger.get(name)]
+
     def _resized(self, schema: Schema) -> frozenset[str]:
         """The tensors with a row for every token."""
         own = self._members[self.owner]

@@ -134,13 +134,17 @@ class Chooser:
             states = self.states
             if self.inputs.contexts is not None and method != "none":  # rows of other models must not be matched
                 states = [self.inputs.contexts.with_mean_rows(*placed) for placed in enumerate(states)]
+            if (vocabulary := self.inputs.borrowing) is not None and method != "none":
+                states = [vocabulary.with_mean_rows(*placed) for placed in enumerate(states)]
             aligned = align_all(states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
         return self.completed(aligned)
 
     def completed(self, aligned: Universe) -> Universe:
-        """Aligned models with what one of them gives to all: rows of positions that others lack, or its head."""
+        """Aligned models with what one gives to others: rows of positions or tokens that they lack, or its head."""
         if self.inputs.contexts is not None:
             aligned = replace(aligned, states=tuple(self.inputs.contexts.with_rows_of_owner(aligned.states)))
+        if self.inputs.borrowing is not None and aligned.alignment.method != "none":
+            aligned = replace(aligned, states=tuple(self.inputs.borrowing.with_rows_of_others(aligned.states)))
         return self._with_one_head(aligned)
 
     def _with_one_head(self, aligned: Universe) -> Universe:

@@ -74,11 +74,8 @@ def open_job(
     """The models, checked and opened: all of them in one form, in memory where they will be measured."""
     began = time.monotonic()
     given, joined = _models_and_recipe(models)
-    usual = (
-        "none"
-        if plan.as_lora is not None or plan.vocabulary not in (None, "transplant")
-        else _usual_alignment(plan, models, joined)
-    )
+    plain = plan.as_lora is not None or (plan.vocabulary is not None and not plan.data)
+    usual: Align = "none" if plain else _usual_alignment(plan, models, joined)
     plan = replace(plan, align=plan.align or usual)
     plan.require_sense(joined)
     places = tuple(recipe_places(models) if isinstance(models, Recipe) else model_places(given))

@@ -587,9 +587,6 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
 
 def _against_vocabulary(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
     return {
-        "rows that a model lacks come from the others, which alignment would move: add --align none to --vocabulary": (
-            plan.alignment != "none" and plan.vocabulary != "transplant"
-        ),
         "the recipe's tokenizer_source and --vocabulary contradict each other: leave one out": (
             recipe is not None and recipe.tokenizer is not None
         ),

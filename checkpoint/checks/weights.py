@@ -330,8 +330,9 @@ def _pair(
             state = weights.adapted(contents.with_ties_resolved(source.parts[0]).schema, state).state
         states.append(state)
         shapes.append(contents.schema.shapes)
-    both = [name for name in shapes[0] if all(name in state for state in states)]
-    return states, [name for name in both if len(shapes[0][name]) == 2 and shapes[1].get(name) == shapes[0][name]]
+    both = set.intersection(*map(set, states))  # a state would read a tensor to say that it has it
+    same = (name for name, shape in shapes[0].items() if len(shape) == 2 and shapes[1].get(name) == shape)
+    return states, [name for name in same if name in both]
 
 
 def _share(states: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> float | None:
