@@ -320,7 +320,8 @@ def unify(
     )
     unified = [UnifiedSource(source, vocabulary, place) for place, source in enumerate(sources)]
     if isinstance(vocabulary, TransplantedVocabulary):
-        differences += [_transplant_finding(vocabulary, place) for place in range(len(sources)) if place != owner]
+        taking = (place for place in range(len(sources)) if vocabulary.own[place] != vocabulary.own[owner])
+        differences += [_transplant_finding(vocabulary, place) for place in taking]
     elif missing or len(set(rows)) > 1:
         differences.append(_finding(vocabulary, choice))
     return unified, differences

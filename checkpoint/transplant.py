@@ -7,16 +7,19 @@ transplantation by orthogonal matching pursuit: Goddard and Fernandes Neto 2025,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .tokenizer import ROLES, Tokenizer
+from .tokenizer import Tokenizer
 
 ATOMS = 64  # of a combination, at most
 ROWS_AT_ONCE = 256
+# A token of several roles is what it is in the first: one that ends texts often pads them, too.
+ROLES_IN_ORDER = ("eos_token", "bos_token", "sep_token", "cls_token", "mask_token", "unk_token", "pad_token")
 SPACE, PIECE_SPACE = " ", "\u2581"
 
 
@@ -50,7 +53,8 @@ def matching_pursuit(targets: Tensor, atoms: Tensor, count: int) -> tuple[Tensor
         chosen = torch.cat([chosen, fit.argmax(1, keepdim=True)], 1)
         basis = atoms[chosen]  # (m, k, d)
         gram = basis @ basis.mT
-        ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(chosen.shape[1]).to(gram)
+        size = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)  # of rows that are zero, too
+        ridge = 1e-10 * size[:, None, None] * torch.eye(chosen.shape[1]).to(gram)
         coefficients = torch.linalg.solve(gram + ridge, basis @ targets[..., None])[..., 0]
         residual = targets - torch.einsum("mk,mkd->md", coefficients, basis)
     return chosen, coefficients
@@ -60,7 +64,7 @@ def shared_tokens(donor: Tokenizer, other: Tokenizer) -> dict[str, int]:
     """The tokens of a donor that another tokenizer has, by the row that they have there.
 
     Tokens are the same that stand for the same text, however their tokenizer writes a space or a byte; special ones,
-    that have the same role, or the same name.
+    that have the same name, or else the same role.
     """
     rows: dict[bytes | str, int] = {}
     for token, row in other.tokens.items():
@@ -70,9 +74,9 @@ def shared_tokens(donor: Tokenizer, other: Tokenizer) -> dict[str, int]:
         text = _text(token, donor)
         if text in rows:
             found[token] = rows[text]
-    for role in ROLES:
+    for role in ROLES_IN_ORDER:
         first, second = donor.special.get(role), other.special.get(role)
-        if first in donor.tokens and second in other.tokens:
+        if first in donor.tokens and first not in found and second in other.tokens:
             found[str(first)] = other.tokens[str(second)]
     return found
 
@@ -83,7 +87,7 @@ def _text(token: str, tokenizer: Tokenizer) -> bytes | str:
         return token
     if _is_of_bytes(tokenizer) and all(letter in _BYTES for letter in token):
         return bytes(_BYTES[letter] for letter in token)
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+    if _BYTE.fullmatch(token):
         return bytes([int(token[3:5], 16)])
     if _is_of_pieces(tokenizer):
         text = token.removeprefix("##") if token.startswith("##") else f"{SPACE}{token}"
@@ -116,3 +120,4 @@ def _letters() -> dict[str, int]:
 
 
 _BYTES = _letters()
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")

@@ -141,7 +141,7 @@ class Chooser:
 
     def completed(self, aligned: Universe) -> Universe:
         """Aligned models with what one gives to others: rows of positions or tokens that they lack, or its head."""
-        if self.inputs.contexts is not None:
+        if self.inputs.contexts is not None and aligned.alignment.method != "none":
             aligned = replace(aligned, states=tuple(self.inputs.contexts.with_rows_of_owner(aligned.states)))
         if self.inputs.borrowing is not None and aligned.alignment.method != "none":
             aligned = replace(aligned, states=tuple(self.inputs.borrowing.with_rows_of_others(aligned.states)))

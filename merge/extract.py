@@ -58,6 +58,10 @@ def extract(
     progress.stage("checking")
     inputs = open_inputs((base, model), families=FAMILIES, narrow=True, longest=plan.context, tokenizer_of=str(model))
     progress.findings(inputs.findings)
+    if inputs.contexts is not None:
+        raise BadInput(
+            "an adapter cannot add positions, and these have different context lengths: extract from a base of the same"
+        )
     places += model_places(inputs.whole)
     output = Path(output)
     under, tuned = inputs.whole

@@ -158,6 +158,8 @@ def _require_recipe(joined: Recipe, plan: MergePlan, inputs: Inputs) -> None:
 def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
     """The base of an adapter: the operator's, or the one that all models adapt. Raises BadInput where there is none."""
     later = "or extract the merge afterwards (isthmus extract)"
+    if inputs.contexts is not None:
+        raise BadInput("--as-lora is for models of one context length, for no adapter adds positions: leave it out")
     if inputs.growth is not None:
         raise BadInput(f"--as-lora is for models of one vocabulary: leave it out, {later}")
     if joined is not None and joined.operator.needs_base:

@@ -227,7 +227,7 @@ def quantized(job: Job, text: MergeText) -> tuple[dict[str, Any], ...]:
     found = []
     for place, model in enumerate(job.inputs.whole[job.base :]):
         inner = model.source.parts[0] if model.source is not None else None
-        if isinstance(inner, GgufSource) and inner.quantized:
+        if isinstance(model.source, GgufSource) and isinstance(inner, GgufSource) and inner.quantized:
             job.progress.stage("estimating what quantization cost")
             cost = quantization_cost(model.state, model.config, text.report, seed=job.plan.seed, device=job.device)
             found.append({"model": place, "cost": cost.mean, "stderr": cost.stderr})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 FILE, CONTEXT, PADDING = "config.json", "max_position_embeddings", "pad_token_id"
+# Types whose positions are rows of a table and nothing else.
+LEARNED = frozenset(["gpt2", "opt", "bert", "roberta", "gpt_neo", "gpt_bigcode", "distilbert", "electra", "camembert"])
 FIXED = ("default", "linear", "llama3")  # kinds of rotary positions, of which the longest text changes nothing
 LISTED = 6
 # Keys that may always differ, and keys that other checks compare: not worth a note.
@@ -87,7 +89,7 @@ def configuration_findings(
                 findings.append(Finding("degrades", what, taken + effect_of_rounding(value_a, value_b), FILE))
             elif standard == CONTEXT and _turns_alike(a) and _turns_alike(b):
                 findings.append(Finding("degrades", what, f"{taken}; one has not seen longer texts", FILE))
-            elif standard == CONTEXT and type(value_a) is type(value_b) is int and not _turns(a) and not _turns(b):
+            elif standard == CONTEXT and a.model_type in LEARNED and type(value_a) is type(value_b) is int:
                 longer = name_a if value_a > value_b else name_b
                 shared = f"the positions that both have are merged, the others are those of '{longer}'"
                 findings.append(Finding("degrades", what, f"{shared}; losses are those of the shorter texts", FILE))

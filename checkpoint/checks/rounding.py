@@ -10,7 +10,6 @@ from torch import Tensor
 from .finding import Finding
 
 NARROW = {"BF16": torch.bfloat16, "F16": torch.float16}
-SAME = 0.999  # share of the numbers of a model that are those of the other after rounding
 
 
 def rounding_findings(
@@ -30,9 +29,8 @@ def rounding_findings(
     findings = []
     for (name, own), (other_name, other) in (((names[0], a), (names[1], b)), ((names[1], b), (names[0], a))):
         for kind, dtype in NARROW.items():
-            nonzero = other != 0
-            same = (own.to(dtype).float() == other)[nonzero]
-            if not torch.equal(own, other) and bool(same.numel()) and same.double().mean() >= SAME:
+            narrow = own.to(dtype).float()
+            if not torch.equal(own, narrow) and torch.equal(narrow, other):
                 what = f"'{other_name}' is '{name}' rounded to {kind}: their difference is rounding alone"
                 advice = f"take the one with more digits, '{name}', and what was trained from it"
                 return [Finding("degrades", what, advice, file, "rounding")]
@@ -41,5 +39,5 @@ def rounding_findings(
         if tuple(stored) == ("F32",) and narrow is not None and bool((own != 0).any()):
             what = f"'{name}' is stored in F32, and all its numbers, in a sample, are {narrow} ones"
             advice = "it was rounded before: differences from a base that are smaller than that are lost"
-            findings.append(Finding("notes", what, advice, file, "rounding"))
+            findings.append(Finding("notes", what, advice, file))
     return findings
