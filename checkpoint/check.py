@@ -57,8 +57,8 @@ class CheckResult:
 
     @property
     def diagnosis(self) -> Diagnosis | None:
-        """Why a merge may write gibberish; None where nothing points to it, and of models that cannot be merged."""
-        return diagnose(self.findings) if self.mergeable else None
+        """Why a merge may write gibberish; None where nothing points to it."""
+        return diagnose(self.findings)
 
     def require(self) -> None:
         """Raise IncompatibleModels with the first thing that blocks, if anything does."""

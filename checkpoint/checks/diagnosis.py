@@ -49,13 +49,15 @@ CAUSES: dict[Cause, tuple[str, str]] = {
 class Diagnosis:
     """The likeliest cause of a merge that writes gibberish, the `evidence` for it, and what helps (`advice`).
 
-    `others` are further causes that findings point to, the likeliest first.
+    `others` are further causes that findings point to, the likeliest first; `blocks` says that these are not merged for
+    it.
     """
 
     cause: Cause
     evidence: str
     advice: str
     others: tuple[Cause, ...] = ()
+    blocks: bool = False
 
     def __str__(self) -> str:
         text = (
@@ -90,7 +92,7 @@ def diagnose(findings: Sequence[Finding]) -> Diagnosis | None:
     if not causes:
         return None
     first, *others = causes
-    advice = CAUSES[first][1]
+    advice, blocks = CAUSES[first][1], any(finding.kind == "blocks" for finding in by_cause[first])
     if "--align auto" in by_cause[first][0].advice:
         advice = f"--align auto moves one next to the other, or {advice}"
-    return Diagnosis(first, "; ".join(one.what for one in by_cause[first][:2]), advice, tuple(others))
+    return Diagnosis(first, "; ".join(one.what for one in by_cause[first][:2]), advice, tuple(others), blocks)

@@ -29,8 +29,8 @@ def rounding_findings(
     findings = []
     for (name, own), (other_name, other) in (((names[0], a), (names[1], b)), ((names[1], b), (names[0], a))):
         for kind, dtype in NARROW.items():
-            narrow = own.to(dtype).float()
-            if not torch.equal(own, narrow) and torch.equal(narrow, other):
+            rounded = own.to(dtype).float()
+            if not torch.equal(own, rounded) and torch.equal(rounded, other):
                 what = f"'{other_name}' is '{name}' rounded to {kind}: their difference is rounding alone"
                 advice = f"take the one with more digits, '{name}', and what was trained from it"
                 return [Finding("degrades", what, advice, file, "rounding")]

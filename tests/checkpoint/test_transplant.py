@@ -60,6 +60,14 @@ def test_few_anchors_and_many_rows(count: int) -> None:
     assert bool(torch.isfinite(made).all())
 
 
+def test_rows_of_zeros_are_no_obstacle() -> None:
+    anchors, donor = torch.randn(6, 4), torch.randn(3, 4)
+    anchors[0] = donor[1] = 0
+    made = transplanted(donor, anchors, torch.randn(6, 4))
+    assert bool(torch.isfinite(made).all())
+    assert not made[1].any()
+
+
 def test_equal_anchors_are_no_obstacle() -> None:
     anchors = torch.ones(6, 4)
     assert bool(torch.isfinite(transplanted(torch.randn(3, 4), anchors, torch.randn(6, 4))).all())
@@ -112,6 +120,14 @@ def test_tokens_are_the_same_that_stand_for_the_same_text() -> None:
     assert back["</s>"] == bytes_.tokens["<|end|>"]
     assert "▁other" not in back
     assert "<unk>" not in back
+
+
+def test_a_token_of_several_roles_keeps_its_name() -> None:
+    own = byte_level("a", eos_token="<|end|>", pad_token="<|end|>", unk_token="<|end|>")
+    other = byte_level("a", eos_token="<|end|>", pad_token="<pad>", unk_token="<unk>")
+    assert shared_tokens(own, other)["<|end|>"] == other.tokens["<|end|>"]
+    renamed = byte_level("a", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    assert shared_tokens(own, renamed)["<|end|>"] == renamed.tokens["</s>"]
 
 
 def test_pieces_of_words() -> None:
