@@ -60,9 +60,10 @@ class Diagnosis:
     blocks: bool = False
 
     def __str__(self) -> str:
-        text = (
-            f"if a merge of these writes gibberish, the likeliest cause is {CAUSES[self.cause][0]}: {self.evidence}. "
-        )
+        begins = "if a merge of these writes gibberish, the likeliest cause is"
+        if self.blocks:
+            begins = "a merge of these, by whatever tool, would write gibberish, and the likeliest cause is"
+        text = f"{begins} {CAUSES[self.cause][0]}: {self.evidence}. "
         text += f"What helps: {self.advice}."
         if self.others:
             text += " Then look at " + ", ".join(_SHORT[cause] for cause in self.others) + ", named above."
