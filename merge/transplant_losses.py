@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,13 +37,34 @@ def transplant_losses(
         record |= {"shared_tokens": shared, "made_rows": count - shared}
         if report:
             texts = {label: [str(donor.decode(row)) for row in rows] for label, rows in report.items()}
-            before = per_byte(vocabulary.original(place), texts, device)
-            after = per_byte(inputs.members[place], texts, device)
+            original, member = vocabulary.original(place), inputs.members[place]
+            both = {label: _that_fit((original, member), own) for label, own in texts.items()}
+            both = {label: own for label, own in both.items() if own}
+            if not both:
+                records.append(record)
+                continue
+            before, after = (per_byte(model, both, device) for model in (original, member))
             change = after - before
             record |= {"loss_before": before.mean, "loss_after": after.mean, "loss_change_stderr": change.stderr}
         records.append(record)
         progress.advance()
     return records
+
+
+def _that_fit(models: Sequence[Checkpoint], texts: Sequence[str]) -> list[str]:
+    """The texts, cut to what all models read of them by their own tokenizers; not those of less than two tokens."""
+    tokenizers = [(model.tokenizer(), context_length(model.config) or DEFAULT_CONTEXT) for model in models]
+    fitting = []
+    for text in texts:
+        lengths = []
+        for tokenizer, limit in tokenizers:
+            ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+            if len(ids) > limit:
+                text = str(tokenizer.decode(ids[:limit]))
+            lengths.append(len(ids))
+        if min(lengths, default=0) > 1:
+            fitting.append(text)
+    return fitting
 
 
 def per_byte(model: Checkpoint, texts: Mapping[str, list[str]], device: str) -> Losses:
@@ -54,9 +75,6 @@ def per_byte(model: Checkpoint, texts: Mapping[str, list[str]], device: str) -> 
         values = []
         for text in own:
             ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False, verbose=False)[:limit]])
-            if ids.shape[1] < 2:
-                values.append(torch.zeros(()))
-                continue
             meter = LossMeter(model.config, {label: ids}, device=device)
             size = len(str(tokenizer.decode(ids[0, 1:])).encode())
             values.append(meter.token_losses(model.state)[label].double().sum() / max(1, size))

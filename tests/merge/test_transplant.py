@@ -53,6 +53,13 @@ def per_byte(directory: Path, texts: list[str]) -> float:
     return sum(values) / len(values)
 
 
+def readable(text: str, directory: Path, limit: int = 32) -> str:
+    """What a model of this tokenizer reads of a text."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return text if len(ids) <= limit else str(tokenizer.decode(ids[:limit]))
+
+
 def test_shared_rows_are_the_models_own_and_losses_are_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = pair
     options: dict[str, Any] = {"data": ["stdlib:code"], "tokens": 512, "align": "none", "t": 0.5}
@@ -74,7 +81,7 @@ def test_shared_rows_are_the_models_own_and_losses_are_told(pair: tuple[Path, Pa
     assert record["made_rows"] == 1024 - len(shared) - 1
     assert merged.shown is not None
     tokenizer = AutoTokenizer.from_pretrained(a)
-    texts = [tokenizer.decode(row) for row in merged.shown.blocks["code"]]
+    texts = [readable(tokenizer.decode(row), b) for row in merged.shown.blocks["code"]]
     assert record["loss_before"] == pytest.approx(per_byte(b, texts), abs=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "m").get_vocab() == vocabularies[0]
     card = (tmp_path / "m" / "README.md").read_text()
@@ -89,7 +96,8 @@ def test_made_rows_are_combinations_of_the_models_own(pair: tuple[Path, Path], t
     merged = merge(a, b, vocabulary="transplant", measure_spectrum=False, **options)
     report = merged.save(tmp_path / "m")
     assert merged.shown is not None
-    texts = [AutoTokenizer.from_pretrained(a).decode(row) for row in merged.shown.blocks["code"]]
+    tokenizer = AutoTokenizer.from_pretrained(a)
+    texts = [readable(tokenizer.decode(row), b) for row in merged.shown.blocks["code"]]
     (record,) = report["transplanted"]
     assert record["loss_after"] == pytest.approx(per_byte(tmp_path / "m", texts), abs=1e-5)
     assert report["merge_point"]["loss"] == pytest.approx(report["endpoints"][1]["loss"]["code"], abs=1e-5)
