@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
 BLOCK = 16  # numbers that have one grid, in every format of llama.cpp
 SAME = 1e-6  # of the largest number of a block: two that are closer are the same, but for rounding to float32
+MULTIPLES = 8  # of the step that the smallest difference of a block may be
+WHOLE = 0.01  # from a whole number, at most: what float32 leaves of it
 
 
 def steps(weight: Tensor) -> Tensor:
     """The step of the grid that every number of a matrix was rounded to, in blocks of `BLOCK` numbers of a row.
 
-    That is the smallest difference of two numbers of a block; 0 where all are the same. (rows, columns), float32. The
-    blocks lie along the columns where the grids of those are coarser, as of matrices that are stored the other way
-    round.
+    That is the largest number of which all differences in a block are multiples; 0 where there is none, as in a matrix
+    that was never rounded. (rows, columns), float32. Grids that are not even (IQ4_NL) have the smallest difference as
+    their step: they are told by blocks that hold a number twice. The blocks lie along the columns where the grids of
+    those are coarser, as of matrices that are stored the other way round.
     """
     along_rows = _steps(weight)
     if weight.shape[0] % BLOCK or weight.shape[1] % BLOCK:
@@ -42,9 +45,16 @@ def _steps(weight: Tensor) -> Tensor:
         return torch.zeros_like(weight)
     blocks = weight.reshape(-1, BLOCK).sort(-1).values
     gaps = blocks.diff(dim=-1)
-    gaps = torch.where(gaps > SAME * blocks.abs().amax(-1, keepdim=True), gaps, torch.inf)
-    least = gaps.amin(-1, keepdim=True)
-    return torch.where(torch.isfinite(least), least, 0.0).expand(-1, BLOCK).reshape(weight.shape)
+    differ = gaps > SAME * blocks.abs().amax(-1, keepdim=True)
+    least = torch.where(differ, gaps, torch.inf).amin(-1, keepdim=True)
+    least = torch.where(torch.isfinite(least), least, 0.0)
+    uneven = (differ.sum(-1) < BLOCK - 1).float().mean() > 0.5
+    step = least if uneven else torch.zeros_like(least)
+    for multiple in range(MULTIPLES, 0, -1):
+        counts = torch.where(differ, gaps / (least / multiple).clamp_min(torch.finfo(least.dtype).tiny), 0.0)
+        even = (counts - counts.round()).abs().amax(-1, keepdim=True) < WHOLE
+        step = torch.where(even, least / multiple, step)
+    return step.expand(-1, BLOCK).reshape(weight.shape)
 
 
 def quantization_cost(

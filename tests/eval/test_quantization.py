@@ -43,12 +43,30 @@ def test_the_step_is_that_of_the_grid(kind: Kind, turned: bool) -> None:
     ratio = found.reshape(64, 4, 32)[..., 0] / expected
     assert ratio.median().item() == pytest.approx(1, abs=0.01)
     assert ratio.min() > 0.98
+    error = (dequantized - weight).square().mean()
+    assert (found.square() / 12).mean().item() == pytest.approx(error.item(), rel=0.1)
 
 
-def test_what_was_not_rounded_has_no_steps_to_speak_of() -> None:
+def test_a_grid_that_is_not_even_has_steps() -> None:
+    torch.manual_seed(0)
+    levels = torch.tensor([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]) / 127  # IQ4_NL
+    weight = torch.randn(64, 4, 32)
+    scale = weight.abs().amax(-1, keepdim=True)
+    nearest = (weight / scale).unsqueeze(-1).sub(levels).abs().argmin(-1)
+    dequantized = (levels[nearest] * scale).reshape(64, 128)
+    error = (dequantized - weight.reshape(64, 128)).square().mean().item()
+    assert 0.5 * error < (steps(dequantized).square() / 12).mean().item() < 1.5 * error
+
+
+@pytest.mark.parametrize("kind", [None, Kind.F16, Kind.BF16])
+def test_what_was_not_quantized_has_no_steps_to_speak_of(kind: Kind | None) -> None:
     torch.manual_seed(0)
     weight = torch.randn(64, 64)
-    assert steps(weight).mean() < 0.02
+    found = steps(weight if kind is None else rounded(weight, kind))
+    assert found.square().mean().sqrt() < {None: 1e-12, Kind.F16: 1e-3, Kind.BF16: 8e-3}[kind]
+
+
+def test_what_is_constant_has_no_steps() -> None:
     assert not steps(torch.zeros(64, 64)).any()
     assert not steps(torch.ones(3, 5)).any()
 
