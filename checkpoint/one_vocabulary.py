@@ -34,13 +34,15 @@ from .source import LooseFiles, Source
 from .strict_json import parse_object
 from .token_ids import with_token_ids
 from .tokenizer import Tokenizer, build_tokenizer, files_to_build, read_tokenizer
-from .transplant import shared_tokens, transplanted
+from .transplant import pursuit_seconds, shared_tokens, transplanted
 from .untrusted_text import plain
 from .working_folders import WorkingFolder
 
 Opened = TypeVar("Opened")
 Choice = Literal["union", "base", "A", "transplant"]
 SHOWN = 3  # tokens that a sentence names
+WORTH_SAYING = 2  # minutes
+WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 
 
 @dataclass(eq=False)
@@ -427,6 +429,11 @@ def _transplant_finding(vocabulary: TransplantedVocabulary, model: int) -> Findi
         f"the rows of the other {count - shared} are combinations of its own, as those of '{donor}' are of the same "
         "tokens; what it loses by that is in the report"
     )
+    facts = facts_of(vocabulary.sources[vocabulary.owner])
+    width = next((facts[key] for key in WIDTHS if isinstance(facts.get(key), int)), 0)
+    minutes = pursuit_seconds(count - shared, shared, width) / 60
+    if minutes > WORTH_SAYING:
+        advice += f", and they take about {minutes:.0f} minutes to compute on two cores"
     return Finding("degrades", what, advice, TOKENIZER_SETTINGS)
 
 

@@ -58,6 +58,14 @@ class Source:
             raise ModelNotFound(f"'{self.name}' holds no config.json: {advice}")
 
     @property
+    def identity(self) -> tuple[object, ...]:
+        """Where the files are, however the model was named."""
+        place = self.reference
+        if place.directory is not None:
+            return (place.directory.resolve(), place.file)
+        return (place.repo_id, place.subfolder, place.file, self.revision)
+
+    @property
     def parts(self) -> tuple[Source, ...]:
         """The places that the files come from: this one."""
         return (self,)

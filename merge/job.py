@@ -169,7 +169,7 @@ def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
     sources = [member.source or open_source(member.place) for member in inputs.whole]
     bases = [source.parts[0] for source in sources]
     adapted = any(len(source.parts) > 1 for source in sources)
-    if not adapted or len({_identity(base) for base in bases}) > 1:
+    if not adapted or len({base.identity for base in bases}) > 1:
         raise BadInput(f"--as-lora needs a base: merge adapters of one, take a method that has --base, {later}")
     under = load(_reference(bases[0]), families=FAMILIES, source=bases[0])
     if under.schema.task != inputs.first.schema.task:
@@ -178,14 +178,6 @@ def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
             f"'{under.name}': leave it out"
         )
     return under if inputs.first.schema.tied else under.untied()
-
-
-def _identity(base: Source) -> tuple[object, ...]:
-    """Where a base is, however it was named."""
-    place = base.reference
-    if place.directory is not None:
-        return (place.directory.resolve(), place.file)
-    return (place.repo_id, place.subfolder, place.file, base.revision)
 
 
 def _reference(source: Source) -> str | Path:

@@ -22,6 +22,10 @@ CAUSES: dict[Cause, tuple[str, str]] = {
         "that they were not trained from one base",
         "merge models of one base",
     ),
+    "adapters": (
+        "an adapter that is as large as its base",
+        "take an earlier checkpoint of it, or give it a smaller weight",
+    ),
     "layers": (
         "that some layers of one come from another model",
         "merge the layers that are relatives alone: a recipe gives the others the weight 0 (slices, or a gradient)",
@@ -75,6 +79,7 @@ _SHORT: dict[Cause, str] = {
     "positions": "how they read positions",
     "tokens": "their tokens",
     "base": "their base",
+    "adapters": "how large the adapters are",
     "layers": "the layers that are strangers",
     "end token": "their end tokens",
     "chat template": "their chat templates",

@@ -11,7 +11,16 @@ LONGEST = 1000  # characters; a finding may quote an untrusted file
 Kind = Literal["blocks", "degrades", "notes"]
 # What a merge that writes gibberish may owe it to (`isthmus.checkpoint.checks.diagnosis`).
 Cause = Literal[
-    "architecture", "positions", "tokens", "base", "layers", "end token", "chat template", "rounding", "ties"
+    "architecture",
+    "positions",
+    "tokens",
+    "base",
+    "adapters",
+    "layers",
+    "end token",
+    "chat template",
+    "rounding",
+    "ties",
 ]
 
 

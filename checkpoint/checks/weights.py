@@ -30,7 +30,7 @@ from ..source import WEIGHT_FILES, Source
 from ..task import MASKED
 from ..tensor_inventory import TensorInventory, inventory_of, stored_tensors
 from ..untrusted_text import plain
-from .finding import Finding
+from .finding import Cause, Finding
 from .kind import headless_findings, kind_findings, masked_finding, tensor_findings
 from .labels import classifier_finding
 from .rounding import rounding_findings
@@ -224,10 +224,21 @@ def pair_findings(a: Source, weights_a: Weights, b: Source, weights_b: Weights) 
         if weights_a.contents is not None:
             advice += weights_a.contents.schema.limits
     strangers = apart >= RELATED
+    cause: Cause | None = None
+    if strangers:
+        cause = "adapters" if _adapt_one_base(a, b) else "base"
+    if cause == "adapters":
+        what = f"'{a.name}' and '{b.name}' have one base, and what was added to it is as large as itself: {share}"
+        advice = "an adapter this large has diverged, or is scaled wrongly: look at its lora_alpha and its losses alone"
     if strangers and len(layers := distances_by_layer(a, weights_a, b, weights_b)) > 1:
-        what += f", and in no layer less than {min(layers.values()):.2f}"
-    findings.append(Finding("notes", what, advice, WEIGHT_FILES[0], "base" if strangers else None))
+        what += f", and at least {min(layers.values()):.2f} in every layer"
+    findings.append(Finding("notes", what, advice, WEIGHT_FILES[0], cause))
     return findings if strangers or apart == 0 else findings + _rounding(a, weights_a, b, weights_b)
+
+
+def _adapt_one_base(a: Source, b: Source) -> bool:
+    """Whether one of two models is an adapter of the other, or both are adapters of one base."""
+    return len(a.parts) + len(b.parts) > 2 and a.parts[0].identity == b.parts[0].identity
 
 
 def _rounding(a: Source, weights_a: Weights, b: Source, weights_b: Weights) -> list[Finding]:

@@ -21,7 +21,7 @@ def test_two_seeds_can_be_merged(saved) -> None:
     assert result.mergeable
     assert [str(finding) for finding in result.findings] == [
         "'a' and 'b' were trained independently: 1.00 of the distance between independent models, "
-        "and in no layer less than 1.00: without alignment their average would be destroyed; --align auto aligns them"
+        "and at least 1.00 in every layer: without alignment their average would be destroyed; --align auto aligns them"
     ]
     result.require()
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import adapted
 from conftest import EMBEDDED, Outcome, tiny_model
 from merging import merge
+from peft import LoraConfig
 from tiny_models import tiny_rotary
 from transformers import LlamaForCausalLM
 
@@ -55,7 +57,7 @@ def test_another_base(tmp_path: Path, isthmus: CLI) -> None:
     diagnosis = check(tmp_path / "a", tmp_path / "b").diagnosis
     assert diagnosis is not None
     assert diagnosis.cause == "base"
-    assert "and in no layer less than 0.9" in diagnosis.evidence
+    assert "and at least 0.9" in diagnosis.evidence
     outcome = isthmus("check", tmp_path / "a", tmp_path / "b", "--json", "-")
     assert json.loads(outcome.out)["diagnosis"] == str(diagnosis)
     assert (
@@ -63,6 +65,16 @@ def test_another_base(tmp_path: Path, isthmus: CLI) -> None:
         in outcome.err
     )
     assert "--align auto" in outcome.err
+
+
+def test_adapters_as_large_as_their_base_are_no_other_base(tmp_path: Path) -> None:
+    settings = LoraConfig(task_type="CAUSAL_LM", r=64, lora_alpha=4096, target_modules=["c_attn", "c_proj", "c_fc"])
+    one, other = (adapted(tmp_path, "gpt2", settings, seed=seed, name=f"adapter-{seed}") for seed in (1, 2))
+    diagnosis = check(one.reference, other.reference).diagnosis
+    assert diagnosis is not None
+    assert diagnosis.cause == "adapters"
+    assert "'base+adapter-1' and 'base+adapter-2' have one base, and what was added to it" in diagnosis.evidence
+    assert "the likeliest cause is an adapter that is as large as its base" in str(diagnosis)
 
 
 def test_another_rope_base_is_told_with_the_distance_of_the_weights(tmp_path: Path) -> None:
