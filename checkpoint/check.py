@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .base_of_classifiers import base_finding, classifier_facts, is_base_of_classifiers
 from .checks.configuration import configuration_findings
 from .checks.cost import Cost, cost_findings, cost_of
 from .checks.diagnosis import Diagnosis, diagnose
@@ -89,6 +90,7 @@ def check(
     opened: bool = True,
     sources: Sequence[Source] | None = None,
     head: int | None = None,
+    base: bool = False,
 ) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
@@ -96,13 +98,18 @@ def check(
     more than two models, a vocabulary that grew blocks: an operator merges rows that all models have. With `opened`,
     transformers builds every model once, without memory for weights: a plain average
     leaves that to its output, for transformers takes seconds to import. `sources` are the models' files where they are
-    open already. `head` is the place of the classifier whose head all take, None where heads are merged.
+    open already. `head` is the place of the classifier whose head all take, None where heads are merged. With `base`,
+    the first is what the others were trained from: a language model may be that of classifiers.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
     sources = list(sources or open_sources(references))
     facts = [facts_of(source, families) for source in sources]
     findings: list[Finding] = []
+    first = facts[0]
+    if base and is_base_of_classifiers(facts):
+        first = classifier_facts(first, facts[1])
+        findings.append(base_finding(sources[0].name, [source.name for source in sources[1:]]))
     weights, other_kinds = [], set()
     for source, said in zip(sources, facts, strict=True):
         own, tensors = own_findings(source, said, families)
@@ -116,11 +123,11 @@ def check(
     growth: list[Growth | None] = []
     apart: list[Finding] = []
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
-        differing = configuration_findings(sources[0].name, facts[0], source.name, said, families)
+        differing = configuration_findings(sources[0].name, first, source.name, said, families)
         apart += differing
         if not any(finding.kind == "blocks" for finding in differing):
             owner = None if head is None else sources[head].name
-            apart += label_findings(sources[0].name, facts[0], source.name, said, head=owner)
+            apart += label_findings(sources[0].name, first, source.name, said, head=owner)
         if not {sources[0], source}.isdisjoint(other_kinds):  # there may be no vocabulary to compare
             growth.append(None)
             continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .base_of_classifiers import as_base, is_base_of_classifiers
 from .check import check, open_sources, two_vocabularies
 from .checks.finding import Finding
 from .config import DEFAULT_CONTEXT, context_length, schema_of
@@ -125,7 +126,7 @@ def open_inputs(
     unified, notes = (
         unify(open_sources(references), vocabulary, base=base, families=families) if vocabulary else (None, [])
     )
-    result = check(*references, families=families, opened=opened, sources=unified, head=head)
+    result = check(*references, families=families, opened=opened, sources=unified, head=head, base=base)
     result = replace(result, findings=(*result.findings, *notes))
     grown = {place: growth for place, growth in enumerate(result.growth, start=1) if growth is not None}
     apart = [two_vocabularies(result.models[0], result.models[place], growth) for place, growth in grown.items()]
@@ -138,6 +139,9 @@ def open_inputs(
         model if isinstance(model, Checkpoint) and not vocabulary else load(reference, families=families, source=source)
         for model, reference, source in zip(models, references, result.sources, strict=True)
     ]
+    if base and is_base_of_classifiers([member.facts for member in members]):
+        rest = one_head(members[1:], None if head is None else head - 1, families)
+        members = [as_base(members[0], rest, families), *rest]
     if len({bool(member.schema.tied) for member in members}) > 1:
         members = [member.untied() for member in members]
     members, contexts = one_context(one_head(members, head, families), families)

@@ -163,7 +163,7 @@ class OneVocabulary:
         own = self._members[self.owner]
         more = {**own.facts, "vocab_size": vocabulary_rows(own.facts, own.name) + 1}
         shapes, larger = (schema_of(facts, own.name).untied().shapes for facts in (own.facts, more))
-        return frozenset(name for name in schema.shapes if larger[name] != shapes[name])
+        return frozenset(name for name in schema.shapes if larger.get(name) != shapes.get(name))
 
     def _borrowed(self, name: str, model: int) -> dict[int, Tensor]:
         """Every row that any `model` lacks: the base's where that has it, else the mean over the models that have it.

@@ -93,6 +93,15 @@ def stored_tensors(source: Source) -> dict[str, tuple[str, TensorInfo]] | None:
     return stored
 
 
+def inventory_as(source: Source, facts: Mapping[str, Any], families: Families | None = None) -> TensorInventory | None:
+    """The inventory of files as those of another model with the same body: what they hold for it, beside what they are.
+
+    None for pickled weights on the Hub. Raises as `schema_of` does.
+    """
+    stored = stored_tensors(source)
+    return None if stored is None else inventory_of(source, stored, facts, families)
+
+
 def inventory_of(
     source: Source,
     stored: Mapping[str, tuple[str, TensorInfo]],

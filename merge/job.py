@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..align.families import FAMILIES, family
 from ..align.methods import KEEP_FORM
 from ..checkpoint.card import letter
+from ..checkpoint.config import read_facts
 from ..checkpoint.errors import BadInput
 from ..checkpoint.inputs import Inputs, open_inputs
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.opening import open_source
 from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.source import Source
+from ..checkpoint.task import classifier_task
 from ..eval.corpora import text_places
 from ..eval.progress import Progress
 from .path import path_places
@@ -164,6 +167,8 @@ def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
         raise BadInput(f"--as-lora is for models of one vocabulary: leave it out, {later}")
     if joined is not None and joined.operator.needs_base:
         if inputs.first.place.adapter is None:
+            source = inputs.first.source or open_source(inputs.first.place)
+            _require_one_task(inputs.first, read_facts(source.parts[0]), source.name)
             return inputs.first
         raise BadInput(f"--as-lora needs a base in one place, and '{inputs.first.name}' is adapted: {later[3:]}")
     sources = [member.source or open_source(member.place) for member in inputs.whole]
@@ -172,12 +177,18 @@ def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:
     if not adapted or len({base.identity for base in bases}) > 1:
         raise BadInput(f"--as-lora needs a base: merge adapters of one, take a method that has --base, {later}")
     under = load(_reference(bases[0]), families=FAMILIES, source=bases[0])
-    if under.schema.task != inputs.first.schema.task:
-        raise BadInput(
-            f"--as-lora writes adapters of what their base is, and '{inputs.first.name}' makes a classifier of "
-            f"'{under.name}': leave it out"
-        )
+    _require_one_task(inputs.first, under.facts, under.name)
     return under if inputs.first.schema.tied else under.untied()
+
+
+def _require_one_task(model: Checkpoint, base: Mapping[str, Any], name: str) -> None:
+    """Raise BadInput where a model and its base do other things: adapters have no place for a head of their own."""
+    tasks = [classifier_task(facts["model_type"], facts.get("architectures")) for facts in (model.facts, base)]
+    if tasks[0] != tasks[1]:
+        raise BadInput(
+            f"--as-lora writes adapters of what their base is, and the merge is a classifier, for which '{name}' has "
+            "no head: leave it out"
+        )
 
 
 def _reference(source: Source) -> str | Path:

@@ -19,6 +19,7 @@ from ..naming import Conversion
 from ..rows import ComputedState, in_blocks
 from ..source import Source
 from ..task import TEXTS, TOKENS, class_name, classifier_task
+from ..tensor_inventory import TensorInventory, inventory_as
 from ..untrusted_text import plain
 from .adapted_source import AdaptedSource, AdapterFiles
 from .adapter_layers import AdapterLayers, placeholders
@@ -98,12 +99,21 @@ def adapter_layers(
     return AdapterLayers(config, source.adapter.settings, source.base.name, tensors)
 
 
-def require_rows(layers: AdapterLayers, before: Schema, after: Schema, source: AdaptedSource) -> None:
-    """Raise BadInput where the adapter grows a vocabulary, and has not all matrices that grow with it."""
-    own = before.untied().shapes
+def beside(source: AdaptedSource, facts: Mapping[str, Any], before: Schema, after: Schema) -> TensorInventory | None:
+    """What the base's files hold of what the adapter makes of it, where that is something else: its pooler, say."""
+    return None if before.task == after.task else inventory_as(source.base, facts)
+
+
+def require_rows(
+    layers: AdapterLayers, before: Schema, after: Schema, source: AdaptedSource, held: TensorInventory | None
+) -> None:
+    """Raise BadInput where the adapter grows a vocabulary, and has not all matrices that grow with it, or makes another
+    model of the base, and has not all that this model has and neither the base nor its files have (`held`).
+    """
+    own, in_files = before.untied().shapes, set() if held is None else held.naming.by_name().keys()
     for name, shape in after.untied().shapes.items():
         if name not in own:
-            if not layers.adapts(name):
+            if not layers.adapts(name) and name not in in_files:
                 raise BadInput(
                     f"the adapter '{source.adapter.name}' makes a classifier of '{source.base.name}' and has no "
                     f"'{name}': save it with that module (modules_to_save)"
@@ -140,8 +150,11 @@ class AdaptedWeights:
         grown = adapted_facts(facts, source, families)
         layers = adapter_layers(grown, source, _tensors(source.adapter))
         whole = schema_of(grown, source.name, families)
+        held = beside(source, grown, schema, whole)
+        require_rows(layers, schema, whole, source, held)
+        if held is not None:
+            state = _with(state, held.state(source.base))
         tensor = _looked_up(layers, schema, state, source)
-        require_rows(layers, schema, whole, source)
         adapted = whole.task == schema.task and any(
             layers.adapts(name) for pair in schema.tied.items() for name in pair
         )
@@ -153,6 +166,12 @@ class AdaptedWeights:
             return in_blocks({name: tensor(name)} if own else state, name)
 
         return cls(grown, whole, ComputedState(whole.shapes, tensor, blocks))
+
+
+def _with(state: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state with the tensors of another that it lacks."""
+    names = dict.fromkeys(more, more) | dict.fromkeys(state, state)
+    return ComputedState(names, lambda name: names[name][name], lambda name: in_blocks(names[name], name))
 
 
 def _looked_up(

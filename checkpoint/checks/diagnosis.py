@@ -89,7 +89,12 @@ _SHORT: dict[Cause, str] = {
 
 
 def diagnose(findings: Sequence[Finding]) -> Diagnosis | None:
-    """The likeliest cause among the findings of a check; None where nothing points to one."""
+    """The likeliest cause among the findings of a check; None where nothing points to one.
+
+    Nor where something else blocks: there is no merge of these that could write gibberish.
+    """
+    if any(finding.kind == "blocks" and finding.cause is None for finding in findings):
+        return None
     by_cause: dict[Cause, list[Finding]] = {}
     for finding in findings:
         if finding.cause is not None:

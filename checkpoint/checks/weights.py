@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.adapted_source import AdaptedSource
-from ..adapters.adapted_weights import AdaptedWeights, adapter_layers, require_rows
+from ..adapters.adapted_weights import AdaptedWeights, adapter_layers, beside, require_rows
 from ..config import read_facts, schema_of, without_table
 from ..config_limits import require_tensors
 from ..errors import BadInput
@@ -155,7 +155,8 @@ def _adapted_findings(
     try:
         layers = adapter_layers(facts, source)
         if weights.contents is not None:
-            require_rows(layers, weights.contents.schema, schema_of(facts, source.name, families), source)
+            before, after = weights.contents.schema, schema_of(facts, source.name, families)
+            require_rows(layers, before, after, source, beside(source, facts, before, after))
     except BadInput as error:
         what, _, advice = str(error).partition(": ")
         blocked = replace(weights, contents=None)  # what it would make of the base is not known

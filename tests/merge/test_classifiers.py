@@ -13,8 +13,15 @@ import torch
 from classifiers import NAMES, classifier, labelled, labelled_words, saved_classifier
 from conftest import Outcome, tiny_model
 from merging import combine, merge, plan_of
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 import isthmus
 from isthmus.align.alignment import Alignment
@@ -169,6 +176,43 @@ def test_operators_merge_classifiers(name: Any, tmp_path: Path) -> None:
     given = recipe(name, models[1:] if based else models[:2], base=models[0] if based else None, **options)
     report = require_accuracy(combine(given, data=[str(data)], align="orthogonal", **SHORT), tmp_path / "m")
     assert {"accuracy", "accuracies"} <= report["baselines"]["average"].keys()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "bert with a pooler"])
+@pytest.mark.parametrize("head", [None, "B"])
+def test_their_base_is_a_language_model(kind: str, head: str | None, tmp_path: Path) -> None:
+    name = kind.split()[0]
+    saved_classifier(tmp_path / "a", name, 1)
+    saved_classifier(tmp_path / "b", name, 2, labels=("no", "yes") if head else NAMES[::-1])
+    language = AutoModelForMaskedLM if name == "bert" else AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(tmp_path / "a")
+    torch.manual_seed(3)
+    language.from_config(config).save_pretrained(tmp_path / "base")
+    pooler = {"bert.pooler.dense.weight": torch.randn(32, 32), "bert.pooler.dense.bias": torch.randn(32)}
+    if "pooler" in kind:
+        file = tmp_path / "base" / "model.safetensors"
+        save_file({**load_file(file), **pooler}, file, metadata={"format": "pt"})
+    data = labelled(tmp_path / "x.jsonl", labels=("no", "yes") if head else NAMES)
+    given = recipe(
+        "task_arithmetic",
+        [str(tmp_path / "a"), str(tmp_path / "b")],
+        base=str(tmp_path / "base"),
+        weights=[[0.4], [0.3]],
+    )
+    outcome = merge_models(given, plan_of(align="none", head=head, data=[str(data)], **SHORT))
+    require_accuracy(outcome, tmp_path / "m")
+    merged, base, a, b = (load_file(tmp_path / one / "model.safetensors") for one in ("m", "base", "a", "b"))
+    assert merged.keys() == a.keys()
+    if "pooler" in kind:
+        base |= pooler
+    for one, value in merged.items():
+        parts = [a[one], b[one]]
+        if one.endswith(("score.weight", "classifier.weight", "classifier.bias")):
+            parts = [b[one]] * 2 if head else [parts[0], parts[1].flip(0)]  # the labels of b in the order of a
+        under = base.get(one, (parts[0] + parts[1]) / 2)
+        expected = under + 0.4 * (parts[0] - under) + 0.3 * (parts[1] - under)
+        assert torch.allclose(value, expected, atol=1e-5), one
+    assert list(opened(tmp_path / "m").config.id2label.values()) == (["no", "yes"] if head else [*NAMES])
 
 
 def test_a_curve_and_a_learned_alignment_are_fitted_to_labels(tmp_path: Path) -> None:

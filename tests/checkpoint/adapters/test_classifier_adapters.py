@@ -29,14 +29,24 @@ from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.model import log_probs
 
 CLI = Callable[..., Outcome]
-TARGETS = {"gpt2": ["c_attn", "c_proj"], "llama": ["q_proj", "down_proj"], "roberta": ["query", "dense"]}
+TARGETS = {
+    "gpt2": ["c_attn", "c_proj"],
+    "llama": ["q_proj", "down_proj"],
+    "roberta": ["query", "dense"],
+    "bert": ["query", "value"],
+}
+    "gpt2": ["c_attn", "c_proj"],
+    "llama": ["q_proj", "down_proj"],
+    "roberta": ["query", "dense"],
+    "bert": ["query", "value"],
+}
 IDS = torch.randint(2, 1000, (1, 11), generator=torch.Generator().manual_seed(0))
 
 
 def base_of(kind: str, folder: Path) -> Path:
     """A language model, without the head of a classifier."""
     config = classifier(kind).config
-    maker: Any = AutoModelForMaskedLM if kind == "roberta" else AutoModelForCausalLM
+    maker: Any = AutoModelForMaskedLM if kind in ("bert", "roberta") else AutoModelForCausalLM
     torch.manual_seed(0)
     facts = {
         key: value for key, value in config.to_dict().items() if key not in ("architectures", "id2label", "label2id")
@@ -61,7 +71,7 @@ def adapter_of(base: Path, kind: str, target: Path, seed: int = 0, *, tokens: bo
     return adapted.eval()
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "roberta"])
 @pytest.mark.parametrize("tokens", [False, True])
 def test_it_is_what_peft_computes_and_merges(kind: str, tokens: bool, tmp_path: Path) -> None:
     base = base_of(kind, tmp_path)
@@ -81,6 +91,24 @@ def test_it_is_what_peft_computes_and_merges(kind: str, tokens: bool, tmp_path: 
     assert not any(info.values())
 
 
+def test_the_pooler_is_that_of_the_bases_files(tmp_path: Path) -> None:
+    base = base_of("bert", tmp_path)
+    file = base / "model.safetensors"
+    pooler = {"bert.pooler.dense.weight": torch.randn(32, 32), "bert.pooler.dense.bias": torch.randn(32)}
+    adapter = tmp_path / "adapter"
+    adapter_of(base, "bert", adapter)
+    name = f"{base}+{adapter}"
+    with pytest.raises(BadInput, match=r"has no 'bert\.pooler\.dense\.weight'"):
+        load(name, families=FAMILIES)
+    save_file({**load_file(file), **pooler}, file, metadata={"format": "pt"})
+    assert isthmus.check(name, name, families=FAMILIES).mergeable
+    model = load(name, families=FAMILIES)
+    whole = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(whole, adapter).eval()(IDS).logits
+    torch.testing.assert_close(log_probs(dict(model.state), model.config, IDS), expected, atol=1e-5, rtol=0)
+
+
 def test_an_adapter_without_its_head_is_refused(tmp_path: Path) -> None:
     base = base_of("gpt2", tmp_path)
     adapter_of(base, "gpt2", tmp_path / "adapter")
@@ -97,7 +125,7 @@ def test_a_merge_of_them_is_no_adapter_of_the_language_model(tmp_path: Path, ist
     names = [f"{base}+{tmp_path / f'adapter-{seed}'}" for seed in range(2)]
     outcome = isthmus("merge", *names, "-o", tmp_path / "m", "--t", "0.5", "--align", "none", "--as-lora", "4")
     assert outcome.code == 2
-    assert "makes a classifier of 'base'" in outcome.error
+    assert "the merge is a classifier, for which 'base' has no head" in outcome.error
     outcome = isthmus("check", *names, "--json", "-")
     found = [finding["what"] for finding in json.loads(outcome.out)["findings"]]
     assert any("classifies texts, by 3 labels" in what for what in found)
