@@ -35,11 +35,6 @@ TARGETS = {
     "roberta": ["query", "dense"],
     "bert": ["query", "value"],
 }
-    "gpt2": ["c_attn", "c_proj"],
-    "llama": ["q_proj", "down_proj"],
-    "roberta": ["query", "dense"],
-    "bert": ["query", "value"],
-}
 IDS = torch.randint(2, 1000, (1, 11), generator=torch.Generator().manual_seed(0))
 
 
