@@ -15,7 +15,7 @@ from .untrusted_text import plain
 
 DEPTH = 32  # of config.json
 LAYERS, EXPERTS_OF_ALL_LAYERS, LABELS, COUNT = 1_000, 100_000, 100_000, 1_000_000
-WIDTH, VOCABULARY, POSITIONS, WHOLE = 2**24, 2**24, 2**25, 2**63 - 1
+WIDTH, VOCABULARY, POSITIONS, WHOLE = 2**24, 2**23, 2**25, 2**63 - 1
 # Every module of transformers needs these to be whole numbers from 1 on.
 SIZES = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), LAYERS),

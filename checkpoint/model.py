@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+SEGMENT = 2**23  # is added to the id of a token of a second segment, as of the second of a pair of texts
 PADDING = -1  # among token ids: no token, where a text is shorter than others beside it
 _ABSENT = "pads_by_an_absent_id"  # of a configuration that names no padding token
 
@@ -49,17 +50,22 @@ def arguments(model: nn.Module, ids: Tensor) -> dict[str, Any]:
     """What a model is called with to read token ids (batch, length), which end in `PADDING` where a text is shorter.
 
     A classifier of texts looks at the last token that is not its padding token; where it has none, an id that no text
-    has stands for it.
+    has stands for it. Ids from `SEGMENT` on are those of a second segment (token_type_ids).
     """
     given: dict[str, Any] = {"use_cache": False}
     config: Any = model.config
     present = ids != PADDING
+    segments = torch.where(present, ids // SEGMENT, 0)
+    if bool(segments.any()):
+        given["token_type_ids"] = segments
+        ids = torch.where(present, ids % SEGMENT, ids)
     if task_of(config) == TEXTS and (config.pad_token_id is None or hasattr(config, _ABSENT)):
         setattr(config, _ABSENT, True)
         config.pad_token_id = _absent(ids) if len(ids) > 1 else None
     if not bool(present.all()):
         longest = int(present.sum(1).max())
         ids, present = ids[:, :longest], present[:, :longest]
+        given |= dict.fromkeys(given.keys() & {"token_type_ids"}, segments[:, :longest])
         ids = torch.where(present, ids, config.pad_token_id or 0)
         given["attention_mask"] = present.long()
     return {"input_ids": ids, **given}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput, TooLittleText, one_line
-from ..checkpoint.model import PADDING
+from ..checkpoint.model import PADDING, SEGMENT
 from ..checkpoint.reference import require_path, shown_name
 from ..checkpoint.rust_panics import is_failure
 from ..checkpoint.task import TEXTS, task_of
@@ -89,6 +89,7 @@ class LabelledText:
 
     def __init__(self, specs: Sequence[str], tokenizer: Any, config: PretrainedConfig, *, context: int, seed: int = 0):
         self.context, self._labels = context, Labels.of(config)
+        self._segments = (getattr(config, "type_vocab_size", None) or 0) > 1
         self._rows: dict[str, list[Tensor]] = {}
         taken: set[bytes] = set()
         for spec in specs:
@@ -107,7 +108,7 @@ class LabelledText:
             rows = list(self._read(path, tokenizer))
             random.Random(seed).shuffle(rows)
             self._rows[label] = [row for row in rows if not _is_among(row, taken)]
-            highest = max((int(row.max()) for row in self._rows[label]), default=0)
+            highest = max((int((row % SEGMENT * (row >= 0)).max()) for row in self._rows[label]), default=0)
             lowest = max((int(-2 - row.min()) // 2**24 for row in self._rows[label]), default=0)
             if max(highest, lowest) >= int(config.vocab_size):
                 raise BadInput(
@@ -189,10 +190,13 @@ class LabelledText:
         if not isinstance(text, str) or not (pair is None or isinstance(pair, str)) or "label" not in content:
             raise BadInput(f"{where} is not a JSON object with {self._form}")
         label = self._labels.row(content["label"], where)
-        ids = torch.tensor(tokenizer(text, pair, truncation=True, max_length=self.context)["input_ids"])
+        encoded = tokenizer(text, pair, truncation=True, max_length=self.context)
+        ids = torch.tensor(encoded["input_ids"], dtype=torch.int64)
+        if self._segments and "token_type_ids" in encoded:
+            ids += SEGMENT * torch.tensor(encoded["token_type_ids"], dtype=torch.int64)
         if len(ids):
             ids[0] = labelled(int(ids[0]), label)
-        return ids.long()
+        return ids
 
     def _of_words(self, content: Mapping[str, Any], tokenizer: Any, where: str) -> Tensor:
         words: Any = content.get("tokens")

@@ -3,8 +3,8 @@
 Blocks are integers (blocks, context). One on which the next tokens are asked has the ids of its tokens. In one with
 hidden tokens (`isthmus.eval.masking`), the entry of such a token is (shown + 1) · `RADIX` + the token, where `NOTHING`
 stands for no token of the text. In a labelled one (`isthmus.eval.labelled_text`), the entry of a token that has a label
-is −2 − (token · `RADIX` + label): the first of a text, or all that are labelled. A text that is shorter than its block
-ends in `PADDING`, which is −1.
+is −2 − (token · `RADIX` + label): the first of a text, or all that are labelled. One of a second segment that has none
+has `SEGMENT` added (`isthmus.checkpoint.model`). A text that is shorter than its block ends in `PADDING`, which is −1.
 """
 
 from __future__ import annotations

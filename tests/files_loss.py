@@ -26,6 +26,7 @@ from transformers import (
 )
 
 RADIX = 2**24  # how blocks of masked language models are written
+SEGMENT = 2**23  # is added to the tokens of a second segment
 WITHIN = 1e-3  # nats per token
 TEXTS: list[Tensor] = []  # the report blocks of every text that was read
 CHECKED: list[Path] = []  # the directories that were held against their reports
@@ -97,19 +98,22 @@ def hidden_loss(model: Any, ids: Tensor) -> float:
     return float(model(input_ids=shown[None], labels=torch.tensor(hidden)[None]).loss)
 
 
-def example_of(row: Tensor) -> tuple[Tensor, list[int]]:
-    """The token ids of a labelled block, and the label of every token, −100 for none."""
+def example_of(row: Tensor) -> tuple[dict[str, Tensor], list[int]]:
+    """What a model is given of a labelled block, and the label of every token, −100 for none."""
     entries = [entry for entry in row.tolist() if entry != -1]
     ids = [entry if entry >= 0 else (-2 - entry) // RADIX for entry in entries]
-    return torch.tensor(ids), [-100 if entry >= 0 else (-2 - entry) % RADIX for entry in entries]
+    given = {"input_ids": torch.tensor([[entry % SEGMENT for entry in ids]])}
+    if max(ids) >= SEGMENT:
+        given["token_type_ids"] = torch.tensor([[entry // SEGMENT for entry in ids]])
+    return given, [-100 if entry >= 0 else (-2 - entry) % RADIX for entry in entries]
 
 
 @torch.no_grad()
 def label_loss(model: Any, row: Tensor) -> float:
     """By transformers' own loss, an example at a time."""
-    ids, labels = example_of(row)
+    given, labels = example_of(row)
     whole = type(model).__name__.endswith("ForSequenceClassification")
-    return float(model(input_ids=ids[None], labels=torch.tensor(labels[:1] if whole else [labels])).loss)
+    return float(model(**given, labels=torch.tensor(labels[:1] if whole else [labels])).loss)
 
 
 @torch.no_grad()
@@ -123,8 +127,8 @@ def accuracy_of_files(directory: Path, blocks: Mapping[str, Tensor]) -> float:
     for rows in blocks.values():
         shares = []
         for row in rows:
-            ids, labels = example_of(row)
-            likeliest = model(input_ids=ids[None]).logits.argmax(-1).flatten().tolist()
+            given, labels = example_of(row)
+            likeliest = model(**given).logits.argmax(-1).flatten().tolist()
             right = [one == label for one, label in zip(likeliest, labels, strict=False) if label != -100]
             shares.append(sum(right) / len(right))
         means.append(sum(shares) / len(shares))

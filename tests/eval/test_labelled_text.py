@@ -33,7 +33,7 @@ def text_of_file(file: Path, tokenizer: PreTrainedTokenizerBase, model: object =
 
 def examples(rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> set[tuple[str, str]]:
     read = (example_of(row) for row in rows)
-    return {(tokenizer.decode(ids), NAMES[labels[0]]) for ids, labels in read}
+    return {(tokenizer.decode(given["input_ids"][0]), NAMES[labels[0]]) for given, labels in read}
 
 
 def test_every_example_has_its_own_text_and_label_and_serves_once(
@@ -70,7 +70,8 @@ def test_words_have_their_label_at_their_first_token(tmp_path: Path, tokenizer: 
     (tmp_path / "w.jsonl").write_text(json.dumps(line) + "\n")
     text = text_of_file(tmp_path / "w.jsonl", tokenizer, TOKENS)
     (part,) = text.blocks(fit_tokens=None, select_tokens=0, report_tokens=100)
-    ids, labels = example_of(part.report[0])
+    given, labels = example_of(part.report[0])
+    ids = given["input_ids"][0]
     words = tokenizer(line["tokens"], is_split_into_words=True)
     assert ids.tolist() == words["input_ids"]
     first = [words.word_ids().index(word) for word in (0, 2)]
@@ -111,7 +112,7 @@ def test_an_example_that_is_there_twice_counts_once(tmp_path: Path, tokenizer: P
 def test_a_pair_of_texts_is_one_example(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": "a b", "text_pair": "c d", "label": 0}) + "\n")
     (part,) = text_of_file(tmp_path / "x.jsonl", tokenizer).blocks(fit_tokens=None, select_tokens=0)
-    assert example_of(part.report[0])[0].tolist() == tokenizer("a b", "c d")["input_ids"]
+    assert example_of(part.report[0])[0]["input_ids"][0].tolist() == tokenizer("a b", "c d")["input_ids"]
 
 
 def test_a_long_text_is_cut(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BertTokenizer,
 )
 
 import isthmus
@@ -97,6 +99,31 @@ def test_the_merge_with_a_moved_copy_loses_nothing(kind: str, align: Any, tmp_pa
     assert point["loss"] == pytest.approx(first["loss"]["x"], abs=1e-4)
     assert point["accuracies"] == first["accuracies"]
     assert abs(report["baselines"]["naive_average"]["loss"] - point["loss"]) > 0.01, "unaligned, it is another model"
+
+
+@pytest.mark.parametrize("align", ["none", "permutation"])
+def test_the_second_of_a_pair_is_a_segment_of_its_own(align: Any, tmp_path: Path) -> None:
+    words = {name: row for row, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"])}
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizer(vocab=words)
+    for seed, name in enumerate("ab"):
+        classifier("bert", seed, vocab_size=len(words)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    drawn = random.Random(0)
+    pairs = [[" ".join(drawn.choices("abcdefgh", k=drawn.randint(1, 6))) for _ in range(2)] for _ in range(60)]
+    rows = [{"text": one, "text_pair": two, "label": drawn.choice(NAMES)} for one, two in pairs]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    merged = merge(tmp_path / "a", tmp_path / "b", data=[str(tmp_path / "x.jsonl")], t=0.5, align=align, tokens=300)
+    report = require_accuracy(merged, tmp_path / "m")
+    model, loss = opened(tmp_path / "m"), 0.0
+    assert merged.shown is not None
+    for block in (blocks := merged.shown.blocks["x"]):
+        given, labels = files_loss.example_of(block)
+        text, pair = tokenizer.decode(given["input_ids"][0]).removeprefix("[CLS] ").split(" [SEP]")[:2]
+        encoded = tokenizer(text, pair.strip(), return_tensors="pt")
+        assert {"text": text, "text_pair": pair.strip(), "label": NAMES[labels[0]]} in rows
+        loss += float(model(**encoded, labels=torch.tensor(labels[:1])).loss)
+    assert loss / len(blocks) == pytest.approx(report["merge_point"]["loss"], abs=1e-5)
 
 
 def test_labels_in_another_order_are_merged_by_name(tmp_path: Path) -> None:
@@ -241,7 +268,8 @@ def test_the_ensemble_averages_probabilities(tmp_path: Path) -> None:
     losses, right = [], []
     models = [opened(one) for one in (a, b)]
     for row in merged.shown.blocks["x"]:
-        ids, labels = files_loss.example_of(row)
+        given, labels = files_loss.example_of(row)
+        ids = given["input_ids"][0]
         with torch.no_grad():
             probabilities = torch.stack([model(ids[None]).logits[0].softmax(-1) for model in models]).mean(0)
         losses.append(-probabilities[labels[0]].log().item())
