@@ -49,6 +49,8 @@ _HOMES = {
     "merge_models": "merge.pipeline",
     "loss_plane": "merge.plane",
     "align_and_save": "merge.aligned_checkpoint",
+    "Parameter": "merge.operators.registry",
+    "merge_method": "merge.operators.custom",
     "Recipe": "merge.recipes.recipe",
     "recipe": "merge.recipes.recipe",
     "read_recipe": "merge.recipes.mergekit",
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
     from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble
     from .merge.extract import extract
+    from .merge.operators.custom import merge_method
+    from .merge.operators.registry import Parameter
     from .merge.path import WeightPath
     from .merge.pipeline import merge_models
     from .merge.plane import loss_plane
@@ -118,6 +122,7 @@ __all__ = [
     "Merge",
     "MergePlan",
     "ModelNotFound",
+    "Parameter",
     "PathTraining",
     "PlanePlan",
     "Recipe",
@@ -135,6 +140,7 @@ __all__ = [
     "load",
     "load_ensemble",
     "loss_plane",
+    "merge_method",
     "merge_models",
     "push",
     "read_recipe",

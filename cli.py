@@ -356,7 +356,9 @@ def merge(
     """Merge models: check, align, walk the path to its lowest point or apply a method, measure, save.
 
     Two models are merged along the path between them. More, or two with --method, are merged by an operator: linear,
-    slerp, karcher, task_arithmetic, ties, dare_linear, dare_ties, model_stock, fisher, regmean.
+    slerp, nuslerp, multislerp, karcher; with --base task_arithmetic, ties, dare_linear, dare_ties, della, della_linear,
+    breadcrumbs, breadcrumbs_ties, sce, ram, ramplus_tl, nearswap, arcee_fusion, model_stock; with --data fisher,
+    regmean.
     """
     run = any(map(is_pattern, models)) or operator.last is not None
     by_operator = operator.method is not None or len(models) != 2 or run
@@ -698,15 +700,15 @@ def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, give
     from .merge.recipes.recipe import recipe
 
     if len(models) == 1 and is_recipe(models[0]):
-        for option in ("--method", "--base", "--weight", "--density", "--lambda", "--t"):
+        for option in ("--method", "--base", "--weight", "--density", "--lambda", "--t", "--parameter"):
             if option in given:
                 raise BadInput(f"the recipe says what {option} would: leave {option} out")
         written = read_recipe(models[0])
         if written.dtype and plan.dtype:
             raise BadInput(f"the recipe says what --dtype would ({written.dtype}): leave --dtype out")
         return written, replace(plan, align=plan.align or "none")
-    if len(models) == 1:
-        raise BadInput("give two models or more, or a recipe (a .yml file)")
+    if len(models) == 1 and operator.base is None:
+        raise BadInput("give two models or more, one with --base, or a recipe (a .yml file)")
     chosen = recipe(
         operator.method or "linear",
         models,
@@ -715,6 +717,7 @@ def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, give
         densities=operator.densities,
         scale=operator.scale,
         t=plan.t,
+        parameters=dict(operator.parameters),
     )
     compares = plan.data and plan.max_memory is None and plan.as_lora is None
     usual: Align = "auto" if compares else "none"

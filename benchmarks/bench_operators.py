@@ -22,6 +22,10 @@ WEIGHTS = (0.5, 0.3, 0.7)
 RUNS = 3
 APART = 1e-5
 PLAIN = ("linear", "karcher", "task_arithmetic", "ties", "model_stock")
+MORE = ("multislerp", "breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_tl")
+ONE_MODEL = ("nearswap", "arcee_fusion")  # and its base
+DRAWN = ("dare_linear", "dare_ties", "della", "della_linear")
+WITHOUT_BASE = ("linear", "karcher", "multislerp", "nuslerp")
 
 
 def recipe(work: Path, method: str, models: int, density: float) -> str:
@@ -33,6 +37,12 @@ def recipe(work: Path, method: str, models: int, density: float) -> str:
         "ties": lambda w: f"weight: {w}, density: {density}",
         "dare_linear": lambda w: f"weight: {w}, density: {density}",
         "dare_ties": lambda w: f"weight: {w}, density: {density}",
+        "della": lambda w: f"weight: {w}, density: {density}, epsilon: 0.1",
+        "della_linear": lambda w: f"weight: {w}, density: {density}, epsilon: 0.1",
+        "breadcrumbs": lambda w: f"weight: {w}, density: {density}, gamma: 0.02",
+        "breadcrumbs_ties": lambda w: f"weight: {w}, density: {density}, gamma: 0.02",
+        "nuslerp": lambda w: f"weight: {w}",
+        "multislerp": lambda w: f"weight: {w}",
     }
     lines = [f"dtype: float32\nmerge_method: {method}\nmodels:"]
     for name, weight in zip(names, WEIGHTS, strict=False):
@@ -40,8 +50,11 @@ def recipe(work: Path, method: str, models: int, density: float) -> str:
         lines.append(f"  - {{model: {name}{own}}}")
     if method == "slerp":
         lines.append(f"base_model: {names[0]}\nparameters: {{t: [0.2, 0.7]}}")
-    elif method not in ("linear", "karcher"):
+    elif method not in WITHOUT_BASE:
         lines.append(f"base_model: {work / 'base'}")
+    shared = {"sce": "{select_topk: 0.4}", "nearswap": "{t: 0.01}", "ramplus_tl": "{r: 0.3, alpha: 0.5}"}
+    if method in shared:
+        lines.append(f"parameters: {shared[method]}")
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +117,10 @@ def drawn(work: Path) -> dict[str, float]:
 KINDS = (
     ("slerp", 2, 0.4),
     *((method, models, 0.4) for method in PLAIN for models in (2, 3)),
-    *((method, *case) for method in ("dare_linear", "dare_ties") for case in ((2, 1.0), (3, 1.0), (1, 0.5))),
+    ("nuslerp", 2, 0.4),
+    *((method, 3, 0.4) for method in MORE),
+    *((method, 1, 0.4) for method in ONE_MODEL),
+    *((method, *case) for method in DRAWN for case in ((2, 1.0), (3, 1.0), (1, 0.5))),
 )
 
 
@@ -122,13 +138,13 @@ def costs(work: Path, program: Path, wanted: list[str]) -> dict[str, object]:
             "time_ratio": round(ours.seconds / theirs.seconds, 3),
             "memory_ratio": round(ours.peak / theirs.peak, 3),
         }
-        what = "drawn" if method.startswith("dare") and density < 1 else "difference"
+        what = "drawn" if method in DRAWN and density < 1 else "difference"
         if method == "karcher":  # its float32 is coarse where models are close: compare with its float64
             text = recipe(work, method, models, density).replace("dtype: float32", "dtype: float64\nout_dtype: float32")
             (work / "exact.yml").write_text(text)
             measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])
         row[what] = compared(what, work)
-        rows[f"{method}, {models} models, density {density:g}" if "dare" in method else f"{method}, {models}"] = row
+        rows[f"{method}, {models} models, density {density:g}" if method in DRAWN else f"{method}, {models}"] = row
         print(method, models, row, flush=True)
     return rows
 

@@ -28,18 +28,6 @@ Precision = Literal["no", "bf16"]
 Objective = Literal["mean", "worst"]
 Soup = Literal["uniform", "greedy", "search"]
 Dtype = Literal["float32", "float16", "bfloat16"]
-OperatorName = Literal[
-    "linear",
-    "slerp",
-    "karcher",
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "model_stock",
-    "fisher",
-    "regmean",
-]
 
 CURVES: tuple[CurveKind, ...] = get_args(CurveKind)
 LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "lion": 2e-4}
@@ -93,6 +81,24 @@ def _gradient(option: str, word: str) -> tuple[float, ...]:
         return tuple(map(float, word.split(",")))
     except ValueError:
         raise BadInput(f"{option} takes a number, or a gradient of numbers with commas; got '{word}'") from None
+
+
+def read_parameters(words: Sequence[str]) -> tuple[tuple[str, tuple[float | bool, ...]], ...]:
+    """What `--parameter` says: names of parameters, and a value, or a gradient of several with commas, of each."""
+    given = [_parameter(word) for word in words]
+    names = [name for name, _ in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    refuse({f"--parameter {twice} is given twice: leave one out": twice is not None})
+    return tuple(given)
+
+
+def _parameter(word: str) -> tuple[str, tuple[float | bool, ...]]:
+    name, _, values = word.partition("=")
+    flags = {"true": True, "false": False}
+    try:
+        return name, tuple(flags[value] if value in flags else float(value) for value in values.split(","))
+    except ValueError:
+        raise BadInput(f"--parameter takes name=value, a number, true or false; got '{word}'") from None
 
 
 # Fields of several plans.
@@ -454,8 +460,8 @@ class OperatorPlan:
     With `search`, weights are searched for, in place of `soup`.
     """
 
-    method: OperatorName | None = _operator(
-        None, "Merge by an operator instead of a path; linear for more than two models."
+    method: str | None = _operator(
+        None, "Merge by an operator instead of a path; linear for more than two models.", shown_default="linear"
     )
     base: str | None = _operator(None, "The model that the others were trained from.")
     weights: Sequence[Sequence[float]] = _operator(
@@ -466,11 +472,17 @@ class OperatorPlan:
     )
     densities: Sequence[Sequence[float]] = _operator(
         (),
-        "The share of a task vector that ties and dare keep, as --weight.",
+        "The share of a task vector that ties, dare, della and breadcrumbs keep, as --weight.",
         name="--density",
         read=partial(read_gradients, "--density"),
     )
     scale: float | None = _operator(None, "What merged task vectors are multiplied by.", name="--lambda")
+    parameters: Sequence[tuple[str, tuple[Any, ...]]] = _operator(
+        (),
+        "Another parameter of the method, by its name in recipes: gamma=0.02. Repeatable.",
+        name="--parameter",
+        read=read_parameters,
+    )
     soup: Literal["uniform", "greedy"] = _operator("uniform", "greedy leaves out models that do not lower the loss.")
     search: bool = _operator(False, "Search for weights on the select text.")
     last: int | None = _operator(

@@ -94,7 +94,7 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
     plain = all(len(setting.cases) == 1 and setting.cases[0][0] is None for setting in settings)
     whole = len(recipe.segments) == 1 and recipe.segments[0].stop is None and not recipe.segments[0].shared
     named = {"weight": "--weight", "density": "--density", "lambda": "--lambda", "t": "--t"}
-    if not (plain and whole and {*recipe.shared, *everywhere} <= named.keys()) or recipe.dtype or recipe.tokenizer:
+    if not (plain and whole and everywhere <= named.keys()) or recipe.dtype or recipe.tokenizer:
         return None
     if any(key not in own for key in everywhere for own in each):
         return None
@@ -104,6 +104,8 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
         shared = [recipe.shared[key]] if key in recipe.shared else []
         for setting in [own[key] for own in each] if key in everywhere else shared:
             words += [option, ",".join(map(str, setting.cases[0][1]))]
+    for key in (key for key in recipe.shared if key not in named):
+        words += ["--parameter", f"{key}={','.join(map(str, recipe.shared[key].cases[0][1])).lower()}"]
     return words
 
 

@@ -24,6 +24,23 @@ class MappedBlocks:
         return map(self._change, self._blocks)
 
 
+class WholeVectors:
+    """The same blocks; those of a vector, however long, as one."""
+
+    def __init__(self, blocks: RowBlocks):
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[Parts]:
+        blocks = iter(self._blocks)
+        first = next(blocks)
+        if first[0].ndim > 1:
+            yield first
+            yield from blocks
+        else:
+            following = list(blocks)
+            yield [torch.cat(parts) for parts in zip(first, *following, strict=True)] if following else first
+
+
 def task_vectors(blocks: RowBlocks) -> MappedBlocks:
     """θ_i − θ_base of blocks whose first part is the base."""
     return MappedBlocks(blocks, lambda parts: [part - parts[0] for part in parts[1:]])

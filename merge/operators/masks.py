@@ -40,22 +40,30 @@ class Cut:
         return largest, tied + here
 
 
-def cuts(blocks: RowBlocks, shares: Sequence[float]) -> list[Cut]:
-    """Where to cut every part so that its share of the entries is kept, rounded down, but at least one.
+NONE = Cut(torch.iinfo(torch.int32).max, 0)  # above every number
+
+
+def cuts(blocks: RowBlocks, counts: Sequence[Callable[[int], int]]) -> list[Cut]:
+    """Where to cut every part so that as many of its entries are kept as its count says, of how many there are.
 
     By radix, in two passes over the blocks.
     """
     upper = _histograms(blocks, lambda bits, part: bits >> HALF)
-    counts = [max(1, int(share * histogram.sum())) for share, histogram in zip(shares, upper, strict=True)]
+    wanted = [count(int(histogram.sum())) for count, histogram in zip(counts, upper, strict=True)]
     bins, left = zip(
-        *(_from_above(histogram, count) for histogram, count in zip(upper, counts, strict=True)), strict=True
+        *(_from_above(histogram, count) for histogram, count in zip(upper, wanted, strict=True)), strict=True
     )
     lower = _histograms(blocks, lambda bits, part: bits[bits >> HALF == bins[part]] & (2**HALF - 1))
     thresholds = []
-    for place, histogram, count in zip(bins, lower, left, strict=True):
-        within, ties = _from_above(histogram, count)
-        thresholds.append(Cut((place << HALF) | within, ties))
+    for count, place, histogram, rest in zip(wanted, bins, lower, left, strict=True):
+        within, ties = _from_above(histogram, rest)
+        thresholds.append(Cut((place << HALF) | within, ties) if count else NONE)
     return thresholds
+
+
+def share_of(share: float) -> Callable[[int], int]:
+    """The count of a share, rounded down, but at least one."""
+    return lambda entries: max(1, int(share * entries))
 
 
 def _from_above(histogram: Array, count: int) -> tuple[int, int]:

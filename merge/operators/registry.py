@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal
 
@@ -13,7 +14,10 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.errors import BadInput
-from .averages import fisher, karcher, linear, model_stock, regmean, slerp
+from .averages import fisher, linear, model_stock, regmean
+from .pruning import breadcrumbs, breadcrumbs_ties, della, della_linear
+from .selection import arcee_fusion, nearswap, ram, ramplus_tl, sce
+from .sphere import karcher, multislerp, nuslerp, slerp
 from .task_vectors import dare_linear, dare_ties, task_arithmetic, ties
 
 Value = float | bool
@@ -63,9 +67,11 @@ def _bounds(lowest: float, highest: float) -> str:
 class Operator:
     """An operator: `run` takes blocks (the base first, if it `needs_base`) and its parameters as keywords.
 
-    It merges `least` to `most` models, not counting the base. One that is `random` also takes a `key`. `knows` names
-    the statistics of every model on text that it needs: the Fisher information, as blocks after those of the models, or
-    the moments of the inputs of linear maps, as `grams` and their `axis`.
+    It merges `least` to `most` models, not counting the base. One whose base is `optional` becomes one that needs it
+    (`with_base`), and is told so (`based`). One that `divides` divides weights by their sum whatever is asked for. One
+    that is `random` also takes a `key`. `knows` names the statistics of every model on text that it needs: the Fisher
+    information, as blocks after those of the models, or the moments of the inputs of linear maps, as `grams` and their
+    `axis`.
     """
 
     name: str
@@ -76,20 +82,34 @@ class Operator:
     most: int | None = None
     random: bool = False
     knows: Literal["fisher", "inputs"] | None = None
+    optional: bool = False
+    divides: bool = False
+
+    def with_base(self) -> Operator:
+        """The operator with a base, where it may have one."""
+        return replace(self, needs_base=True, run=partial(self.run, based=True)) if self.optional else self
 
     def require_count(self, models: int) -> None:
         """Raise BadInput for a number of models, without the base, that it does not take."""
         if models < self.least or (self.most is not None and models > self.most):
             several = f"{self.least}" if self.most == self.least else f"at least {self.least}"
             beside = " beside the base" if self.needs_base else ""
-            raise BadInput(f"{self.name} merges {several} models{beside}; got {models}")
+            plural = "s" * (self.least != 1)
+            raise BadInput(f"{self.name} merges {several} model{plural}{beside}; got {models}")
 
-    def require_weights(self, values: Mapping[str, Any], tensor: str) -> None:
-        """Raise BadInput for weights of a `tensor` that leave nothing of the models, or only rounding errors.
+    def require_values(self, values: Mapping[str, Any], tensor: str) -> None:
+        """Raise BadInput for parameters of a `tensor` that make no sense together: probabilities beyond 0 and 1, and
+        weights that leave nothing of the models, or only rounding errors.
 
-        These are weights that cancel where the operator divides by their sum, and weights that are all 0 where there is
+        Those are weights that cancel where the operator divides by their sum, and weights that are all 0 where there is
         no base to add to.
         """
+        for density, epsilon in zip(values.get("density", ()), _listed(values.get("epsilon")), strict=False):
+            if 0 < density < 1 and not epsilon < min(density, 1 - density):
+                raise BadInput(
+                    f"{self.name} keeps entries of '{tensor}' with probabilities from density - epsilon to density + "
+                    f"epsilon, which must lie between 0 and 1; got {density:g} and {epsilon:g}"
+                )
         weights = values.get("weight")
         if weights is None:
             return
@@ -102,7 +122,8 @@ class Operator:
                 f"the weights {shown} of {self.name} for '{tensor}' are so large that their sum overflows: give "
                 "smaller ones"
             )
-        if size and (self.knows or values.get("normalize")) and _cancel(weights, subsets=self.name in ELECTING):
+        divides = self.divides or self.knows or values.get("normalize") or values.get("normalize_weights")
+        if size and divides and _cancel(weights, subsets=self.name in ELECTING):
             raise BadInput(
                 f"the weights {shown} of {self.name} for '{tensor}' cancel, and it divides by their sum: give weights "
                 "that do not"
@@ -112,6 +133,11 @@ class Operator:
         """The keywords of `run` from values by parameter name."""
         named = {parameter.argument: values[name] for name, parameter in self.parameters.items()}
         return named | ({"key": key} if self.random else {})
+
+
+def _listed(values: Any) -> Sequence[float]:
+    """The values of a parameter with one for each model; none of one that is shared."""
+    return values if isinstance(values, list) else ()
 
 
 def _cancel(weights: Sequence[float], *, subsets: bool) -> bool:
@@ -124,7 +150,9 @@ def _cancel(weights: Sequence[float], *, subsets: bool) -> bool:
     return any(0 < abs(sum(part)) < CANCELLED * sum(map(abs, part)) for part in parts)
 
 
-ELECTING = frozenset({"ties", "dare_ties"})  # divide by the weights of those models that agree in an entry
+ELECTING = frozenset(
+    {"ties", "dare_ties", "della", "breadcrumbs_ties"}
+)  # divide by the weights of those models that agree in an entry
 CANCELLED = 1e-3  # what is left of weights that cancel: their shares would be above a thousand
 MOST_SUBSETS = 12  # the most models whose subsets are checked
 LARGEST_WEIGHTS = torch.finfo(torch.float32).max
@@ -132,6 +160,7 @@ WEIGHT = Parameter("weights", each=True)
 IMPORTANCE = Parameter("weights", each=True, lowest=0.0)  # multiplied by what is not negative
 DENSITY = Parameter("densities", 1.0, each=True, lowest=0.0, highest=1.0)
 SCALE = Parameter("scale", 1.0)
+THRESHOLD = Parameter("threshold", 1e-5, lowest=0.0)
 
 
 def _task_vectors(normalize: bool, rescale: bool | None) -> dict[str, Parameter]:
@@ -140,6 +169,9 @@ def _task_vectors(normalize: bool, rescale: bool | None) -> dict[str, Parameter]
         parameters |= {"density": DENSITY, "rescale": Parameter("rescale", rescale)}
     return parameters
 
+
+EPSILON = {"epsilon": Parameter("epsilons", 0.15, each=True, lowest=0.0, highest=0.5)}
+GAMMA = {"gamma": Parameter("gammas", 0.01, each=True, lowest=0.0, highest=1.0)}
 
 OPERATORS = {
     operator.name: operator
@@ -151,10 +183,51 @@ OPERATORS = {
             karcher,
             {"max_iter": Parameter("steps", 10, lowest=1), "tol": Parameter("tolerance", 1e-5, lowest=0.0)},
         ),
+        Operator(
+            "nuslerp",
+            nuslerp,
+            {
+                "weight": WEIGHT,
+                "nuslerp_flatten": Parameter("flatten", True),
+                "nuslerp_row_wise": Parameter("first_axis", False),
+            },
+            least=2,
+            most=2,
+            optional=True,
+            divides=True,
+        ),
+        Operator(
+            "multislerp",
+            multislerp,
+            {
+                "weight": WEIGHT,
+                "normalize_weights": Parameter("normalize", True),
+                "eps": Parameter("smallest", 1e-8, lowest=0.0),
+            },
+            optional=True,
+        ),
         Operator("task_arithmetic", task_arithmetic, _task_vectors(False, None), needs_base=True),
         Operator("ties", ties, _task_vectors(True, False), needs_base=True),
         Operator("dare_linear", dare_linear, _task_vectors(False, True), needs_base=True, random=True),
         Operator("dare_ties", dare_ties, _task_vectors(False, True), needs_base=True, random=True),
+        Operator("della", della, _task_vectors(True, True) | EPSILON, needs_base=True, random=True),
+        Operator("della_linear", della_linear, _task_vectors(False, True) | EPSILON, needs_base=True, random=True),
+        Operator("breadcrumbs", breadcrumbs, _task_vectors(False, False) | GAMMA, needs_base=True),
+        Operator("breadcrumbs_ties", breadcrumbs_ties, _task_vectors(False, False) | GAMMA, needs_base=True),
+        Operator("sce", sce, {"select_topk": Parameter("share", 1.0, lowest=0.0, highest=1.0)}, needs_base=True),
+        Operator("ram", ram, {"epsilon": THRESHOLD}, needs_base=True),
+        Operator(
+            "ramplus_tl",
+            ramplus_tl,
+            {
+                "r": Parameter("rate", 0.1, lowest=0.0),
+                "alpha": Parameter("limit", 0.2, lowest=0.0),
+                "epsilon": THRESHOLD,
+            },
+            needs_base=True,
+        ),
+        Operator("nearswap", nearswap, {"t": Parameter("t", lowest=0.0)}, needs_base=True, most=1),
+        Operator("arcee_fusion", arcee_fusion, {}, needs_base=True, most=1),
         Operator("model_stock", model_stock, {"filter_wise": Parameter("by_row", False)}, needs_base=True, least=2),
         Operator(
             "fisher", fisher, {"weight": IMPORTANCE, "floor": Parameter("floor", 1e-6, lowest=0.0)}, knows="fisher"
@@ -167,10 +240,3 @@ OPERATORS = {
         ),
     )
 }
-
-
-def operator(name: str) -> Operator:
-    """The operator of a name. Raises BadInput, with the list of all, for another name."""
-    if name not in OPERATORS:
-        raise BadInput(f"there is no method '{name}': take one of {', '.join(OPERATORS)}")
-    return OPERATORS[name]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .blocks import MappedBlocks, Parts, RowBlocks, plain_sum, weighted_sum
-from .masks import BernoulliMasks, cuts
+from .masks import BernoulliMasks, cuts, share_of
 
 NOTHING = 1e-8
 SMALLEST_SUM = 1e-7
@@ -30,7 +30,7 @@ def task_arithmetic(
 ) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i (Ilharco et al. 2023, arXiv 2212.04089)."""
     deltas = MappedBlocks(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])])
-    return _summed(deltas, weights, scale, normalize)
+    return summed(deltas, weights, scale, normalize)
 
 
 def ties(
@@ -47,8 +47,8 @@ def ties(
     Of every δ_i the `densities[i]` largest entries are kept; each coordinate elects the sign of Σ w_i δ_i; the entries
     of that sign are averaged with their weights (summed, without `normalize`).
     """
-    vectors = _sparse(blocks, densities, _largest_entries(blocks, densities), rescale=rescale)
-    return _elected(vectors, weights, scale, normalize)
+    vectors = sparse(blocks, densities, _largest_entries(blocks, densities), rescale=rescale)
+    return elected(vectors, weights, scale, normalize)
 
 
 def dare_linear(
@@ -65,8 +65,8 @@ def dare_linear(
 
     Every entry of δ_i is kept with probability `densities[i]`; `key` seeds the choice.
     """
-    vectors = _sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
-    return _summed(vectors, weights, scale, normalize)
+    vectors = sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
+    return summed(vectors, weights, scale, normalize)
 
 
 def dare_ties(
@@ -80,11 +80,11 @@ def dare_ties(
     rescale: bool = True,
 ) -> Iterator[Tensor]:
     """Drop and rescale as in `dare_linear`, then elect signs and merge as in `ties`."""
-    vectors = _sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
-    return _elected(vectors, weights, scale, normalize)
+    vectors = sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
+    return elected(vectors, weights, scale, normalize)
 
 
-def _sparse(
+def sparse(
     blocks: RowBlocks, densities: Sequence[float], masker: Callable[[], Masks], *, rescale: bool
 ) -> Iterator[Parts]:
     """The base and the task vectors (δ_1, …, δ_N), some of their entries set to zero; `masker` makes masks for a pass.
@@ -118,7 +118,7 @@ def _rescaling(blocks: RowBlocks, masks: Masks) -> list[float]:
 def _largest_entries(blocks: RowBlocks, densities: Sequence[float]) -> Callable[[], Masks]:
     thin = [i for i, density in enumerate(densities) if 0 < density < 1]
     chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in thin])
-    thresholds = dict(zip(thin, cuts(chosen, [densities[i] for i in thin]) if thin else [], strict=True))
+    thresholds = dict(zip(thin, cuts(chosen, [share_of(densities[i]) for i in thin]) if thin else [], strict=True))
 
     def masker() -> Masks:
         tied = dict.fromkeys(thin, 0)
@@ -144,7 +144,7 @@ def _random_entries(densities: Sequence[float], key: str) -> Callable[[], Masks]
     return masker
 
 
-def _summed(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
+def summed(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i, over Σ w_i with `normalize`."""
     total = sum(weights)
     factor = scale / total if normalize and abs(total) >= NOTHING else scale
@@ -152,7 +152,7 @@ def _summed(vectors: RowBlocks, weights: Sequence[float], scale: float, normaliz
         yield weighted_sum(deltas, [factor * weight for weight in weights]).add_(base)
 
 
-def _elected(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
+def elected(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i over entries of the sign of Σ w_i δ_i, over the Σ w_i of these with `normalize`."""
     for base, *deltas in vectors:
         weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]

@@ -17,7 +17,8 @@ from yaml.nodes import MappingNode, Node, SequenceNode
 from ...checkpoint.checks.finding import Finding
 from ...checkpoint.errors import BadInput
 from ...checkpoint.reference import parse_reference, require_path
-from ..operators.registry import OPERATORS, Operator, Parameter
+from ..operators.custom import method_names, operator
+from ..operators.registry import Operator, Parameter
 from .recipe import Recipe, Segment, Setting, Settings
 from .yaml_reader import YamlReader, recipe_text
 
@@ -75,15 +76,17 @@ class _RecipeReader(YamlReader):
             raise BadInput(f"'{self.name}' is empty: a recipe needs merge_method and models")
         top = self.entries(self.root, TOP, "a recipe")
         if "merge_method" not in top:
-            self.refuse(self.root, f"there is no merge_method: take one of {', '.join(OPERATORS)}")
-        self.operator = operator = self.method(top["merge_method"])
-        shared = self.settings(top.get("parameters"), of_model=False)
+            self.refuse(self.root, f"there is no merge_method: take one of {', '.join(method_names())}")
+        self.operator = self.method(top["merge_method"])
         base = self.model(top["base_model"]) if "base_model" in top else None
+        if base is not None:
+            self.operator = self.operator.with_base()
+        shared = self.settings(top.get("parameters"), of_model=False)
         if ("models" in top) == ("slices" in top):
             self.refuse(self.root, "give either models or slices, not both")
         slices = self.slices(top["slices"]) if "slices" in top else self.models(top["models"])
         models, segments = self.ordered(slices, base, top)
-        recipe = Recipe(operator, models, base if operator.needs_base else None, shared, segments)
+        recipe = Recipe(self.operator, models, base if self.operator.needs_base else None, shared, segments)
         self.require_given(recipe, top["merge_method"])
         source = top.get("tokenizer_source")
         return replace(
@@ -96,9 +99,10 @@ class _RecipeReader(YamlReader):
 
     def method(self, node: Node) -> Operator:
         name = self.text(node, "merge_method")
-        if name not in OPERATORS:
-            self.refuse(node, f"isthmus has no method '{name}': it has {', '.join(OPERATORS)}")
-        return OPERATORS[name]
+        try:
+            return operator(name)
+        except BadInput as error:
+            self.refuse(node, str(error))
 
     def models(self, node: Node) -> list[_Slice]:
         """`models` as one slice of all layers."""
@@ -134,7 +138,7 @@ class _RecipeReader(YamlReader):
         self, slices: list[_Slice], base: str | None, top: Mapping[str, Node]
     ) -> tuple[tuple[str, ...], tuple[Segment, ...]]:
         """The models in the operator's order, and the segments, whose settings are in that order."""
-        operator, names = self.operator, [entry.model for entry in slices[0].inputs]
+        method, names = self.operator, [entry.model for entry in slices[0].inputs]
         for one in slices:
             models = [entry.model for entry in one.inputs]
             for place, entry in enumerate(one.inputs):
@@ -145,23 +149,21 @@ class _RecipeReader(YamlReader):
                     one.node,
                     "this slice has other models than the first, and isthmus merges the same models in all layers",
                 )
-        if operator.needs_base:
+        if method.needs_base:
             if base is None:
-                self.refuse(top["merge_method"], f"{operator.name} needs base_model: what they were trained from")
+                self.refuse(top["merge_method"], f"{method.name} needs base_model: what they were trained from")
             names = [name for name in names if name != base]
             self.require_no_part(slices, base)
         elif base is not None and base not in names:
             names.append(base)  # as in mergekit, a base that has no part of its own is one more model
-        elif base is not None and operator.name != "slerp" and not self.takes_tokenizer(top):
-            self.refuse(
-                top["base_model"], f"{operator.name} has no base, and '{base}' is among its models: leave it out"
-            )
-        if operator.name == "slerp":
+        elif base is not None and method.name != "slerp" and not self.takes_tokenizer(top):
+            self.refuse(top["base_model"], f"{method.name} has no base, and '{base}' is among its models: leave it out")
+        if method.name == "slerp":
             if base is None:
                 self.refuse(top["merge_method"], "slerp needs base_model: the model at t = 0")
             names = [base, *(name for name in names if name != base)]
         try:
-            operator.require_count(len(names))
+            method.require_count(len(names))
         except BadInput as error:
             self.refuse(top["merge_method"], str(error))
         segments = []

@@ -9,7 +9,8 @@ from typing import Any
 from ...checkpoint.checks.finding import Finding
 from ...checkpoint.errors import BadInput
 from ...checkpoint.path_conflicts import Place, model_places
-from ..operators.registry import Operator, Value, operator
+from ..operators.custom import operator
+from ..operators.registry import Operator, Value
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Recipe:
                 self._value(key, name, depth, [mine, *chain], model)
                 for mine, model in zip(own, self.models, strict=True)
             ]
-        self.operator.require_weights(values, name)
+        self.operator.require_values(values, name)
         return values
 
     def _value(self, key: str, name: str, depth: float, chain: Sequence[Settings], model: str | None) -> Value:
@@ -232,8 +233,10 @@ def recipe(
     densities: Sequence[Sequence[float]] = (),
     scale: float | None = None,
     t: float | None = None,
+    parameters: Mapping[str, Sequence[Any]] | None = None,
 ) -> Recipe:
-    """A recipe from options. Weights and densities are one for all models or one for each, a number or a gradient.
+    """A recipe from options. Weights and densities are one for all models or one for each, a number or a gradient;
+    `parameters` are others by the names that recipes give them, for all models: a value, or a gradient.
 
     Without weights all are equal: 1 / N, or 1 where they are summed over task vectors (a soup of N, or all of every
     task vector).
@@ -241,6 +244,8 @@ def recipe(
     Raises BadInput for an unknown method, for a wrong count of models or values, for what the method does not take.
     """
     chosen = operator(method)
+    if base is not None:
+        chosen = chosen.with_base()
     if chosen.needs_base and base is None:
         raise BadInput(f"{method} adds what models learned to the model that they were trained from: give --base")
     if not chosen.needs_base and base is not None:
@@ -261,13 +266,24 @@ def recipe(
         if number is not None:
             _require_known(chosen, key, option)
             shared[key] = Setting.of(chosen.parameters[key].require(option, number), place=option)
+    for key, gradient in (parameters or {}).items():
+        option = f"--parameter {key}"
+        _require_known(chosen, key, option)
+        if key in shared or any(key in own for own in each):
+            raise BadInput(f"{option} is given by its own option, too: leave one out")
+        shared[key] = Setting.of(*(chosen.parameters[key].require(option, value) for value in gradient), place=option)
     if not weights and "weight" in chosen.parameters:
-        shared["weight"] = Setting.of(1.0)
-    if "t" in chosen.parameters and t is None:
-        raise BadInput(f"{method} needs --t, from 0 (the first model) to 1 (the second)")
+        shared.setdefault("weight", Setting.of(1.0))
+    if "t" in chosen.parameters and "t" not in shared:
+        what = "from 0 (the first model) to 1 (the second)"
+        if chosen.name != "slerp":
+            what = "the difference up to which an entry is the model's"
+        raise BadInput(f"{method} needs --t, {what}")
     return Recipe(chosen, tuple(models), base, shared, (Segment(each=tuple(each)),))
 
 
 def _require_known(chosen: Operator, key: str, option: str) -> None:
     if key not in chosen.parameters:
-        raise BadInput(f"{chosen.name} takes no {option}")
+        others = [name for name in chosen.parameters if name not in ("weight", "density", "lambda", "t")]
+        has = f": it has {', '.join(others)}" if option.startswith("--parameter") and others else ""
+        raise BadInput(f"{chosen.name} takes no {option}{has}")

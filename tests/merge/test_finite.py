@@ -57,8 +57,8 @@ def test_task_vectors_are_not_divided_by_nothing(saved, method: str) -> None:
 def test_two_of_three_that_almost_cancel_are_refused_where_a_sign_is_elected() -> None:
     values = {"weight": [1.0, -1.00001, 3.0], "normalize": True}
     with pytest.raises(BadInput, match="cancel"):
-        OPERATORS["ties"].require_weights(values, "h.0")
-    OPERATORS["linear"].require_weights(values, "h.0")  # only divides by the sum of all
+        OPERATORS["ties"].require_values(values, "h.0")
+    OPERATORS["linear"].require_values(values, "h.0")  # only divides by the sum of all
 
 
 @pytest.mark.parametrize("method", ["fisher", "regmean"])

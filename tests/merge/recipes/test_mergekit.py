@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,3 +226,46 @@ def test_a_filter_that_leaves_tensors_without_a_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("a.yml", True), ("b/c.YAML", True), ("user/model", False)])
 def test_what_is_a_recipe(name: str, expected: bool) -> None:
     assert is_recipe(name) is expected
+
+
+METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "nuslerp": ("weight: 0.6", "nuslerp_flatten: false", {"weight": [0.6, 0.6], "nuslerp_flatten": False}),
+    "multislerp": ("weight: 0.6", "normalize_weights: false, eps: 1e-6", {"normalize_weights": False, "eps": 1e-6}),
+    "della": ("weight: 1, density: 0.5, epsilon: 0.2", "lambda: 0.5", {"epsilon": [0.2, 0.2], "lambda": 0.5}),
+    "della_linear": ("weight: 1", "density: 0.6, epsilon: 0.1", {"density": [0.6, 0.6], "epsilon": [0.1, 0.1]}),
+    "breadcrumbs": (
+        "weight: 1, density: 0.5, gamma: 0.02",
+        "normalize: true",
+        {"gamma": [0.02] * 2, "normalize": True},
+    ),
+    "breadcrumbs_ties": ("weight: 1, gamma: [0, 0.5]", "rescale: true", {"gamma": [0.0, 0.0], "rescale": True}),
+    "sce": ("", "select_topk: 0.1, int8_mask: true", {"select_topk": 0.1}),
+    "ram": ("", "epsilon: 1e-4", {"epsilon": 1e-4}),
+    "ramplus_tl": ("", "r: 0.2, alpha: 0.3", {"r": 0.2, "alpha": 0.3, "epsilon": 1e-5}),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("based", [False, True])
+def test_the_parameters_of_every_method(name: str, based: bool, tmp_path: Path) -> None:
+    own, shared, expected = METHODS[name]
+    if not based and name not in ("nuslerp", "multislerp"):
+        return
+    models = "".join(f"  - model: {one}\n    parameters: {{{own}}}\n" for one in ("a", "b"))
+    base = "base_model: c\n" if based else ""
+    file = tmp_path / "recipe.yml"
+    file.write_text(f"merge_method: {name}\n{base}models:\n{models}parameters: {{{shared}}}\n")
+    given = read_recipe(file)
+    assert given.ingredients == (("c", "a", "b") if based else ("a", "b"))
+    assert given.operator.needs_base == based
+    names = ["wte.weight", *(f"h.{layer}.attn.weight" for layer in range(3))]
+    assert expected.items() <= given.values(names)["wte.weight"].items()
+
+
+def test_nearswap_and_arcee_fusion_merge_one_model_and_its_base(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yml"
+    file.write_text("merge_method: nearswap\nbase_model: a\nmodels:\n  - model: b\nparameters:\n  t: 0.001\n")
+    assert read_recipe(file).values(["x"])["x"] == {"t": 0.001}
+    file.write_text("merge_method: arcee_fusion\nbase_model: a\nmodels:\n  - model: b\n  - model: c\n")
+    with pytest.raises(BadInput, match=r"'recipe\.yml', line 1: arcee_fusion merges 1 model beside the base; got 2"):
+        read_recipe(file)

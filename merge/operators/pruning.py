@@ -1,0 +1,152 @@
+"""Sums of task vectors that are pruned otherwise than by their smallest entries: Model Breadcrumbs, and DELLA.
+
+Parameters are those of `isthmus.merge.operators.task_vectors`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from .blocks import MappedBlocks, RowBlocks, WholeVectors
+from .masks import cuts
+from .task_vectors import Masks, elected, sparse, summed
+
+
+def breadcrumbs(
+    blocks: RowBlocks,
+    *,
+    weights: Sequence[float],
+    densities: Sequence[float],
+    gammas: Sequence[float],
+    scale: float = 1.0,
+    normalize: bool = False,
+    rescale: bool = False,
+) -> Iterator[Tensor]:
+    """θ_base + λ Σ w_i δ̃_i, where δ̃_i lacks the largest entries of δ_i, and the smallest (Davari & Belilovsky 2024,
+    arXiv 2312.06795).
+
+    The `gammas[i]` largest entries are dropped, then the smallest until `densities[i]` are left; fewer large ones where
+    there are not enough small ones. All are kept at density 1.
+    """
+    vectors = sparse(blocks, densities, _between(blocks, densities, gammas), rescale=rescale)
+    return summed(vectors, weights, scale, normalize)
+
+
+def breadcrumbs_ties(
+    blocks: RowBlocks,
+    *,
+    weights: Sequence[float],
+    densities: Sequence[float],
+    gammas: Sequence[float],
+    scale: float = 1.0,
+    normalize: bool = False,
+    rescale: bool = False,
+) -> Iterator[Tensor]:
+    """Prune as in `breadcrumbs`, then elect signs and merge as in `ties`."""
+    vectors = sparse(blocks, densities, _between(blocks, densities, gammas), rescale=rescale)
+    return elected(vectors, weights, scale, normalize)
+
+
+def della_linear(
+    blocks: RowBlocks,
+    *,
+    weights: Sequence[float],
+    densities: Sequence[float],
+    epsilons: Sequence[float],
+    key: str,
+    scale: float = 1.0,
+    normalize: bool = False,
+    rescale: bool = True,
+) -> Iterator[Tensor]:
+    """θ_base + λ Σ w_i δ̃_i, where the larger entries of δ_i are kept with a higher probability (Deep et al. 2024, arXiv
+    2406.11617).
+
+    Of a row of n entries, that of rank r by magnitude, 0 for the smallest, is kept with the probability density − ε +
+    2 ε r / (n − 1); a vector is one row. `key` seeds the choice.
+    """
+    vectors = sparse(WholeVectors(blocks), densities, _by_rank(densities, epsilons, key), rescale=rescale)
+    return summed(vectors, weights, scale, normalize)
+
+
+def della(
+    blocks: RowBlocks,
+    *,
+    weights: Sequence[float],
+    densities: Sequence[float],
+    epsilons: Sequence[float],
+    key: str,
+    scale: float = 1.0,
+    normalize: bool = True,
+    rescale: bool = True,
+) -> Iterator[Tensor]:
+    """Drop and rescale as in `della_linear`, then elect signs and merge as in `ties`."""
+    vectors = sparse(WholeVectors(blocks), densities, _by_rank(densities, epsilons, key), rescale=rescale)
+    return elected(vectors, weights, scale, normalize)
+
+
+def _between(blocks: RowBlocks, densities: Sequence[float], gammas: Sequence[float]) -> Callable[[], Masks]:
+    thin = [i for i, density in enumerate(densities) if 0 < density < 1]
+    twice = list(chain.from_iterable((i, i) for i in thin))
+    chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in twice])
+    counts: list[Callable[[int], int]] = []
+    for i in thin:
+        largest = partial(_largest, density=densities[i], gamma=gammas[i])
+        counts += [largest, partial(_kept_and, largest, density=densities[i])]
+    found = cuts(chosen, counts) if thin else []
+    outer, inner = dict(zip(thin, found[::2], strict=True)), dict(zip(thin, found[1::2], strict=True))
+
+    def masker() -> Masks:
+        tied = {i: [0, 0] for i in thin}
+
+        def mask(i: int, delta: Tensor) -> Tensor | None:
+            if i not in tied:
+                return None if densities[i] >= 1 else torch.zeros_like(delta, dtype=torch.bool)
+            dropped, tied[i][0] = outer[i].mask(delta, tied[i][0])
+            large, tied[i][1] = inner[i].mask(delta, tied[i][1])
+            return large & ~dropped
+
+        return lambda deltas: [mask(i, delta) for i, delta in enumerate(deltas)]
+
+    return masker
+
+
+def _largest(entries: int, *, density: float, gamma: float) -> int:
+    """How many of the largest entries are dropped."""
+    return min(int(gamma * entries), entries - int(density * entries))
+
+
+def _kept_and(largest: Callable[[int], int], entries: int, *, density: float) -> int:
+    return largest(entries) + int(density * entries)
+
+
+def _by_rank(densities: Sequence[float], epsilons: Sequence[float], key: str) -> Callable[[], Masks]:
+    def masker() -> Masks:
+        seeds = [zlib.crc32(f"{key}/{i}".encode()) for i in range(len(densities))]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        def mask(i: int, delta: Tensor) -> Tensor | None:
+            if densities[i] >= 1:
+                return None
+            if densities[i] <= 0:
+                return torch.zeros_like(delta, dtype=torch.bool)
+            drawn = torch.rand(delta.shape, generator=generators[i])
+            return drawn < _probabilities(delta, densities[i], epsilons[i])
+
+        return lambda deltas: [mask(i, delta) for i, delta in enumerate(deltas)]
+
+    return masker
+
+
+def _probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:
+    """The probability that an entry is kept, by its rank in its row."""
+    rows = delta.abs().reshape(1, -1) if delta.ndim < 2 else delta.abs()
+    ranks = rows.argsort(stable=True, dim=1).argsort(1).float()
+    last = rows.shape[1] - 1
+    place = ranks / last if last else torch.full_like(ranks, 0.5)
+    return (density - epsilon + 2 * epsilon * place).view(delta.shape)
