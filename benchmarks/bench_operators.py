@@ -9,6 +9,7 @@ methods are compared twice: with all entries kept, and with half of them kept, b
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,13 @@ from bench_merge import MERGEKIT, install
 from measurement import RESULTS, Cost, measure, record
 
 WEIGHTS = (0.5, 0.3, 0.7)
-RUNS = 3
+RUNS = int(os.environ.get("RUNS", "3"))
 APART = 1e-5
 PLAIN = ("linear", "karcher", "task_arithmetic", "ties", "model_stock")
 MORE = ("multislerp", "breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_tl")
 ONE_MODEL = ("nearswap", "arcee_fusion")  # and its base
 DRAWN = ("dare_linear", "dare_ties", "della", "della_linear")
+ANGLES = ("karcher", "nuslerp", "multislerp")
 WITHOUT_BASE = ("linear", "karcher", "multislerp", "nuslerp")
 
 
@@ -139,7 +141,7 @@ def costs(work: Path, program: Path, wanted: list[str]) -> dict[str, object]:
             "memory_ratio": round(ours.peak / theirs.peak, 3),
         }
         what = "drawn" if method in DRAWN and density < 1 else "difference"
-        if method == "karcher":  # its float32 is coarse where models are close: compare with its float64
+        if method in ANGLES:  # their float32 is coarse where models are close: compare with their float64
             text = recipe(work, method, models, density).replace("dtype: float32", "dtype: float64\nout_dtype: float32")
             (work / "exact.yml").write_text(text)
             measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])

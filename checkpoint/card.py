@@ -128,6 +128,17 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
         for label, loss in (report["merge_point"].get("losses") or {}).items()
         for kind in (("loss", "accuracy") if classifies else ("loss",) if masked else ("loss", "perplexity"))
     ]
+    results += [
+        EvalResult(
+            task_type=report["task"],
+            dataset_type=plain(task["label"]),
+            dataset_name=plain(task["label"]),
+            metric_type=task["metric"],
+            metric_name=task["metric"],
+            metric_value=round(report["merge_point"]["tasks"][task["label"]]["score"], 4),
+        )
+        for task in report.get("tasks", ())
+    ]
     repositories = [_repository(part) for part in _parts(report) if part["on_hub"]]
     parents = list(dict.fromkeys(filter(None, repositories)))
     under = (report.get("adapter") or {}).get("base")

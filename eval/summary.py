@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,19 +30,21 @@ VERDICTS = {
 @dataclass(frozen=True)
 class LossRow:
     """One model of the loss table: its losses by label, then their mean where there are several, in nats per token; of
-    classifiers the accuracy, the mean over labels.
+    classifiers the accuracy, the mean over labels; its scores on tasks.
     """
 
     model: str
     losses: tuple[float, ...]
     is_merge: bool = False
     accuracy: float | None = None
+    scores: tuple[float, ...] = ()
 
     @property
     def cells(self) -> tuple[str, ...]:
         """What the table shows of it."""
         accuracy = () if self.accuracy is None else (f"{100 * self.accuracy:.1f} %",)
-        return (*(f"{loss:.3f}" for loss in self.losses), *accuracy)
+        scores = ("" if math.isnan(score) else f"{100 * score:.1f} %" for score in self.scores)
+        return (*(f"{loss:.3f}" for loss in self.losses), *accuracy, *scores)
 
 
 def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRow, ...]]:
@@ -50,10 +53,7 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
     if not labels:
         return (), ()
     ends, point, baselines = report["endpoints"], report["merge_point"], report["baselines"]
-    models = [
-        (f"{letter(place)}: {end['ref']}{_head(report, place)}", {"losses": end["loss"], **_own_accuracy(end)})
-        for place, end in enumerate(ends)
-    ]
+    models = [(f"{letter(place)}: {end['ref']}{_head(report, place)}", _of_end(end)) for place, end in enumerate(ends)]
     if report.get("base"):
         models.append((f"base: {report['base']['ref']}", baselines["base"]))
     models.append(("naive average", baselines["naive_average"]))
@@ -67,13 +67,18 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
     whose = "of A and B" if len(ends) == 2 else f"of all {len(ends)}"
     models.append((f"ensemble {whose}", baselines["ensemble"]))
     several, rows = len(labels) > 1, []
+    tasks = tuple(task["label"] for task in report.get("tasks", ()))
     for model, record in models:
         values = [record["losses"][label] for label in labels]
         if several:
             values.append(sum(values) / len(values))
-        rows.append(LossRow(model, tuple(values), is_merge=model == merged, accuracy=record.get("accuracy")))
+        own = record.get("tasks") or {}
+        scores = tuple(own[label]["score"] if label in own else math.nan for label in tasks)
+        accuracy = record.get("accuracy")
+        rows.append(LossRow(model, tuple(values), is_merge=model == merged, accuracy=accuracy, scores=scores))
     columns = (*labels, "mean") if several else labels
-    return (*columns, "accuracy") if rows[0].accuracy is not None else columns, tuple(rows)
+    columns = (*columns, "accuracy") if rows[0].accuracy is not None else columns
+    return (*columns, *tasks), tuple(rows)
 
 
 def _head(report: Mapping[str, Any], place: int) -> str:
@@ -82,10 +87,11 @@ def _head(report: Mapping[str, Any], place: int) -> str:
     return "" if owner in (None, letter(place)) else f", with the head of {owner}"
 
 
-def _own_accuracy(end: Mapping[str, Any]) -> dict[str, float]:
-    """The accuracy of a classifier, the mean over the texts; none of a language model."""
+def _of_end(end: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses of a model, the accuracy of a classifier, the mean over the texts, and scores on tasks."""
     accuracies = list(end.get("accuracies", {}).values())
-    return {"accuracy": sum(accuracies) / len(accuracies)} if accuracies else {}
+    accuracy = {"accuracy": sum(accuracies) / len(accuracies)} if accuracies else {}
+    return {"losses": end["loss"], **accuracy, "tasks": end.get("tasks", {})}
 
 
 def unit(report: Mapping[str, Any]) -> str:
@@ -136,6 +142,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
                 f"step {learning['best_step']} was kept"
             )
     lines += _accuracy(report)
+    lines += _tasks(report)
     lines += _gibberish(report)
     lines += _memorized(report)
     lines += _quantized(report)
@@ -299,6 +306,20 @@ def _accuracy(report: Mapping[str, Any]) -> list[str]:
         f"accuracy {100 * point['accuracy']:.1f} %, {gain:+.1f} ± {error:.1f} points against the {best} "
         f"({100 * report['baselines']['naive_average']['accuracy']:.1f} % by the naive average), on {examples} examples"
     ]
+
+
+def _tasks(report: Mapping[str, Any]) -> list[str]:
+    """What the merge scores on every task, against the best model and the naive average."""
+    best = "better endpoint" if len(report["endpoints"]) == 2 else "best model"
+    lines = []
+    for task in report.get("tasks", ()):
+        own = report["merge_point"]["tasks"][task["label"]]
+        gain, over = (f"{100 * own[key]:+.1f} ± {100 * own[f'{key}_stderr']:.1f}" for key in ("gain", "over_average"))
+        lines.append(
+            f"{task['label']}: {100 * own['score']:.1f} ± {100 * own['stderr']:.1f} % ({task['metric']}, "
+            f"{task['report_documents']} documents), {gain} points against the {best}, {over} against the naive average"
+        )
+    return lines
 
 
 def _adapter(report: Mapping[str, Any]) -> list[str]:

@@ -21,14 +21,16 @@ from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.corpora import WRITTEN
 from ..eval.progress import Progress
 from ..eval.samples import Writer
+from ..eval.tasks.task_set import TaskSet
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .path import SavedPath, WeightPath, read_path
 from .plans import CurvePlan, LearnPlan, MergePlan, PathTraining
 from .probe import Probe, probed
 from .reading import writer_of
-from .search import Search, grid
+from .search import Search, grid, inside
 from .spectra import restore_spectrum
+from .task_scores import module_of
 from .training.fitting import learn, learning_record, movable, train_curve, training_record, with_written
 from .training.training_state import TrainingState
 from .verify import require_same_function
@@ -92,6 +94,7 @@ class PathChooser(Chooser):
 
     beside: Path | None = None
     saved: SavedPath | None = None
+    tasks: TaskSet | None = None
 
     @property
     def writer(self) -> Writer:
@@ -284,8 +287,22 @@ class PathChooser(Chooser):
         """The t with the lowest objective, or the one that was asked for."""
         if self.plan.t is not None:
             return self.plan.t
+        if self.tasks is not None and self.plan.objective == "task":
+            return self._best_at_tasks(chosen, self.tasks)
         assert chosen.search is not None, "without text there is no loss to choose t by"
         return chosen.search.settle(self.plan.objective, self.plan.interior)
+
+    def _best_at_tasks(self, chosen: Candidate, tasks: TaskSet) -> float:
+        """The t of the grid with the highest mean score on the select documents, the one nearest 1/2 among equals."""
+        ts = [t for t in sorted(grid(), key=lambda t: abs(t - 0.5)) if inside(t, self.plan.interior)]
+        self.progress.stage("choosing t by the tasks", len(ts))
+        scores = {}
+        for t in ts:
+            model = module_of(chosen.path(t), chosen.aligned.config)
+            context, device = self.inputs.context, self.device
+            scores[t] = tasks.scores(model, self.inputs.tokenizer(), "select", context=context, device=device).mean
+            self.progress.advance()
+        return max(ts, key=lambda t: scores[t])
 
     def _searched(self, candidate: Candidate, name: str) -> Candidate:
         """The candidate with the search begun."""

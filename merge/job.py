@@ -24,6 +24,8 @@ from ..checkpoint.source import Source
 from ..checkpoint.task import classifier_task
 from ..eval.corpora import text_places
 from ..eval.progress import Progress
+from ..eval.tasks.specs import task_places, task_specs
+from ..eval.tasks.task_set import TaskSet
 from .path import path_places
 from .plans import Align, MergePlan
 from .recipes.recipe import Recipe, recipe, recipe_places
@@ -45,6 +47,7 @@ class Job:
     began: float
     progress: Progress
     beside: Path | None = None
+    tasks: TaskSet | None = None
     under: Checkpoint | None = None  # the base of the adapter that the merge is saved as
 
     @property
@@ -83,8 +86,14 @@ def open_job(
     plan.require_sense(joined)
     places = tuple(recipe_places(models) if isinstance(models, Recipe) else model_places(given))
     places += tuple(text_places(plan.data) + path_places(plan.path))
+    places += tuple(task_places(plan.tasks))
     device = pick_device(plan.device)
     progress.stage("checking")
+    tasks = (
+        TaskSet(task_specs(plan.tasks), plan.task_path, choosing=plan.objective == "task", seed=plan.seed)
+        if plan.tasks
+        else None
+    )
     inputs = open_inputs(
         given,
         families=FAMILIES,
@@ -102,6 +111,8 @@ def open_job(
     progress.findings(inputs.findings)
     if plan.head is not None and not inputs.first.schema.classifies:
         raise BadInput(f"--head is for classifiers, and '{inputs.first.name}' is a language model: leave it out")
+    if tasks is not None and not inputs.first.schema.writes:
+        raise BadInput(f"--task asks language models, and '{inputs.first.name}' writes no text: leave it out")
     _require_table(plan, joined, inputs)
     if joined is not None:
         _require_recipe(joined, plan, inputs)
@@ -110,7 +121,11 @@ def open_job(
     command = merge_command(plan, joined, inputs)
     if not plan.is_plain and plan.max_memory is None:
         inputs = inputs.in_memory()
-    return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside, under)
+    return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside, tasks, under)
+
+
+def _tasks(plan: MergePlan) -> TaskSet:
+    return TaskSet(task_specs(plan.tasks), plan.task_path, choosing=plan.objective == "task", seed=plan.seed)
 
 
 def _head(plan: MergePlan, joined: Recipe | None, models: int) -> int | None:

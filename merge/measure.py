@@ -19,6 +19,7 @@ from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
 from .path import WeightPath, blend
 from .search import grid
+from .task_scores import TaskResults, scores_json
 from .vocabulary import Whole, kept_rows, whole_state
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Measured:
     (`isthmus.merge.probe`), `memorized` which text a model knows by heart (`isthmus.eval.memorization`), `quantized`
     what quantization cost one (`isthmus.eval.quantization`). `shared` is the merge on the shared rows, None where there
     are no others; `profiles` are those of a path, with the merge at `t`;
-    `accuracy` is that of classifiers.
+    `accuracy` is that of classifiers, `tasks` what all score on tasks.
     """
 
     members: tuple[Losses, ...]
@@ -84,6 +85,7 @@ class Measured:
     probe: tuple[dict[str, Any], ...] = ()
     memorized: tuple[dict[str, Any], ...] = ()
     quantized: tuple[dict[str, Any], ...] = ()
+    tasks: TaskResults | None = None
 
     @property
     def gain(self) -> Losses:
@@ -109,9 +111,16 @@ class Measured:
             for name, own in self.accuracy.baselines.items():
                 if name in heights["baselines"]:
                     heights["baselines"][name] |= accuracy_json(own)
+        if self.tasks is not None:
+            merge["tasks"] = self.tasks.of_merge()
+            others = {"naive_average": self.tasks.naive, "ensemble": self.tasks.ensemble, "base": self.tasks.base}
+            for name, scores in others.items():
+                if scores is not None:
+                    heights["baselines"][name]["tasks"] = scores_json(scores)
         return {
             **unmeasured(self.t),
             **heights,
+            "tasks": list(self.tasks.tasks) if self.tasks else [],
             "probe": list(self.probe),
             "memorized": list(self.memorized),
             "quantized": list(self.quantized),
@@ -158,6 +167,10 @@ class Measured:
         """Label → accuracy of every model; none of language models."""
         return [_by_label(one) for one in self.accuracy.members] if self.accuracy else []
 
+    def member_scores(self) -> list[dict[str, dict[str, float]]]:
+        """Task → score of every model; none where no tasks were run."""
+        return [scores_json(scores) for scores in self.tasks.members] if self.tasks else []
+
     def member_losses(self) -> list[dict[str, float]]:
         """Label → loss of every model."""
         return [_by_label(losses) for losses in self.members]
@@ -174,6 +187,7 @@ def unmeasured(t: float | None) -> dict[str, Any]:
         "barrier_before_alignment": None,
         "merge_point": {"t": t, "loss": None, "excess": None, "gain": None, "gain_stderr": None},
         "baselines": {},
+        "tasks": [],
         "probe": [],
         "memorized": [],
         "quantized": [],

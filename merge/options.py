@@ -17,11 +17,12 @@ ALIGNMENT = "Alignment: how the models are brought together"
 MEMBERS = "Members of the ensemble"
 PATH = "Two models: the path between them, and the point to save"
 OPERATORS = "Any number of models: merging by a method"
+TASKS = "Tasks: what the models are asked"
 SPECTRUM = "The spectrum: the singular values of the weights"
 GATES = "Gates: save nothing unless the merge is good enough"
 TRAINING = "Training of curved paths and learned alignments"
 RUNNING = "Where and how: memory, precision, device, seed"
-PANELS = (TEXT, ALIGNMENT, MEMBERS, PATH, OPERATORS, SPECTRUM, GATES, TRAINING, RUNNING)
+PANELS = (TEXT, TASKS, ALIGNMENT, MEMBERS, PATH, OPERATORS, SPECTRUM, GATES, TRAINING, RUNNING)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from ..eval.progress import Progress
 from ..eval.quantization import quantization_cost
 from ..eval.samples import Sample, samples
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
+from ..eval.tasks.specs import required
 from .along_path import PathChooser, closed_line, saved_path
 from .by_operator import OperatorChooser
 from .choosing import Choice
@@ -49,6 +50,7 @@ from .record import merge_report
 from .result import Merge
 from .search import grid
 from .spectra import spectrum
+from .task_scores import task_results
 from .training.training_state import TrainingState
 from .transplant_losses import transplant_losses
 from .verify import Shown
@@ -119,7 +121,7 @@ def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Ch
         operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, job.recipe)
         aligned = operator.align(in_table=job.in_table)
         return measured_ends(job), operator.choose(aligned)
-    path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, job.beside, saved)
+    path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, job.beside, saved, job.tasks)
     start = path.align(in_table=job.in_table)
     ends = measured_ends(job)
     return ends, path.choose(start, ends.trained_by)
@@ -251,8 +253,15 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         memorized=memorized(job, text),
         quantized=quantized(job, text),
     )
+    if job.tasks is not None:
+        scores = task_results(
+            job.tasks, job.inputs, whole, job.base, job.dtype, device=job.device, progress=job.progress
+        )
+        measured = replace(measured, tasks=scores)
     with kept_if_refused(choice.run):
         job.plan.gates.pass_loss(measured.report())
+        if measured.tasks is not None and job.tasks is not None:
+            measured.tasks.pass_gates(required(job.plan.gates.require_task, job.tasks.labels))
     return measured
 
 

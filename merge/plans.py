@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..align.methods import LOOKING, Method
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite
-from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, option
+from ..eval.tasks.specs import required, task_specs
+from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TASKS, TEXT, TRAINING, option
 
 if TYPE_CHECKING:
     from ..eval.spectrum import SpectrumReport
@@ -25,7 +26,7 @@ Align = Literal["auto"] | Method
 CurveKind = Literal["polychain", "bezier"]
 OptimizerName = Literal["adamw", "muon", "lion"]
 Precision = Literal["no", "bf16"]
-Objective = Literal["mean", "worst"]
+Objective = Literal["mean", "worst", "task"]
 Soup = Literal["uniform", "greedy", "search"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -270,6 +271,7 @@ class Gates:
     max_barrier: float | None = _gate(None, "Refuse a higher barrier, in nats, on any text.")
     require_spectrum: bool = _gate(False, "Refuse a contracted or inflated spectrum.")
     require_gain: bool = _gate(False, "Refuse a merge worse than the better endpoint.")
+    require_task: Sequence[str] = _gate((), "Refuse a lower score on a task: NAME>=0.6, or NAME>=60%. Repeatable.")
 
     def __post_init__(self) -> None:
         require_number("--max-barrier", self.max_barrier)
@@ -348,10 +350,21 @@ class MergePlan:
     `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
     float32. `vocabulary` brings models with tokens of their own to one vocabulary. With `as_lora`, a rank, the merge is
     saved as an adapter of the base that the models share or that the operator has; ``exact`` is the lowest rank that
-    loses nothing but rounding. `head` is the letter of the classifier whose head is taken, None where heads are merged.
+    loses nothing but rounding. `tasks`, of the harness's own or of `task_path`, are run on all models and on the merge;
+    with the `objective` ``task``, t is chosen on one half of their documents, and the other is reported. `head` is the
+    letter of the classifier whose head is taken, None where heads are merged.
     """
 
     data: Sequence[str] = _data(shown_default="what the models write, for curves and --align learned")
+    tasks: Sequence[str] = option(
+        (),
+        "A task to judge by: NAME of lm-evaluation-harness or questions.jsonl, with a label or a limit (law=x.jsonl, "
+        "arc_easy:200). Repeatable.",
+        TASKS,
+        name="--task",
+        recorded=False,
+    )
+    task_path: Sequence[str] = option((), "A directory of task YAMLs. Repeatable.", TASKS, recorded=False)
     learn: LearnPlan = field(default_factory=LearnPlan)
     path: Literal["linear"] | CurvePlan | Path = option(
         "linear",
@@ -371,7 +384,11 @@ class MergePlan:
     t: float | None = option(
         None, "The merge point: auto, or a number from 0 (A) to 1 (B).", PATH, unset="auto", read=read_point
     )
-    objective: Objective = option("mean", "What t minimises: the mean over texts, or the worst text's excess.", PATH)
+    objective: Objective = option(
+        "mean",
+        "What t is chosen by: the mean loss over texts, the worst text's excess, or the score on half of the tasks.",
+        PATH,
+    )
     interior: float = option(0.1, "Keep t this far from both ends.", PATH)
     fit_on: Sequence[str] = _training((), "Train on the text of this label only. Repeatable.")
     report_on: Sequence[str] = option(
@@ -447,6 +464,7 @@ class MergePlan:
         refuse(_against_adapter(self, recipe) if self.as_lora is not None else {})
         refuse(_against_vocabulary(self, recipe) if self.vocabulary is not None else {})
         refuse(_against_head(self) if self.head is not None else {})
+        refuse(_against_tasks(self))
         if not self.data and not self.writes_text:
             refuse(_without_text(self, recipe))
 
@@ -613,6 +631,18 @@ def _against_head(plan: MergePlan) -> dict[str, bool]:
             plan.alignment == "learned"
         ),
         "--head and a path that was saved are not for the same merge: leave one out": isinstance(plan.path, Path),
+    }
+
+
+def _against_tasks(plan: MergePlan) -> dict[str, bool]:
+    labels = [spec.label for spec in task_specs(plan.tasks)]
+    required(plan.gates.require_task, labels)
+    asks = bool(plan.tasks)
+    return {
+        "--objective task chooses by tasks: add --task": plan.objective == "task" and not asks,
+        "--task-path is for --task: name a task of it, or leave it out": bool(plan.task_path) and not asks,
+        "--task is measured beside the loss on text: add --data (stdlib:docs)": asks and not plan.data,
+        "--task needs the models in memory: leave out that or --max-memory": asks and plan.max_memory is not None,
     }
 
 

@@ -43,6 +43,7 @@ def merge_report(
     diagnosis = diagnose(job.inputs.findings)
     losses = measured.member_losses() if measured else [{} for _ in job.ends]
     accuracies = measured.member_accuracies() if measured else []
+    scores = measured.member_scores() if measured else []
     return {
         "schema": 1,
         "command": "merge",
@@ -53,6 +54,7 @@ def merge_report(
                 "license": own,
                 "loss": loss,
                 **({"accuracies": accuracies[place]} if accuracies else {}),
+                **({"tasks": scores[place]} if scores else {}),
                 "optimizer": evidence.optimizer,
                 "optimizer_evidence": evidence.why,
             }
@@ -90,7 +92,7 @@ def merge_report(
         "reproduce": job.command,
         "settings": _settings(job),
         "seconds": round(time.monotonic() - job.began, 3),
-        "versions": versions(),
+        "versions": versions(*(["lm_eval"] if scores else [])),
     }
 
 

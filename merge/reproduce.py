@@ -18,6 +18,7 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.opening import open_source
 from ..checkpoint.untrusted_text import plain
 from ..eval.corpora import corpus
+from ..eval.tasks.specs import task_specs
 from .idle import idle_in_merge
 from .options import unusual
 from .plans import Align, CurvePlan, MergePlan
@@ -53,6 +54,10 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
     words = ["isthmus", "merge", *(options if options is not None else ["recipe.yml"]), "-o", "merged"]
     for spec in plan.data:
         words += ["--data", public_text(spec)]
+    for task in task_specs(plan.tasks):
+        words += ["--task", task.public]
+    for path in plan.task_path:
+        words += ["--task-path", f"./{Path(path).resolve().name}"]
     if isinstance(plan.path, CurvePlan):
         words += ["--path", plan.path.kind, *unusual(plan.path, CurvePlan())]
     elif plan.path != "linear":
