@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks.repository import HUB_LICENCES
 from .reference import GGUF
-from .task import AUTO_CLASSES, CLASSIFIERS, MASKED
+from .task import AUTO_CLASSES, CLASSIFIERS, MASKED, TEXTS
 from .untrusted_text import code, fence, markdown, plain, plain_lines
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def metadata(report: Mapping[str, Any], name: str) -> ModelCardData:
 
     masked, classifies = report["task"] == MASKED, report["task"] in CLASSIFIERS
     accuracies = report["merge_point"].get("accuracies") or {}
-    unit = "hidden token" if masked else "label" if classifies else "token"
+    unit = "hidden token" if masked else "text" if report["task"] == TEXTS else "label" if classifies else "token"
     results = [
         EvalResult(
             task_type=report["task"],

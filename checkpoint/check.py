@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .base_of_classifiers import base_finding, classifier_facts, is_base_of_classifiers
 from .checks.configuration import configuration_findings
@@ -19,6 +20,7 @@ from .checks.tokenizers import tokenizer_findings
 from .checks.weights import own_findings, pair_findings
 from .config import vocabulary_rows
 from .errors import IncompatibleModels
+from .labels import naming_model
 from .model import Families
 from .one_vocabulary import facts_of
 from .opening import open_source
@@ -26,6 +28,7 @@ from .optimizer_evidence import DOCUMENTS, SMALL, Evidence, conclude, file_evide
 from .reference import parse_reference
 from .small_files import ADAPTER, CONFIGURATION, GENERATION, PROCESSOR_TEMPLATE, SETTING_FILES, is_template
 from .source import WEIGHT_INDEXES, Source
+from .task import classifier_task
 from .trial_loading import opening_finding
 from .vocabulary import Growth
 
@@ -125,9 +128,6 @@ def check(
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
         differing = configuration_findings(sources[0].name, first, source.name, said, families)
         apart += differing
-        if not any(finding.kind == "blocks" for finding in differing):
-            owner = None if head is None else sources[head].name
-            apart += label_findings(sources[0].name, first, source.name, said, head=owner)
         if not {sources[0], source}.isdisjoint(other_kinds):  # there may be no vocabulary to compare
             growth.append(None)
             continue
@@ -139,6 +139,8 @@ def check(
             findings.append(two_vocabularies(sources[0].name, source.name, grown))
         if not any(finding.kind == "blocks" and finding.cause != "positions" for finding in (*differing, *found)):
             findings += pair_findings(sources[0], weights[0], source, tensors)
+    if not any(finding.kind == "blocks" for finding in apart):
+        apart += _label_findings(sources, facts, head, base=first is not facts[0])
     findings = apart + findings  # a difference explains what is wrong with tensors
     for source, said in zip(sources, facts, strict=True):
         if source not in other_kinds:
@@ -160,6 +162,20 @@ def check(
         cost,
         tuple(sources),
     )
+
+
+def _label_findings(
+    sources: Sequence[Source], facts: Sequence[Mapping[str, Any]], head: int | None, *, base: bool
+) -> list[Finding]:
+    """What differs between the labels of classifiers, all against the one that names them; `base`: but the first."""
+    names, every = [source.name for source in sources[base:]], facts[base:]
+    tasks = {classifier_task(one["model_type"], one.get("architectures")) for one in every}
+    owner = 0 if len(tasks) > 1 else naming_model(every, names, None if head is None else head - base)
+    findings = []
+    for place, other in enumerate(every):
+        if place != owner:
+            findings += label_findings(names[owner], every[owner], names[place], other, head=head is not None)
+    return findings
 
 
 def two_vocabularies(name_a: str, name_b: str, growth: Growth) -> Finding:

@@ -14,6 +14,7 @@ from .model import Families, Schema, empty_model, schema
 from .rust_panics import is_failure
 from .small_files import GENERATION
 from .source import Source
+from .task import classifier_task
 from .untrusted_text import plain
 
 if TYPE_CHECKING:
@@ -175,7 +176,9 @@ def run_alike(a: HasFacts, b: HasFacts) -> bool:
     """Whether both configurations agree in `FORWARD_KEYS`, so that a model computes the same under either."""
     if a is b or a.facts == b.facts:
         return True
-    keys_a, keys_b = ({key: v for key, v in side.facts.items() if key in FORWARD_KEYS} for side in (a, b))
+    classify = any(classifier_task(side.facts["model_type"], side.facts.get("architectures")) for side in (a, b))
+    keys = {*FORWARD_KEYS, *(["pad_token_id"] if classify else [])}  # they look at the last token that is not padding
+    keys_a, keys_b = ({key: v for key, v in side.facts.items() if key in keys} for side in (a, b))
     return keys_a == keys_b
 
 

@@ -6,7 +6,6 @@ labels may number them differently: a row of one is merged with the row of the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ from .task import classifier_task
 if TYPE_CHECKING:
     from .loading import Checkpoint
 
-_UNNAMED = re.compile(r"LABEL_\d+")
-
 
 def labels_of(facts: Mapping[str, Any], model: str) -> tuple[str, ...]:
     """The labels of a classifier, in the order of the rows of its head; none for a language model.
@@ -33,8 +30,11 @@ def labels_of(facts: Mapping[str, Any], model: str) -> tuple[str, ...]:
     """
     if classifier_task(facts["model_type"], facts.get("architectures")) is None:
         return ()
-    names: dict[int, str] = {int(row): str(name) for row, name in (build_config(facts, model).id2label or {}).items()}
-    if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
+    names: dict[int, Any] = {int(row): name for row, name in (build_config(facts, model).id2label or {}).items()}
+    stated = facts.get("id2label")
+    rows = len(stated) if isinstance(stated, Mapping) else len(names)
+    texts = all(isinstance(name, str) for name in names.values())
+    if sorted(names) != list(range(rows)) or not texts or len(set(names.values())) < rows:
         raise CorruptCheckpoint(
             f"config.json of '{model}' does not name every label once (id2label): repair it, so that labels can be "
             "told apart"
@@ -44,7 +44,7 @@ def labels_of(facts: Mapping[str, Any], model: str) -> tuple[str, ...]:
 
 def are_unnamed(labels: Sequence[str]) -> bool:
     """Whether labels have the names that transformers gives where nobody did."""
-    return all(_UNNAMED.fullmatch(name) for name in labels)
+    return all(name == f"LABEL_{row}" for row, name in enumerate(labels))
 
 
 def rows_by_name(labels: Sequence[str], own: Sequence[str]) -> list[int] | None:
@@ -63,15 +63,25 @@ def rows_by_name(labels: Sequence[str], own: Sequence[str]) -> list[int] | None:
     return [row for row in rows if row is not None] if None not in rows and len(set(rows)) == len(rows) else None
 
 
+def naming_model(facts: Sequence[Mapping[str, Any]], names: Sequence[str], head: int | None = None) -> int:
+    """The place of the model whose labels all others are held against: that of the `head`, else the first whose labels
+    have names, else the first.
+    """
+    if head is not None:
+        return head
+    named = (place for place, one in enumerate(facts) if not are_unnamed(labels_of(one, names[place])))
+    return next(named, 0)
+
+
 def one_head(models: Sequence[Checkpoint], head: int | None, families: Families | None) -> list[Checkpoint]:
-    """The models with the labels of one: of the first, into whose order the rows of the others are brought by name, or
-    the whole head of the model at `head`, for all.
+    """The models with the labels of one: of the first whose labels have names, into whose order the rows of the others
+    are brought by name, or the whole head of the model at `head`, for all.
 
     Models whose labels are in that order stay as they are. What they are must have been checked (`checks.labels`).
     """
-    owner = models[head or 0]
-    if not owner.schema.classifies:
+    if not models[0].schema.classifies:
         return list(models)
+    owner = models[naming_model([model.facts for model in models], [model.name for model in models], head)]
     labels = labels_of(owner.facts, owner.name)
     return [
         model if model is owner else _with_labels(model, owner, labels, families, taken=head is not None)

@@ -59,7 +59,8 @@ def arguments(model: nn.Module, ids: Tensor) -> dict[str, Any]:
     if bool(segments.any()):
         given["token_type_ids"] = segments
         ids = torch.where(present, ids % SEGMENT, ids)
-    if task_of(config) == TEXTS and (config.pad_token_id is None or hasattr(config, _ABSENT)):
+    pads = config.pad_token_id is not None and config.pad_token_id >= 0  # old configurations say -1
+    if task_of(config) == TEXTS and (not pads or hasattr(config, _ABSENT)):
         setattr(config, _ABSENT, True)
         config.pad_token_id = _absent(ids) if len(ids) > 1 else None
     if not bool(present.all()):

@@ -95,7 +95,7 @@ def label_and_source(spec: str) -> tuple[str | None, str]:
 def _text_of(path: Path) -> str:
     name = shown_name(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a mark at the beginning is no text
     except UnicodeDecodeError as error:
         raise BadInput(
             f"'{name}' is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}): "

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 WORD_LABELS = ("labels", "ner_tags", "tags", "pos_tags", "chunk_tags")
 SHOWN = 6
+DIGITS = 10  # fewer than these has the number of a label
 UNLABELLED = -100  # what datasets give words that have no label
 
 
@@ -53,6 +54,11 @@ class Labels:
                 "these models give a number, not one of several labels: there is no accuracy to measure, so leave "
                 "--data out and give --t, and --align orthogonal or none"
             )
+        if config.problem_type == "regression":
+            raise BadInput(
+                "these models give numbers (regression), not one of several labels: there is no accuracy to measure, "
+                "so leave --data out and give --t, and --align orthogonal or none"
+            )
         if config.problem_type == "multi_label_classification":
             raise BadInput(
                 "these models give several labels at once (multi_label_classification), for which no accuracy is "
@@ -65,8 +71,10 @@ class Labels:
         if isinstance(label, str):
             by_name = {name.casefold(): row for row, name in enumerate(self.names)}
             row = self.names.index(label) if label in self.names else by_name.get(label.casefold())
-            if row is None and label.isdecimal():
+            if row is None and label.isascii() and label.isdecimal() and len(label) < DIGITS:
                 row = int(label)
+        elif type(label) is int and str(label)[:DIGITS] in self.names:  # a name that is a number
+            row = self.names.index(str(label)[:DIGITS])
         else:
             row = label if type(label) is int else None
         if row is None or not 0 <= row < len(self.names):

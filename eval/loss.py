@@ -158,10 +158,13 @@ def label_losses(
 def by_batches(
     compute: Callable[[Tensor], Tensor], rows: Tensor, vocabulary: int, on_blocks: Callable[[int], None]
 ) -> Tensor:
-    """compute(blocks) of all blocks, as many at a time as their logits allow; labelled ones beside those as long."""
+    """compute(blocks) of all blocks, as many at a time as their logits allow; labelled ones beside those as long, so
+    that no model sees padding, which some do not leave out.
+    """
     order = lengths(rows).argsort(stable=True) if is_labelled(rows) else None
     parts, size = [], max(1, LOGITS_AT_ONCE // (rows.shape[1] * vocabulary))
-    for part in torch.split(rows if order is None else rows[order], size):
+    alike = (rows,) if order is None else rows[order].split(lengths(rows).unique(return_counts=True)[1].tolist())
+    for part in (part for of_one_length in alike for part in torch.split(of_one_length, size)):
         parts.append(shared(part, compute))
         on_blocks(part.shape[0])
     results = torch.cat(parts)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..align.families import FAMILIES
 from ..checkpoint.config import schema_of
 from ..checkpoint.inputs import Inputs
+from ..checkpoint.lazy_state import LazyState
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.working_folders import WorkingFolder
@@ -63,7 +64,7 @@ def measured_from_disk(
 
     def model_losses(model: Checkpoint, name: str | None = None) -> dict[str, Tensor]:
         place = model.directory
-        if model.place.adapter is not None:
+        if not isinstance(model.state, LazyState):  # not what is in its files: adapted, or with another head
             place = scratch.put(f"model-{len(placed)}", model.state, model.facts, torch.float32)
             placed.append(place)
         losses_of_model = losses(name or model.name, place)
