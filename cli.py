@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, cast, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from .checkpoint.errors import BadInput, IsthmusError
 from .checkpoint.outputs import require_outputs
@@ -32,7 +33,17 @@ from .eval.processes import finish, is_main
 from .lab.architectures import Architecture
 from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
 from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
-from .merge.plans import Align, AlignPlan, CurvePlan, EnsemblePlan, ExtractPlan, MergePlan, OperatorPlan, PlanePlan
+from .merge.plans import (
+    SEARCHES,
+    Align,
+    AlignPlan,
+    CurvePlan,
+    EnsemblePlan,
+    ExtractPlan,
+    MergePlan,
+    OperatorPlan,
+    PlanePlan,
+)
 from .merge.recipes.yaml_reader import directories_in, is_recipe
 from .terminal import (
     emit,
@@ -164,6 +175,17 @@ Overwrite = Annotated[bool, Option("Replace an output directory that is not empt
 Restart = Annotated[bool, Option("Drop an interrupted training of this output.", TRAINING)]
 
 
+class _Command(TyperCommand):
+    """A command in which `--search` may stand alone, as it did when there was one way to search."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of a command line."""
+        followed = zip(args, [*args[1:], "-"], strict=False)
+        alone = [word == "--search" and following.startswith("-") for word, following in followed]
+        spelled = [f"--search={SEARCHES[0]}" if one else word for word, one in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, spelled)
+
+
 def command(
     *examples: tuple[str, str], group: typer.Typer = app, name: str | None = None, about: str = ""
 ) -> Callable[[Command], Command]:
@@ -171,9 +193,8 @@ def command(
 
     def register(function: Command) -> Command:
         paragraphs = (about or inspect.getdoc(function) or "").split("\n\n")
-        group.command(
-            name, help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs), epilog=_shown(*examples)
-        )(_with_options(function))
+        words = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        group.command(name, cls=_Command, help=words, epilog=_shown(*examples))(_with_options(function))
         return function
 
     return register
@@ -363,8 +384,7 @@ def merge(
     run = any(map(is_pattern, models)) or operator.last is not None
     by_operator = operator.method is not None or len(models) != 2 or run
     models = expanded(models) if operator.last is None else last(expanded(models), operator.last)
-    soup = "search" if operator.search else operator.soup
-    plan = replace(plan, soup=soup, optimizers=(optimizers.a, optimizers.b))
+    plan = replace(plan, soup=operator.soup, optimizers=(optimizers.a, optimizers.b))
     require_effect(given, idle_in_merge(plan, by_operator=by_operator))
     inputs = _inputs((*models, operator.base), plan.data, [plan.path] if isinstance(plan.path, Path) else [])
     require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
@@ -716,7 +736,7 @@ def _recipe(models: Sequence[str], operator: OperatorPlan, plan: MergePlan, give
         weights=operator.weights,
         densities=operator.densities,
         scale=operator.scale,
-        t=plan.t,
+        t=0.5 if operator.method == "slerp" and plan.chooses_weights else plan.t,
         parameters=dict(operator.parameters),
     )
     compares = plan.data and plan.max_memory is None and plan.as_lora is None

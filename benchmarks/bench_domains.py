@@ -15,10 +15,10 @@ from pathlib import Path
 from measurement import record
 
 from isthmus.eval.progress import Progress
-from isthmus.lab.pretrain import make_checkpoint, small_config
+from isthmus.lab.pretrain import TrainingRecipe, make_checkpoint, small_config
 from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import MergePlan, SpectrumPlan
-from isthmus.merge.recipes.recipe import Recipe, recipe
+from isthmus.merge.recipes.recipe import recipe
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TOKENS = 8192
@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         train, heldout = headers(work / "text")
-        third = Recipe("headers", "adamw", 7, 300, base="adamw-1", data=(str(train),), adamw_lr=1e-3)
+        third = TrainingRecipe("headers", "adamw", 7, 300, base="adamw-1", data=(str(train),), adamw_lr=1e-3)
         make_checkpoint(third, small_config(), work, Progress())
         models = [CHECKPOINTS / "docs", CHECKPOINTS / "code", work / "headers"]
         texts = ["docs=stdlib:docs:heldout", "code=stdlib:code:heldout", f"headers={heldout}"]

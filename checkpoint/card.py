@@ -30,7 +30,8 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
     environment = _environment()
     columns, rows = table
     reproduce = plain_lines(report["reproduce"], LONGEST)
-    kind, base = report["path"]["kind"], report.get("base")
+    kind, base, soup = report["path"]["kind"], report.get("base"), report.get("soup") or {}
+    chosen = "\n".join(plain_lines(line, LONGEST) for line in soup.get("recipe", ()))
     body = environment.get_template("card.md.jinja").render(
         report=report,
         ends=report["endpoints"],
@@ -53,6 +54,9 @@ def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any
         example="A text to classify.",
         adapter=report.get("adapter"),
         opening=_opening(report),
+        chosen=chosen,
+        chosen_fence=fence(chosen),
+        chosen_command=plain_lines(soup.get("command", ""), LONGEST),
     )
     return f"---\n{metadata(report, name).to_yaml()}\n---\n{body}\n"
 

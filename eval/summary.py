@@ -184,12 +184,29 @@ def _operator(report: Mapping[str, Any]) -> list[str]:
         averages += f", {baselines['average']['excess']:+.3f} for that after {method} alignment"
     lines = [f"{models} merged by {name}{base}: {point['excess']:+.3f} nats against their mean loss ({averages})"]
     if soup:
-        listed = ", ".join(f"{letter(place)} {weight:.3g}" for place, weight in enumerate(soup["weights"]))
-        lines.append(
-            f"weights of the {soup['kind']} soup: {listed} (select loss {soup['select_loss']:.3f}, "
-            f"{soup['select_loss_uniform']:.3f} with equal ones; {soup['evaluations']} tried)"
-        )
+        lines += _weights(soup)
     return [*lines, _gain(point, "best model" if count > 2 else "better endpoint")]
+
+
+def _weights(soup: Mapping[str, Any]) -> list[str]:
+    """The weights that were chosen, and whether they are worth it on the text that did not choose them."""
+    listed = ", ".join(f"{letter(place)} {weight:.3g}" for place, weight in enumerate(soup["weights"]))
+    whose = f"the {soup['kind']} soup"
+    if soup.get("search") not in (None, "coordinate"):
+        whose = f"the search ({soup['search']})"
+        if soup["granularity"] != "model":
+            whose += f", means over {len(soup['groups'])} groups of tensors by {soup['granularity']}"
+    line = (
+        f"weights of {whose}: {listed} (select loss {soup['select_loss']:.3f}, "
+        f"{soup['select_loss_uniform']:.3f} with equal ones; {soup['evaluations']} tried)"
+    )
+    gain, error = soup.get("gain"), soup.get("gain_stderr")
+    if gain is None or error is None:
+        return [line]
+    if abs(gain) < 2 * error or gain == 0:
+        return [line, f"choosing weights bought nothing: {gain:+.4f} ± {error:.4f} nats against equal ones"]
+    verb = "gained" if gain > 0 else "lost"
+    return [line, f"choosing weights {verb} {abs(gain):.4f} ± {error:.4f} nats against equal ones"]
 
 
 def _barrier(report: Mapping[str, Any]) -> str:

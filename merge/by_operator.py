@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 from torch import Tensor
 
 from ..align.families import family
 from ..align.methods import Method
 from ..align.universe import Universe
+from ..checkpoint.serialization import digest
 from ..eval.loss import Losses, LossMeter
 from ..eval.targets import shown
 from .choosing import Choice, Chooser, climb, closed_forms
 from .measure import weighed
 from .operators.combined import Combined, Known
-from .operators.soup import WeightSearch
 from .operators.statistics import fisher_diagonal, input_moments
-from .path import blend
-from .recipes.recipe import Recipe, Segment, Setting
+from .path import blend, endpoint_digests
+from .plans import SearchPlan
+from .recipes.recipe import Recipe
 from .search import SURE
+from .weight_search.chosen import ChosenWeights, WeightChooser
+from .weight_search.objective import MergeWithWeights
+from .weight_search.search_state import SearchState
+from .weight_search.weight_table import WeightSpace
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class OperatorChooser(Chooser):
     """Tries alignments and weights of some models, on the select part of their text."""
 
     recipe: Recipe
+    beside: Path | None = None
 
     @property
     def base(self) -> int:
@@ -68,8 +74,14 @@ class OperatorChooser(Chooser):
     def choose(self, aligned: Universe) -> Choice:
         """What the operator makes of the aligned models, with the weights that are asked for."""
         statistics = self._statistics(aligned)
-        recipe, soup = self._weighted(aligned, statistics)
-        state = self._combined(recipe, aligned, statistics)
+        weights = self._weighted(aligned, statistics)
+        recipe = self.recipe if weights is None else weights.recipe
+        lazy = self._lazy(recipe, aligned, statistics)
+        self.progress.stage(f"merging ({recipe.operator.name})", len(lazy))
+        state = {}
+        for name in lazy:
+            state[name] = lazy[name]
+            self.progress.advance()
         record = {
             "method": aligned.alignment.method,
             "score": aligned.scores[-1],
@@ -77,7 +89,11 @@ class OperatorChooser(Chooser):
             "max_log_prob_error": aligned.max_log_prob_error,
             "tried": self.tried,
         }
-        return Choice(aligned, state, record, f"the merge by {recipe.operator.name}", recipe=recipe, soup=soup)
+        choice = Choice(aligned, state, record, f"the merge by {recipe.operator.name}", recipe=recipe)
+        if weights is None:
+            return choice
+        equal = self._lazy(weights.equal, aligned, statistics)
+        return replace(choice, soup=weights.record, equal=equal, run=weights.run)
 
     def _statistics(self, aligned: Universe) -> Known:
         """The statistics that the operator wants, of every model where it lies now."""
@@ -94,47 +110,42 @@ class OperatorChooser(Chooser):
         table, ids = family(aligned.config), shown(blocks)
         return [input_moments(state, aligned.config, table, ids, on_block=advance) for state in aligned.states]
 
-    def _weighted(self, aligned: Universe, statistics: Known) -> tuple[Recipe, dict[str, Any] | None]:
-        """The recipe with the weights that the select text asks for, and what the report says of their choice."""
-        if self.plan.soup == "uniform":
-            return self.recipe, None
-        soup, operator, count = self.plan.soup, self.recipe.operator, len(self.recipe.models)
-        values = self.recipe.values(list(aligned.states[0]))
+    def _weighted(self, aligned: Universe, statistics: Known) -> ChosenWeights | None:
+        """The weights that the text asks for; None where they are given."""
+        if not self.plan.chooses_weights:
+            return None
+        search = self.plan.weight_search
+        granularity = search.granularity if search is not None else "model"
+        space = WeightSpace.of(self.recipe, list(aligned.states[0]), granularity)
+        merge = MergeWithWeights(space, tuple(aligned.states), statistics, self.plan.seed)
         meter = LossMeter(aligned.config, self.text.select, device=self.device)
+        chooser = WeightChooser(
+            self.plan, meter, aligned.config, self.device, self.progress, self._fit, self._run(search, aligned)
+        )
+        return chooser.choose(merge)
 
-        def measure(weights: tuple[float, ...]) -> Losses:
-            self.progress.advance()
-            given = {name: {**own, "weight": list(weights)} for name, own in values.items()}
-            return meter(Combined(operator, aligned.states, given, seed=self.plan.seed, known=statistics))
+    def _fit(self) -> Mapping[str, Tensor]:
+        search = self.plan.weight_search
+        assert search is not None
+        return self.text.fit(search.tokens(self.inputs.context))
 
-        self.progress.stage(f"choosing weights ({soup})")
-        search = WeightSearch(measure, count, simplex=not self.base)
-        weights = search.greedy() if soup == "greedy" else search.search()
-        return _reweighted(self.recipe, weights), {
-            "kind": soup,
-            "weights": list(weights),
-            "evaluations": len(search.losses),
-            "select_loss": search.loss(weights),
-            "select_loss_uniform": search.loss(search.uniform()),
+    def _run(self, search: SearchPlan | None, aligned: Universe) -> SearchState | None:
+        """Where a search by evolution is kept, known by its models, text and settings; None without an output."""
+        if self.beside is None or search is None or search.method != "cma":
+            return None
+        identity = {
+            "models": endpoint_digests(self.inputs.members),
+            "align": aligned.alignment.method,
+            "recipe": self.recipe.to_dict(),
+            "plan": repr((search, self.plan.seed)),
+            "text": digest(self.text.select),
         }
+        return SearchState.beside(self.beside, identity)
 
-    def _combined(self, recipe: Recipe, aligned: Universe, statistics: Known) -> Mapping[str, Tensor]:
+    def _lazy(self, recipe: Recipe, aligned: Universe, statistics: Known) -> Combined:
         values = recipe.values(list(aligned.states[0]))
-        lazy = Combined(recipe.operator, aligned.states, values, seed=self.plan.seed, known=statistics)
-        self.progress.stage(f"merging ({recipe.operator.name})", len(values))
-        state = {}
-        for name in values:
-            state[name] = lazy[name]
-            self.progress.advance()
-        return state
+        return Combined(recipe.operator, aligned.states, values, seed=self.plan.seed, known=statistics)
 
 
 def _is_surely_positive(difference: Losses) -> bool:
     return difference.mean > SURE * difference.stderr
-
-
-def _reweighted(recipe: Recipe, weights: Sequence[float]) -> Recipe:
-    shared = {key: setting for key, setting in recipe.shared.items() if key != "weight"}
-    each = recipe.segments[0].each or ({},) * len(recipe.models)
-    own = tuple({**settings, "weight": Setting.of(weight)} for settings, weight in zip(each, weights, strict=True))
-    return replace(recipe, shared=shared, segments=(Segment(each=own),))

@@ -68,7 +68,8 @@ class Choice:
     a form in which spectra can be compared; `training` and `restored` are what the report says of the path's training
     and of the spectrum; `seen` is the text that the path was trained on, `run` where the training is kept until the
     result is saved, `closed` the alignment that it began with, None where nothing was fitted. By an operator, `recipe`
-    is the one with the weights that were chosen, and `soup` what the report says of them. `adapter` is the one that the
+    is the one with the weights that were chosen, `soup` what the report says of them, and `equal` what equal weights
+    make, computed when it is looked up. `adapter` is the one that the
     state is made by, where the merge is saved as one.
     """
 
@@ -85,6 +86,7 @@ class Choice:
     run: TrainingState | None = None
     recipe: Recipe | None = None
     soup: Mapping[str, Any] | None = None
+    equal: Mapping[str, Tensor] | None = None
     closed: Alignment | None = None
     adapter: ExtractedAdapter | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..checkpoint.errors import BadInput
 from .options import option_names
-from .plans import CURVES, AlignPlan, CurvePlan, LearnPlan, MergePlan, OperatorPlan
+from .plans import CURVES, AlignPlan, CurvePlan, LearnPlan, MergePlan, OperatorPlan, SearchPlan
 
 SHARED = {"--path", "--seed", "--mixed-precision"}  # of bends and of alignments
 OF_BENDS = option_names(CurvePlan) - SHARED
@@ -19,9 +19,9 @@ OF_THE_PATH = {
     "--interior",
     "--optimizer-a",
     "--optimizer-b",
-    "--restart",
 }
-OF_OPERATORS = {*option_names(OperatorPlan), "--max-memory"} - {"--method"}
+OF_SEARCH = option_names(SearchPlan) - {"--search"}
+OF_OPERATORS = {*option_names(OperatorPlan), *option_names(SearchPlan), "--max-memory"} - {"--method"}
 
 
 # Whether it applies, the first names of the options that then change nothing, and what a sentence says after them.
@@ -46,6 +46,10 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
     reads_no_text = not plan.data and not plan.writes_text
     plain = reads_no_text and plan.path == "linear" and (plan.align == "none" or (by_operator and plan.align is None))
     measures = plan.spectrum.measure or (plan.spectrum.measure is None and not plain)
+    evolves, chosen = (
+        plan.search is not None and plan.search.method == "cma",
+        f"--soup {plan.soup}" if plan.search is None else "--search",
+    )
     return [
         (not by_operator, OF_OPERATORS, "is one of the options that are for a --method: name one, or leave it out"),
         (by_operator, {*OF_THE_PATH, *OF_BENDS, *OF_LEARNING, *OF_TRAINING}, two_models),
@@ -70,9 +74,12 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
             {"--max-excess", "--same-kind"},
             "is for the verdict on a spectrum, and none is measured: add --spectrum, or leave it out",
         ),
-        (plan.soup == "search", {"--soup"}, "contradicts --search: leave one out"),
-        (plan.soup == "search", {"--weight"}, "contradicts --search, which chooses weights: leave one out"),
-        (plan.soup == "greedy", {"--weight"}, f"contradicts --soup {plan.soup}, which chooses weights: leave one out"),
+        (by_operator and not evolves, {"--restart"}, f"{two_models}, or take --search cma"),
+        (plan.search is None, OF_SEARCH, "is for a search for weights: add --search, or leave it out"),
+        (not evolves, {"--evaluations"}, "counts what --search cma tries: leave it out"),
+        (plan.search is not None, {"--soup"}, "contradicts --search: leave one out"),
+        (plan.chooses_weights, {"--weight"}, f"contradicts {chosen}, which chooses weights: leave one out"),
+        (by_operator and plan.chooses_weights, {"--t"}, f"contradicts {chosen}, which chooses t: leave one out"),
     ]
 
 

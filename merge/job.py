@@ -31,6 +31,8 @@ from .plans import Align, MergePlan
 from .recipes.recipe import Recipe, recipe, recipe_places
 from .recipes.recipe_effect import require_effect
 from .reproduce import merge_command
+from .weight_search.evolution import require_budget
+from .weight_search.weight_table import WeightSpace
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,10 @@ def _require_recipe(joined: Recipe, plan: MergePlan, inputs: Inputs) -> None:
         name = inputs.tokenizer_owner.name
         raise BadInput(f"{where}'{name}' has no tokenizer to take: name another model, or leave it out")
     heads = inputs.first.schema.tied if plan.alignment not in KEEP_FORM else ()  # an alignment may untie them
-    require_effect(joined, [*inputs.first.schema.shapes, *heads])
+    names = [*inputs.first.schema.shapes, *heads]
+    require_effect(joined, names)
+    if plan.search is not None and plan.search.method == "cma":
+        require_budget(WeightSpace.of(joined, names, plan.search.granularity), plan.search)
 
 
 def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:

@@ -66,9 +66,9 @@ class Measured:
     that after alignment, `merge` the merge as it is read back from disk; `ensemble` averages the probabilities of the
     members, `base` is what they were trained from, where there is one; `probe` is what other text says of the path
     (`isthmus.merge.probe`), `memorized` which text a model knows by heart (`isthmus.eval.memorization`), `quantized`
-    what quantization cost one (`isthmus.eval.quantization`). `shared` is the merge on the shared rows, None where there
-    are no others; `profiles` are those of a path, with the merge at `t`;
-    `accuracy` is that of classifiers, `tasks` what all score on tasks.
+    what quantization cost one (`isthmus.eval.quantization`); `equal` is the same merge with equal weights, where they
+    were chosen. `shared` is the merge on the shared rows, None where there are no others; `profiles` are those of a
+    path, with the merge at `t`; `accuracy` is that of classifiers, `tasks` what all score on tasks.
     """
 
     members: tuple[Losses, ...]
@@ -86,6 +86,7 @@ class Measured:
     memorized: tuple[dict[str, Any], ...] = ()
     quantized: tuple[dict[str, Any], ...] = ()
     tasks: TaskResults | None = None
+    equal: Losses | None = None
 
     @property
     def gain(self) -> Losses:
@@ -96,6 +97,11 @@ class Measured:
     def excess(self) -> Losses:
         """Loss of the merge − the models' mean loss, each with its share."""
         return self.merge - weighed(self.members, self.shares)
+
+    @property
+    def gain_of_weights(self) -> Losses | None:
+        """Loss with equal weights − loss of the merge; None where no weights were chosen."""
+        return None if self.equal is None else self.equal - self.merge
 
     def report(self) -> dict[str, Any]:
         """The part of isthmus.json that holds losses."""
@@ -160,6 +166,7 @@ class Measured:
                 "average": {**losses_json(self.average), "excess": (self.average - mean).mean},
                 "ensemble": losses_json(self.ensemble),
                 **({"base": losses_json(self.base)} if self.base else {}),
+                **({"equal_weights": losses_json(self.equal)} if self.equal else {}),
             },
         }
 
@@ -302,6 +309,10 @@ class Measuring:
             base_losses,
             accuracy=self._accuracy(own_states, others, (merged, aligned.config)),
         )
+
+    def of_state(self, state: Mapping[str, Tensor], config: PretrainedConfig) -> Losses:
+        """The losses of one more state."""
+        return self._silent_meter(config)(state)
 
     def _as_measured(self, aligned: Universe, members: Sequence[Checkpoint]) -> list[Model]:
         """The models as they are; where all have the head of one, as they are aligned: it fits them only then."""

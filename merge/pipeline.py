@@ -26,7 +26,7 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..checkpoint.rows import in_blocks
 from ..eval.fingerprint import fingerprint_of, optimizer_of
-from ..eval.loss import bytes_of
+from ..eval.loss import Losses, bytes_of
 from ..eval.memorization import own_words
 from ..eval.progress import Progress
 from ..eval.quantization import quantization_cost
@@ -118,7 +118,7 @@ def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
 def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Choice]:
     """The alignment, then what the models' spectra tell of their optimizers, then the path or the weights."""
     if job.recipe is not None:
-        operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, job.recipe)
+        operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, job.recipe, job.beside)
         aligned = operator.align(in_table=job.in_table)
         return measured_ends(job), operator.choose(aligned)
     path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, job.beside, saved, job.tasks)
@@ -249,6 +249,7 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         measured = measuring.among_models(choice.universe, merged, choice.recipe.plain_weights(), base=job.base)
     measured = replace(
         measured,
+        equal=equal_weights(job, choice, measuring),
         probe=probe(job, text, choice, measured),
         memorized=memorized(job, text),
         quantized=quantized(job, text),
@@ -263,6 +264,15 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         if measured.tasks is not None and job.tasks is not None:
             measured.tasks.pass_gates(required(job.plan.gates.require_task, job.tasks.labels))
     return measured
+
+
+def equal_weights(job: Job, choice: Choice, measuring: Measuring) -> Losses | None:
+    """What the same merge loses with equal weights, as it would be saved; None where no weights were chosen."""
+    if choice.equal is None:
+        return None
+    plain = as_adapter(job, replace(choice, state=choice.equal, adapter=None))
+    whole = build(job, plain)
+    return measuring.of_state(rounded(whole.state, job.dtype), choice.universe.config)
 
 
 @dataclass(frozen=True)

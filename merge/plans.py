@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -28,12 +29,16 @@ OptimizerName = Literal["adamw", "muon", "lion"]
 Precision = Literal["no", "bf16"]
 Objective = Literal["mean", "worst", "task"]
 Soup = Literal["uniform", "greedy", "search"]
+SearchMethod = Literal["coordinate", "gradient", "cma"]
+Granularity = Literal["model", "layer", "matrix"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 CURVES: tuple[CurveKind, ...] = get_args(CurveKind)
 LEARNING_RATES: Mapping[OptimizerName, float] = {"muon": 5e-3, "adamw": 1e-3, "lion": 2e-4}
 # Weights times tokens that `auto` will spend on learning: minutes on two cores, or on one GPU.
 AFFORDABLE = {"cpu": 2e12, "cuda": 1e15}
+SEARCHES: tuple[SearchMethod, ...] = get_args(SearchMethod)
+LEAST_EVALUATIONS = 6  # of a search by evolution
 MAX_PASSES = 4.0  # over the text that is trained on
 
 
@@ -70,6 +75,15 @@ def read_path(word: str, curve: Callable[[], CurvePlan]) -> Literal["linear"] | 
     if not Path(word).is_dir():
         raise BadInput(f"--path {word}: give linear, {', '.join(CURVES)}, or a directory that `isthmus path` wrote")
     return Path(word)
+
+
+def read_search(word: str | None, plan: Callable[[], SearchPlan]) -> SearchPlan | None:
+    """What `--search` says: how weights are searched for; None where it is not given. Raises BadInput for others."""
+    if word is None:
+        return None
+    if word not in SEARCHES:
+        raise BadInput(f"--search takes {', '.join(SEARCHES)}; got '{word}'")
+    return plan()
 
 
 def read_gradients(option: str, words: Sequence[str]) -> tuple[tuple[float, ...], ...]:
@@ -237,6 +251,50 @@ class CurvePlan:
 
 
 @dataclass(frozen=True)
+class SearchPlan:
+    """How weights of an operator are searched for, and for what: whole models, layers, or matrices of them.
+
+    ``coordinate`` moves the weights of one model after the other, ``gradient`` learns them from the loss on the fit
+    text, `steps` times on `batch` blocks; ``cma`` is evolution, and tries `evaluations` weights. All of them choose on
+    the select text.
+    """
+
+    method: SearchMethod = _operator("coordinate", "How weights are searched for.", name="--search", recorded=False)
+    granularity: Granularity = _operator(
+        "model", "What has weights of its own, for gradient and cma: model, layer or matrix."
+    )
+    evaluations: int = _operator(200, "Weights that --search cma tries at most.", minimum=LEAST_EVALUATIONS)
+    steps: int = 60
+    batch: int = 16
+
+    def tokens(self, context: int) -> int:
+        """The tokens of every label that weights are learned from, blocks of `context` each: as many as the whole run
+        reads, so that what is drawn comes from many documents.
+        """
+        return self.steps * self.batch * context
+
+    def __post_init__(self) -> None:
+        whole, evolves = self.granularity == "model", self.method == "cma"
+        refuse(
+            {
+                f"a search is one of {', '.join(SEARCHES)}; got {self.method!r}": self.method not in SEARCHES,
+                f"granularity is one of {', '.join(get_args(Granularity))}; got {self.granularity!r}": (
+                    self.granularity not in get_args(Granularity)
+                ),
+                f"--search coordinate is for the weights of whole models: take gradient or cma for --granularity "
+                f"{self.granularity}": self.method == "coordinate" and not whole,
+                f"--search cma tries {LEAST_EVALUATIONS} weights at least; got --evaluations {self.evaluations}": (
+                    evolves and self.evaluations < LEAST_EVALUATIONS
+                ),
+                "the steps and the batch of a search are at least 1": min(self.steps, self.batch) < 1,
+                "--search cma needs the package cma: pip install 'isthmus[search]'": (
+                    evolves and find_spec("cma") is None
+                ),
+            }
+        )
+
+
+@dataclass(frozen=True)
 class SpectrumPlan:
     """Whether the spectrum is measured, or restored; from which excess on, in nats, it is no longer preserved.
 
@@ -343,9 +401,10 @@ class MergePlan:
     [interior, 1 − interior] with the lowest `objective` on the select text. `optimizers` are those that trained A and
     B, where the user knows better than their files and weights tell.
 
-    **By an operator**, `soup` says where weights come from: the recipe (``uniform``), a ``greedy`` choice of models, or
-    a ``search``, both on the select text. `max_memory`, a size such as ``6GB``, is for models larger than memory: they
-    are merged from disk to disk and measured from there.
+    **By an operator**, `soup` says where weights come from: the recipe (``uniform``), or a ``greedy`` choice of models
+    on the select text; or they are searched for, as `search` says (``search`` is the older word for ``coordinate``).
+    `max_memory`, a size such as ``6GB``, is for models larger than memory: they are merged from disk to disk and
+    measured from there.
 
     `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
     float32. `vocabulary` brings models with tokens of their own to one vocabulary. With `as_lora`, a rank, the merge is
@@ -381,6 +440,12 @@ class MergePlan:
         shown_default="auto; none for a recipe, and for a method without --data",
     )
     soup: Soup = "uniform"
+    search: SearchPlan | None = _operator(
+        None,
+        "Search for weights: coordinate, gradient (on the fit text) or cma; coordinate where no word follows.",
+        read=read_search,
+        recorded=False,
+    )
     t: float | None = option(
         None, "The merge point: auto, or a number from 0 (A) to 1 (B).", PATH, unset="auto", read=read_point
     )
@@ -431,6 +496,21 @@ class MergePlan:
         return self.align or "auto"
 
     @property
+    def weight_search(self) -> SearchPlan | None:
+        """How weights are searched for; None where they are given, or chosen greedily."""
+        return SearchPlan() if self.search is None and self.soup == "search" else self.search
+
+    @property
+    def chooses_weights(self) -> bool:
+        """Whether weights are chosen on text."""
+        return self.soup != "uniform" or self.search is not None
+
+    @property
+    def choice_of_weights(self) -> str:
+        """How weights are chosen, in words."""
+        return f"--search {self.search.method}" if self.search is not None else f"a {self.soup} soup"
+
+    @property
     def wants_spectrum(self) -> bool:
         """Whether a spectrum is asked for."""
         return bool(self.spectrum.measure) or self.gates.require_spectrum
@@ -475,7 +555,6 @@ class OperatorPlan:
 
     `weights` and `densities` are given once for all models or once for each, a number or a gradient over the layers.
     `last` takes only the last checkpoints of a run.
-    With `search`, weights are searched for, in place of `soup`.
     """
 
     method: str | None = _operator(
@@ -501,8 +580,9 @@ class OperatorPlan:
         name="--parameter",
         read=read_parameters,
     )
-    soup: Literal["uniform", "greedy"] = _operator("uniform", "greedy leaves out models that do not lower the loss.")
-    search: bool = _operator(False, "Search for weights on the select text.")
+    soup: Soup = _operator(
+        "uniform", "greedy leaves out models that do not lower the loss; search is --search coordinate."
+    )
     last: int | None = _operator(
         None, "Of the checkpoints of a run, only this many: those with the highest numbers in their names.", minimum=1
     )
@@ -583,29 +663,37 @@ def refuse(rules: Mapping[str, bool]) -> None:
 
 
 def _against_path(plan: MergePlan) -> dict[str, bool]:
-    of_operator = plan.soup != "uniform" or plan.max_memory is not None
+    of_operator = plan.chooses_weights or plan.max_memory is not None
     return {
-        "a soup and --max-memory are for a --method: name one, or leave them out": of_operator,
+        "a soup, a search for weights and --max-memory are for a --method: name one, or leave them out": of_operator,
         f"t is a point of the path, between 0 and 1; got {plan.t}": plan.t is not None and not 0 <= plan.t <= 1,
         f"--interior is a share of the path below 0.5; got {plan.interior}": not 0 <= plan.interior < 0.5,
     }
 
 
 def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
-    operator, chosen, limited = recipe.operator, plan.soup != "uniform", plan.max_memory is not None
+    operator, chosen, limited = recipe.operator, plan.chooses_weights, plan.max_memory is not None
+    learned = plan.search is not None and plan.search.method == "gradient"
     of_path = plan.path != "linear" or plan.t is not None or plan.spectrum.restore
     trained = bool(plan.fit_on) or any(plan.optimizers)
-    contradiction = f"the weights that are given and those of a {plan.soup} soup contradict each other: leave one out"
+    choice = plan.choice_of_weights
+    contradiction = f"the weights that are given and those of {choice} contradict each other: leave one out"
+    several = "soup and --search both choose weights: leave one out"
+    alone = f"{operator.name} of one model has no weights to choose: give two models or more"
     in_memory = {
         f"--align {plan.alignment}": plan.alignment != "none",
-        f"a {plan.soup} soup": chosen,
+        choice: chosen,
         f"--method {operator.name}": operator.knows is not None,
         "the spectrum": plan.wants_spectrum,
     }
     return {
         "--align learned is for two models and the path between them: take combined": plan.alignment == "learned",
         "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
-        f"{operator.name} has no weights to choose": chosen and "weight" not in operator.parameters,
+        several: plan.soup != "uniform" and plan.search is not None,
+        f"{operator.name} has no weights to choose": chosen and not operator.is_weighed,
+        f"{operator.name} has no slopes to follow: take --search coordinate or cma": learned
+        and operator.slopes is None,
+        alone: chosen and not operator.needs_base and len(recipe.models) == 1,
         "weights are chosen for whole models: not with slices": chosen and len(recipe.segments) > 1,
         contradiction: chosen and not recipe.weighs_alike,
         **{
@@ -683,7 +771,7 @@ def _without_text(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
         "without text no loss can be measured: add --data (stdlib:docs), give --t, or say --align learned": chooses_t,
         f"without text alignments cannot be compared: add --data, or say --align none{without}": compares,
         f"{recipe and recipe.operator.name} weighs parameters by what they do on text: add --data": bool(knows),
-        f"a {plan.soup} soup is chosen by the loss on text: add --data": plan.soup != "uniform",
+        f"the weights of {plan.choice_of_weights} are chosen by the loss on text: add --data": plan.chooses_weights,
         "--max-memory is for measuring: without --data, models never are in memory whole": plan.max_memory is not None,
         "--max-barrier and --require-gain need a loss: add --data": plan.gates.need_loss,
     }

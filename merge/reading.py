@@ -184,4 +184,7 @@ def fit_tokens(plan: MergePlan, recipe: Recipe | None, context: int) -> int:
     looks = plan.alignment in LOOKING or (
         recipe is not None and (plan.alignment == "auto" or recipe.operator.knows is not None)
     )
-    return tokens_per_label(labels) if looks and plan.data and plan.path == "linear" else 0
+    search = plan.weight_search
+    learned = search.tokens(context) if search is not None and search.method == "gradient" else 0
+    looked_at = tokens_per_label(labels) if looks and plan.data and plan.path == "linear" else 0
+    return max(learned, looked_at)

@@ -20,6 +20,7 @@ from ..eval.text import Blocks
 from .choosing import Choice
 from .job import Job
 from .measure import Measured, unmeasured
+from .reproduce import chosen_recipe
 
 PARTS = ("fit", "select", "report")
 
@@ -67,7 +68,7 @@ def merge_report(
             "confidence": [evidence.confidence for evidence in trained_by],
         },
         "alignment": {"asked": job.plan.alignment, **choice.alignment},
-        **(_of_path(choice, along) if choice.recipe is None else _of_operator(job, choice)),
+        **(_of_path(choice, along) if choice.recipe is None else _of_operator(job, choice, measured)),
         **(measured.report() if measured else unmeasured(choice.t)),
         "spectrum": asdict(verdict) if verdict else None,
         "adapter": _adapter(job, choice),
@@ -145,13 +146,29 @@ def _of_path(choice: Choice, along: PathSpectrum | None) -> dict[str, Any]:
     }
 
 
-def _of_operator(job: Job, choice: Choice) -> dict[str, Any]:
+def _of_operator(job: Job, choice: Choice, measured: Measured | None) -> dict[str, Any]:
     assert choice.recipe is not None
     return {
         "path": {"kind": "none", "bends": 0, "steps": 0},
         "base": record_of(job.inputs.first) if job.base else None,
         "method": choice.recipe.to_dict(),
-        "soup": choice.soup,
+        "soup": _of_weights(job, choice, measured),
+    }
+
+
+def _of_weights(job: Job, choice: Choice, measured: Measured | None) -> dict[str, Any] | None:
+    """The weights that were chosen, what that gained, and the recipe that makes the merge without choosing again."""
+    gain = measured.gain_of_weights if measured else None
+    if choice.soup is None or gain is None:
+        return None
+    assert choice.recipe is not None
+    recipe, command = chosen_recipe(job.plan, choice.recipe, job.inputs, choice.alignment["method"])
+    return {
+        **choice.soup,
+        "gain": gain.mean,
+        "gain_stderr": gain.stderr,
+        "recipe": recipe,
+        "command": command,
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ..align.methods import LOOKING
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.opening import open_source
@@ -21,7 +22,7 @@ from ..eval.corpora import corpus
 from ..eval.tasks.specs import task_specs
 from .idle import idle_in_merge
 from .options import unusual
-from .plans import Align, CurvePlan, MergePlan
+from .plans import Align, CurvePlan, MergePlan, SearchPlan
 from .recipes.recipe import Recipe, Settings, written
 
 LONGEST = 1000  # characters of one word of a command
@@ -50,7 +51,7 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
     names: dict[str, str] = {}
     if recipe is not None:
         names = dict(zip(recipe.ingredients, ends, strict=True))
-        options = _as_options(recipe if plan.soup == "uniform" else _unweighted(recipe), names)
+        options = _as_options(_unweighted(recipe) if plan.chooses_weights else recipe, names)
     words = ["isthmus", "merge", *(options if options is not None else ["recipe.yml"]), "-o", "merged"]
     for spec in plan.data:
         words += ["--data", public_text(spec)]
@@ -65,14 +66,31 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
     rules = idle_in_merge(plan, by_operator=recipe is not None)
     idle = {name for applies, options, _ in rules if applies for name in options}
     words += unusual(replace(plan, align=_said_alignment(plan, recipe, options)), MergePlan(), idle)
-    if plan.soup != "uniform":
-        words += ["--search"] if plan.soup == "search" else ["--soup", plan.soup]
+    if plan.weight_search is not None:
+        words += ["--search", plan.weight_search.method, *unusual(plan.weight_search, SearchPlan())]
+    elif plan.soup != "uniform":
+        words += ["--soup", plan.soup]
     for option, optimizer in zip(("--optimizer-a", "--optimizer-b"), plan.optimizers, strict=True):
         words += [option, optimizer] if optimizer else []
     command = shlex.join(plain(word, LONGEST) for word in words)  # on one line whatever a directory is called
     if recipe is None or options is not None:
         return command
     return f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
+
+
+def chosen_recipe(plan: MergePlan, recipe: Recipe, inputs: Inputs, alignment: Align) -> tuple[list[str], str]:
+    """The recipe with weights that were chosen, as lines of YAML, and the command that merges by it.
+
+    Alignment is as it was. The text is in the command where the alignment or the method looks at it.
+    """
+    names = dict(zip(recipe.ingredients, map(public_reference, inputs.whole), strict=True))
+    words = ["isthmus", "merge", "recipe.yml", "-o", "merged"]
+    if alignment in LOOKING or recipe.operator.knows is not None:
+        for spec in plan.data:
+            words += ["--data", public_text(spec)]
+    given = replace(plan, soup="uniform", search=None, align=None if alignment == "none" else alignment)
+    words += unusual(given, MergePlan(), () if "--data" in words else ("--tokens", "--context", "--report-on"))
+    return _as_yaml(recipe, names).splitlines(), shlex.join(plain(word, LONGEST) for word in words)
 
 
 def _said_alignment(plan: MergePlan, recipe: Recipe | None, options: Sequence[str] | None) -> Align | None:

@@ -82,12 +82,21 @@ def regmean(
     if grams is None:
         yield from linear(blocks, weights=weights)
         return
+    solved = regmean_map(blocks, weights, grams, axis, shrink)[-1]
+    yield solved.movedim(0, axis).float()
+
+
+def regmean_map(
+    blocks: RowBlocks, weights: Sequence[float], grams: Sequence[Tensor], axis: int, shrink: float
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """The maps W_i with their inputs along the first axis, the shrunk G_i, Σ w_i G_i and W, all in float64."""
     whole = [torch.cat(list(parts)) for parts in zip(*blocks, strict=True)]
-    weighted = [w * _shrunk(gram, shrink) for w, gram in zip(weights, grams, strict=True)]
+    moments = [_shrunk(gram, shrink) for gram in grams]
     maps = [weight.movedim(axis, 0).double() for weight in whole]
-    answers = plain_sum([gram @ weight for gram, weight in zip(weighted, maps, strict=True)])
-    solved = torch.linalg.solve(plain_sum(weighted), answers)
-    yield solved.movedim(0, axis).to(whole[0].dtype)
+    weighted = [weight * moment for weight, moment in zip(weights, moments, strict=True)]
+    total = plain_sum(weighted)
+    answers = plain_sum([moment @ weight for moment, weight in zip(weighted, maps, strict=True)])
+    return maps, moments, total, torch.linalg.solve(total, answers)
 
 
 def _shrunk(gram: Tensor, shrink: float) -> Tensor:

@@ -47,12 +47,27 @@ class Combined(Mapping[str, Tensor]):
 
     def blocks(self, name: str) -> Iterator[Tensor]:
         """One merged tensor in blocks of rows."""
+        rows = self._rows(name)
+        return self._judged(self.operator.run(rows, **self._arguments(name)), rows, name)
+
+    def slopes(self, name: str) -> Iterator[list[Tensor]]:
+        """The derivatives of one merged tensor by the weight of every model, in blocks of rows.
+
+        Of operators that have them (`isthmus.merge.operators.slopes`).
+        """
+        slopes = self.operator.slopes
+        assert slopes is not None, "only operators with slopes are searched along them"
+        return slopes(self._rows(name), **self._arguments(name))
+
+    def _rows(self, name: str) -> _Rows:
+        return _Rows(self.states, name, self._reader, models=len(self.states) - len(self._information))
+
+    def _arguments(self, name: str) -> dict[str, Any]:
         arguments = self.operator.arguments(self.settings[name], f"{self.seed}/{name}")
         if self.operator.knows == "inputs":
             inputs = [moments[name] for moments in self.known if name in moments]
             arguments |= {"grams": [one.gram for one in inputs] or None, "axis": inputs[0].axis if inputs else 0}
-        rows = _Rows(self.states, name, self._reader, models=len(self.states) - len(self._information))
-        return self._judged(self.operator.run(rows, **arguments), rows, name)
+        return arguments
 
     def _judged(self, blocks: Iterator[Tensor], rows: _Rows, name: str) -> Iterator[Tensor]:
         """The blocks, and NotFinite where arithmetic failed, or the tensor vanished or outgrew the models'."""

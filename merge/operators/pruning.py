@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from .blocks import MappedBlocks, RowBlocks, WholeVectors
+from .blocks import MappedBlocks, Parts, RowBlocks, WholeVectors
 from .masks import cuts
 from .task_vectors import Masks, elected, sparse, summed
 
@@ -34,8 +34,7 @@ def breadcrumbs(
     The `gammas[i]` largest entries are dropped, then the smallest until `densities[i]` are left; fewer large ones where
     there are not enough small ones. All are kept at density 1.
     """
-    vectors = sparse(blocks, densities, _between(blocks, densities, gammas), rescale=rescale)
-    return summed(vectors, weights, scale, normalize)
+    return summed(without_extremes(blocks, densities, gammas, rescale=rescale), weights, scale, normalize)
 
 
 def breadcrumbs_ties(
@@ -49,8 +48,7 @@ def breadcrumbs_ties(
     rescale: bool = False,
 ) -> Iterator[Tensor]:
     """Prune as in `breadcrumbs`, then elect signs and merge as in `ties`."""
-    vectors = sparse(blocks, densities, _between(blocks, densities, gammas), rescale=rescale)
-    return elected(vectors, weights, scale, normalize)
+    return elected(without_extremes(blocks, densities, gammas, rescale=rescale), weights, scale, normalize)
 
 
 def della_linear(
@@ -70,8 +68,7 @@ def della_linear(
     Of a row of n entries, that of rank r by magnitude, 0 for the smallest, is kept with the probability density − ε +
     2 ε r / (n − 1); a vector is one row. `key` seeds the choice.
     """
-    vectors = sparse(WholeVectors(blocks), densities, _by_rank(densities, epsilons, key), rescale=rescale)
-    return summed(vectors, weights, scale, normalize)
+    return summed(kept_by_rank(blocks, densities, epsilons, key, rescale=rescale), weights, scale, normalize)
 
 
 def della(
@@ -86,8 +83,21 @@ def della(
     rescale: bool = True,
 ) -> Iterator[Tensor]:
     """Drop and rescale as in `della_linear`, then elect signs and merge as in `ties`."""
-    vectors = sparse(WholeVectors(blocks), densities, _by_rank(densities, epsilons, key), rescale=rescale)
-    return elected(vectors, weights, scale, normalize)
+    return elected(kept_by_rank(blocks, densities, epsilons, key, rescale=rescale), weights, scale, normalize)
+
+
+def without_extremes(
+    blocks: RowBlocks, densities: Sequence[float], gammas: Sequence[float], *, rescale: bool
+) -> Iterator[Parts]:
+    """The base and the task vectors, without their largest and their smallest entries."""
+    return sparse(blocks, densities, _between(blocks, densities, gammas), rescale=rescale)
+
+
+def kept_by_rank(
+    blocks: RowBlocks, densities: Sequence[float], epsilons: Sequence[float], key: str, *, rescale: bool
+) -> Iterator[Parts]:
+    """The base and the task vectors, with entries that are kept with a probability by their rank; whole vectors."""
+    return sparse(WholeVectors(blocks), densities, _by_rank(densities, epsilons, key), rescale=rescale)
 
 
 def _between(blocks: RowBlocks, densities: Sequence[float], gammas: Sequence[float]) -> Callable[[], Masks]:

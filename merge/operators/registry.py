@@ -17,6 +17,7 @@ from ...checkpoint.errors import BadInput
 from .averages import fisher, linear, model_stock, regmean
 from .pruning import breadcrumbs, breadcrumbs_ties, della, della_linear
 from .selection import arcee_fusion, nearswap, ram, ramplus_tl, sce
+from .slopes import SLOPES
 from .sphere import karcher, multislerp, nuslerp, slerp
 from .task_vectors import dare_linear, dare_ties, task_arithmetic, ties
 
@@ -88,6 +89,16 @@ class Operator:
     def with_base(self) -> Operator:
         """The operator with a base, where it may have one."""
         return replace(self, needs_base=True, run=partial(self.run, based=True)) if self.optional else self
+
+    @property
+    def slopes(self) -> Callable[..., Iterator[list[Tensor]]] | None:
+        """What takes what `run` takes, and yields for every block its derivatives by the weight of every model."""
+        return SLOPES.get(self.name)
+
+    @property
+    def is_weighed(self) -> bool:
+        """Whether the models have weights that can be searched for: ``weight``, or ``t``, that of the second of two."""
+        return "weight" in self.parameters or ("t" in self.parameters and self.least > 1)
 
     def require_count(self, models: int) -> None:
         """Raise BadInput for a number of models, without the base, that it does not take."""
@@ -208,7 +219,13 @@ OPERATORS = {
         ),
         Operator("task_arithmetic", task_arithmetic, _task_vectors(False, None), needs_base=True),
         Operator("ties", ties, _task_vectors(True, False), needs_base=True),
-        Operator("dare_linear", dare_linear, _task_vectors(False, True), needs_base=True, random=True),
+        Operator(
+            "dare_linear",
+            dare_linear,
+            _task_vectors(False, True),
+            needs_base=True,
+            random=True,
+        ),
         Operator("dare_ties", dare_ties, _task_vectors(False, True), needs_base=True, random=True),
         Operator("della", della, _task_vectors(True, True) | EPSILON, needs_base=True, random=True),
         Operator("della_linear", della_linear, _task_vectors(False, True) | EPSILON, needs_base=True, random=True),
@@ -230,7 +247,10 @@ OPERATORS = {
         Operator("arcee_fusion", arcee_fusion, {}, needs_base=True, most=1),
         Operator("model_stock", model_stock, {"filter_wise": Parameter("by_row", False)}, needs_base=True, least=2),
         Operator(
-            "fisher", fisher, {"weight": IMPORTANCE, "floor": Parameter("floor", 1e-6, lowest=0.0)}, knows="fisher"
+            "fisher",
+            fisher,
+            {"weight": IMPORTANCE, "floor": Parameter("floor", 1e-6, lowest=0.0)},
+            knows="fisher",
         ),
         Operator(
             "regmean",

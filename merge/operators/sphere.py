@@ -25,15 +25,19 @@ def slerp(blocks: RowBlocks, *, t: float) -> Iterator[Tensor]:
 
     Of two whole tensors, `blocks` in float32. Where |cos Ω| > 0.9995, (1 − t) θ_A + t θ_B.
     """
-    products = gram(blocks)
-    lengths = [length if length > SHORTEST else 1.0 for length in products.diagonal().sqrt().tolist()]
-    cosine = min(1.0, max(-1.0, products[0, 1].item() / (lengths[0] * lengths[1])))
+    angle = slerp_angle(gram(blocks))
     weights = (1 - t, t)
-    if abs(cosine) <= PARALLEL:
-        angle = math.acos(cosine)
+    if angle is not None:
         weights = (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
     for parts in blocks:
         yield weighted_sum(parts, weights)
+
+
+def slerp_angle(products: Tensor) -> float | None:
+    """The angle Ω between two tensors, from their inner products (2, 2); None where they are as good as parallel."""
+    lengths = [length if length > SHORTEST else 1.0 for length in products.diagonal().sqrt().tolist()]
+    cosine = min(1.0, max(-1.0, products[0, 1].item() / (lengths[0] * lengths[1])))
+    return math.acos(cosine) if abs(cosine) <= PARALLEL else None
 
 
 def karcher(blocks: RowBlocks, *, steps: int = 10, tolerance: float = 1e-5) -> Iterator[Tensor]:

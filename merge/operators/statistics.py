@@ -36,7 +36,7 @@ def fisher_diagonal(
     hidden in the blocks; of classifiers, over their labels.
     """
     model, generator = empty_model(config), torch.Generator().manual_seed(seed)
-    weights = {name: state[name].to(device, torch.float32).requires_grad_() for name in state}
+    weights = {name: state[name].detach().to(device, torch.float32).requires_grad_() for name in state}
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     tokens = 0
     for block in blocks.split(1):

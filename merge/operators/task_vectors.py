@@ -29,8 +29,12 @@ def task_arithmetic(
     blocks: RowBlocks, *, weights: Sequence[float], scale: float = 1.0, normalize: bool = False
 ) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i (Ilharco et al. 2023, arXiv 2212.04089)."""
-    deltas = MappedBlocks(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])])
-    return summed(deltas, weights, scale, normalize)
+    return summed(task_vectors_beside_base(blocks), weights, scale, normalize)
+
+
+def task_vectors_beside_base(blocks: RowBlocks) -> Iterator[Parts]:
+    """The base and the task vectors (δ_1, …, δ_N)."""
+    return iter(MappedBlocks(blocks, lambda parts: [parts[0], *(part - parts[0] for part in parts[1:])]))
 
 
 def ties(
@@ -47,8 +51,7 @@ def ties(
     Of every δ_i the `densities[i]` largest entries are kept; each coordinate elects the sign of Σ w_i δ_i; the entries
     of that sign are averaged with their weights (summed, without `normalize`).
     """
-    vectors = sparse(blocks, densities, _largest_entries(blocks, densities), rescale=rescale)
-    return elected(vectors, weights, scale, normalize)
+    return elected(kept_largest(blocks, densities, rescale=rescale), weights, scale, normalize)
 
 
 def dare_linear(
@@ -65,8 +68,7 @@ def dare_linear(
 
     Every entry of δ_i is kept with probability `densities[i]`; `key` seeds the choice.
     """
-    vectors = sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
-    return summed(vectors, weights, scale, normalize)
+    return summed(kept_at_random(blocks, densities, key, rescale=rescale), weights, scale, normalize)
 
 
 def dare_ties(
@@ -80,8 +82,17 @@ def dare_ties(
     rescale: bool = True,
 ) -> Iterator[Tensor]:
     """Drop and rescale as in `dare_linear`, then elect signs and merge as in `ties`."""
-    vectors = sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
-    return elected(vectors, weights, scale, normalize)
+    return elected(kept_at_random(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+
+
+def kept_largest(blocks: RowBlocks, densities: Sequence[float], *, rescale: bool) -> Iterator[Parts]:
+    """The base and the task vectors, each with its share of the largest entries and zeros."""
+    return sparse(blocks, densities, _largest_entries(blocks, densities), rescale=rescale)
+
+
+def kept_at_random(blocks: RowBlocks, densities: Sequence[float], key: str, *, rescale: bool) -> Iterator[Parts]:
+    """The base and the task vectors, each with entries that are kept with its probability and zeros."""
+    return sparse(blocks, densities, _random_entries(densities, key), rescale=rescale)
 
 
 def sparse(
@@ -144,7 +155,7 @@ def _random_entries(densities: Sequence[float], key: str) -> Callable[[], Masks]
     return masker
 
 
-def summed(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
+def summed(vectors: Iterator[Parts], weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i, over Σ w_i with `normalize`."""
     total = sum(weights)
     factor = scale / total if normalize and abs(total) >= NOTHING else scale
@@ -152,16 +163,24 @@ def summed(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize
         yield weighted_sum(deltas, [factor * weight for weight in weights]).add_(base)
 
 
-def elected(vectors: RowBlocks, weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
+def elected(vectors: Iterator[Parts], weights: Sequence[float], scale: float, normalize: bool) -> Iterator[Tensor]:
     """θ_base + λ Σ w_i δ_i over entries of the sign of Σ w_i δ_i, over the Σ w_i of these with `normalize`."""
     for base, *deltas in vectors:
-        weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-        majority = (plain_sum(weighted) >= 0).float() * 2 - 1
-        merged, divisor = torch.zeros_like(base), torch.zeros_like(base)
-        for vector, weight in zip(weighted, weights, strict=True):
-            agrees = (vector * majority > 0).float()
-            merged.addcmul_(vector, agrees)
-            divisor.add_(agrees, alpha=weight)
+        _, merged, divisor = election(deltas, weights)
         if normalize:
             merged /= divisor.masked_fill_(divisor == 0, 1.0)
         yield merged.mul_(scale).add_(base)
+
+
+def election(deltas: Parts, weights: Sequence[float]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Where every δ_i has the elected sign (1, else 0), and over these Σ w_i δ_i and Σ w_i."""
+    weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
+    majority = (plain_sum(weighted) >= 0).float() * 2 - 1
+    merged, divisor = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
+    agreeing = []
+    for vector, weight in zip(weighted, weights, strict=True):
+        agrees = (vector * majority > 0).float()
+        merged.addcmul_(vector, agrees)
+        divisor.add_(agrees, alpha=weight)
+        agreeing.append(agrees)
+    return agreeing, merged, divisor

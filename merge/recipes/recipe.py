@@ -194,10 +194,13 @@ class Recipe:
 
     @property
     def weighs_alike(self) -> bool:
-        """Whether all models have the same weight in all tensors."""
+        """Whether all models have the same weight in all tensors: of two on an arc, t is in its middle."""
         settings = [self.shared, *(one for segment in self.segments for one in (segment.shared, *segment.each))]
-        given = [case for one in settings if "weight" in one for case in one["weight"].cases]
-        return len({value for _, values in given for value in values}) <= 1
+        weights, places = (
+            {value for one in settings if key in one for _, values in one[key].cases for value in values}
+            for key in ("weight", "t")
+        )
+        return len(weights) <= 1 and places <= {0.5}
 
     def plain_weights(self) -> list[float] | None:
         """One weight per model, as shares of 1, where all are single non-negative numbers; else None."""

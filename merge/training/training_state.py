@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class TrainingState:
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
 
     @classmethod
-    def beside(cls, output: Path, identity: object) -> TrainingState:
+    def beside(cls, output: Path, identity: object) -> Self:
         """The run whose result will be `output`: a hidden folder next to it."""
         return cls(hidden_sibling(output_path(output), ".isthmus-training"), identity)
 

@@ -240,7 +240,7 @@ def test_weights_beside_a_choice_of_weights(isthmus, saved, tmp_path: Path) -> N
     text = f"merge_method: linear\nmodels:\n{weights}"
     outcome = merged(isthmus, saved, tmp_path, text, "--data", "stdlib:docs", "--search")
     assert outcome.code == 2
-    assert "the weights that are given and those of a search soup contradict each other" in outcome.error
+    assert "the weights that are given and those of --search coordinate contradict each other" in outcome.error
 
 
 def test_a_dtype_beside_that_of_the_recipe(isthmus, saved, tmp_path: Path) -> None:

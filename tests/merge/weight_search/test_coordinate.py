@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isthmus.eval.loss import Losses
-from isthmus.merge.operators.soup import EVALUATIONS, LARGEST, WeightSearch
+from isthmus.merge.weight_search.coordinate import EVALUATIONS, LARGEST, WeightSearch
 
 
 def bowl(lowest: Sequence[float], simplex: bool = True) -> WeightSearch:
