@@ -21,6 +21,7 @@ from .checks.weights import own_findings, pair_findings
 from .config import vocabulary_rows
 from .errors import IncompatibleModels
 from .labels import naming_model
+from .layers import as_deep_as
 from .model import Families
 from .one_vocabulary import facts_of
 from .opening import open_source
@@ -94,6 +95,7 @@ def check(
     sources: Sequence[Source] | None = None,
     head: int | None = None,
     base: bool = False,
+    moves: bool = False,
 ) -> CheckResult:
     """Compare two or more models, all with the first, from headers and small files.
 
@@ -102,7 +104,8 @@ def check(
     transformers builds every model once, without memory for weights: a plain average
     leaves that to its output, for transformers takes seconds to import. `sources` are the models' files where they are
     open already. `head` is the place of the classifier whose head all take, None where heads are merged. With `base`,
-    the first is what the others were trained from: a language model may be that of classifiers.
+    the first is what the others were trained from: a language model may be that of classifiers. With `moves`, layers
+    will move, and models may have different numbers of them.
 
     Raises ModelNotFound, CorruptCheckpoint or BadInput when a model cannot be examined at all.
     """
@@ -126,7 +129,8 @@ def check(
     growth: list[Growth | None] = []
     apart: list[Finding] = []
     for source, said, tensors in zip(sources[1:], facts[1:], weights[1:], strict=True):
-        differing = configuration_findings(sources[0].name, first, source.name, said, families)
+        compared = as_deep_as(said, first) if moves else said
+        differing = configuration_findings(sources[0].name, first, source.name, compared, families)
         apart += differing
         if not {sources[0], source}.isdisjoint(other_kinds):  # there may be no vocabulary to compare
             growth.append(None)

@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .base_of_classifiers import as_base, is_base_of_classifiers
+from .chat_templates import most_common_template, with_template
 from .check import check, open_sources, two_vocabularies
 from .checks.finding import Finding
-from .config import DEFAULT_CONTEXT, context_length, schema_of
+from .config import DEFAULT_CONTEXT, context_length, schema_of, vocabulary_rows
 from .errors import IncompatibleModels
 from .labels import one_head
 from .loading import Checkpoint, load
 from .model import Families
-from .one_vocabulary import Choice, OneVocabulary, TransplantedVocabulary, UnifiedSource, unify
+from .one_vocabulary import Choice, OneVocabulary, TransplantedVocabulary, UnifiedSource, facts_of, unify
 from .optimizer_evidence import Evidence
 from .positions import OneContext, one_context
 from .rows import ComputedState
 from .small_files import CONFIGURATION
 from .small_files import tokenizer_owner as owner_of
+from .source import Source
 from .token_ids import with_token_ids, within
+from .token_rows import VocabularyPlan, is_one_vocabulary
 from .vocabulary import Growth
 
 if TYPE_CHECKING:
@@ -107,26 +110,35 @@ def open_inputs(
     narrow: bool = False,
     opened: bool = True,
     longest: int | None = None,
-    vocabulary: Choice | None = None,
+    vocabulary: Choice | VocabularyPlan | None = None,
+    template: str | None = None,
     base: bool = False,
     head: int | None = None,
+    moves: bool = False,
 ) -> Inputs:
     """The checkpoints, checked against the first before a weight is downloaded or read; untied alike when one is.
 
     The tokenizer is that of the model `tokenizer_of`, else of the first that has one. `narrow` cuts models to the rows
     of the vocabulary that all share where they differ in it, which is an error otherwise. `opened` is as for
     `isthmus.checkpoint.check.check`. Blocks of text have at most `longest` tokens. `vocabulary` brings models whose
-    vocabularies differ by added tokens to one (`isthmus.checkpoint.one_vocabulary`); with `base`, the first is what the
+    vocabularies differ by added tokens to one (`isthmus.checkpoint.one_vocabulary`); `template` is the chat template of
+    the merge, ``auto`` the one that most models have, None that of the tokenizer; with `base`, the first is what the
     others were trained from. `head` is the place of the classifier whose head all take; without it, the heads of
-    classifiers are brought to the order of the labels of the first.
+    classifiers are brought to the order of the labels of the first. Where layers move, `moves`, models may have
+    different numbers of them.
 
     Raises IncompatibleModels when they cannot be merged; what `check` and `load` raise.
     """
     references = [model.reference if isinstance(model, Checkpoint) else model for model in models]
-    unified, notes = (
-        unify(open_sources(references), vocabulary, base=base, families=families) if vocabulary else (None, [])
-    )
-    result = check(*references, families=families, opened=opened, sources=unified, head=head, base=base)
+    unified: Sequence[Source] | None = None
+    notes: list[Finding] = []
+    if vocabulary is not None:
+        opened_sources = open_sources(references)
+        if _brings_together(opened_sources, vocabulary, families):
+            unified, notes = unify(opened_sources, vocabulary, base=base, families=families)
+        else:
+            vocabulary = None
+    result = check(*references, families=families, opened=opened, sources=unified, head=head, base=base, moves=moves)
     result = replace(result, findings=(*result.findings, *notes))
     grown = {place: growth for place, growth in enumerate(result.growth, start=1) if growth is not None}
     apart = [two_vocabularies(result.models[0], result.models[place], growth) for place, growth in grown.items()]
@@ -150,6 +162,11 @@ def open_inputs(
     whole, growth = tuple(members), result.growth[0] if len(models) == 2 else None
     named = dict(zip(map(str, models), members, strict=True)).get(str(tokenizer_of))
     owner = named or (whole[growth.owner] if growth is not None else tokenizer_owner(members))
+    if template is not None and owner.has_tokenizer:
+        text = most_common_template(members) if template == "auto" else template
+        taken = owner if text is None else with_template(owner, text)
+        members = [taken if member is owner else member for member in members]
+        owner, whole = taken, tuple(members)
     if grown:
         rows = min(one.shared for one in grown.values())
         members = [_narrowed(member, rows, families) for member in members]
@@ -166,6 +183,13 @@ def open_inputs(
         head_of,
         contexts,
     )
+
+
+def _brings_together(sources: Sequence[Source], vocabulary: Choice | VocabularyPlan, families: Families | None) -> bool:
+    """Whether a vocabulary changes any model: that of a recipe need not."""
+    if not isinstance(vocabulary, VocabularyPlan) or vocabulary.tokens or vocabulary.multiple is not None:
+        return True
+    return not is_one_vocabulary(sources, [vocabulary_rows(facts_of(one, families), one.name) for one in sources])
 
 
 def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:

@@ -33,6 +33,7 @@ from .small_files import GENERATION, TOKENIZER_SETTINGS, is_tokenizer_file
 from .source import LooseFiles, Source
 from .strict_json import parse_object
 from .token_ids import with_token_ids
+from .token_rows import VocabularyPlan
 from .tokenizer import Tokenizer, build_tokenizer, files_to_build, read_tokenizer
 from .transplant import pursuit_seconds, shared_tokens, transplanted
 from .untrusted_text import plain
@@ -49,7 +50,8 @@ WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 class OneVocabulary:
     """The `tokens` that all models get, by their rows, of which there are `rows`; those of every source by its `own`.
 
-    `missing` are the tokens that not all models have. `base` says whether the first model is the others' base.
+    `missing` are the tokens that not all models have. `base` says whether the first model is the others' base. `plan`
+    says where some rows come from, `donors` which rows these are in their models.
     """
 
     sources: tuple[Source, ...]
@@ -61,6 +63,8 @@ class OneVocabulary:
     base: bool
     files: LooseFiles
     _folder: WorkingFolder = field(repr=False)
+    plan: VocabularyPlan = field(default_factory=VocabularyPlan)
+    donors: Mapping[str, int | None] = field(default_factory=dict)
     _members: list[Any] = field(default_factory=list, repr=False)  # checkpoints
     _places: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _rows: dict[str, dict[int, Tensor]] = field(default_factory=dict, repr=False)
@@ -83,7 +87,7 @@ class OneVocabulary:
         places = torch.full((self.rows,), -1)
         for token, row in self.tokens.items():
             places[row] = self.own[model].get(token, -1)
-        if model == self.owner:  # and its rows of padding
+        if model == self.owner and self.plan.multiple is None:  # and its rows of padding
             whole = vocabulary_rows(facts_of(self.sources[model]), self.sources[model].name)
             taken = set(self.tokens.values())
             for row in range(min(whole, self.rows)):
@@ -95,10 +99,12 @@ class OneVocabulary:
         """The weights of a model with these rows; the tensors of `schema`, of which those with other shapes change."""
         checkpoint, resized = self._members[model], self._resized(schema)
         places, order = self.places(model), torch.arange(self.rows)
+        chosen = {self.tokens[one.token] for one in self.plan.tokens}
+        forced = {self.tokens[one.token] for one in self.plan.tokens if one.force}
 
         def is_as_it_is(name: str) -> bool:
             same = schema.shapes[name] == checkpoint.schema.shapes.get(name) and torch.equal(places, order)
-            return same or name not in resized
+            return (same and not forced) or name not in resized
 
         def tensor(name: str) -> Tensor:
             whole: Tensor = checkpoint.state[name]
@@ -106,9 +112,12 @@ class OneVocabulary:
                 return whole
             moved = whole[places.clamp(min=0)].clone()
             for row, borrowed in self._borrowed(name, model).items():
-                no_difference = self.base and self.places(0)[row] < 0  # to a base that lacks the token
-                if no_difference or places[row] < 0:
+                no_difference = self.base and self.places(0)[row] < 0 and row not in chosen  # to a base that lacks it
+                if no_difference or places[row] < 0 or row in forced:
                     moved[row] = borrowed
+            if self.plan.multiple is not None:
+                count = 1 + max(self.tokens.values())
+                moved[count:] = moved[:count].mean(0)
             return moved
 
         def blocks(name: str) -> Iterator[Tensor]:
@@ -172,7 +181,8 @@ class OneVocabulary:
         """
         if name not in self._rows:
             places = torch.stack([self.places(model) for model in range(len(self._members))])
-            lacked = (places < 0).any(0).nonzero().flatten().tolist()
+            chosen = [self.tokens[one.token] for one in self.plan.tokens]
+            lacked = sorted({*(places < 0).any(0).nonzero().flatten().tolist(), *chosen})
             having: dict[int, list[Tensor]] = {row: [] for row in lacked}
             mean = torch.zeros(())
             for other, member in enumerate(self._members):
@@ -183,7 +193,20 @@ class OneVocabulary:
                     if place >= 0 and not (self.base and int(places[0, row]) >= 0 and other > 0):
                         having[row].append(whole[place].clone())
             self._rows[name] = {row: torch.stack(rows).mean(0) if rows else mean for row, rows in having.items()}
+            self._rows[name] |= self._chosen(name, mean)
         return self._rows[name]
+
+    def _chosen(self, name: str, like: Tensor) -> dict[int, Tensor]:
+        """The rows that are not borrowed from who has them, but from where the plan says."""
+        rows = {}
+        for one in self.plan.tokens:
+            place = self.donors[one.token]
+            row = torch.zeros_like(like)
+            if one.model is not None and place is not None:
+                donor = self._members[one.model]
+                row = donor.state[name if name in donor.state else donor.schema.tied[name]][place].clone()
+            rows[self.tokens[one.token]] = row
+        return rows
 
 
 @dataclass(eq=False)
@@ -263,10 +286,11 @@ def facts_of(source: Source, families: Families | None = None) -> dict[str, Any]
 
 
 def unify(
-    sources: Sequence[Source], choice: Choice, *, base: bool, families: Families | None = None
+    sources: Sequence[Source], choice: Choice | VocabularyPlan, *, base: bool, families: Families | None = None
 ) -> tuple[list[UnifiedSource], list[Finding]]:
     """The models with one vocabulary: the ``union`` of all, or that of the ``base`` or of the first model, ``A``; or,
-    ``transplant``, with the tokenizer of the first source, however they differ (`isthmus.checkpoint.transplant`).
+    ``transplant``, with the tokenizer of the first source, however they differ (`isthmus.checkpoint.transplant`); or
+    what the plan of a recipe says.
 
     With `base`, the first of the sources is what the others were trained from. Raises IncompatibleModels where the
     tokenizers differ in more than added tokens, and none is transplanted.
@@ -274,7 +298,9 @@ def unify(
     transplants = choice == "transplant"
     if choice == "base" and not base:
         raise IncompatibleModels("--vocabulary base is for a method with --base: take union or A")
-    owner = int(base) if choice == "A" else 0
+    plan = choice if isinstance(choice, VocabularyPlan) else VocabularyPlan()
+    owner = plan.owner if plan.owner is not None else int(base) if choice == "A" else 0
+    takes_all = choice == "union" or (isinstance(choice, VocabularyPlan) and plan.owner is None)
     tokenizers = [_tokenizer(source) for source in sources]
     rows = [vocabulary_rows(facts_of(source, families), source.name) for source in sources]
     own = [
@@ -293,12 +319,16 @@ def unify(
                 )
     differences = [] if transplants else _differences(sources, tokenizers, owner)
     built = _built(tokenizers[owner])
-    if choice == "union":
+    if takes_all:
         for place in (place for place in range(len(sources)) if place != owner):
             flags = _built(tokenizers[place]).added_tokens_decoder
             new = sorted(row for token, row in tokenizers[place].tokens.items() if token not in built.get_vocab())
             built.add_tokens([flags[row] for row in new if row in flags])
-    tokens = {token: row for token, row in built.get_vocab().items() if choice == "union" or token in own[owner]}
+    made = [one.token for one in plan.tokens if one.token not in built.get_vocab()]
+    built.add_tokens(made)
+    tokens = {
+        token: row for token, row in built.get_vocab().items() if takes_all or token in own[owner] or token in made
+    }
     for other in tokenizers:
         built.chat_template = built.chat_template or _built(other).chat_template
     folder = WorkingFolder(Path(tempfile.gettempdir(), "isthmus-vocabulary-"))
@@ -313,19 +343,22 @@ def unify(
         tuple(sources),
         tuple(own),
         tokens,
-        max(rows[owner], 1 + max(tokens.values())),
+        plan.rows(rows[owner], 1 + max(tokens.values())),
         missing,
         owner,
         base,
         LooseFiles(Reference(directory=directory)),
         folder,
+        plan,
+        plan.donor_rows(sources, own, rows),
     )
     unified = [UnifiedSource(source, vocabulary, place) for place, source in enumerate(sources)]
     if isinstance(vocabulary, TransplantedVocabulary):
         taking = (place for place in range(len(sources)) if vocabulary.own[place] != vocabulary.own[owner])
         differences += [_transplant_finding(vocabulary, place) for place in taking]
     elif missing or len(set(rows)) > 1:
-        differences.append(_finding(vocabulary, choice))
+        whose = "their union" if takes_all else f"that of {sources[owner].name if plan.owner is not None else choice}"
+        differences.append(_finding(vocabulary, whose))
     return unified, differences
 
 
@@ -437,7 +470,7 @@ def _transplant_finding(vocabulary: TransplantedVocabulary, model: int) -> Findi
     return Finding("degrades", what, advice, TOKENIZER_SETTINGS)
 
 
-def _finding(vocabulary: OneVocabulary, choice: Choice) -> Finding:
+def _finding(vocabulary: OneVocabulary, whose: str) -> Finding:
     shown = ", ".join(f"'{plain(token, 40)}'" for token in vocabulary.missing[:SHOWN])
     shown += ", ..." * (len(vocabulary.missing) > SHOWN)
     count = len(vocabulary.missing)
@@ -445,6 +478,6 @@ def _finding(vocabulary: OneVocabulary, choice: Choice) -> Finding:
     if not count:
         what = "the embeddings have different numbers of rows, for the same tokens"
     left_out = sum(token not in vocabulary.tokens for token in vocabulary.missing)
-    whose = "their union" if choice == "union" else f"that of {choice}, without {left_out} of them"
+    whose += f", without {left_out} of them" * bool(left_out)
     advice = f"one of {vocabulary.rows} rows, {whose}, is merged; rows are averaged over the models that have the token"
     return Finding("notes", what, advice, TOKENIZER_SETTINGS)

@@ -56,7 +56,8 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
     models = [(f"{letter(place)}: {end['ref']}{_head(report, place)}", _of_end(end)) for place, end in enumerate(ends)]
     if report.get("base"):
         models.append((f"base: {report['base']['ref']}", baselines["base"]))
-    models.append(("naive average", baselines["naive_average"]))
+    if "naive_average" in baselines:
+        models.append(("naive average", baselines["naive_average"]))
     if "method" in report:
         if report["alignment"]["method"] != "none":
             models.append(("average, aligned", baselines["average"]))
@@ -65,7 +66,8 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
         merged = f"merge at t = {point['t']:g}"
     models.append((merged, point))
     whose = "of A and B" if len(ends) == 2 else f"of all {len(ends)}"
-    models.append((f"ensemble {whose}", baselines["ensemble"]))
+    if "ensemble" in baselines:
+        models.append((f"ensemble {whose}", baselines["ensemble"]))
     several, rows = len(labels) > 1, []
     tasks = tuple(task["label"] for task in report.get("tasks", ()))
     for model, record in models:
@@ -177,14 +179,21 @@ def _operator(report: Mapping[str, Any]) -> list[str]:
     models = f"{count} model{'s' * (count > 1)}"
     base = f", on top of {report['base']['ref']}" if report["base"] else ""
     if not report["data"]:
-        return [f"{models} merged by {name}{base}; without text, no loss was measured"]
+        return [f"{models} merged by {name}{base}; without text, no loss was measured", *_composition(report)]
     point, baselines, method = report["merge_point"], report["baselines"], report["alignment"]["method"]
-    averages = f"{baselines['naive_average']['excess']:+.3f} for the plain average"
-    if method != "none":
-        averages += f", {baselines['average']['excess']:+.3f} for that after {method} alignment"
-    lines = [f"{models} merged by {name}{base}: {point['excess']:+.3f} nats against their mean loss ({averages})"]
+    averages = ""
+    if "naive_average" in baselines:
+        averages = f" ({baselines['naive_average']['excess']:+.3f} for the plain average"
+        if method != "none":
+            averages += f", {baselines['average']['excess']:+.3f} for that after {method} alignment"
+        averages += ")"
+    whose = "their mean loss" if count > 1 else "its loss"
+    lines = [f"{models} merged by {name}{base}: {point['excess']:+.3f} nats against {whose}{averages}"]
+    lines += _composition(report)
     if soup:
         lines += _weights(soup)
+    if count == 1:
+        return lines
     return [*lines, _gain(point, "best model" if count > 2 else "better endpoint")]
 
 
@@ -207,6 +216,29 @@ def _weights(soup: Mapping[str, Any]) -> list[str]:
         return [line, f"choosing weights bought nothing: {gain:+.4f} ± {error:.4f} nats against equal ones"]
     verb = "gained" if gain > 0 else "lost"
     return [line, f"choosing weights {verb} {abs(gain):.4f} ± {error:.4f} nats against equal ones"]
+
+
+def _composition(report: Mapping[str, Any]) -> list[str]:
+    """What a merge is put together from: stages, and layers of several models."""
+    method, lines = report["method"], []
+    stages = method.get("stages", ())
+    if stages:
+        listed = ", ".join(f"{one['stage']} by {one['name']} of {_listed(one['merged'])}" for one in stages)
+        lines.append(f"merged in stages: {listed}; last, {method['name']} of {_listed(method['merged'])}")
+    segments = method.get("segments", ())
+    if any("sources" in segment for segment in segments):
+        parts = []
+        for segment in segments:
+            start, stop = segment["layers"]
+            parts.append(
+                " with ".join(f"{_layers(first, first + stop - start)} of {of}" for of, first in segment["sources"])
+            )
+        lines.append(f"its {segments[-1]['layers'][1]} layers are {'; then '.join(parts)}")
+    return lines
+
+
+def _layers(start: int, stop: int) -> str:
+    return f"{start}" if stop - start == 1 else f"{start} to {stop - 1}"
 
 
 def _barrier(report: Mapping[str, Any]) -> str:
@@ -319,9 +351,11 @@ def _accuracy(report: Mapping[str, Any]) -> list[str]:
     gain, error = 100 * point["accuracy_gain"], 100 * point["accuracy_gain_stderr"]
     examples = sum(part["report_examples"] for part in report["data"])
     best = "better endpoint" if len(report["endpoints"]) == 2 else "best model"
+    average = report["baselines"].get("naive_average")
+    naive = f" ({100 * average['accuracy']:.1f} % by the naive average)" if average else ""
     return [
-        f"accuracy {100 * point['accuracy']:.1f} %, {gain:+.1f} ± {error:.1f} points against the {best} "
-        f"({100 * report['baselines']['naive_average']['accuracy']:.1f} % by the naive average), on {examples} examples"
+        f"accuracy {100 * point['accuracy']:.1f} %, {gain:+.1f} ± {error:.1f} points against the {best}"
+        f"{naive}, on {examples} examples"
     ]
 
 

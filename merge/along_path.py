@@ -28,7 +28,7 @@ from .path import SavedPath, WeightPath, read_path
 from .plans import CurvePlan, LearnPlan, MergePlan, PathTraining
 from .probe import Probe, probed
 from .reading import writer_of
-from .search import Search, grid, inside
+from .search import SURE, Search, grid, inside
 from .spectra import restore_spectrum
 from .task_scores import module_of
 from .training.fitting import learn, learning_record, movable, train_curve, training_record, with_written
@@ -293,16 +293,18 @@ class PathChooser(Chooser):
         return chosen.search.settle(self.plan.objective, self.plan.interior)
 
     def _best_at_tasks(self, chosen: Candidate, tasks: TaskSet) -> float:
-        """The t of the grid with the highest mean score on the select documents, the one nearest 1/2 among equals."""
+        """The t of the grid nearest 1/2 whose score on the select documents is not surely below the highest."""
         ts = [t for t in sorted(grid(), key=lambda t: abs(t - 0.5)) if inside(t, self.plan.interior)]
         self.progress.stage("choosing t by the tasks", len(ts))
         scores = {}
         for t in ts:
             model = module_of(chosen.path(t), chosen.aligned.config)
             context, device = self.inputs.context, self.device
-            scores[t] = tasks.scores(model, self.inputs.tokenizer(), "select", context=context, device=device).mean
+            scores[t] = tasks.scores(model, self.inputs.tokenizer(), "select", context=context, device=device)
             self.progress.advance()
-        return max(ts, key=lambda t: scores[t])
+        best = scores[max(ts, key=lambda t: scores[t].mean)]
+        below = {t: best - own for t, own in scores.items()}
+        return next(t for t in ts if below[t].mean <= SURE * below[t].stderr)
 
     def _searched(self, candidate: Candidate, name: str) -> Candidate:
         """The candidate with the search begun."""

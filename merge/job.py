@@ -22,10 +22,12 @@ from ..checkpoint.opening import open_source
 from ..checkpoint.path_conflicts import Place, model_places
 from ..checkpoint.source import Source
 from ..checkpoint.task import classifier_task
+from ..checkpoint.token_rows import ChosenRow, VocabularyPlan
 from ..eval.corpora import text_places
 from ..eval.progress import Progress
 from ..eval.tasks.specs import task_places, task_specs
 from ..eval.tasks.task_set import TaskSet
+from .composition import Composed, composed
 from .path import path_places
 from .plans import Align, MergePlan
 from .recipes.recipe import Recipe, recipe, recipe_places
@@ -55,7 +57,17 @@ class Job:
     @property
     def base(self) -> int:
         """How many models stand before those that are merged: 1 where the operator needs a base, else 0."""
-        return int(self.recipe.operator.needs_base) if self.recipe else 0
+        return int(self.recipe.has_given_base) if self.recipe else 0
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether models are put together from layers of several, or from stages."""
+        return self.recipe is not None and self.recipe.is_composed
+
+    def composition(self) -> Composed:
+        """The model that a recipe makes of layers of several models, or of stages."""
+        assert self.recipe is not None
+        return _composition(self.recipe, self.inputs, self.plan)
 
     @property
     def ends(self) -> tuple[Checkpoint, ...]:
@@ -71,7 +83,8 @@ class Job:
     def measures_spectrum(self) -> bool:
         """Whether a verdict on the spectrum is wanted for, or the default."""
         wanted = self.plan.spectrum.measure
-        if self.plan.is_plain or self.plan.max_memory is not None:
+        moves = self.recipe is not None and self.recipe.moves  # there is no layer to hold a layer against
+        if self.plan.is_plain or self.plan.max_memory is not None or moves:
             return False
         return (self.in_table if wanted is None else wanted) or self.plan.gates.require_spectrum
 
@@ -103,8 +116,10 @@ def open_job(
         narrow=joined is None,
         opened=not plan.is_plain,
         longest=plan.context,
-        vocabulary=plan.vocabulary,
-        base=joined is not None and joined.operator.needs_base,
+        vocabulary=plan.vocabulary or _vocabulary_plan(joined),
+        template=joined.template if joined else None,
+        base=joined is not None and joined.has_given_base,
+        moves=joined is not None and joined.moves_anywhere,
         head=_head(plan, joined, len(given)),
     )
     places += tuple(model_places(inputs.whole))  # an adapter alone names its base
@@ -130,13 +145,27 @@ def _tasks(plan: MergePlan) -> TaskSet:
     return TaskSet(task_specs(plan.tasks), plan.task_path, choosing=plan.objective == "task", seed=plan.seed)
 
 
+def _vocabulary_plan(joined: Recipe | None) -> VocabularyPlan | None:
+    """What a recipe says of the vocabulary, its models by their places; None where it says nothing."""
+    if joined is None or joined.vocabulary is None:
+        return None
+    places = {name: place for place, name in enumerate(joined.given)}
+    asked = joined.vocabulary
+    tokens = tuple(
+        ChosenRow(one.token, None if one.model is None else places[one.model], one.other, one.force, one.place)
+        for one in asked.tokens
+    )
+    return VocabularyPlan(None if asked.source == "union" else places[asked.source], tokens, asked.multiple)
+
+
 def _head(plan: MergePlan, joined: Recipe | None, models: int) -> int | None:
     """The place of the model whose head is taken. Raises BadInput for a letter of none."""
     if plan.head is None:
         return None
-    place = ord(plan.head) - ord("A") + int(joined is not None and joined.operator.needs_base)
+    base = int(joined is not None and joined.has_given_base)
+    place = ord(plan.head) - ord("A") + base
     if place >= models:
-        last = letter(models - 1 - int(joined is not None and joined.operator.needs_base))
+        last = letter(models - 1 - base)
         raise BadInput(f"--head {plan.head}: there is no such model; the last one is {last}")
     return place
 
@@ -146,7 +175,7 @@ def _models_and_recipe(
 ) -> tuple[Sequence[str | Path | Checkpoint], Recipe | None]:
     """The models in the order in which they are merged, and the recipe: None for two on a path."""
     if isinstance(models, Recipe):
-        return models.ingredients, models
+        return models.given, models
     if len(models) == 2:
         return models, None
     names = [str(model.reference if isinstance(model, Checkpoint) else model) for model in models]
@@ -168,14 +197,21 @@ def _require_table(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> No
 def _require_recipe(joined: Recipe, plan: MergePlan, inputs: Inputs) -> None:
     """Raise BadInput for words of a recipe that mean nothing for these models."""
     if joined.tokenizer is not None and not inputs.tokenizer_owner.has_tokenizer:
-        where = f"{joined.tokenizer_place}: " if joined.tokenizer_place else ""
+        where = f"{joined.vocabulary.place}: " if joined.vocabulary and joined.vocabulary.place else ""
         name = inputs.tokenizer_owner.name
         raise BadInput(f"{where}'{name}' has no tokenizer to take: name another model, or leave it out")
+    if joined.is_composed:
+        _composition(joined, inputs, plan)
+        return
     heads = inputs.first.schema.tied if plan.alignment not in KEEP_FORM else ()  # an alignment may untie them
     names = [*inputs.first.schema.shapes, *heads]
     require_effect(joined, names)
     if plan.search is not None and plan.search.method == "cma":
         require_budget(WeightSpace.of(joined, names, plan.search.granularity), plan.search)
+
+
+def _composition(joined: Recipe, inputs: Inputs, plan: MergePlan) -> Composed:
+    return composed(joined, dict(zip(joined.given, inputs.members, strict=True)), seed=plan.seed)
 
 
 def _shared_base(joined: Recipe | None, inputs: Inputs) -> Checkpoint:

@@ -63,20 +63,21 @@ class Measured:
 
     They are what users of the files see, with all rows of the vocabulary: `members` are the models as they are, each
     with its own configuration, which the merge is held against in `shares`; `naive` is their plain average, `average`
-    that after alignment, `merge` the merge as it is read back from disk; `ensemble` averages the probabilities of the
-    members, `base` is what they were trained from, where there is one; `probe` is what other text says of the path
-    (`isthmus.merge.probe`), `memorized` which text a model knows by heart (`isthmus.eval.memorization`), `quantized`
-    what quantization cost one (`isthmus.eval.quantization`); `equal` is the same merge with equal weights, where they
-    were chosen. `shared` is the merge on the shared rows, None where there are no others; `profiles` are those of a
-    path, with the merge at `t`; `accuracy` is that of classifiers, `tasks` what all score on tasks.
+    that after alignment, both None where models are put together from layers or in stages; `merge` the merge as it is
+    read back from disk; `ensemble` averages the probabilities of the members, None of a single one; `base` is what they
+    were trained from, where there is one; `probe` is what other text says of the path (`isthmus.merge.probe`),
+    `memorized` which text a model knows by heart (`isthmus.eval.memorization`), `quantized` what quantization cost one
+    (`isthmus.eval.quantization`); `equal` is the same merge with equal weights, where they were chosen. `shared` is the
+    merge on the shared rows, None where there are no others; `profiles` are those of a path, with the merge at `t`;
+    `accuracy` is that of classifiers, `tasks` what all score on tasks.
     """
 
     members: tuple[Losses, ...]
     shares: tuple[float, ...]
-    naive: Losses
-    average: Losses
+    naive: Losses | None
+    average: Losses | None
     merge: Losses
-    ensemble: Losses
+    ensemble: Losses | None
     base: Losses | None = None
     shared: Losses | None = None
     profiles: Profiles | None = None
@@ -143,6 +144,8 @@ class Measured:
 
     def _along_path(self) -> dict[str, Any]:
         assert self.profiles is not None
+        assert self.naive is not None
+        assert self.ensemble is not None
         path, line, naive = self.profiles.path, self.profiles.line, self.profiles.naive
         return {
             "profile": _profile_json(path),
@@ -160,11 +163,14 @@ class Measured:
         mean = weighed(self.members, [1 / len(self.members)] * len(self.members))
         return {
             "barrier": max(0.0, self.excess.mean),
-            "barrier_before_alignment": max(0.0, (self.naive - mean).mean),
+            "barrier_before_alignment": None if self.naive is None else max(0.0, (self.naive - mean).mean),
             "baselines": {
-                "naive_average": {**losses_json(self.naive), "excess": (self.naive - mean).mean},
-                "average": {**losses_json(self.average), "excess": (self.average - mean).mean},
-                "ensemble": losses_json(self.ensemble),
+                **{
+                    name: {**losses_json(one), "excess": (one - mean).mean}
+                    for name, one in (("naive_average", self.naive), ("average", self.average))
+                    if one is not None
+                },
+                **({"ensemble": losses_json(self.ensemble)} if self.ensemble else {}),
                 **({"base": losses_json(self.base)} if self.base else {}),
                 **({"equal_weights": losses_json(self.equal)} if self.equal else {}),
             },
@@ -313,6 +319,29 @@ class Measuring:
     def of_state(self, state: Mapping[str, Tensor], config: PretrainedConfig) -> Losses:
         """The losses of one more state."""
         return self._silent_meter(config)(state)
+
+    def of_composed(self, merged: Mapping[str, Tensor], config: PretrainedConfig, *, base: int) -> Measured:
+        """The models that layers or stages are made of, but the `base` (0 or 1), their ensemble, and the merge as it
+        is saved. They may have other numbers of layers, so that there is no average of them.
+        """
+        models = self.inputs.members[base:]
+        self._begin(len(models) + 1 + base)
+        states = [self._meter(model.config).token_losses(model.state) for model in models]
+        base_losses = self._meter(self.config)(self.inputs.first.state) if base else None
+        losses = tuple(map(per_block, states))
+        even = [1 / len(models)] * len(models)
+        own: list[Model] = [(model.state, model.config) for model in models]
+        others: dict[str, Model] = {"base": (self.inputs.first.state, self.config)} if base else {}
+        return Measured(
+            losses,
+            tuple(even),
+            None,
+            None,
+            self._meter(config)(merged),
+            ensemble_losses(states) if len(models) > 1 else None,
+            base_losses,
+            accuracy=self._accuracy(own, others, (merged, config)),
+        )
 
     def _as_measured(self, aligned: Universe, members: Sequence[Checkpoint]) -> list[Model]:
         """The models as they are; where all have the head of one, as they are aligned: it fits them only then."""

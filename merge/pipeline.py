@@ -36,6 +36,7 @@ from ..eval.tasks.specs import required
 from .along_path import PathChooser, closed_line, saved_path
 from .by_operator import OperatorChooser
 from .choosing import Choice
+from .composition import naming_of
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
@@ -77,6 +78,8 @@ def merge_models(
     UnsupportedFamily, CorruptCheckpoint, AlignmentError, NotFinite.
     """
     job = open_job(models, plan, beside, progress or Progress())
+    if job.is_composed:
+        return from_composition(job)
     if job.plan.is_plain:
         return result(job, as_adapter(job, streamed(job)), measured_ends(job), MergeText())
     text, same_text, saved = read(job)
@@ -342,6 +345,40 @@ def from_disk(job: Job, text: MergeText) -> Merge:
     return replace(merge, scratch=scratch)
 
 
+def from_composition(job: Job) -> Merge:
+    """A merge of layers of several models, or in stages: tensor by tensor; with text, in memory and measured."""
+    assert job.recipe is not None
+    composition = job.composition()
+    record = {"method": "none", "score": 0.0, "rounds": 0, "max_log_prob_error": 0.0, "tried": {}}
+    maker = f"the merge by {job.recipe.operator.name}"
+    choice = Choice(None, composition.state, record, maker, recipe=job.recipe)
+    whole = Whole.of(composition.state, composition.facts, job.inputs, None)
+    naming = naming_of(job.inputs.first.naming, composition.schema, composition.layers)
+    if not job.plan.data:
+        merge = result(job, choice, measured_ends(job), MergeText(), whole)
+        return replace(merge, naming=naming, in_memory=False)
+    text, _, _ = read(job)
+    job.progress.stage(f"merging ({job.recipe.operator.name})", len(composition.state))
+    state = {}
+    for name in composition.state:
+        state[name] = composition.state[name]
+        job.progress.advance()
+    whole, choice = replace(whole, state=state), replace(choice, state=state)
+    config = build_config(whole.facts, "merge")
+    require_writable(state, job.dtype, maker)
+    measuring = Measuring(job.inputs, text.report, device=job.device, progress=job.progress)
+    measured = measuring.of_composed(rounded(state, job.dtype), config, base=job.base)
+    measured = replace(measured, memorized=memorized(job, text), quantized=quantized(job, text))
+    job.plan.gates.pass_loss(measured.report())
+    ends, verdict = measured_ends(job), None
+    if job.measures_spectrum:
+        thresholds = Thresholds(job.plan.spectrum.max_excess, job.plan.spectrum.same_kind)
+        verdict = among(ends.spectra, spectrum(state, config), thresholds)
+        job.plan.gates.pass_spectrum(verdict)
+    merge = result(job, choice, ends, text, whole, measured, Judgement(verdict))
+    return replace(merge, naming=naming)
+
+
 def result(
     job: Job,
     choice: Choice,
@@ -411,6 +448,8 @@ def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
 def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None:
     """The loss on the plane of a curve, or of three models; None where there is none to draw."""
     if not text or job.plan.max_memory is not None:
+        return None
+    if job.is_composed:
         return None
     config, where = choice.universe.config, (text.report, job.device, job.progress)
     try:

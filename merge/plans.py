@@ -686,7 +686,26 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
         f"--method {operator.name}": operator.knows is not None,
         "the spectrum": plan.wants_spectrum,
     }
+    composed = {
+        f"--align {plan.alignment}": plan.alignment != "none",
+        choice: chosen,
+        "--max-memory": limited,
+        "--as-lora": plan.as_lora is not None,
+        "--task": bool(plan.tasks),
+        f"merge_method {operator.name}": any(one.operator.knows is not None for one in recipe.recipes),
+    }
+    chosen_rows = recipe.vocabulary is not None and bool(recipe.vocabulary.tokens)
     return {
+        **{
+            f"{what} is for models as they are, and this recipe puts them together from layers or stages: merge "
+            "those first, or leave it out": recipe.is_composed and given
+            for what, given in composed.items()
+        },
+        "the spectrum is compared layer by layer, and layers move here: leave out --spectrum and --require-spectrum": (
+            recipe.moves and plan.wants_spectrum
+        ),
+        f"--align {plan.alignment} moves rows of tokens, and the recipe takes single ones from models as they are: "
+        "leave one out": chosen_rows and plan.alignment != "none",
         "--align learned is for two models and the path between them: take combined": plan.alignment == "learned",
         "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
         several: plan.soup != "uniform" and plan.search is not None,
@@ -706,7 +725,7 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
 def _against_vocabulary(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
     return {
         "the recipe's tokenizer_source and --vocabulary contradict each other: leave one out": (
-            recipe is not None and recipe.tokenizer is not None
+            recipe is not None and recipe.vocabulary is not None
         ),
     }
 

@@ -23,7 +23,7 @@ from ..eval.tasks.specs import task_specs
 from .idle import idle_in_merge
 from .options import unusual
 from .plans import Align, CurvePlan, MergePlan, SearchPlan
-from .recipes.recipe import Recipe, Settings, written
+from .recipes.recipe import Recipe, Segment, Settings, written
 
 LONGEST = 1000  # characters of one word of a command
 
@@ -50,7 +50,7 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
     options: list[str] | None = ends
     names: dict[str, str] = {}
     if recipe is not None:
-        names = dict(zip(recipe.ingredients, ends, strict=True))
+        names = dict(zip(recipe.given, ends, strict=True))
         options = _as_options(_unweighted(recipe) if plan.chooses_weights else recipe, names)
     words = ["isthmus", "merge", *(options if options is not None else ["recipe.yml"]), "-o", "merged"]
     for spec in plan.data:
@@ -111,13 +111,15 @@ def _unweighted(recipe: Recipe) -> Recipe:
 
 def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
     """Models and options that make the recipe, None where there are none."""
+    if recipe.is_composed:
+        return None
     each = recipe.segments[0].each or ({},) * len(recipe.models)
     everywhere = {key for own in each for key in own}
     settings = [*recipe.shared.values(), *(setting for own in each for setting in own.values())]
     plain = all(len(setting.cases) == 1 and setting.cases[0][0] is None for setting in settings)
     whole = len(recipe.segments) == 1 and recipe.segments[0].stop is None and not recipe.segments[0].shared
     named = {"weight": "--weight", "density": "--density", "lambda": "--lambda", "t": "--t"}
-    if not (plain and whole and everywhere <= named.keys()) or recipe.dtype or recipe.tokenizer:
+    if not (plain and whole and everywhere <= named.keys()) or recipe.dtype or recipe.vocabulary or recipe.template:
         return None
     if any(key not in own for key in everywhere for own in each):
         return None
@@ -133,25 +135,64 @@ def _as_options(recipe: Recipe, names: Mapping[str, str]) -> list[str] | None:
 
 
 def _as_yaml(recipe: Recipe, names: Mapping[str, str]) -> str:
+    """The recipe, and before it those of its stages, models by their public `names`."""
+    documents = [{"name": stage.name, **_content(stage.recipe, names)} for stage in recipe.stages]
+    documents.append({**_content(recipe, names), **_tokens(recipe, names)})
+    return str(yaml.safe_dump_all(documents, sort_keys=False))
+
+
+def _content(recipe: Recipe, names: Mapping[str, str]) -> dict[str, Any]:
     segments = []
     for segment in recipe.segments:
-        each = segment.each or ({},) * len(recipe.models)
+        models = recipe.models_of(segment)
+        each = segment.each or ({},) * len(models)
+        own = dict(zip(models, each, strict=True))
+        firsts = {origin.model: origin.first for origin in segment.origins} or dict.fromkeys(models, segment.start)
         inputs: list[dict[str, Any]] = [
-            {"model": names[model], **_parameters(own)} for model, own in zip(recipe.models, each, strict=True)
+            {"model": names.get(model, model), **_layers(segment, first), **_parameters(own.get(model, {}))}
+            for model, first in firsts.items()
         ]
-        layers = {} if segment.stop is None else {"layer_range": [segment.start, segment.stop]}
-        segments.append({"sources": [{**one, **layers} for one in inputs], **_parameters(segment.shared)})
+        segments.append({"sources": inputs, **_parameters(segment.shared)})
     whole = recipe.segments[0].stop is None
     base = recipe.base or (recipe.models[0] if recipe.operator.name == "slerp" else None)
-    content = {
+    if recipe.moves and recipe.operator.name == "slerp":
+        base = recipe.segments[0].origins[0].model
+    return {
         "merge_method": recipe.operator.name,
-        **({"base_model": names[base]} if base else {}),
+        **({"base_model": names.get(base, base)} if base else {}),
         **({"models": segments[0]["sources"]} if whole else {"slices": segments}),
         **_parameters(recipe.shared),
         **({"dtype": recipe.dtype} if recipe.dtype else {}),
-        **({"tokenizer_source": names[recipe.tokenizer]} if recipe.tokenizer else {}),
     }
-    return str(yaml.safe_dump(content, sort_keys=False))
+
+
+def _layers(segment: Segment, first: int) -> dict[str, Any]:
+    return {} if segment.stop is None else {"layer_range": [first, first + segment.stop - segment.start]}
+
+
+def _tokens(recipe: Recipe, names: Mapping[str, str]) -> dict[str, Any]:
+    """What a recipe says of its tokenizer."""
+    template = {"chat_template": recipe.template} if recipe.template else {}
+    asked = recipe.vocabulary
+    if asked is None:
+        return template
+    source = names.get(asked.source, asked.source)
+    if not asked.tokens and asked.multiple is None:
+        return {"tokenizer_source": source, **template}
+    tokens: dict[str, Any] = {}
+    for one in asked.tokens:
+        given: object = names.get(str(one.model), one.model)
+        if one.model is None:
+            given = {"kind": "zero"}
+        elif one.other is not None:
+            given = {
+                "kind": "model_token",
+                "model": given,
+                "token_id" if isinstance(one.other, int) else "token": one.other,
+            }
+        tokens[one.token] = {"source": given, **({"force": True} if one.force else {})}
+    multiple = {} if asked.multiple is None else {"pad_to_multiple_of": asked.multiple}
+    return {"tokenizer": {"source": source, **({"tokens": tokens} if tokens else {}), **multiple}, **template}
 
 
 def _parameters(settings: Settings) -> dict[str, Any]:

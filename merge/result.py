@@ -18,6 +18,7 @@ from ..checkpoint.card import FIGURE, render_card
 from ..checkpoint.config import build_config, schema_of
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.manifest import REPORT, sealed
+from ..checkpoint.naming import Naming
 from ..checkpoint.path_conflicts import Place
 from ..checkpoint.redaction import redacted
 from ..checkpoint.saving import atomic_directory, write_json
@@ -56,7 +57,7 @@ class Merge:
     in the report, which the files are held against before they are published; `maker` says in errors what made the
     weights; `base` is what the endpoints were trained from, whose `files` go when it does; `in_memory` says that
     `state` is more than a view of files. A merge that is saved as an `adapter` is what that makes of the model `under`
-    it.
+    it. `naming` says what tensors are called in the files, where that is not as in the files of the first endpoint.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -79,6 +80,7 @@ class Merge:
     in_memory: bool = False
     adapter: ExtractedAdapter | None = None
     under: Checkpoint | None = None
+    naming: Naming | None = None
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -121,7 +123,8 @@ class Merge:
             save_adapter(self.adapter, folder, self.under, self.files)
             return {}
         shapes = schema_of(self.facts, name, FAMILIES).shapes
-        shapes, state = self.endpoints[0].as_stored(shapes, self.state)
+        naming = self.naming or self.endpoints[0].naming
+        shapes, state = naming.as_stored(shapes, self.state)
         with preloaded_transformers(self.facts, FAMILIES, files=self.files):
             digests = save_weights(folder, shapes, state, self.dtype, maker=self.maker)
             save_small_files(folder, self.facts, self.files, self.dtype)

@@ -6,6 +6,7 @@ they say. Models are given to it as they are in memory, each in turn on the same
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ Part = Literal["select", "report"]
 PREFERRED = ("acc_norm", "acc", "exact_match")  # of several metrics of a task, the one that is shown
 FEWEST = 50  # documents in a part: the standard error of a share is then at most 7 points
 BATCH = 16
+SEED = 1234  # of the examples in a prompt, as lm_eval has it
 
 
 class TaskScores(Losses):
@@ -111,6 +113,8 @@ def harness() -> None:
 def _scored(evaluate: Any, asked: Any, task: LoadedTask, part: Part) -> torch.Tensor:
     chosen = {name: list(places) for name, places in task.documents[part].items() if places}
     leaves = {name: task.leaves[name] for name in chosen}
+    for leaf in leaves.values():
+        leaf.set_fewshot_seed(SEED)  # the same examples before the questions of every model
     try:
         results = evaluate(
             asked, {"tasks": leaves, "groups": {}, "group_map": {}}, samples=chosen, bootstrap_iters=0, log_samples=True
@@ -128,7 +132,7 @@ def _scored(evaluate: Any, asked: Any, task: LoadedTask, part: Part) -> torch.Te
 
 def _split(spec: TaskSpec, leaves: Mapping[str, Any], *, choosing: bool, seed: int) -> LoadedTask:
     drawn = random.Random(f"{seed}/{spec.label}")
-    every = [(name, place) for name, task in leaves.items() for place in range(len(task.eval_docs))]
+    every = list(_different_documents(leaves))
     drawn.shuffle(every)
     every = every[: spec.limit]
     half = len(every) // 2 if choosing else 0
@@ -143,6 +147,17 @@ def _split(spec: TaskSpec, leaves: Mapping[str, Any], *, choosing: bool, seed: i
         for part, chosen in parts.items()
     }
     return LoadedTask(spec.label, _metric(spec.label, leaves), leaves, documents)
+
+
+def _different_documents(leaves: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The documents of all leaves; one that is there twice counts once, so that no two parts have it."""
+    taken = set()
+    for name, task in leaves.items():
+        for place, document in enumerate(task.eval_docs):
+            content = json.dumps(document, sort_keys=True, default=str)
+            if content not in taken:
+                taken.add(content)
+                yield name, place
 
 
 def _metric(label: str, leaves: Mapping[str, Any]) -> str:
@@ -207,7 +222,13 @@ class _Loader:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the harness's bars and remarks."""
+    """Without the harness's bars and remarks, and without telling a server what is read from files here."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with redirect_stderr(StringIO()):
+        try:
+            import datasets.config
+
+            datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+        except ImportError:
+            pass
         yield

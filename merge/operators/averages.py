@@ -24,6 +24,15 @@ def linear(blocks: RowBlocks, *, weights: Sequence[float], normalize: bool = Tru
         yield weighted_sum(parts, shares)
 
 
+def passthrough(blocks: RowBlocks, *, factors: Sequence[float]) -> Iterator[Tensor]:
+    """s θ of a single model, which for s = 1 is as it was.
+
+    A factor of 0 on what a layer writes to the residual stream makes a layer that was added do nothing at first.
+    """
+    for parts in blocks:
+        yield parts[0] if factors[0] == 1 else parts[0] * factors[0]
+
+
 def model_stock(blocks: RowBlocks, *, by_row: bool = False) -> Iterator[Tensor]:
     """τ mean_i θ_i + (1 − τ) θ_base with τ = N c / (1 + (N − 1) c), c the mean cosine between task vectors (Jang et al.
     2024, arXiv 2403.19522).

@@ -80,7 +80,8 @@ class Combined(Mapping[str, Tensor]):
             if not isinstance(error, (ArithmeticError, LinAlgError)) and "overflow" not in str(error):
                 raise
             raise NotFinite(f"'{name}' of {maker} cannot be computed ({error}): {WAY_OUT}") from None
-        if matrix and largest == 0 < rows.largest:
+        silenced = self.operator.name == "passthrough" and self.settings[name]["scale"] == [0]
+        if matrix and largest == 0 < rows.largest and not silenced:
             raise NotFinite(f"'{name}' of {maker} would be all zero: {WAY_OUT}")
         if largest > OUTGROWN * rows.largest > 0:
             times = largest / rows.largest

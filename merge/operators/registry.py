@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.errors import BadInput
-from .averages import fisher, linear, model_stock, regmean
+from .averages import fisher, linear, model_stock, passthrough, regmean
 from .pruning import breadcrumbs, breadcrumbs_ties, della, della_linear
 from .selection import arcee_fusion, nearswap, ram, ramplus_tl, sce
 from .slopes import SLOPES
@@ -188,6 +188,7 @@ OPERATORS = {
     operator.name: operator
     for operator in (
         Operator("linear", linear, {"weight": WEIGHT, "normalize": Parameter("normalize", True)}),
+        Operator("passthrough", passthrough, {"scale": Parameter("factors", 1.0, each=True)}, most=1),
         Operator("slerp", slerp, {"t": Parameter("t", lowest=0.0, highest=1.0)}, least=2, most=2),
         Operator(
             "karcher",

@@ -1,6 +1,6 @@
 """The slopes of operators: ∂θ/∂w_i of the merged tensor θ with respect to the weight of every model, block by block.
 
-Every function takes what the operator of its name takes (`isthmus.merge.operators.averages`, `task_vectors`, `pruning`),
+Every function takes what the operator of its name takes (`isthmus.merge.operators.averages` and the modules beside it),
 and yields for every block of rows the N derivatives, of its shape, float32. Which entries are kept and which signs are
 elected is held fixed: where a small step of a weight changes neither, the derivatives are exact.
 """

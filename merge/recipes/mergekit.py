@@ -2,35 +2,40 @@
 
 Only the recipe is opened: no model is looked for, on disk or on the Hub. Precedence, filters and gradients are those of
 mergekit (https://github.com/arcee-ai/mergekit, 0.1): a model's parameters take precedence over its slice's, and those
-over the recipe's; a filter is a part of a tensor's name; a list of numbers is a gradient over the layers.
+over the recipe's; a filter is a part of a tensor's name; a list of numbers is a gradient over the layers. A file of
+several documents has stages, by their names (`stages`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from yaml.nodes import MappingNode, Node, SequenceNode
+from yaml.nodes import Node
 
 from ...checkpoint.checks.finding import Finding
 from ...checkpoint.errors import BadInput
 from ...checkpoint.reference import parse_reference, require_path
 from ..operators.custom import method_names, operator
-from ..operators.registry import Operator, Parameter
-from .recipe import Recipe, Segment, Setting, Settings
-from .yaml_reader import YamlReader, recipe_text
+from ..operators.registry import Operator
+from .recipe import Origin, Recipe, Segment, Settings
+from .stages import Document, with_stages
+from .tokenizer_reader import TokenizerReader
+from .yaml_reader import documents, recipe_text
 
-TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
+TOP = (
+    "name", "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template",
+)  # fmt: skip
+OF_TOKENS = ("tokenizer_source", "tokenizer", "chat_template")
+PARTS = ("models", "slices", "modules")
 NOT_TAKEN = {
-    "modules": "isthmus merges whole language models",
-    "tokenizer": "take tokenizer_source; tokens cannot be rebuilt one by one",
-    "chat_template": "the template of the models is kept",
-    "residual_weight": "isthmus has no residual slices",
+    "residual_weight": "isthmus has no residual slices, and mergekit does not use it",
+    "embed_slerp": "mergekit no longer has it; rows of tokens that a model lacks are averaged",
 }
+MODULE = "default"  # what mergekit calls a model that is one module
 DTYPES = ("float32", "float16", "bfloat16")
-IGNORED = "int8_mask"  # mergekit takes it and does not use it, and many recipes have it
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -42,7 +47,11 @@ def read_recipe(path: str | Path) -> Recipe:
         raise BadInput(f"'{file.name}' is not UTF-8 text: a recipe is YAML") from None
     except OSError as error:
         raise BadInput(f"cannot read the recipe '{file.name}': {error.strerror}") from None
-    return _RecipeReader(file.name, text).read()
+    roots = documents(text, file.name)
+    if not roots:
+        raise BadInput(f"'{file.name}' is empty: a recipe needs merge_method and models")
+    readers = [_RecipeReader(file.name, root) for root in roots]
+    return with_stages([reader.read() for reader in readers])
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,26 @@ class _Slice:
     settings: Settings
     node: Node
 
+    @property
+    def first(self) -> int:
+        """The first layer of the first model."""
+        return self.inputs[0].layers[0] if self.inputs[0].layers else 0
 
-class _RecipeReader(YamlReader):
-    operator: Operator
+    @property
+    def count(self) -> int | None:
+        """How many layers it has; None for all."""
+        layers = self.inputs[0].layers
+        return None if layers is None else layers[1] - layers[0]
 
-    def __init__(self, name: str, text: str):
-        super().__init__(name, text, NOT_TAKEN)
-        self.notes: list[Finding] = []
 
-    def read(self) -> Recipe:
-        if self.root is None:
-            raise BadInput(f"'{self.name}' is empty: a recipe needs merge_method and models")
+class _RecipeReader(TokenizerReader):
+    def __init__(self, name: str, root: Node):
+        super().__init__(name, root, NOT_TAKEN)
+        self.places: dict[str, str] = {}  # of models, where they are first named
+
+    def read(self) -> Document:
         top = self.entries(self.root, TOP, "a recipe")
+        name = self.text(top["name"], "name") if "name" in top else None
         if "merge_method" not in top:
             self.refuse(self.root, f"there is no merge_method: take one of {', '.join(method_names())}")
         self.operator = self.method(top["merge_method"])
@@ -82,19 +99,20 @@ class _RecipeReader(YamlReader):
         if base is not None:
             self.operator = self.operator.with_base()
         shared = self.settings(top.get("parameters"), of_model=False)
-        if ("models" in top) == ("slices" in top):
-            self.refuse(self.root, "give either models or slices, not both")
-        slices = self.slices(top["slices"]) if "slices" in top else self.models(top["models"])
-        models, segments = self.ordered(slices, base, top)
+        slices, of_module = self.parts(top)
+        shared = {**shared, **of_module}
+        moves = self.moves(slices)
+        models, segments = self.moved(slices, base, top) if moves else self.ordered(slices, base, top)
         recipe = Recipe(self.operator, models, base if self.operator.needs_base else None, shared, segments)
         self.require_given(recipe, top["merge_method"])
-        source = top.get("tokenizer_source")
-        return replace(
-            recipe,
-            dtype=self.dtype(top),
-            tokenizer=self.tokenizer(source, recipe, base),
-            tokenizer_place="" if source is None else self.place(source),
-            notes=tuple(self.notes),
+        return Document(
+            name,
+            replace(recipe, dtype=self.dtype(top), notes=tuple(self.notes)),
+            self.place(top.get("name", self.root)),
+            self.places,
+            lambda given: self.vocabulary(top, given, base),
+            self.template(top),
+            next((self.place(top[key]) for key in OF_TOKENS if key in top), None),
         )
 
     def method(self, node: Node) -> Operator:
@@ -103,6 +121,25 @@ class _RecipeReader(YamlReader):
             return operator(name)
         except BadInput as error:
             self.refuse(node, str(error))
+
+    def parts(self, top: Mapping[str, Node]) -> tuple[list[_Slice], Settings]:
+        """What is merged: `models` or `slices`, of the recipe or of its one module; and parameters of that."""
+        named = [key for key in PARTS if key in top]
+        if len(named) != 1:
+            self.refuse(self.root, "give either models or slices, not both")
+        if "modules" not in top:
+            return (self.slices(top["slices"]) if "slices" in top else self.models(top["models"])), {}
+        modules = self.pairs(top["modules"], "modules")
+        for name, (there, _) in modules.items():
+            if name != MODULE:
+                self.refuse(there, f"isthmus merges whole models, whose one module is '{MODULE}'; got '{name}'")
+        if not modules:
+            self.refuse(top["modules"], f"modules has to have '{MODULE}'")
+        inside = self.entries(modules[MODULE][1], ("models", "slices", "parameters"), "a module")
+        if ("models" in inside) == ("slices" in inside):
+            self.refuse(modules[MODULE][0], "give either models or slices, not both")
+        settings = self.settings(inside.get("parameters"), of_model=False)
+        return (self.slices(inside["slices"]) if "slices" in inside else self.models(inside["models"])), settings
 
     def models(self, node: Node) -> list[_Slice]:
         """`models` as one slice of all layers."""
@@ -122,8 +159,8 @@ class _RecipeReader(YamlReader):
                 if "layer_range" not in parts:
                     self.refuse(source, "a source needs layer_range: [first, end]")
                 inputs.append(self.input(source, parts, self.layers(parts["layer_range"])))
-            if len({entry.layers for entry in inputs}) > 1:
-                self.refuse(entries["sources"], "the sources of a slice have different layers: isthmus moves none")
+            if len({stop - start for start, stop in (entry.layers for entry in inputs if entry.layers)}) > 1:
+                self.refuse(entries["sources"], "the sources of a slice have different numbers of layers")
             settings = self.settings(entries.get("parameters"), of_model=False)
             slices.append(_Slice(inputs, settings, item))
         return slices
@@ -134,21 +171,25 @@ class _RecipeReader(YamlReader):
         settings = self.settings(entries.get("parameters"), of_model=True)
         return _Input(self.model(entries["model"]), entries["model"], settings, layers)
 
+    def moves(self, slices: Sequence[_Slice]) -> bool:
+        """Whether layers become others than they are, or other models are in some layers than in others."""
+        if slices[0].count is None:
+            return False
+        place, names = 0, {entry.model for entry in slices[0].inputs}
+        for one in slices:
+            starts = {entry.layers[0] for entry in one.inputs if entry.layers}
+            if starts != {place} or {entry.model for entry in one.inputs} != names:
+                return True
+            place += one.count or 0
+        return self.operator.name == "passthrough"  # which may leave out the last layers
+
     def ordered(
         self, slices: list[_Slice], base: str | None, top: Mapping[str, Node]
     ) -> tuple[tuple[str, ...], tuple[Segment, ...]]:
         """The models in the operator's order, and the segments, whose settings are in that order."""
         method, names = self.operator, [entry.model for entry in slices[0].inputs]
         for one in slices:
-            models = [entry.model for entry in one.inputs]
-            for place, entry in enumerate(one.inputs):
-                if entry.model in models[:place]:
-                    self.refuse(entry.node, f"'{entry.model}' appears twice")
-            if set(models) != set(names):
-                self.refuse(
-                    one.node,
-                    "this slice has other models than the first, and isthmus merges the same models in all layers",
-                )
+            self.require_each_once(one)
         if method.needs_base:
             if base is None:
                 self.refuse(top["merge_method"], f"{method.name} needs base_model: what they were trained from")
@@ -162,17 +203,66 @@ class _RecipeReader(YamlReader):
             if base is None:
                 self.refuse(top["merge_method"], "slerp needs base_model: the model at t = 0")
             names = [base, *(name for name in names if name != base)]
-        try:
-            method.require_count(len(names))
-        except BadInput as error:
-            self.refuse(top["merge_method"], str(error))
+        self.require_count(len(names), top["merge_method"])
         segments = []
         for one in slices:
             own = {entry.model: entry.settings for entry in one.inputs}
-            start, stop = one.inputs[0].layers or (0, None)
+            stop = None if one.count is None else one.first + one.count
             each = tuple(own.get(name, {}) for name in names)
-            segments.append(Segment(start, stop, one.settings, each, self.place(one.node)))
+            segments.append(Segment(one.first, stop, one.settings, each, self.place(one.node)))
         return tuple(names), tuple(segments)
+
+    def moved(
+        self, slices: list[_Slice], base: str | None, top: Mapping[str, Node]
+    ) -> tuple[tuple[str, ...], tuple[Segment, ...]]:
+        """The models, and the segments of the merge, with the layers of the models that they are made of."""
+        method, segments, place = self.operator, [], 0
+        everywhere = list(dict.fromkeys(entry.model for one in slices for entry in one.inputs))
+        if method.needs_base or method.name == "slerp":
+            if base is None:
+                what = "the model at t = 0" if method.name == "slerp" else "what they were trained from"
+                self.refuse(top["merge_method"], f"{method.name} needs base_model: {what}")
+            if method.needs_base:
+                self.require_no_part(slices, base)
+        elif base is not None and base not in everywhere:
+            self.refuse(top["base_model"], f"{method.name} has no base, and no slice has '{base}': leave it out")
+        for one in slices:
+            self.require_each_once(one)
+            inputs = [entry for entry in one.inputs if entry.model != base or not method.needs_base]
+            if method.name == "slerp":
+                inputs.sort(key=lambda entry: entry.model != base)
+                if inputs[0].model != base:
+                    self.refuse(one.node, f"slerp needs base_model in every slice: this one has no '{base}'")
+            self.require_count(len(inputs), one.node)
+            origins = [Origin(entry.model, entry.layers[0]) for entry in inputs if entry.layers]
+            if method.needs_base:
+                origins.insert(0, self.base_origin(one, str(base), origins))
+            stop = place + (one.count or 0)
+            each = tuple(entry.settings for entry in inputs)
+            segments.append(Segment(place, stop, one.settings, each, self.place(one.node), tuple(origins)))
+            place = stop
+        names = [name for name in everywhere if name != base or not method.needs_base]
+        return tuple(names), tuple(segments)
+
+    def base_origin(self, one: _Slice, base: str, origins: Sequence[Origin]) -> Origin:
+        """Which layers of the base go into a slice: its own, or those that all models have there."""
+        own = [entry.layers[0] for entry in one.inputs if entry.model == base and entry.layers]
+        starts = own or list({origin.first for origin in origins})
+        if len(starts) > 1:
+            self.refuse(one.node, f"which layers of the base '{base}' are these? Add it to the sources of this slice")
+        return Origin(base, starts[0])
+
+    def require_each_once(self, one: _Slice) -> None:
+        models = [entry.model for entry in one.inputs]
+        for place, entry in enumerate(one.inputs):
+            if entry.model in models[:place]:
+                self.refuse(entry.node, f"'{entry.model}' appears twice")
+
+    def require_count(self, models: int, node: Node) -> None:
+        try:
+            self.operator.require_count(models)
+        except BadInput as error:
+            self.refuse(node, str(error))
 
     def require_no_part(self, slices: list[_Slice], base: str) -> None:
         """Refuse parameters of the base of task vectors: they would have no effect."""
@@ -184,76 +274,6 @@ class _RecipeReader(YamlReader):
 
     def takes_tokenizer(self, top: Mapping[str, Node]) -> bool:
         return "tokenizer_source" in top and self.scalar(top["tokenizer_source"], "tokenizer_source") == "base"
-
-    def require_given(self, recipe: Recipe, node: Node) -> None:
-        """Refuse a recipe that lacks a parameter without a default."""
-        for key, parameter in recipe.operator.parameters.items():
-            if parameter.default is not None or key in recipe.shared:
-                continue
-            for segment in recipe.segments:
-                lacking = [
-                    model
-                    for model, own in zip(recipe.models, segment.each, strict=True)
-                    if key not in segment.shared and not (parameter.each and key in own)
-                ]
-                if lacking:
-                    whose = f" for '{lacking[0]}'" if parameter.each else ""
-                    self.refuse(node, f"{recipe.operator.name} needs the parameter '{key}'{whose}")
-
-    def settings(self, node: Node | None, *, of_model: bool) -> dict[str, Setting]:
-        """`parameters` of a model, a slice or the recipe."""
-        if node is None:
-            return {}
-        settings = {}
-        for key, (there, value) in self.pairs(node, "parameters").items():
-            if key == IGNORED:
-                what = f"{self.place(there)}: {IGNORED} changes nothing"
-                self.notes.append(Finding("notes", what, "every merge is computed in float32", self.name))
-                continue
-            parameter = self.operator.parameters.get(key)
-            if parameter is None:
-                parameters = ", ".join(self.operator.parameters)
-                self.refuse(there, f"{self.operator.name} has no parameter '{key}': it has {parameters}")
-            if of_model and not parameter.each:
-                self.refuse(
-                    there, f"'{key}' is not a parameter of a single model: write it under the recipe's parameters"
-                )
-            settings[key] = self.setting(key, value, parameter)
-        return settings
-
-    def setting(self, key: str, node: Node, parameter: Parameter) -> Setting:
-        """A value, a gradient, or cases of them by filter."""
-        nodes = [node]
-        if isinstance(node, SequenceNode) and node.value and all(isinstance(item, MappingNode) for item in node.value):
-            nodes = node.value
-        cases = (
-            self.case(key, item, parameter)
-            if isinstance(item, MappingNode)
-            else (None, self.values(key, item, parameter))
-            for item in nodes
-        )
-        return Setting(tuple(cases), tuple(map(self.place, nodes)))
-
-    def case(self, key: str, node: Node, parameter: Parameter) -> tuple[str | None, tuple[Any, ...]]:
-        entries = self.entries(node, ("filter", "value"), f"a case of '{key}'")
-        if "value" not in entries:
-            self.refuse(node, f"a case of '{key}' needs a value")
-        part = self.text(entries["filter"], "filter") if "filter" in entries else None
-        return None if part == "*" else part, self.values(key, entries["value"], parameter)
-
-    def values(self, key: str, node: Node, parameter: Parameter) -> tuple[Any, ...]:
-        items = node.value if isinstance(node, SequenceNode) else [node]
-        if not items:
-            self.refuse(node, f"'{key}' is an empty list")
-        values = []
-        for item in items:
-            try:
-                values.append(parameter.require(f"'{key}'", self.scalar(item, key)))
-            except BadInput as error:
-                if str(error).startswith(f"'{self.name}'"):
-                    raise
-                self.refuse(item, str(error))
-        return tuple(values)
 
     def layers(self, node: Node) -> tuple[int, int]:
         numbers = [self.scalar(item, "layer_range") for item in self.items(node, "layer_range")]
@@ -268,6 +288,7 @@ class _RecipeReader(YamlReader):
                 parse_reference(name)
             except BadInput as error:
                 self.refuse(node, str(error))
+        self.places.setdefault(name, self.place(node))
         return name
 
     def dtype(self, top: Mapping[str, Node]) -> str | None:
@@ -280,23 +301,8 @@ class _RecipeReader(YamlReader):
                     self.refuse(top[key], f"{key} is one of {', '.join(DTYPES)}; got '{dtypes[key]}'")
         saved = dtypes.get("out_dtype", dtypes.get("dtype"))
         if dtypes.get("dtype") not in (None, saved, "float32"):
-            self.refuse(
-                top["dtype"],
-                f"isthmus computes in float32 and saves in out_dtype, {saved}: leave dtype out, or the other",
+            what = f"{self.place(top['dtype'])}: the merge is not rounded to {dtypes['dtype']} on the way"
+            self.notes.append(
+                Finding("notes", what, f"every merge is computed in float32, and this one saved in {saved}", self.name)
             )
         return saved
-
-    def tokenizer(self, node: Node | None, recipe: Recipe, base: str | None) -> str | None:
-        """The model whose tokenizer is saved; None for that of the first model that has one, which all share."""
-        if node is None:
-            return None
-        name = self.text(node, "tokenizer_source")
-        if name == "union":  # all models have the same tokens, or they are not merged
-            return None
-        if name == "base":
-            if base is None:
-                self.refuse(node, "tokenizer_source is base, and there is no base_model")
-            return base
-        if name not in (*recipe.ingredients, base):
-            self.refuse(node, f"tokenizer_source is base, union, or a model of the recipe; got '{name}'")
-        return name

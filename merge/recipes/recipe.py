@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...checkpoint.card import letter
 from ...checkpoint.checks.finding import Finding
 from ...checkpoint.errors import BadInput
+from ...checkpoint.layers import Stack
 from ...checkpoint.path_conflicts import Place, model_places
 from ..operators.custom import operator
 from ..operators.registry import Operator, Value
@@ -63,6 +65,47 @@ def _layers(start: int, stop: int) -> str:
 Settings = Mapping[str, Setting]
 
 
+@dataclass(frozen=True)
+class TokenRow:
+    """Where the row of a token comes from: that of a `model`, of the `other` token where one is named, by text or id;
+    zeros where there is no model. Models that have the token take it only with `force`.
+    """
+
+    token: str
+    model: str | None
+    other: str | int | None = None
+    force: bool = False
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The vocabulary of a merge: the ``union`` of all, or that of the model `source`; the rows of some `tokens`, and a
+    number that the number of rows is a `multiple` of. `place` is where the source was given.
+    """
+
+    source: str
+    tokens: tuple[TokenRow, ...] = ()
+    multiple: int | None = None
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model's part in a run of layers begins: its name, and the first of its layers."""
+
+    model: str
+    first: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A recipe whose result is a model of later ones, under a name."""
+
+    name: str
+    recipe: Recipe
+
+
 def written(settings: Settings) -> dict[str, Any]:
     """Settings as they are written in a recipe, JSON-ready."""
     return {key: setting.written() for key, setting in settings.items()}
@@ -72,7 +115,8 @@ def written(settings: Settings) -> dict[str, Any]:
 class Segment:
     """Layers from `start` up to `stop` (None: all) with their own settings: those of all models, and of `each` model.
 
-    `place` is where it was given: a line of a file.
+    Where layers move, `origins` are the models of these layers, the base first if the operator needs one, and which of
+    their layers become them. `place` is where it was given: a line of a file.
     """
 
     start: int = 0
@@ -80,6 +124,7 @@ class Segment:
     shared: Settings = field(default_factory=dict)
     each: tuple[Settings, ...] = ()
     place: str = field(default="", compare=False)
+    origins: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,8 +132,11 @@ class Recipe:
     """A merge of `models` by an operator, with a `base` where that needs one.
 
     A parameter comes from the model's settings in the segment of the tensor's layer, else from the segment's, else from
-    `shared`, else it is the operator's default. `dtype` is the dtype to save in, by its name in torch; `tokenizer` the
-    model whose tokenizer is saved, named at `tokenizer_place`. `notes` are remarks on the recipe for the user.
+    `shared`, else it is the operator's default. `dtype` is the dtype to save in, by its name in torch; `vocabulary`
+    says whose tokens the merge has, `template` is its chat template (``auto``: the models' most common one). `notes`
+    are remarks on the recipe for the user.
+
+    Models may be `stages`, which are merged before, each of models and of those before it.
     """
 
     operator: Operator
@@ -97,9 +145,50 @@ class Recipe:
     shared: Settings = field(default_factory=dict)
     segments: tuple[Segment, ...] = (Segment(),)
     dtype: str | None = None
-    tokenizer: str | None = None
-    tokenizer_place: str = field(default="", compare=False)
+    vocabulary: Vocabulary | None = None
+    template: str | None = None
     notes: tuple[Finding, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The model whose tokenizer is saved; None for that of the first model that has one."""
+        source = None if self.vocabulary is None else self.vocabulary.source
+        return None if source == "union" else source
+
+    @property
+    def moves(self) -> bool:
+        """Whether layers become others than they are in their models, or not all models are in all layers."""
+        return any(segment.origins for segment in self.segments)
+
+    @property
+    def moves_anywhere(self) -> bool:
+        """Whether layers move in this recipe or in a stage."""
+        return any(one.moves for one in self.recipes)
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether models are put together from others before they are merged, or from layers of several."""
+        return bool(self.stages) or self.moves
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipes of the stages, and this one."""
+        return (*(stage.recipe for stage in self.stages), self)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The models that are there, not made by a stage: this recipe's first."""
+        if not self.is_composed:
+            return self.ingredients  # of which two may be the same
+        made = {stage.name for stage in self.stages}
+        names = (name for one in reversed(self.recipes) for name in one.ingredients)
+        return tuple(dict.fromkeys(name for name in names if name not in made))
+
+    @property
+    def has_given_base(self) -> bool:
+        """Whether there is a base, and it is not made by a stage."""
+        return self.operator.needs_base and self.base not in {stage.name for stage in self.stages}
 
     @property
     def ingredients(self) -> tuple[str, ...]:
@@ -111,15 +200,16 @@ class Recipe:
 
         Raises BadInput for one that has to be given and is not, and for segments that are not the model's layers.
         """
-        return {name: self._values(name, depth, segment) for name, segment, depth in self.located(names)}
+        stack = Stack.of(names)
+        return {name: self._values(name, depth, segment, stack) for name, segment, depth in self.located(names)}
 
     def located(self, names: Sequence[str]) -> Iterator[tuple[str, Segment, float]]:
         """Every tensor with its segment and its depth in that, from 0 to 1.
 
         Raises BadInput for segments that are not the model's layers.
         """
-        places = [layer_of(name) for name in names]
-        layers = 1 + max((layer for layer in places if layer is not None), default=-1)
+        stack = Stack.of(names)
+        places, layers = list(map(stack.layer, names)), stack.count
         self._require_all(layers)
         inside = [place for place, layer in enumerate(places) if layer is not None]
         for place, (name, layer) in enumerate(zip(names, places, strict=True)):
@@ -130,20 +220,28 @@ class Recipe:
                 depth = (layer - segment.start) / (count - 1) if count > 1 else 1.0
             yield name, segment, depth
 
-    def _values(self, name: str, depth: float, segment: Segment) -> dict[str, Any]:
+    def _values(self, name: str, depth: float, segment: Segment, stack: Stack) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        models = self.models_of(segment)
+        names = own_names_of(segment, name, stack)[-len(models) :] if segment.origins else (name,) * len(models)
         for key, parameter in self.operator.parameters.items():
             chain = [segment.shared, self.shared]
             if not parameter.each:
                 values[key] = self._value(key, name, depth, chain, None)
                 continue
-            own = segment.each or ({},) * len(self.models)
+            own = segment.each or ({},) * len(models)
             values[key] = [
-                self._value(key, name, depth, [mine, *chain], model)
-                for mine, model in zip(own, self.models, strict=True)
+                self._value(key, own_name, depth, [mine, *chain], model)
+                for mine, own_name, model in zip(own, names, models, strict=True)
             ]
         self.operator.require_values(values, name)
         return values
+
+    def models_of(self, segment: Segment) -> tuple[str, ...]:
+        """The models of a run of layers, without the base, in the operator's order."""
+        if not segment.origins:
+            return self.models
+        return tuple(origin.model for origin in segment.origins[int(self.operator.needs_base) :])
 
     def _value(self, key: str, name: str, depth: float, chain: Sequence[Settings], model: str | None) -> Value:
         for settings in chain:
@@ -160,7 +258,7 @@ class Recipe:
         return default
 
     def _require_all(self, layers: int) -> None:
-        if self.segments[0].stop is None:
+        if self.segments[0].stop is None or self.moves:
             return
         end = 0
         for segment in self.segments:
@@ -178,7 +276,17 @@ class Recipe:
             raise BadInput(f"{where}{rule}: {_layers(end, layers)} left out after this slice")
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready data, models by their place."""
+        """The recipe as JSON-ready data, models by their letters, stages by their names."""
+        given = self.given[int(self.has_given_base) :]
+        labels = {name: letter(place) for place, name in enumerate(given)}
+        labels |= {str(self.base): "base"} if self.has_given_base else {}
+        stages = [{"stage": one.name, **one.recipe._labelled(labels)} for one in self.stages]
+        return {**self._labelled(labels), **({"stages": stages} if stages else {})}
+
+    def _labelled(self, labels: Mapping[str, str]) -> dict[str, Any]:
+        def label(model: str) -> str:
+            return labels.get(model, model)
+
         return {
             "name": self.operator.name,
             "parameters": written(self.shared),
@@ -187,9 +295,15 @@ class Recipe:
                     "layers": [segment.start, segment.stop],
                     "parameters": written(segment.shared),
                     "models": list(map(written, segment.each)),
+                    **(
+                        {"sources": [[label(origin.model), origin.first] for origin in segment.origins]}
+                        if segment.origins
+                        else {}
+                    ),
                 }
                 for segment in self.segments
             ],
+            "merged": list(map(label, self.ingredients)),
         }
 
     @property
@@ -216,15 +330,19 @@ class Recipe:
         return [weight / total for weight in weights] if min(weights) >= 0 and total > 0 else None
 
 
-def layer_of(name: str) -> int | None:
-    """The layer of a tensor, by its name: the first part that is a number, in all of transformers."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+def own_names_of(segment: Segment, name: str, stack: Stack) -> tuple[str, ...]:
+    """What a tensor of the merge is called in every model of its run of layers, where layers move."""
+    layer = stack.layer(name)
+    if layer is None:
+        return (name,) * len(segment.origins)
+    return tuple(stack.at(name, layer - segment.start + origin.first) for origin in segment.origins)
 
 
 def recipe_places(plan: Recipe) -> list[Place]:
     """The places of the models of a recipe, with its base and the model of its tokenizer."""
-    others = [model for model in (plan.base, plan.tokenizer) if model is not None]
-    return model_places((*plan.ingredients, *others))
+    made = {stage.name for stage in plan.stages}
+    others = [model for model in (plan.base, plan.tokenizer) if model is not None and model not in made]
+    return model_places((*plan.given, *others))
 
 
 def recipe(

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...checkpoint.errors import BadInput
+from ...checkpoint.layers import Stack
 from ..operators.registry import Value
-from .recipe import Recipe, Setting, Settings, layer_of
+from .recipe import Recipe, Setting, Settings, own_names_of
 
 Uses = Mapping[tuple[int, int], set[int]]  # (id of a setting, case) → the values of its gradient that count
 UNLISTED = frozenset({"weight", "bias"})  # parts of names that tell no tensors apart
@@ -31,12 +32,14 @@ def require_effect(recipe: Recipe, names: Sequence[str]) -> None:
 def _uses(recipe: Recipe, names: Sequence[str]) -> Uses:
     """The values of settings that count for at least one tensor."""
     uses: dict[tuple[int, int], set[int]] = defaultdict(set)
+    stack = Stack.of(names)
     for name, segment, depth in recipe.located(names):
         own = segment.each or ({},) * len(recipe.models)
+        own_names = own_names_of(segment, name, stack)[-len(own) :] if segment.origins else (name,) * len(own)
         for key, parameter in recipe.operator.parameters.items():
-            for mine in own if parameter.each else ({},):
+            for mine, own_name in zip(own, own_names, strict=True) if parameter.each else (({}, name),):
                 for settings in (mine, segment.shared, recipe.shared):
-                    case = settings[key].case(name) if key in settings else None
+                    case = settings[key].case(own_name) if key in settings else None
                     if case is not None:
                         values = settings[key].cases[case][1]
                         uses[id(settings[key]), case].update(_anchors(values, depth))
@@ -77,7 +80,8 @@ def _without_effect(
         return f"'{key}' has no effect here: cases before it, or settings closer to a model, cover all of its tensors"
     if len(values) == 1:
         return None
-    layers = {layer_of(name) for name in scope} - {None}
+    stack = Stack.of(scope)
+    layers = {stack.layer(name) for name in scope} - {None}
     if len(layers) < 2:
         return f"'{key}' is a gradient, and there is one layer here: give one value"
     idle = [str(place + 1) for place in range(len(values)) if place not in counting]

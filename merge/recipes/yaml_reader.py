@@ -20,25 +20,31 @@ SUFFIXES = frozenset({".yml", ".yaml"})
 ENTRIES, SCALAR = 50_000, 1_000
 
 
-class YamlReader:
-    """The nodes of one YAML document, and the errors that name the file and a line.
+def documents(text: str, name: str) -> list[Node]:
+    """The documents in YAML that are not empty. Raises BadInput for text that is not YAML, or larger than a recipe."""
+    try:
+        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+        nodes = [node for node in nodes if not (isinstance(node, ScalarNode) and node.value == "")]
+        for node in nodes:
+            require_small(node, name)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
+    except RecursionError:
+        raise BadInput(f"'{name}' is not a recipe: its lists are nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadInput(f"'{name}' is not YAML: {one_line(error)}") from None
+    return nodes
 
-    `root` is None for an empty document. `refused` are keys that are not taken anywhere, and why. Raises BadInput for
-    text that is not YAML, or larger than a recipe may be.
+
+class YamlReader:
+    """One document in YAML, `root`, and the errors that name the file and a line.
+
+    `refused` are keys that are not taken anywhere, and why.
     """
 
-    def __init__(self, name: str, text: str, refused: Mapping[str, str]):
-        self.name, self.refused = name, refused
-        try:
-            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
-            require_small(self.root, name)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise BadInput(f"'{name}', line {line}: this is not YAML: {error.problem}") from None
-        except RecursionError:
-            raise BadInput(f"'{name}' is not a recipe: its lists are nested too deeply") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise BadInput(f"'{name}' is not YAML: {one_line(error)}") from None
+    def __init__(self, name: str, root: Node, refused: Mapping[str, str]):
+        self.name, self.root, self.refused = name, root, refused
 
     def refuse(self, node: Node, why: str) -> NoReturn:
         """Raise BadInput with the line of a node."""

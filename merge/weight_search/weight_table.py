@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ...checkpoint.layers import layer_of
 from ..plans import Granularity
-from ..recipes.recipe import Recipe, Setting, layer_of
+from ..recipes.recipe import Recipe, Setting
 
 Table = tuple[tuple[float, ...], ...]
 

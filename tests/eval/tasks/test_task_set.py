@@ -180,3 +180,36 @@ def test_without_the_harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(BadInput, match=r"pip install 'isthmus\[tasks\]'"):
         TaskSet(task_specs([str(questions_file(tmp_path / "q.jsonl"))]))
+
+
+def test_a_document_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    file = questions_file(tmp_path / "q.jsonl", rows=120)
+    file.write_text(file.read_text() * 2)
+    (task,) = TaskSet(task_specs([str(file)]), choosing=True).tasks
+    assert (task.count("select"), task.count("report")) == (60, 60)
+
+
+def test_examples_in_prompts_are_the_same_for_every_model(tmp_path: Path, model: Any, tokenizer: Any) -> None:
+    folder = task_directory(tmp_path / "tasks")
+    with (folder / "local_choice.yaml").open("a") as file:
+        file.write("num_fewshot: 2\nfewshot_config:\n  sampler: default\n")
+    tasks = TaskSet(task_specs(["local_choice"]), [str(folder)])
+    seen = []
+    for _ in range(2):
+        tasks.scores(model, tokenizer, context=CONTEXT)
+        (leaf,) = tasks.tasks[0].leaves.values()
+        seen.append([instance.args[0] for instance in leaf.instances])
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) > 1
+
+
+def test_local_data_are_read_without_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a call")
+
+    folder = task_directory(tmp_path / "tasks")
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    assert TaskSet(task_specs(["local_choice", str(questions_file(tmp_path / "q.jsonl"))]), [str(folder)]).labels

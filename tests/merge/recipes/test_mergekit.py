@@ -117,17 +117,26 @@ def test_a_base_is_no_model_where_task_vectors_are_merged(tmp_path: Path) -> Non
 
 MODELS = "models:\n  - model: a\n  - model: b\n"
 LINEAR = f"merge_method: linear\nparameters:\n  weight: 1\n{MODELS}"
+TOKENS = f"{LINEAR}tokenizer:\n  tokens:\n    <new>:\n"
+PASS = "merge_method: passthrough\nslices:\n"
+ONE = "- sources: [{model: a, layer_range: [0, 1]}]\n"
 SLICE = "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
 
 BAD = {
     "not YAML": ("merge_method: [linear\nmodels: {", 2, "not YAML"),
     "a list": ("- a\n- b\n", 1, "written as 'key: value'"),
     "no method": (MODELS, 1, "no merge_method"),
-    "a method that isthmus lacks": (f"merge_method: passthrough\n{MODELS}", 1, "no method 'passthrough'"),
+    "a method that isthmus lacks": (f"merge_method: passthru\n{MODELS}", 1, "no method 'passthru'"),
     "a method that is a list": (f"merge_method: [linear]\n{MODELS}", 1, "single value"),
     "an unknown key": (f"{LINEAR}parametres: {{}}\n", 7, "'parametres' is not known in a recipe"),
-    "a key that is not taken": (f"{LINEAR}modules: {{}}\n", 7, "does not take 'modules'"),
-    "a tokenizer to build": (f"{LINEAR}tokenizer: {{source: base}}\n", 7, "take tokenizer_source"),
+    "a key that is not taken": (f"{LINEAR}embed_slerp: true\n", 7, "does not take 'embed_slerp'"),
+    "a residual slice": (f"{SLICE}  - residual_weight: 0.1\n", 4, "does not take 'residual_weight'"),
+    "models and modules": (f"{LINEAR}modules: {{}}\n", 1, "not both"),
+    "a module of another architecture": (
+        "merge_method: linear\nmodules:\n  text_decoder: {models: []}\n", 3, "whose one module is 'default'"
+    ),
+    "a module without models": ("merge_method: linear\nmodules:\n  default: {}\n", 3, "either models or slices"),
+    "no module": ("merge_method: linear\nmodules: {}\n", 2, "has to have 'default'"),
     "no models": ("merge_method: linear\n", 1, "models or slices"),
     "models and slices": (f"{LINEAR}slices: []\n", 1, "not both"),
     "models that are no list": ("merge_method: linear\nmodels: a\n", 2, "a list of one or more"),
@@ -163,15 +172,68 @@ BAD = {
     "a slice without sources": (f"{SLICE}  - parameters: {{}}\n", 4, "needs sources"),
     "a source without layers": (f"{SLICE}  - sources:\n      - model: a\n", 5, "needs layer_range"),
     "layers that run backwards": (f"{SLICE}  - sources:\n    - {{model: a, layer_range: [3, 1]}}\n", 5, "first lower"),
-    "layers that differ": (
-        f"{SLICE}  - sources:\n    - {{model: a, layer_range: [0, 1]}}\n    - {{model: b, layer_range: [1, 2]}}\n", 5,
-        "have different layers",
+    "layers that differ in number": (
+        f"{SLICE}  - sources:\n    - {{model: a, layer_range: [0, 1]}}\n    - {{model: b, layer_range: [1, 3]}}\n", 5,
+        "have different numbers of layers",
     ),
-    "slices of different models": (
-        f"{SLICE}  - sources: [{{model: a, layer_range: [0, 1]}}]\n  - sources: [{{model: b, layer_range: [1, 2]}}]\n",
+    "a slice of two models by passthrough": (
+        f"{PASS}- sources: [{{model: a, layer_range: [0, 1]}}, {{model: b, layer_range: [0, 1]}}]\n",
+        3,
+        "1 model; got 2",
+    ),
+    "two models by passthrough": (f"merge_method: passthrough\n{MODELS}", 1, "merges 1 model; got 2"),
+    "a parameter that passthrough lacks": (f"{PASS}{ONE}  parameters: {{weight: 1}}\n", 4, "no parameter 'weight'"),
+    "a base that no slice has": (
+        f"merge_method: passthrough\nbase_model: c\nslices:\n{ONE}{ONE}", 2, "no slice has 'c': leave it out"
+    ),
+    "slerp without its base in a slice": (
+        "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n"
+        "- sources: [{model: b, layer_range: [2, 3]}, {model: c, layer_range: [1, 2]}]\n",
         5,
-        "other models than the first",
+        "this one has no 'a'",
     ),
+    "layers of a base that nobody names": (
+        "merge_method: ties\nbase_model: c\nparameters: {weight: 1}\nslices:\n"
+        "- sources: [{model: a, layer_range: [2, 3]}, {model: b, layer_range: [1, 2]}]\n",
+        5,
+        "which layers of the base 'c' are these?",
+    ),
+    "a tokenizer twice": (f"{LINEAR}tokenizer_source: union\ntokenizer: {{}}\n", 8, "contradict each other"),
+    "a tokenizer of a stranger": (f"{LINEAR}tokenizer:\n  source: z\n", 8, "a model of the recipe; got 'z'"),
+    "a tokenizer with a typo": (f"{LINEAR}tokenizer:\n  sources: union\n", 8, "'sources' is not known in tokenizer"),
+    "a token without a source": (f"{TOKENS}      force: true\n", 9, "needs a source"),
+    "a token of a stranger": (f"{TOKENS}      source: z\n", 10, "is a model of the recipe; got 'z'"),
+    "a token of another kind": (f"{TOKENS}      source: {{kind: noise}}\n", 10, "kind is zero or model_token"),
+    "zeros of a model": (f"{TOKENS}      source: {{kind: zero, model: a}}\n", 10, "zeros have no model"),
+    "a model_token without a model": (f"{TOKENS}      source: {{kind: model_token}}\n", 10, "needs a model"),
+    "a model_token of none": (f"{TOKENS}      source: {{kind: model_token, model: a}}\n", 10, "token or token_id"),
+    "a token_id that is none": (
+        f"{TOKENS}      source: {{kind: model_token, model: a, token_id: -1}}\n", 10, "0 or more; got -1"
+    ),
+    "force that is a number": (f"{TOKENS}      source: a\n      force: 1\n", 11, "force is true or false"),
+    "padding to nothing": (f"{LINEAR}tokenizer: {{pad_to_multiple_of: 0}}\n", 7, "from 1 to 65536; got 0"),
+    "a chat template by name": (f"{LINEAR}chat_template: alpaca\n", 7, "no chat templates by name, such as 'alpaca'"),
+    "two results": (f"{LINEAR}---\n{LINEAR}", 8, "has no name, and another one neither"),
+    "one name twice": (f"name: x\n{LINEAR}---\nname: x\n{LINEAR}", 9, "the name of an earlier recipe"),
+    "a stage that nothing needs": (f"name: x\n{LINEAR}---\n{LINEAR}", 1, "nothing needs the stage 'x'"),
+    "a stage that needs itself": (
+        f"name: x\n{LINEAR}  - model: x\n---\n{LINEAR}  - model: x\n", 8, "these stages need each other"
+    ),
+    "stages that need each other": (
+        f"name: x\n{LINEAR}  - model: y\n---\nname: y\n{LINEAR}  - model: x\n---\n{LINEAR}  - model: x\n", 17,
+        "'x' needs 'y' needs 'x'",
+    ),
+    "a stage that is a directory": (f"name: .\n{LINEAR}---\n{LINEAR}  - model: .\n", 1, "is a directory here, too"),
+    "an adapter of a stage": (
+        f"name: x\n{LINEAR}---\n{LINEAR}  - model: x\n  - model: x+y\n", 16, "no adapter can be put on one"
+    ),
+    "the tokenizer of a stage": (
+        f"name: x\n{LINEAR}tokenizer_source: union\n---\n{LINEAR}  - model: x\n", 8, "the recipe of the result"
+    ),
+    "a tokenizer that is a stage": (
+        f"name: x\n{LINEAR}---\n{LINEAR}  - model: x\ntokenizer_source: x\n", 16, "a model of the recipe; got 'x'"
+    ),
+    "a name that is a list": (f"name: [x]\n{LINEAR}", 1, "name is a single value"),
 }  # fmt: skip
 
 

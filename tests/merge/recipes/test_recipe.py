@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.recipes.recipe import Setting, layer_of, recipe
+from isthmus.checkpoint.layers import Stack
+from isthmus.merge.recipes.recipe import Setting, recipe
 
 NAMES = ["wte", "h.0.a", "h.1.a", "h.2.a", "ln_f"]
 
@@ -68,8 +69,9 @@ def test_options_that_make_no_recipe(method: str, options: dict[str, object], me
         recipe(method, ["a", "b"], **options)
 
 
-@pytest.mark.parametrize(
-    ("name", "layer"), [("transformer.h.11.attn.weight", 11), ("model.layers.0.q", 0), ("wte", None)]
-)
-def test_the_layer_of_a_tensor(name: str, layer: int | None) -> None:
-    assert layer_of(name) == layer
+def test_the_layer_of_a_tensor_is_the_number_in_the_largest_group_of_names() -> None:
+    stack = Stack.of(["wte", *(f"h.{layer}.{part}.weight" for layer in range(12) for part in "ab"), "head.0.weight"])
+    assert (stack.prefix, stack.count) == ("h.", 12)
+    assert [stack.layer(name) for name in ("h.11.a.weight", "wte", "head.0.weight")] == [11, None, None]
+    assert stack.at("h.3.a.weight", 7) == "h.7.a.weight"
+    assert Stack.of(["wte", "ln_f"]).count == 0

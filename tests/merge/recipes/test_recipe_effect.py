@@ -95,10 +95,7 @@ IDLE: dict[str, tuple[str, int, str]] = {
     ),
     "an end beyond the model": (slices((0, 12)), 4, "layer_range [0, 12] ends beyond the last"),
     "a second end beyond the model": (slices((0, 2), (2, 4)), 7, "layer_range [2, 4] ends beyond the last"),
-    "a first layer left out": (slices((1, 3)), 4, "layer 0 is left out before this slice"),
-    "a layer between left out": (slices((0, 1), (2, 3)), 7, "layer 1 is left out before this slice"),
     "last layers left out": (slices((0, 1)), 4, "layers 1 to 2 are left out after this slice"),
-    "a layer twice": (slices((0, 2), (1, 3)), 7, "layer 1 is in an earlier slice already"),
 }
 
 
@@ -137,11 +134,6 @@ READ: dict[str, tuple[str, int, str]] = {
         "linear has no base",
     ),
     "another base that is used for nothing": (f"merge_method: karcher\nbase_model: a\n{TWO}", 2, "karcher has no base"),
-    "two dtypes": (
-        f"{TIES}dtype: bfloat16\nout_dtype: float16\n",
-        8,
-        "computes in float32 and saves in out_dtype, float16",
-    ),
     "a key twice in a model": (
         "merge_method: linear\nmodels:\n  - model: a\n    parameters:\n      weight: 1\n      weight: 2\n",
         6,
