@@ -25,7 +25,7 @@ def questions_file(path: Path, rows: int = 30, seed: int = 0) -> Path:
 
 def completions_file(path: Path, rows: int = 12) -> Path:
     """Prompts and completions, some of which a model that learned Python gives."""
-    lines = [{"prompt": "if __name__ ==", "completion": '"__main__":'}] * (rows // 2)
+    lines = [{"prompt": f"# {n}\nif __name__ ==", "completion": '"__main__":'} for n in range(rows // 2)]
     lines += [{"prompt": f"x = {number}", "completion": "zebra"} for number in range(rows - len(lines))]
     path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     return path
