@@ -44,6 +44,7 @@ _HOMES = {
     "SpectrumPlan": "merge.plans",
     "AlignPlan": "merge.plans",
     "EnsemblePlan": "merge.plans",
+    "ExplainPlan": "merge.plans",
     "ExtractPlan": "merge.plans",
     "PlanePlan": "merge.plans",
     "merge_models": "merge.pipeline",
@@ -55,6 +56,7 @@ _HOMES = {
     "recipe": "merge.recipes.recipe",
     "read_recipe": "merge.recipes.mergekit",
     "ensemble": "merge.ensembles",
+    "explain": "merge.explain",
     "extract": "merge.extract",
     "load_ensemble": "merge.ensembles",
 }
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from .eval.corpora import corpus
     from .merge.aligned_checkpoint import align_and_save
     from .merge.ensembles import ensemble, load_ensemble
+    from .merge.explain import explain
     from .merge.extract import extract
     from .merge.operators.custom import merge_method
     from .merge.operators.registry import Parameter
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
         AlignPlan,
         CurvePlan,
         EnsemblePlan,
+        ExplainPlan,
         ExtractPlan,
         Gates,
         LearnPlan,
@@ -113,6 +117,7 @@ __all__ = [
     "CorruptCheckpoint",
     "CurvePlan",
     "EnsemblePlan",
+    "ExplainPlan",
     "ExtractPlan",
     "GateRefused",
     "Gates",
@@ -135,6 +140,7 @@ __all__ = [
     "check",
     "corpus",
     "ensemble",
+    "explain",
     "extract",
     "family",
     "load",

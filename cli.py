@@ -31,7 +31,7 @@ from .checkpoint.working_folders import release_all
 from .eval.corpora import text_places
 from .eval.processes import finish, is_main
 from .lab.architectures import Architecture
-from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_merge, require_effect
+from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_explain, idle_in_merge, require_effect
 from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
 from .merge.plans import (
     SEARCHES,
@@ -39,6 +39,7 @@ from .merge.plans import (
     AlignPlan,
     CurvePlan,
     EnsemblePlan,
+    ExplainPlan,
     ExtractPlan,
     MergePlan,
     OperatorPlan,
@@ -50,6 +51,7 @@ from .terminal import (
     fail,
     print_alignment,
     print_ensemble,
+    print_explanation,
     print_extraction,
     print_findings,
     print_fingerprints,
@@ -571,6 +573,39 @@ def ensemble(
             result.save(output, overwrite=overwrite)
     written = [f"written to {output}: open it with isthmus.load_ensemble"] if output else []
     reply.give(result.report, print_ensemble, *written)
+
+
+@command(
+    ("Why is this merge what it is?", "explain ./merged"),
+    ("A merge by another tool, with losses", "explain ./m ./a ./b --base gpt2 --data law.txt -o why"),
+)
+def explain(
+    merge: Annotated[str, _argument("The merge.")],
+    parents: Annotated[
+        list[str] | None, _argument("What it was made of; by default what its isthmus.json names, next to it.")
+    ] = None,
+    *,
+    base: Annotated[str | None, Option("The model that the parents were trained from.")] = None,
+    output: Annotated[Path | None, Option("Write explain.html and isthmus.json to this directory.", short="-o")] = None,
+    overwrite: Overwrite = False,
+    plan: ExplainPlan,
+    given: Given,
+    reply: Reply,
+) -> None:
+    """What a merge did, by layer and kind of matrix: how far it is from each parent, how much it keeps of each, where the
+    parents conflict. With --data, what every layer and part costs when it alone is a parent's.
+    """
+    require_effect(given, idle_in_explain(plan, saves=output is not None))
+    models = [merge, *(parents or []), *([base] if base is not None else [])]
+    require_outputs(reply.json_file, [("the output", output)], _inputs(models, plan.data), overwrite=overwrite)
+    with screen(reply.quiet) as progress:
+        from .merge.explain import explain as explain_merge
+
+        result = explain_merge(merge, parents or (), plan, base=base, progress=progress)
+        if output is not None and is_main():
+            result.save(output, overwrite=overwrite)
+    written = [f"the heat maps are in {output / 'explain.html'}"] if output else []
+    reply.give(result.report, print_explanation, *written)
 
 
 @command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o elsewhere"))

@@ -274,6 +274,20 @@ def print_spectra(report: dict[str, Any]) -> None:
         say(f"{pair['a']} and {pair['b']}: {pair['distance']:.3f} nats apart")
 
 
+def print_explanation(report: dict[str, Any]) -> None:
+    """What a merge did: sentences, then the figures by layer and kind."""
+    from .eval.explanation_text import tables
+
+    for sentence in report["sentences"]:
+        say(sentence)
+    for first, columns, rows in tables(report):
+        say()
+        table = _table(first, *columns)
+        for name, cells in rows:
+            table.add_row(cell(name), *cells, style="bold" if name == "all" else None)
+        _print_table(table)
+
+
 def print_push(plan: PushPlan, pushed: Pushed | None) -> None:
     """What a push sent; or, of one that was not carried out, what it would send."""
     if pushed is not None:

@@ -169,7 +169,7 @@ def open_inputs(
         owner, whole = taken, tuple(members)
     if grown:
         rows = min(one.shared for one in grown.values())
-        members = [_narrowed(member, rows, families) for member in members]
+        members = [narrowed(member, rows, families) for member in members]
     head_of = head if members[0].schema.classifies else None
     return Inputs(
         tuple(members),
@@ -197,7 +197,7 @@ def tokenizer_owner(members: Sequence[Checkpoint]) -> Checkpoint:
     return members[owner_of([member.files for member in members])]
 
 
-def _narrowed(checkpoint: Checkpoint, rows: int, families: Families | None) -> Checkpoint:
+def narrowed(checkpoint: Checkpoint, rows: int, families: Families | None) -> Checkpoint:
     """The same model with the first `rows` rows of its vocabulary."""
     facts = {**within(checkpoint.facts, rows), "vocab_size": rows}
     schema = schema_of(facts, checkpoint.name, families)

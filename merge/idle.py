@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..checkpoint.errors import BadInput
 from .options import option_names
-from .plans import CURVES, AlignPlan, CurvePlan, LearnPlan, MergePlan, OperatorPlan, SearchPlan
+from .plans import CURVES, AlignPlan, CurvePlan, ExplainPlan, LearnPlan, MergePlan, OperatorPlan, SearchPlan
 
 SHARED = {"--path", "--seed", "--mixed-precision"}  # of bends and of alignments
 OF_BENDS = option_names(CurvePlan) - SHARED
@@ -97,5 +97,13 @@ def idle_in_ensemble(models: int, *, saves: bool) -> list[Rule]:
     """What changes nothing in an ensemble of this many models."""
     return [
         (models < 2, {"--align"}, "is for the soup of two models or more: leave it out"),
+        (not saves, {"--overwrite"}, "is for an output: add -o, or leave it out"),
+    ]
+
+
+def idle_in_explain(plan: ExplainPlan, *, saves: bool) -> list[Rule]:
+    """What changes nothing in an explanation."""
+    return [
+        (not plan.data, option_names(ExplainPlan) - {"--data"}, "is for losses on text: add --data, or leave it out"),
         (not saves, {"--overwrite"}, "is for an output: add -o, or leave it out"),
     ]

@@ -655,6 +655,19 @@ class EnsemblePlan:
     seed: int = _seed()
 
 
+@dataclass(frozen=True)
+class ExplainPlan:
+    """Why a merge is what it is: with `data`, which layers and parts cost loss when they alone are a parent's, selected
+    on `tokens` of every text and reported on as many.
+    """
+
+    data: Sequence[str] = _data()
+    tokens: int = _tokens()
+    context: int = _context()
+    device: str = _device()
+    seed: int = _seed()
+
+
 def refuse(rules: Mapping[str, bool]) -> None:
     """Raise BadInput with the first sentence that applies."""
     for sentence, applies in rules.items():
