@@ -592,8 +592,10 @@ def explain(
     given: Given,
     reply: Reply,
 ) -> None:
-    """What a merge did, by layer and kind of matrix: how far it is from each parent, how much it keeps of each, where the
-    parents conflict. With --data, what every layer and part costs when it alone is a parent's.
+    """What a merge did, by layer and kind of matrix.
+
+    How far it is from each parent, how much it keeps of each, where the parents conflict. With --data, what every layer
+    and part costs when it alone is a parent's.
     """
     require_effect(given, idle_in_explain(plan, saves=output is not None))
     models = [merge, *(parents or []), *([base] if base is not None else [])]

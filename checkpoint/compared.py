@@ -100,8 +100,8 @@ def _require_depth(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]]
     for source, other in zip(sources[1:], facts[1:], strict=True):
         if facts[0].get("model_type") == other.get("model_type") and _layers(other) != depth:
             raise IncompatibleModels(
-                f"'{sources[0].name}' has {depth} layers and '{source.name}' has {_layers(other)}: explain compares layer "
-                "with layer, so give models of the same depth"
+                f"'{sources[0].name}' has {depth} layers and '{source.name}' has {_layers(other)}: explain compares "
+                "layer with layer, so give models of the same depth"
             )
 
 

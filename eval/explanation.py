@@ -1,8 +1,8 @@
 """What a merge did, from squared distances between the merge, its parents and their base.
 
 All quantities follow from the matrix of squared distances between these models, with the origin as one more point, by
-⟨x − r, y − r⟩ = (‖x − r‖² + ‖y − r‖² − ‖x − y‖²) / 2. Squared distances of tensors add up to those of a layer, of a kind
-of matrix and of the whole model, and are summed block of rows by block of rows, so that memory is constant.
+⟨x − r, y − r⟩ = (‖x − r‖² + ‖y − r‖² − ‖x − y‖²) / 2. Squared distances of tensors add up to those of a layer, of a
+kind of matrix and of the whole model, and are summed block of rows by block of rows, so that memory is constant.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The sums of every tensor, by its place; `cells` adds up those of one cell."""
+    """The sums of every tensor, added up by cell."""
 
     cells: Mapping[Cell, Moments]
 
@@ -217,9 +217,8 @@ class Explanation:
 
     def by_kind(self) -> dict[tuple[str, str], Moments]:
         """Over the tensors of every kind, by part and kind, parts in the order of `PARTS`."""
-        kinds = sorted(
-            dict.fromkeys((cell.part, cell.kind) for cell in self.cells), key=lambda one: PARTS.index(one[0])
-        )
+        given = dict.fromkeys((cell.part, cell.kind) for cell in self.cells)
+        kinds = sorted(given, key=lambda one: PARTS.index(one[0]))
         return {one: _sum([m for cell, m in self.cells.items() if (cell.part, cell.kind) == one]) for one in kinds}
 
     def to_dict(self) -> dict[str, Any]:

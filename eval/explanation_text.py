@@ -10,6 +10,7 @@ from ..checkpoint.card import letter
 from .explanation import MLP, NORMS, OTHER
 
 SAME = 1e-3  # of the distance between parents: a layer this close to one of them is that one's
+EQUAL = 0.01  # distances that differ by less, relatively, are called the same
 EXACT = 5e-4  # of the squared norm of a task vector: what rounds to 0.0 %
 EVEN = 0.02  # weights of layers that differ by less are said to be alike
 Facts = Mapping[str, Any]
@@ -43,6 +44,10 @@ def _nearest(report: Facts) -> str:
     apart = max(total["apart"], default=0.0)
     if distances[order[0]] == 0:
         return f"The merge has the weights of {names[order[0]]}, to the last digit."
+    if distances[order[1]] - distances[order[0]] < EQUAL * distances[order[0]]:
+        two = f"{names[min(order[:2])]} and {names[max(order[:2])]}"
+        near = f"The merge is equally far from {two}: {distances[order[0]]:.3g} of its norm"
+        return f"{near}; the parents are {'at most ' * (len(names) > 2)}{apart:.3g} apart."
     others = ", ".join(f"{names[place]} is {distances[place]:.3g} away" for place in order[1:])
     between = f"the parents are {'at most ' * (len(names) > 2)}{apart:.3g} apart"
     near = f"The merge lies closest to {names[order[0]]}, {distances[order[0]]:.3g} of its norm away"
@@ -58,8 +63,8 @@ def _made_of(report: Facts) -> str:
     shares = [f"{weight:.2f} of {letter(place)}" for place, weight in enumerate(weights)]
     if report["alignment"]["how"] == "recovered":
         return (
-            f"It is {_listed(shares)}, as its record says: its alignment was fitted to text, so B is read off the merge, "
-            "and how far it lies off that line cannot be seen."
+            f"It is {_listed(shares)}, as its record says: its alignment was fitted to text, so B is read off the "
+            "merge, and how far it lies off that line cannot be seen."
         )
     rest = total["unexplained"]
     if report["base"]:
@@ -170,8 +175,8 @@ def _gain(report: Facts) -> str:
     if best["gains"]:
         return f"The merge would gain by taking the {swap_name(best)}: {other} on text that did not choose it."
     return (
-        f"The best swap, the {swap_name(best)}, lowers the loss by {-best['difference']:.4f} nats on the text that chose "
-        f"it, and by {other} on other text: that is no gain beyond the noise."
+        f"The best swap, the {swap_name(best)}, lowers the loss by {-best['difference']:.4f} nats on the text that "
+        f"chose it, and by {other} on other text: that is no gain beyond the noise."
     )
 
 

@@ -126,8 +126,8 @@ def _require_distinct(merge: str, parents: Sequence[str], base: str | None) -> N
         seen[place] = "a parent"
     if base is not None and _identity(base) in seen:
         raise BadInput(
-            f"the base '{parse_reference(base).name}' is also {seen[_identity(base)]}: give what the parents were trained "
-            "from, or leave --base out"
+            f"the base '{parse_reference(base).name}' is also {seen[_identity(base)]}: give what the parents were "
+            "trained from, or leave --base out"
         )
 
 
