@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def recorded_method(record: Mapping[str, Any] | None) -> Method:
     method = alignment.get("method") if isinstance(alignment, Mapping) else "none"
     if method not in get_args(Method):
         raise BadInput(f"isthmus.json names the alignment {str(method)[:40]!r}, which this version does not know")
-    return method
+    return cast("Method", method)
 
 
 def require_repeatable(record: Mapping[str, Any] | None, parents: Sequence[str]) -> None:

@@ -117,7 +117,7 @@ def test_parents_in_a_sharded_float16_model_of_another_tool(saved: Save, tmp_pat
 
 def test_swaps_are_those_of_real_models(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """A layer of another model spoils a merge: the sentence names it; the losses are those that transformers gives."""
-    a, b, base = trio
+    a, _b, base = trio
     merged = changed(a, EMBEDDED / "muon-1", tmp_path / "m", "h.2.mlp")
     data, plan = ["stdlib:docs:heldout"], {"tokens": 512, "context": 64}
     report = explain(merged, [a, base], ExplainPlan(data=data, **plan)).report
@@ -210,7 +210,7 @@ def test_what_cannot_be_explained_is_one_sentence(saved: Save, record: Path, tmp
     for name in "ab":
         shutil.copytree(tmp_path / name, record.parent / name)
     rewritten(record, endpoints=[{"ref": "a"}, {"ref": "b"}])
-    with pytest.raises(ModelNotFound, match="the base 'base' of 'merged' .* give it with --base"):
+    with pytest.raises(ModelNotFound, match=r"the base .base. of .merged. .* give it with --base"):
         explain(record)
     rewritten(record, alignment={"method": "magic"}, base=None)
     with pytest.raises(BadInput, match="the alignment 'magic'"):
@@ -219,7 +219,7 @@ def test_what_cannot_be_explained_is_one_sentence(saved: Save, record: Path, tmp
     with pytest.raises(BadInput, match="that of 'isthmus plane', not of a merge"):
         explain(record)
     (record / "isthmus.json").write_text("{")
-    with pytest.raises(BadInput, match="is not valid JSON.*give the parents"):
+    with pytest.raises(BadInput, match=r"is not valid JSON.*give the parents"):
         explain(record)
 
 
