@@ -88,15 +88,18 @@ def test_an_alignment_of_three_is_repeated(saved: Save, tmp_path: Path) -> None:
     assert report["total"]["weights"] == pytest.approx([0.5, 0.3, 0.2], abs=1e-4)
 
 
-def test_an_alignment_that_was_fitted_is_read_off_the_merge(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    a, b, _ = trio
-    text = {"data": ["stdlib:docs"], "tokens": 512, "measure_spectrum": False}
-    merge(a, b, align="activations", t=0.5, dtype="float32", **text).save(tmp_path / "merged")
+def test_an_alignment_that_cannot_be_repeated_is_read_off_the_merge(saved: Save, tmp_path: Path) -> None:
+    """A rotation stands for one that was learned: of either, B in its coordinates follows from A, t and the merge."""
+    a, b = saved("a", 0), saved("b", 1)
+    merge(a, b, align="orthogonal", t=0.4, dtype="float32").save(tmp_path / "merged")
+    repeated = explain(tmp_path / "merged").report
+    rewritten(tmp_path / "merged", alignment={"method": "learned"})
     report = explain(tmp_path / "merged").report
-    assert report["alignment"]["how"] == "recovered"
+    assert report["alignment"] == {"method": "learned", "how": "recovered"}
     assert "read off the merge" in report["sentences"][1]
-    with pytest.raises(BadInput, match="differs from 'adamw-1' by"):
-        explain(tmp_path / "merged", [a, trio[2]])
+    assert report["total"]["distances"] == pytest.approx(repeated["total"]["distances"], rel=1e-4)
+    with pytest.raises(BadInput, match="differs from 'c' by"):
+        explain(tmp_path / "merged", [a, saved("c", 2)])
     curved = {"command": "merge", "alignment": {"method": "learned"}, "endpoints": [{}, {}]}
     with pytest.raises(BadInput, match="cannot be repeated from its record: give A and B as `isthmus align"):
         require_repeatable(curved, [str(a), str(b)])
@@ -162,12 +165,16 @@ def test_the_command_prints_and_writes(isthmus, trio: tuple[Path, Path, Path], t
     assert isthmus("explain", merged, a, b, "-q").err == ""
 
 
-def test_rows_that_both_have(saved: Save, tmp_path: Path) -> None:
-    a, b = saved("a", 0), saved("b", 1, vocab_size=136)
+def test_rows_that_both_have(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    a, b, _ = trio
+    wider = GPT2LMHeadModel.from_pretrained(b, dtype=torch.float32)
+    rows = wider.config.vocab_size
+    wider.resize_token_embeddings(rows + 8)
+    wider.save_pretrained(b)
     merge(a, b, align="none", t=0.5, dtype="float32").save(tmp_path / "merged")
-    report = explain(tmp_path / "merged", [a, b]).report
-    assert report["rows"] == 128
-    assert report["total"]["weights"] == pytest.approx([0.5, 0.5], abs=1e-5)
+    report = explain(tmp_path / "merged").report
+    assert report["rows"] == rows
+    assert report["total"]["weights"] == pytest.approx([0.5, 0.5], abs=1e-4)
 
 
 @pytest.fixture
