@@ -264,7 +264,7 @@ class SearchPlan:
         "model", "What has weights of its own, for gradient and cma: model, layer or matrix."
     )
     evaluations: int = _operator(200, "Weights that --search cma tries at most.", minimum=LEAST_EVALUATIONS)
-    steps: int = 60
+    steps: int = 40
     batch: int = 16
 
     def tokens(self, context: int) -> int:
