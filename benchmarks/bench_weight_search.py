@@ -3,7 +3,8 @@
 The base is the embedded adamw-1; `docs` and `code` are embedded, and a third is trained here on Python's C headers. The
 baseline is the same operator with equal weights. Losses are on the report text, in nats per token, with the standard
 error of the paired difference; seconds are processor time of the search alone, on one thread, and their ratio is to
-the search by coordinates. The third model is trained into a directory that is named, and taken from there the next time.
+the search by coordinates. The third model is trained into a directory that may be named, and taken from there the next
+time.
 """
 
 from __future__ import annotations
