@@ -1,7 +1,8 @@
 """Recipes of several models' layers, in stages, and of two vocabularies, by isthmus and by mergekit, whole process.
 
-On a GPT-2-like and a Llama-like model of random weights. The two results are opened by transformers, which must miss no
-tensor, expect no other and warn of nothing, and their weights are compared; rows of a vocabulary by the text of tokens.
+On a GPT-2-like and a Llama-like model of random weights. Only kinds that are named as arguments are measured again; the
+other rows stay. The two results are opened by transformers, which must miss no tensor, expect no other and warn of
+nothing, and their weights are compared; rows of a vocabulary by the text of tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench_merge import MERGEKIT, ROOT, install
-from measurement import Cost, measure, record
+from measurement import RESULTS, Cost, measure, record
 
 RUNS = 1
 LAYERS, WIDTH, VOCABULARY = 6, 384, 1024
@@ -148,13 +149,13 @@ def run(work: Path, program: Path, kind: str) -> tuple[Cost, Cost]:
     return fastest[0], fastest[1]
 
 
-def main() -> None:
+def main(wanted: list[str]) -> None:
     program = install()
-    rows: dict[str, object] = {}
+    rows: dict[str, object] = json.loads((RESULTS / "recipes.json").read_text())["recipes"] if wanted else {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         subprocess.run([sys.executable, __file__, "models", work], check=True)
-        for kind in KINDS:
+        for kind in wanted or KINDS:
             for family in ("gpt2", "llama"):
                 (work / "recipe.yml").write_text(recipe(kind, work / family))
                 ours, theirs = run(work, program, kind)
@@ -177,4 +178,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["difference"]:
         print(json.dumps(difference(Path(sys.argv[2]))))
     else:
-        main()
+        main(sys.argv[1:])
