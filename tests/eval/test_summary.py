@@ -151,3 +151,20 @@ def test_three_endpoints_have_no_position() -> None:
     lines = sentences(report(**OPERATOR | {"endpoints": ends, "spectrum": spectrum}))
     assert "worse than the best model" in lines[2]
     assert lines[-1].endswith("(excess 0.050 nats, endpoints at most 0.800 nats apart)")
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "sentence"),
+    [
+        (0.012, 0.003, "choosing weights gained 0.0120 ± 0.0030 nats against equal ones"),
+        (-0.012, 0.003, "choosing weights lost 0.0120 ± 0.0030 nats against equal ones"),
+        (0.005, 0.003, "choosing weights bought nothing: +0.0050 ± 0.0030 nats against equal ones"),
+        (0.0, 0.0, "choosing weights bought nothing: +0.0000 ± 0.0000 nats against equal ones"),
+    ],
+)
+def test_what_a_search_bought_is_said(gain: float, error: float, sentence: str) -> None:
+    groups = [{"filter": "h.0.", "weights": [0.4, 0.6]}, {"filter": None, "weights": [0.6, 0.4]}]
+    searched = {"search": "gradient", "granularity": "layer", "groups": groups, "gain": gain, "gain_stderr": error}
+    lines = sentences(report(**OPERATOR | {"soup": OPERATOR["soup"] | searched}))
+    assert sentence in lines
+    assert any("the search (gradient), means over 2 groups of tensors by layer: A 0.5" in line for line in lines)
