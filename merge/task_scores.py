@@ -13,7 +13,6 @@ from ..checkpoint.config import build_config
 from ..checkpoint.errors import GateRefused
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.model import empty_model, with_tied
-from ..eval.ensemble import Ensemble
 from ..eval.progress import Progress
 from ..eval.tasks.task_set import TaskScores, TaskSet
 from .path import blend
@@ -88,6 +87,8 @@ def task_results(
     tasks: TaskSet, inputs: Inputs, whole: Whole, base: int, dtype: torch.dtype, *, device: str, progress: Progress
 ) -> TaskResults:
     """The scores of everything that a merge is held against, on the report documents."""
+    from ..eval.ensemble import Ensemble  # which imports all of transformers' modelling code
+
     members, first = inputs.members[base:], inputs.first
     progress.stage("asking the tasks", len(members) + 3 + base)
 

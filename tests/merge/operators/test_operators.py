@@ -34,6 +34,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "ram": {"epsilon": 0.5},
     "ramplus_tl": {"epsilon": 0.5},
     "nearswap": {"t": 0.5},
+    "passthrough": {"scale": [0.5]},
     "arcee_fusion": {},
     "model_stock": {},
 }
@@ -278,5 +279,5 @@ def test_a_count_of_models_that_it_does_not_take(name: str, count: int) -> None:
 
 
 def test_a_name_that_is_none() -> None:
-    with pytest.raises(BadInput, match="take one of linear, slerp"):
+    with pytest.raises(BadInput, match="take one of linear, passthrough, slerp"):
         operator("averge")
