@@ -16,7 +16,7 @@ from torch import Tensor
 from .checks.finding import Finding
 from .config import schema_of
 from .model import Families
-from .rows import ComputedState
+from .rows import ComputedState, first_of
 from .task import classifier_task
 from .tensor_inventory import inventory_as
 
@@ -56,16 +56,16 @@ def as_base(base: Checkpoint, models: Sequence[Checkpoint], families: Families |
     """
     facts = classifier_facts(base.facts, models[0].facts)
     schema = schema_of(facts, base.name, families)
-    own: dict[str, Mapping[str, Tensor]] = dict.fromkeys(base.state, base.state)
+    own = base.state
     if base.source is not None and len(base.source.parts) == 1:
         contents = inventory_as(base.source, facts, families)
         assert contents is not None, "the files are on this disk"
-        beside = contents.state(base.source)
-        own = {**dict.fromkeys(beside, beside), **own}
+        own = first_of(own, contents.state(base.source))
+    names = set(own)
 
     def tensor(name: str) -> Tensor:
-        if name in own:
-            return own[name][name]
+        if name in names:
+            return own[name]
         return torch.stack([model.state[name].double() for model in models]).mean(0).float()
 
     return replace(base, facts=facts, schema=schema, state=ComputedState(schema.shapes, tensor))

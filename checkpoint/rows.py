@@ -30,6 +30,15 @@ def in_blocks(state: Mapping[str, Tensor], name: str) -> Iterator[Tensor]:
     return iter(torch.split(tensor, row_counts(tensor.shape))) if tensor.ndim else iter([tensor])
 
 
+def first_of(*states: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of several states, each from the first that has it; nothing is read before it is looked up."""
+    owners: dict[str, Mapping[str, Tensor]] = {}
+    for state in states:
+        for name in state:
+            owners.setdefault(name, state)
+    return ComputedState(owners, lambda name: owners[name][name], lambda name: in_blocks(owners[name], name))
+
+
 class ComputedState(Mapping[str, Tensor]):
     """A state of some `names` whose tensors are computed, by `tensor`, when they are looked up.
 

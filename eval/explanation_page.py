@@ -7,23 +7,19 @@ from typing import Any
 
 from ..checkpoint.card import letter
 from .explanation_text import heat_maps, parent_names, swaps_by_name
+from .page_templates import page_environment
 
 
 def render_explanation(report: Mapping[str, Any]) -> str:
     """The page as HTML text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("isthmus", "eval"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("explain.html.jinja").render(
-        report=report,
-        names=parent_names(report),
-        letters=[letter(place) for place in range(len(report["endpoints"]))],
-        swaps=swaps_by_name(report),
-        maps=heat_maps(report),
+    return (
+        page_environment()
+        .get_template("explain.html.jinja")
+        .render(
+            report=report,
+            names=parent_names(report),
+            letters=[letter(place) for place in range(len(report["endpoints"]))],
+            swaps=swaps_by_name(report),
+            maps=heat_maps(report),
+        )
     )

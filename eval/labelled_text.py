@@ -73,8 +73,8 @@ class Labels:
             row = self.names.index(label) if label in self.names else by_name.get(label.casefold())
             if row is None and label.isascii() and label.isdecimal() and len(label) < DIGITS:
                 row = int(label)
-        elif type(label) is int and str(label)[:DIGITS] in self.names:  # a name that is a number
-            row = self.names.index(str(label)[:DIGITS])
+        elif type(label) is int and abs(label) < 10**DIGITS and str(label) in self.names:  # a name that is a number
+            row = self.names.index(str(label))
         else:
             row = label if type(label) is int else None
         if row is None or not 0 <= row < len(self.names):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoint.card import letter
+from .page_templates import page_environment
 from .spectrum import log_histogram, stable_rank
 from .summary import loss_table, profiles, sentences, unit
 
@@ -22,15 +23,7 @@ def render_report(
     report: Mapping[str, Any], spectra: Mapping[float, Spectrum] | None = None, samples: Sequence[Sample] = ()
 ) -> str:
     """The page as HTML text, from the report of a merge, a path or a plane; what was not measured is left out."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("isthmus", "eval"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
     merged = report["command"] != "plane"
     columns, rows = loss_table(report) if merged else ((), ())

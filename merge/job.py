@@ -104,11 +104,7 @@ def open_job(
     places += tuple(task_places(plan.tasks))
     device = pick_device(plan.device)
     progress.stage("checking")
-    tasks = (
-        TaskSet(task_specs(plan.tasks), plan.task_path, choosing=plan.objective == "task", seed=plan.seed)
-        if plan.tasks
-        else None
-    )
+    tasks = _tasks(plan) if plan.tasks else None
     inputs = open_inputs(
         given,
         families=FAMILIES,

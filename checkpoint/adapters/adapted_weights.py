@@ -16,7 +16,7 @@ from ..headers import TensorInfo
 from ..lazy_state import DTYPES, LazyState, StoredTensor
 from ..model import Families, Schema
 from ..naming import Conversion
-from ..rows import ComputedState, in_blocks
+from ..rows import ComputedState, first_of, in_blocks
 from ..source import Source
 from ..task import TEXTS, TOKENS, class_name, classifier_task
 from ..tensor_inventory import TensorInventory, inventory_as
@@ -153,7 +153,7 @@ class AdaptedWeights:
         held = beside(source, grown, schema, whole)
         require_rows(layers, schema, whole, source, held)
         if held is not None:
-            state = _with(state, held.state(source.base))
+            state = first_of(state, held.state(source.base))
         tensor = _looked_up(layers, schema, state, source)
         adapted = whole.task == schema.task and any(
             layers.adapts(name) for pair in schema.tied.items() for name in pair
@@ -166,12 +166,6 @@ class AdaptedWeights:
             return in_blocks({name: tensor(name)} if own else state, name)
 
         return cls(grown, whole, ComputedState(whole.shapes, tensor, blocks))
-
-
-def _with(state: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A state with the tensors of another that it lacks."""
-    names = dict.fromkeys(more, more) | dict.fromkeys(state, state)
-    return ComputedState(names, lambda name: names[name][name], lambda name: in_blocks(names[name], name))
 
 
 def _looked_up(

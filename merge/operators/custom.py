@@ -93,18 +93,18 @@ def operator(name: str) -> Operator:
     if name in OPERATORS:
         return OPERATORS[name]
     if name not in _OWN:
-        found = list(entry_points(group=GROUP, name=name))
-        if not found:
+        points = list(entry_points(group=GROUP, name=name))
+        if not points:
             near = get_close_matches(name, method_names(), n=2)
             advice = f"did you mean {' or '.join(near)}?" if near else f"take one of {', '.join(method_names())}"
             raise BadInput(f"there is no method '{name}': {advice}")
         try:
-            found[0].load()
+            points[0].load()
         except Exception as error:
             raise BadInput(
-                f"the method '{name}' of the package '{found[0].value.partition(':')[0]}' cannot be loaded "
+                f"the method '{name}' of the package '{points[0].value.partition(':')[0]}' cannot be loaded "
                 f"({type(error).__name__}: {one_line(error)})"
             ) from None
         if name not in _OWN:
-            raise BadInput(f"the entry point '{name}' ({found[0].value}) registers no method of that name")
+            raise BadInput(f"the entry point '{name}' ({points[0].value}) registers no method of that name")
     return _OWN[name]

@@ -106,10 +106,10 @@ def _between(blocks: RowBlocks, densities: Sequence[float], gammas: Sequence[flo
     chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in twice])
     counts: list[Callable[[int], int]] = []
     for i in thin:
-        largest = partial(_largest, density=densities[i], gamma=gammas[i])
-        counts += [largest, partial(_kept_and, largest, density=densities[i])]
-    found = cuts(chosen, counts) if thin else []
-    outer, inner = dict(zip(thin, found[::2], strict=True)), dict(zip(thin, found[1::2], strict=True))
+        dropped = partial(_dropped, density=densities[i], gamma=gammas[i])
+        counts += [dropped, partial(_with_kept, dropped, density=densities[i])]
+    both = cuts(chosen, counts) if thin else []
+    above, down_to = dict(zip(thin, both[::2], strict=True)), dict(zip(thin, both[1::2], strict=True))
 
     def masker() -> Masks:
         tied = {i: [0, 0] for i in thin}
@@ -117,22 +117,22 @@ def _between(blocks: RowBlocks, densities: Sequence[float], gammas: Sequence[flo
         def mask(i: int, delta: Tensor) -> Tensor | None:
             if i not in tied:
                 return None if densities[i] >= 1 else torch.zeros_like(delta, dtype=torch.bool)
-            dropped, tied[i][0] = outer[i].mask(delta, tied[i][0])
-            large, tied[i][1] = inner[i].mask(delta, tied[i][1])
-            return large & ~dropped
+            largest, tied[i][0] = above[i].mask(delta, tied[i][0])
+            and_kept, tied[i][1] = down_to[i].mask(delta, tied[i][1])
+            return and_kept & ~largest
 
         return lambda deltas: [mask(i, delta) for i, delta in enumerate(deltas)]
 
     return masker
 
 
-def _largest(entries: int, *, density: float, gamma: float) -> int:
+def _dropped(entries: int, *, density: float, gamma: float) -> int:
     """How many of the largest entries are dropped."""
     return min(int(gamma * entries), entries - int(density * entries))
 
 
-def _kept_and(largest: Callable[[int], int], entries: int, *, density: float) -> int:
-    return largest(entries) + int(density * entries)
+def _with_kept(dropped: Callable[[int], int], entries: int, *, density: float) -> int:
+    return dropped(entries) + int(density * entries)
 
 
 def _by_rank(densities: Sequence[float], epsilons: Sequence[float], key: str) -> Callable[[], Masks]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .sphere import slerp_angle
 from .task_vectors import NOTHING, election, kept_at_random, kept_largest, task_vectors_beside_base
 
 Slopes = Iterator[list[Tensor]]
+Kept = Callable[..., Iterator[Parts]]  # the base, and what is left of task vectors
 
 
 def linear(blocks: RowBlocks, *, weights: Sequence[float], normalize: bool = True) -> Slopes:
@@ -69,150 +71,52 @@ def regmean(
     yield [torch.linalg.solve(total, pull).movedim(0, axis).float() for pull in pulls]
 
 
-def task_arithmetic(
-    blocks: RowBlocks, *, weights: Sequence[float], scale: float = 1.0, normalize: bool = False
-) -> Slopes:
-    """λ δ_i, or λ (δ_i − Σ w_j δ_j / Σ w_j) / Σ w_j with `normalize`."""
-    return _summed(task_vectors_beside_base(blocks), weights, scale, normalize)
-
-
-def ties(
-    blocks: RowBlocks,
-    *,
-    weights: Sequence[float],
-    densities: Sequence[float],
-    scale: float = 1.0,
-    normalize: bool = True,
-    rescale: bool = False,
-) -> Slopes:
-    """λ a_i δ_i, or λ a_i (δ_i − m) / Σ a_j w_j with `normalize`: a_i is 1 where δ_i has the elected sign, else 0, and
-    m the average of those that have it.
+def of_sums(kept: Kept) -> Callable[..., Slopes]:
+    """The slopes of a sum of what is `kept` of task vectors: λ δ_i, or λ (δ_i − Σ w_j δ_j / Σ w_j) / Σ w_j with
+    `normalize`.
     """
-    return _elected(kept_largest(blocks, densities, rescale=rescale), weights, scale, normalize)
+
+    def slopes(blocks: RowBlocks, *, weights: Sequence[float], scale: float, normalize: bool, **pruning: Any) -> Slopes:
+        total = sum(weights)
+        for _, *deltas in kept(blocks, **pruning):
+            if normalize and abs(total) >= NOTHING:
+                mean = weighted_sum(deltas, [weight / total for weight in weights])
+                yield [(delta - mean) * (scale / total) for delta in deltas]
+            else:
+                yield [delta * scale for delta in deltas]
+
+    return slopes
 
 
-def dare_linear(
-    blocks: RowBlocks,
-    *,
-    weights: Sequence[float],
-    densities: Sequence[float],
-    key: str,
-    scale: float = 1.0,
-    normalize: bool = False,
-    rescale: bool = True,
-) -> Slopes:
-    """As `task_arithmetic`, of the task vectors that are left."""
-    return _summed(kept_at_random(blocks, densities, key, rescale=rescale), weights, scale, normalize)
+def of_elections(kept: Kept) -> Callable[..., Slopes]:
+    """The same after signs were elected: λ a_i δ_i, or λ a_i (δ_i − m) / Σ a_j w_j with `normalize`: a_i is 1 where δ_i
+    has the elected sign, else 0, and m the average of those that have it.
+    """
 
+    def slopes(blocks: RowBlocks, *, weights: Sequence[float], scale: float, normalize: bool, **pruning: Any) -> Slopes:
+        for _, *deltas in kept(blocks, **pruning):
+            agreeing, merged, divisor = election(deltas, weights)
+            if normalize:
+                divisor = divisor.masked_fill(divisor == 0, 1.0)
+                mean = merged / divisor
+                yield [own * (delta - mean) / divisor * scale for own, delta in zip(agreeing, deltas, strict=True)]
+            else:
+                yield [own * delta * scale for own, delta in zip(agreeing, deltas, strict=True)]
 
-def dare_ties(
-    blocks: RowBlocks,
-    *,
-    weights: Sequence[float],
-    densities: Sequence[float],
-    key: str,
-    scale: float = 1.0,
-    normalize: bool = False,
-    rescale: bool = True,
-) -> Slopes:
-    """As `ties`, of the task vectors that are left."""
-    return _elected(kept_at_random(blocks, densities, key, rescale=rescale), weights, scale, normalize)
-
-
-def breadcrumbs(
-    blocks: RowBlocks,
-    *,
-    weights: Sequence[float],
-    densities: Sequence[float],
-    gammas: Sequence[float],
-    scale: float = 1.0,
-    normalize: bool = False,
-    rescale: bool = False,
-) -> Slopes:
-    """As `task_arithmetic`, of the task vectors that are left."""
-    return _summed(without_extremes(blocks, densities, gammas, rescale=rescale), weights, scale, normalize)
-
-
-def breadcrumbs_ties(
-    blocks: RowBlocks,
-    *,
-    weights: Sequence[float],
-    densities: Sequence[float],
-    gammas: Sequence[float],
-    scale: float = 1.0,
-    normalize: bool = False,
-    rescale: bool = False,
-) -> Slopes:
-    """As `ties`, of the task vectors that are left."""
-    return _elected(without_extremes(blocks, densities, gammas, rescale=rescale), weights, scale, normalize)
-
-
-def della_linear(
-    blocks: RowBlocks,
-    *,
-    weights: Sequence[float],
-    densities: Sequence[float],
-    epsilons: Sequence[float],
-    key: str,
-    scale: float = 1.0,
-    normalize: bool = False,
-    rescale: bool = True,
-) -> Slopes:
-    """As `task_arithmetic`, of the task vectors that are left."""
-    return _summed(kept_by_rank(blocks, densities, epsilons, key, rescale=rescale), weights, scale, normalize)
-
-
-def della(
-    blocks: RowBlocks,
-    *,
-    weights: Sequence[float],
-    densities: Sequence[float],
-    epsilons: Sequence[float],
-    key: str,
-    scale: float = 1.0,
-    normalize: bool = True,
-    rescale: bool = True,
-) -> Slopes:
-    """As `ties`, of the task vectors that are left."""
-    return _elected(kept_by_rank(blocks, densities, epsilons, key, rescale=rescale), weights, scale, normalize)
-
-
-def _summed(vectors: Iterator[Parts], weights: Sequence[float], scale: float, normalize: bool) -> Slopes:
-    total = sum(weights)
-    divides = normalize and abs(total) >= NOTHING
-    for _, *deltas in vectors:
-        if divides:
-            mean = weighted_sum(deltas, [weight / total for weight in weights])
-            yield [(delta - mean) * (scale / total) for delta in deltas]
-        else:
-            yield [delta * scale for delta in deltas]
-
-
-def _elected(vectors: Iterator[Parts], weights: Sequence[float], scale: float, normalize: bool) -> Slopes:
-    for _, *deltas in vectors:
-        agreeing, merged, divisor = election(deltas, weights)
-        if normalize:
-            divisor = divisor.masked_fill(divisor == 0, 1.0)
-            mean = merged / divisor
-            yield [own * (delta - mean) / divisor * scale for own, delta in zip(agreeing, deltas, strict=True)]
-        else:
-            yield [own * delta * scale for own, delta in zip(agreeing, deltas, strict=True)]
+    return slopes
 
 
 SLOPES: Mapping[str, Callable[..., Slopes]] = {
-    function.__name__: function
-    for function in (
-        linear,
-        slerp,
-        fisher,
-        regmean,
-        task_arithmetic,
-        ties,
-        dare_linear,
-        dare_ties,
-        breadcrumbs,
-        breadcrumbs_ties,
-        della_linear,
-        della,
-    )
+    "linear": linear,
+    "slerp": slerp,
+    "fisher": fisher,
+    "regmean": regmean,
+    "task_arithmetic": of_sums(task_vectors_beside_base),
+    "ties": of_elections(kept_largest),
+    "dare_linear": of_sums(kept_at_random),
+    "dare_ties": of_elections(kept_at_random),
+    "breadcrumbs": of_sums(without_extremes),
+    "breadcrumbs_ties": of_elections(without_extremes),
+    "della_linear": of_sums(kept_by_rank),
+    "della": of_elections(kept_by_rank),
 }

@@ -51,7 +51,8 @@ def blocks_for(name: str, models: int = 3) -> tuple[list[list[Tensor]], dict[str
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_slopes_are_what_differences_are(name: str, settings: dict[str, Any]) -> None:
     blocks, statistics = blocks_for(name)
-    settings = dict(settings)
+    usual = {one.argument: one.default for one in OPERATORS[name].parameters.values() if not one.each}
+    settings = {**usual, **settings}
     if name == "regmean":
         axis = settings.get("axis", 0)
         own = [torch.eye(8, dtype=torch.float64) * (i + 1) for i in range(3)] if axis == 0 else statistics["grams"]
