@@ -145,6 +145,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
             )
     lines += _accuracy(report)
     lines += _tasks(report)
+    lines += _gain_on_tasks(report)
     lines += _gibberish(report)
     lines += _memorized(report)
     lines += _quantized(report)
@@ -205,13 +206,17 @@ def _weights(soup: Mapping[str, Any]) -> list[str]:
         whose = f"the search ({soup['search']})"
         if soup["granularity"] != "model":
             whose += f", means over {len(soup['groups'])} groups of tensors by {soup['granularity']}"
-    line = (
-        f"weights of {whose}: {listed} (select loss {soup['select_loss']:.3f}, "
-        f"{soup['select_loss_uniform']:.3f} with equal ones; {soup['evaluations']} tried)"
-    )
+    by_tasks = soup.get("objective") == "task"
+    chosen, equal = soup["select_loss"], soup["select_loss_uniform"]
+    how = f"select loss {chosen:.3f}, {equal:.3f}"
+    if by_tasks:
+        how = f"{100 * (1 - chosen):.1f} % on the documents that choose, {100 * (1 - equal):.1f} %"
+    line = f"weights of {whose}: {listed} ({how} with equal ones; {soup['evaluations']} tried)"
     gain, error = soup.get("gain"), soup.get("gain_stderr")
     if gain is None or error is None:
         return [line]
+    if by_tasks:
+        return [line, f"on the text, they lower the loss of equal ones by {gain:.4f} ± {error:.4f} nats"]
     if abs(gain) < 2 * error or gain == 0:
         return [line, f"choosing weights bought nothing: {gain:+.4f} ± {error:.4f} nats against equal ones"]
     verb = "gained" if gain > 0 else "lost"
@@ -369,6 +374,21 @@ def _tasks(report: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{task['label']}: {100 * own['score']:.1f} ± {100 * own['stderr']:.1f} % ({task['metric']}, "
             f"{task['report_documents']} documents), {gain} points against the {best}, {over} against the naive average"
+        )
+    return lines
+
+
+def _gain_on_tasks(report: Mapping[str, Any]) -> list[str]:
+    """What weights that were chosen by tasks bought on the documents that chose nothing."""
+    lines = []
+    for label, own in report["merge_point"].get("tasks", {}).items():
+        if own.get("over_equal") is None or (report.get("soup") or {}).get("objective") != "task":
+            continue
+        gain, error = 100 * own["over_equal"], 100 * own["over_equal_stderr"]
+        verb = "bought nothing" if abs(gain) < 2 * error or gain == 0 else "gained" if gain > 0 else "lost"
+        lines.append(
+            f"choosing weights by tasks {verb} on documents of '{label}' that it did not see: {gain:+.1f} ± "
+            f"{error:.1f} points against equal ones"
         )
     return lines
 

@@ -14,6 +14,7 @@ from ..align.universe import Universe
 from ..checkpoint.serialization import digest
 from ..eval.loss import Losses, LossMeter
 from ..eval.targets import shown
+from ..eval.tasks.task_set import TaskSet
 from .choosing import Choice, Chooser, climb, closed_forms
 from .measure import weighed
 from .operators.combined import Combined, Known
@@ -22,8 +23,9 @@ from .path import blend, endpoint_digests
 from .plans import SearchPlan
 from .recipes.recipe import Recipe
 from .search import SURE
+from .task_scores import module_of
 from .weight_search.chosen import ChosenWeights, WeightChooser
-from .weight_search.objective import MergeWithWeights
+from .weight_search.objective import MergeWithWeights, Score
 from .weight_search.search_state import SearchState
 from .weight_search.weight_table import WeightSpace
 
@@ -42,6 +44,7 @@ class OperatorChooser(Chooser):
 
     recipe: Recipe
     beside: Path | None = None
+    tasks: TaskSet | None = None
 
     @property
     def base(self) -> int:
@@ -118,11 +121,29 @@ class OperatorChooser(Chooser):
         granularity = search.granularity if search is not None else "model"
         space = WeightSpace.of(self.recipe, list(aligned.states[0]), granularity)
         merge = MergeWithWeights(space, tuple(aligned.states), statistics, self.plan.seed)
-        meter = LossMeter(aligned.config, self.text.select, device=self.device)
         chooser = WeightChooser(
-            self.plan, meter, aligned.config, self.device, self.progress, self._fit, self._run(search, aligned)
+            self.plan,
+            self._score(aligned),
+            aligned.config,
+            self.device,
+            self.progress,
+            self._fit,
+            self._run(search, aligned),
         )
         return chooser.choose(merge)
+
+    def _score(self, aligned: Universe) -> Score:
+        """What weights are judged by: the loss on the select text, or the share of wrong answers to its tasks."""
+        tasks, config, device = self.tasks, aligned.config, self.device
+        if tasks is None or self.plan.objective != "task":
+            return LossMeter(config, self.text.select, device=device)
+        tokenizer, context = self.inputs.tokenizer(), self.inputs.context
+
+        def wrong(state: Mapping[str, Tensor]) -> Losses:
+            scores = tasks.scores(module_of(state, config), tokenizer, "select", context=context, device=device)
+            return Losses({label: 1 - values for label, values in scores.per_block.items()})
+
+        return wrong
 
     def _fit(self) -> Mapping[str, Tensor]:
         search = self.plan.weight_search
@@ -137,8 +158,9 @@ class OperatorChooser(Chooser):
             "models": endpoint_digests(self.inputs.members),
             "align": aligned.alignment.method,
             "recipe": self.recipe.to_dict(),
-            "plan": repr((search, self.plan.seed)),
+            "plan": repr((search, self.plan.seed, self.plan.objective)),
             "text": digest(self.text.select),
+            **({"tasks": self.tasks.record()} if self.tasks is not None else {}),
         }
         return SearchState.beside(self.beside, identity)
 

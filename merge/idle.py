@@ -15,7 +15,6 @@ OF_TRAINING = {"--mixed-precision", "--fit-on"}
 OF_THE_PATH = {
     "--path",
     "--restore-spectrum",
-    "--objective",
     "--interior",
     "--optimizer-a",
     "--optimizer-b",
@@ -54,6 +53,11 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
         (not by_operator, OF_OPERATORS, "is one of the options that are for a --method: name one, or leave it out"),
         (by_operator, {*OF_THE_PATH, *OF_BENDS, *OF_LEARNING, *OF_TRAINING}, two_models),
         (by_operator and plan.t is None, {"--t"}, f"auto {two_models}"),
+        (
+            by_operator and not plan.chooses_weights,
+            {"--objective"},
+            "is what t is chosen by, or weights: add --search, or leave it out",
+        ),
         (not curve, OF_BENDS, f"is for bends: add --path {' or '.join(CURVES)}, or leave it out"),
         (
             not plan.learns_on_line,

@@ -26,7 +26,7 @@ from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..checkpoint.rows import in_blocks
 from ..eval.fingerprint import fingerprint_of, optimizer_of
-from ..eval.loss import Losses, bytes_of
+from ..eval.loss import bytes_of
 from ..eval.memorization import own_words
 from ..eval.progress import Progress
 from ..eval.quantization import quantization_cost
@@ -121,7 +121,8 @@ def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
 def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Choice]:
     """The alignment, then what the models' spectra tell of their optimizers, then the path or the weights."""
     if job.recipe is not None:
-        operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, job.recipe, job.beside)
+        asked = (job.recipe, job.beside, job.tasks)
+        operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, *asked)
         aligned = operator.align(in_table=job.in_table)
         return measured_ends(job), operator.choose(aligned)
     path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, job.beside, saved, job.tasks)
@@ -250,16 +251,17 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
         assert choice.recipe is not None
         merged = rounded(whole.state, job.dtype)
         measured = measuring.among_models(choice.universe, merged, choice.recipe.plain_weights(), base=job.base)
+    equal = equal_weights(job, choice)
     measured = replace(
         measured,
-        equal=equal_weights(job, choice, measuring),
+        equal=None if equal is None else measuring.of_state(rounded(equal.state, job.dtype), choice.universe.config),
         probe=probe(job, text, choice, measured),
         memorized=memorized(job, text),
         quantized=quantized(job, text),
     )
     if job.tasks is not None:
         scores = task_results(
-            job.tasks, job.inputs, whole, job.base, job.dtype, device=job.device, progress=job.progress
+            job.tasks, job.inputs, whole, job.base, job.dtype, equal, device=job.device, progress=job.progress
         )
         measured = replace(measured, tasks=scores)
     with kept_if_refused(choice.run):
@@ -269,13 +271,11 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
     return measured
 
 
-def equal_weights(job: Job, choice: Choice, measuring: Measuring) -> Losses | None:
-    """What the same merge loses with equal weights, as it would be saved; None where no weights were chosen."""
+def equal_weights(job: Job, choice: Choice) -> Whole | None:
+    """The same merge with equal weights, as it would be saved; None where no weights were chosen."""
     if choice.equal is None:
         return None
-    plain = as_adapter(job, replace(choice, state=choice.equal, adapter=None))
-    whole = build(job, plain)
-    return measuring.of_state(rounded(whole.state, job.dtype), choice.universe.config)
+    return build(job, as_adapter(job, replace(choice, state=choice.equal, adapter=None)))
 
 
 @dataclass(frozen=True)

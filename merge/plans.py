@@ -410,8 +410,8 @@ class MergePlan:
     float32. `vocabulary` brings models with tokens of their own to one vocabulary. With `as_lora`, a rank, the merge is
     saved as an adapter of the base that the models share or that the operator has; ``exact`` is the lowest rank that
     loses nothing but rounding. `tasks`, of the harness's own or of `task_path`, are run on all models and on the merge;
-    with the `objective` ``task``, t is chosen on one half of their documents, and the other is reported. `head` is the
-    letter of the classifier whose head is taken, None where heads are merged.
+    with the `objective` ``task``, t or weights are chosen on one half of their documents, and the other is reported.
+    `head` is the letter of the classifier whose head is taken, None where heads are merged.
     """
 
     data: Sequence[str] = _data(shown_default="what the models write, for curves and --align learned")
@@ -451,7 +451,8 @@ class MergePlan:
     )
     objective: Objective = option(
         "mean",
-        "What t is chosen by: the mean loss over texts, the worst text's excess, or the score on half of the tasks.",
+        "What t is chosen by: the mean loss over texts, the worst text's excess, or the score on half of the tasks; "
+        "weights by the mean or by tasks.",
         PATH,
     )
     interior: float = option(0.1, "Keep t this far from both ends.", PATH)
@@ -725,6 +726,15 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
         f"{operator.name} has no weights to choose": chosen and not operator.is_weighed,
         f"{operator.name} has no slopes to follow: take --search coordinate or cma": learned
         and operator.slopes is None,
+        "scores on tasks have no slopes to follow: take --search coordinate or cma, or leave out --objective task": (
+            learned and plan.objective == "task"
+        ),
+        "weights are chosen by the mean over texts or by tasks: leave out --objective worst": (
+            chosen and plan.objective == "worst"
+        ),
+        "--objective task chooses weights: add --search cma, or leave it out": (
+            plan.objective == "task" and not chosen
+        ),
         alone: chosen and not operator.needs_base and len(recipe.models) == 1,
         "weights are chosen for whole models: not with slices": chosen and len(recipe.segments) > 1,
         contradiction: chosen and not recipe.weighs_alike,

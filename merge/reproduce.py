@@ -88,7 +88,9 @@ def chosen_recipe(plan: MergePlan, recipe: Recipe, inputs: Inputs, alignment: Al
     if alignment in LOOKING or recipe.operator.knows is not None:
         for spec in plan.data:
             words += ["--data", public_text(spec)]
-    given = replace(plan, soup="uniform", search=None, align=None if alignment == "none" else alignment)
+    given = replace(
+        plan, soup="uniform", search=None, objective="mean", align=None if alignment == "none" else alignment
+    )
     words += unusual(given, MergePlan(), () if "--data" in words else ("--tokens", "--context", "--report-on"))
     return _as_yaml(recipe, names).splitlines(), shlex.join(plain(word, LONGEST) for word in words)
 

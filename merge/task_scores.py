@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """Scores on the report documents, the same for all, so that differences are paired; `base` where there is one."""
+    """Scores on the report documents, the same for all, so that differences are paired; `base` where there is one,
+    `equal` of the merge with equal weights, where weights were chosen.
+    """
 
     tasks: tuple[Mapping[str, Any], ...]
     members: tuple[TaskScores, ...]
@@ -32,6 +34,7 @@ class TaskResults:
     merge: TaskScores
     ensemble: TaskScores
     base: TaskScores | None = None
+    equal: TaskScores | None = None
 
     def best(self, label: str) -> TaskScores:
         """The scores of the best model on one task."""
@@ -49,6 +52,9 @@ class TaskResults:
                 "over_average": over.mean,
                 "over_average_stderr": over.stderr,
             }
+            if self.equal is not None:
+                over = _difference(self.merge, self.equal, label)
+                rows[label] |= {"over_equal": over.mean, "over_equal_stderr": over.stderr}
         return rows
 
     def pass_gates(self, least: Mapping[str, float]) -> None:
@@ -83,14 +89,29 @@ def module_of(state: Mapping[str, Tensor], config: PretrainedConfig) -> nn.Modul
     return model.requires_grad_(False)
 
 
+def module_as_saved(whole: Whole, dtype: torch.dtype) -> nn.Module:
+    """A merge as it is read back from disk."""
+    return module_of({name: whole.state[name].to(dtype) for name in whole.state}, build_config(whole.facts, "merge"))
+
+
 def task_results(
-    tasks: TaskSet, inputs: Inputs, whole: Whole, base: int, dtype: torch.dtype, *, device: str, progress: Progress
+    tasks: TaskSet,
+    inputs: Inputs,
+    whole: Whole,
+    base: int,
+    dtype: torch.dtype,
+    equal: Whole | None = None,
+    *,
+    device: str,
+    progress: Progress,
 ) -> TaskResults:
-    """The scores of everything that a merge is held against, on the report documents."""
+    """The scores of everything that a merge is held against, on the report documents; `equal` is the merge with equal
+    weights, where weights were chosen.
+    """
     from ..eval.ensemble import Ensemble  # which imports all of transformers' modelling code
 
     members, first = inputs.members[base:], inputs.first
-    progress.stage("asking the tasks", len(members) + 3 + base)
+    progress.stage("asking the tasks", len(members) + 3 + base + (equal is not None))
 
     def score(model: nn.Module) -> TaskScores:
         scores = tasks.scores(model, inputs.tokenizer(), context=inputs.context, device=device)
@@ -102,12 +123,12 @@ def task_results(
     if whole.rows:
         average = whole_state(average, kept_rows(inputs, None))
         config = build_config(inputs.facts(first.facts), "average")
-    merged = {name: whole.state[name].to(dtype).float() for name in whole.state}
     return TaskResults(
         tuple(tasks.record()),
         tuple(score(module_of(model.state, model.config)) for model in inputs.whole[base:]),
         score(module_of(average, config)),
-        score(module_of(merged, build_config(whole.facts, "merge"))),
+        score(module_as_saved(whole, dtype)),
         score(Ensemble.of([(member.state, member.config) for member in members])),
         score(module_of(first.state, first.config)) if base else None,
+        score(module_as_saved(equal, dtype)) if equal is not None else None,
     )

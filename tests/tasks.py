@@ -31,6 +31,30 @@ def completions_file(path: Path, rows: int = 12) -> Path:
     return path
 
 
+PYTHON = {
+    "if __name__ ==": '"__main__":',
+    "for i in": "range(",
+    "def __init__(": "self",
+    "raise": "ValueError(",
+    "import": "sys",
+    "x = y if y is not": "None",
+    "while": "True:",
+    "from typing import": "Any",
+}
+
+
+def python_file(path: Path, rows: int = 100) -> Path:
+    """What comes next in a line of Python, for who learned it; the other choices end other lines."""
+    drawn, lines = random.Random(0), []
+    for number in range(rows):
+        prompt, right = drawn.choice(list(PYTHON.items()))
+        choices = [right, *drawn.sample([other for other in PYTHON.values() if other != right], 2)]
+        drawn.shuffle(choices)
+        lines.append({"prompt": f"# {number}\n{prompt}", "choices": choices, "answer": right})
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    return path
+
+
 def task_directory(directory: Path, rows: int = 24) -> Path:
     """A directory with a task of lm-evaluation-harness, `local_choice`, whose data are beside its YAML."""
     directory.mkdir(parents=True)

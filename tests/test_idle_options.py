@@ -21,7 +21,7 @@ IDLE: list[tuple[tuple[object, ...], str]] = [
     ((*LINEAR, "--path", "linear"), "--path is for two models"),
     ((*LINEAR, "--bends", 2), "--bends is for two models"),
     ((*LINEAR, "--align-steps", 10), "--align-steps is for two models"),
-    ((*LINEAR, "--objective", "worst"), "--objective is for two models"),
+    ((*LINEAR, "--objective", "worst"), "--objective is what t is chosen by, or weights"),
     ((*LINEAR, "--interior", 0.2), "--interior is for two models"),
     ((*LINEAR, "--mixed-precision", "bf16"), "--mixed-precision is for two models"),
     ((*LINEAR, "--restart"), "--restart is for two models"),

@@ -80,7 +80,8 @@ class WeightChooser:
         space, evaluations = merge.space, Evaluations(self._counted(merge))
         search = WeightSearch(lambda weights: evaluations((weights,)), space.models, simplex=space.simplex)
         weights = search.greedy() if self.plan.soup == "greedy" else search.search()
-        return self._chosen(space, evaluations, (weights,), {})
+        chosen = (weights,) if self.plan.objective == "mean" else self._surely_better(space, evaluations)
+        return self._chosen(space, evaluations, chosen, {})
 
     def _by_gradient(self, merge: MergeWithWeights, search: SearchPlan) -> ChosenWeights:
         fit, evaluations = self.fit(), Evaluations(merge.scored(self.score))
@@ -104,7 +105,8 @@ class WeightChooser:
             self.progress.advance(len(measured))
             keep = self.run.keep if self.run is not None else lambda scores: None
             evaluations = Evaluations(self._counted(merge), measured, keep)
-            further = evolve(merge.space, evaluations, search.evaluations, seed=self.plan.seed)
+            coarse = self.plan.objective == "task"
+            further = evolve(merge.space, evaluations, search.evaluations, seed=self.plan.seed, coarse=coarse)
         return self._chosen(merge.space, evaluations, self._surely_better(merge.space, evaluations), further)
 
     def _surely_better(self, space: WeightSpace, evaluations: Evaluations) -> Table:
@@ -120,6 +122,7 @@ class WeightChooser:
             "kind": "search" if search is not None else self.plan.soup,
             "search": search.method if search is not None else None,
             "granularity": search.granularity if search is not None else "model",
+            "objective": self.plan.objective,
             "weights": [sum(column) / groups for column in zip(*table, strict=True)],
             "groups": [{"filter": part, "weights": list(row)} for part, row in zip(space.filters, table, strict=True)],
             "evaluations": len(evaluations.scores),

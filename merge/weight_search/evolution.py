@@ -42,8 +42,13 @@ def require_budget(space: WeightSpace, plan: SearchPlan) -> None:
         raise BadInput(f"--search cma tries {least} weights at least for {numbers} numbers; got {plan.evaluations}")
 
 
-def evolve(space: WeightSpace, evaluations: Evaluations, budget: int, *, seed: int) -> dict[str, Any]:
+def evolve(
+    space: WeightSpace, evaluations: Evaluations, budget: int, *, seed: int, coarse: bool = False
+) -> dict[str, Any]:
     """Try at most `budget` tables, equal weights first; the best are taken from the evaluations.
+
+    Where scores are `coarse`, as those on tasks are, so that a small change of weights changes none, it begins with
+    steps of twice the length.
 
     Returns what the report says of it.
     """
@@ -54,13 +59,15 @@ def evolve(space: WeightSpace, evaluations: Evaluations, budget: int, *, seed: i
         "popsize": population(space.free_numbers),
         "verbose": -9,
         "seed": np.nan,  # numpy's own state is left alone
+        **dict.fromkeys(("tolfun", "tolfunhist"), -1.0),  # scores on tasks are the same for many weights
+        "tolflatfitness": budget,
         "randn": lambda *shape: drawn.standard_normal(shape),
     }
     if not space.simplex:
         settings["bounds"] = [0.0, LARGEST]
     evaluations(space.equal())
     first = _numbers(space, space.equal())
-    strategy = CMAEvolutionStrategy(first, SPREAD[space.simplex], settings)
+    strategy = CMAEvolutionStrategy(first, SPREAD[space.simplex] * (1 + coarse), settings)
     generations, tried = 0, 1
     while tried + settings["popsize"] < budget and not strategy.stop():
         candidates = strategy.ask()

@@ -12,12 +12,12 @@ import pytest
 import torch
 from classifiers import labelled, saved_classifier
 from conftest import EMBEDDED, tiny_model
+from interrupting import Interrupted
 from merging import combine
 from merging import plan_of as make_plan
 from safetensors.torch import load_file
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.progress import Progress
 from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import MergePlan, SearchPlan
 from isthmus.merge.recipes.mergekit import read_recipe
@@ -120,21 +120,6 @@ def test_the_older_spellings_are_the_search_by_coordinates(tmp_path: Path, isthm
         assert (report["soup"]["kind"], report["soup"]["search"]) == ("search", "coordinate")
         results.append(((out / "model.safetensors").read_bytes(), report["soup"]["weights"]))
     assert results[0] == results[1] == results[2]
-
-
-class Interrupted(Progress):
-    """Ctrl-C in the middle of a search."""
-
-    def __init__(self, after: int):
-        self.left, self.searches = after, False
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.searches = name.startswith("choosing weights (cma")
-
-    def advance(self, count: int = 1) -> None:
-        self.left -= count * self.searches
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_search_goes_on_to_the_same_merge(tmp_path: Path) -> None:
