@@ -43,6 +43,7 @@ _HOMES = {
     "MergePlan": "merge.plans",
     "SpectrumPlan": "merge.plans",
     "AlignPlan": "merge.plans",
+    "ComparePlan": "merge.comparing.plan",
     "EnsemblePlan": "merge.plans",
     "ExplainPlan": "merge.plans",
     "ExtractPlan": "merge.plans",
@@ -57,6 +58,7 @@ _HOMES = {
     "read_recipe": "merge.recipes.mergekit",
     "ensemble": "merge.ensembles",
     "explain": "merge.explain",
+    "compare": "merge.comparing.comparison",
     "extract": "merge.extract",
     "load_ensemble": "merge.ensembles",
 }

@@ -31,7 +31,8 @@ from .checkpoint.working_folders import release_all
 from .eval.corpora import text_places
 from .eval.processes import finish, is_main
 from .lab.architectures import Architecture
-from .merge.idle import idle_in_align, idle_in_ensemble, idle_in_explain, idle_in_merge, require_effect
+from .merge.comparing.plan import ComparePlan
+from .merge.idle import idle_in_align, idle_in_compare, idle_in_ensemble, idle_in_explain, idle_in_merge, require_effect
 from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
 from .merge.plans import (
     SEARCHES,
@@ -50,6 +51,7 @@ from .terminal import (
     emit,
     fail,
     print_alignment,
+    print_comparison,
     print_ensemble,
     print_explanation,
     print_extraction,
@@ -608,6 +610,41 @@ def explain(
             result.save(output, overwrite=overwrite)
     written = [f"the heat maps are in {output / 'explain.html'}"] if output else []
     reply.give(result.report, print_explanation, *written)
+
+
+@command(
+    ("Which method suits these fine-tunes?", "compare ./a ./b --base gpt2 --data law.txt"),
+    ("By questions, kept while it goes on", "compare ./a ./b ./c --base gpt2 --data law.txt --task q.jsonl -o table"),
+)
+def compare(
+    models: Annotated[list[str], _argument("Two or more models.")],
+    *,
+    base: Annotated[str | None, Option("The model that the others were trained from.")] = None,
+    output: Annotated[Path | None, Option("Write recipe.yml and isthmus.json to this directory.", short="-o")] = None,
+    overwrite: Overwrite = False,
+    plan: ComparePlan,
+    restart: Annotated[bool, Option("Drop an interrupted comparison of this output.")] = False,
+    given: Given,
+    reply: Reply,
+) -> None:
+    """A table of methods: each with weights that are searched for under one budget, against the plain average.
+
+    What chooses is never what reports. The recipe of the winner makes its merge again, by isthmus merge. With -o, a
+    comparison that was interrupted goes on with the same command.
+    """
+    require_effect(given, idle_in_compare(plan, saves=output is not None))
+    inputs = _inputs((*models, base), plan.data)
+    require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
+    if restart and output is not None:
+        _drop_training(output)
+    with screen(reply.quiet) as progress:
+        from .merge.comparing.comparison import compare as compare_methods
+
+        result = compare_methods(models, plan, base=base, beside=output, progress=progress)
+        if output is not None and is_main():
+            result.save(output, overwrite=overwrite)
+    written = [f"written to {output}: isthmus merge {output / 'recipe.yml'} makes the winner"] if output else []
+    reply.give(result.report, print_comparison, *written)
 
 
 @command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o elsewhere"))

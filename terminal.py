@@ -288,6 +288,26 @@ def print_explanation(report: dict[str, Any]) -> None:
         _print_table(table)
 
 
+def print_comparison(report: dict[str, Any]) -> None:
+    """The ranking of methods, the models beside it, what it says, and the recipe of the winner."""
+    from .eval.summary import unit
+    from .merge.comparing.ranking import table
+
+    columns, rows = table(report)
+    shown = _table(f"loss, {unit(report)}", *columns)
+    beside = {row["name"] for row in report["references"]}
+    for name, cells in rows:
+        style = "bold" if name == report["winner"] else "dim" if name in beside else None
+        shown.add_row(cell(name), *cells, style=style)
+    _print_table(shown)
+    for sentence in report["sentences"]:
+        say(sentence)
+    say()
+    say((f"recipe.yml, for {report['merge_command']}", "dim"))
+    for line in report["recipe"]:
+        say(line)
+
+
 def print_push(plan: PushPlan, pushed: Pushed | None) -> None:
     """What a push sent; or, of one that was not carried out, what it would send."""
     if pushed is not None:

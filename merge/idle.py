@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ..checkpoint.errors import BadInput
+from .comparing.plan import ComparePlan
 from .options import option_names
 from .plans import CURVES, AlignPlan, CurvePlan, ExplainPlan, LearnPlan, MergePlan, OperatorPlan, SearchPlan
 
@@ -102,6 +103,19 @@ def idle_in_ensemble(models: int, *, saves: bool) -> list[Rule]:
     return [
         (models < 2, {"--align"}, "is for the soup of two models or more: leave it out"),
         (not saves, {"--overwrite"}, "is for an output: add -o, or leave it out"),
+    ]
+
+
+def idle_in_compare(plan: ComparePlan, *, saves: bool) -> list[Rule]:
+    """What changes nothing in a comparison."""
+    return [
+        (not saves, {"--overwrite", "--restart"}, "is for an output: add -o, or leave it out"),
+        (not plan.tasks, {"--task-path"}, "is for --task: name a task of it, or leave it out"),
+        (
+            plan.objective == "task",
+            {"--granularity"},
+            "is for weights that are learned by their slopes, and scores on tasks have none: leave it out",
+        ),
     ]
 
 

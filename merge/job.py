@@ -124,17 +124,23 @@ def open_job(
     progress.findings(inputs.findings)
     if plan.head is not None and not inputs.first.schema.classifies:
         raise BadInput(f"--head is for classifiers, and '{inputs.first.name}' is a language model: leave it out")
-    if tasks is not None and not inputs.first.schema.writes:
-        raise BadInput(f"--task asks language models, and '{inputs.first.name}' writes no text: leave it out")
+    if tasks is not None:
+        require_writing(inputs)
     _require_table(plan, joined, inputs)
     if joined is not None:
-        _require_recipe(joined, plan, inputs)
+        require_recipe(joined, plan, inputs)
     dtype = _dtype(plan, joined, inputs)
     under = _shared_base(joined, inputs) if plan.as_lora is not None else None
     command = merge_command(plan, joined, inputs)
     if not plan.is_plain and plan.max_memory is None:
         inputs = inputs.in_memory()
     return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside, tasks, under)
+
+
+def require_writing(inputs: Inputs) -> None:
+    """Raise BadInput for models that tasks cannot ask."""
+    if not inputs.first.schema.writes:
+        raise BadInput(f"--task asks language models, and '{inputs.first.name}' writes no text: leave it out")
 
 
 def _tasks(plan: MergePlan) -> TaskSet:
@@ -190,7 +196,7 @@ def _require_table(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> No
         family(inputs.first.config)
 
 
-def _require_recipe(joined: Recipe, plan: MergePlan, inputs: Inputs) -> None:
+def require_recipe(joined: Recipe, plan: MergePlan, inputs: Inputs) -> None:
     """Raise BadInput for words of a recipe that mean nothing for these models."""
     if joined.tokenizer is not None and not inputs.tokenizer_owner.has_tokenizer:
         where = f"{joined.vocabulary.place}: " if joined.vocabulary and joined.vocabulary.place else ""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..align.methods import LOOKING, Method
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite
 from ..eval.tasks.specs import required, task_specs
+from .common_options import context_option, data_option, device_option, seed_option, tokens_option
 from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TASKS, TEXT, TRAINING, option
 
 if TYPE_CHECKING:
@@ -117,21 +118,7 @@ def _parameter(word: str) -> tuple[str, tuple[float | bool, ...]]:
 
 
 # Fields of several plans.
-_data = partial(
-    option,
-    (),
-    "Text, with a label or without (law=cases.txt): a file, a directory, a .jsonl, stdlib:docs or stdlib:code. "
-    "Repeatable.",
-    TEXT,
-    recorded=False,
-)
-_tokens = partial(option, 8192, "Tokens of each text to select on, and as many to report on.", TEXT, minimum=1)
-_context = partial(
-    option, 1024, "Tokens of a block of text, at most; the models' context where that is shorter.", TEXT, minimum=2
-)
-_device = partial(option, "auto", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False)
-_seed = partial(option, 0, "Seed of everything random.", RUNNING)
-_part_seed = partial(_seed, recorded=False)  # the plan that holds this one records it
+_part_seed = partial(seed_option, recorded=False)  # the plan that holds this one records it
 _training = partial(option, panel=TRAINING)
 _precision = partial(
     _training,
@@ -414,7 +401,7 @@ class MergePlan:
     `head` is the letter of the classifier whose head is taken, None where heads are merged.
     """
 
-    data: Sequence[str] = _data(shown_default="what the models write, for curves and --align learned")
+    data: Sequence[str] = data_option(shown_default="what the models write, for curves and --align learned")
     tasks: Sequence[str] = option(
         (),
         "A task to judge by: NAME of lm-evaluation-harness or questions.jsonl, with a label or a limit (law=x.jsonl, "
@@ -461,8 +448,8 @@ class MergePlan:
         (), "Only report on the text of this label: nothing is fitted to it or chosen on it. Repeatable.", TEXT
     )
     spectrum: SpectrumPlan = field(default_factory=SpectrumPlan)
-    tokens: int = _tokens()
-    context: int = _context()
+    tokens: int = tokens_option()
+    context: int = context_option()
     dtype: Dtype | None = option(
         None, "What to save in; auto keeps the models' when they share one.", RUNNING, unset="auto"
     )
@@ -483,13 +470,13 @@ class MergePlan:
         "Of classifiers whose labels differ: all take the head of this one (A, B, ...), and the rest is merged.",
         RUNNING,
     )
-    seed: int = _seed()
+    seed: int = seed_option()
     max_memory: str | None = _operator(
         None, "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk."
     )
     optimizers: tuple[str | None, str | None] = (None, None)
     gates: Gates = field(default_factory=Gates)
-    device: str = _device()
+    device: str = device_option()
 
     @property
     def alignment(self) -> Align:
@@ -603,13 +590,13 @@ class AlignPlan:
         "--data, too.",
         ALIGNMENT,
     )
-    data: Sequence[str] = _data()
+    data: Sequence[str] = data_option()
     learn: LearnPlan = field(default_factory=LearnPlan)
-    context: int = _context()
+    context: int = context_option()
     stream: bool = option(False, "For models larger than memory: read layers when it is their turn.", RUNNING)
     dtype: Dtype | None = option(None, "What to save in; auto keeps B's.", RUNNING, unset="auto")
-    device: str = _device()
-    seed: int = _seed()
+    device: str = device_option()
+    seed: int = seed_option()
 
     @property
     def needs_text(self) -> bool:
@@ -623,15 +610,15 @@ class PlanePlan:
     points.
     """
 
-    data: Sequence[str] = _data()
+    data: Sequence[str] = data_option()
     align: Literal["none", "permutation", "orthogonal"] = option(
         "orthogonal", "How B and C are aligned to A.", ALIGNMENT
     )
     tokens: int = option(2048, "Tokens of each text to measure on.", TEXT, minimum=1)
-    context: int = _context()
+    context: int = context_option()
     resolution: int = option(13, "Points along each side.", minimum=2)
-    device: str = _device()
-    seed: int = _seed()
+    device: str = device_option()
+    seed: int = seed_option()
 
 
 @dataclass(frozen=True)
@@ -641,7 +628,7 @@ class EnsemblePlan:
     `path` is the directory of a path between the first two models, whose points `at` are members, too.
     """
 
-    data: Sequence[str] = _data()
+    data: Sequence[str] = data_option()
     path: Path | None = option(None, "A path between the first two, as `isthmus path` wrote it.", MEMBERS)
     at: Sequence[float] = option((), "A point of the path that is a member, too. Repeatable.", MEMBERS)
     average: Literal["probabilities", "logits"] = option(
@@ -650,10 +637,10 @@ class EnsemblePlan:
     align: Literal["auto", "none", "permutation", "orthogonal", "activations", "combined"] = option(
         "auto", "How the models are aligned for their soup and their merge.", ALIGNMENT
     )
-    tokens: int = _tokens()
-    context: int = _context()
-    device: str = _device()
-    seed: int = _seed()
+    tokens: int = tokens_option()
+    context: int = context_option()
+    device: str = device_option()
+    seed: int = seed_option()
 
 
 @dataclass(frozen=True)
@@ -662,11 +649,11 @@ class ExplainPlan:
     on `tokens` of every text and reported on as many.
     """
 
-    data: Sequence[str] = _data()
-    tokens: int = _tokens()
-    context: int = _context()
-    device: str = _device()
-    seed: int = _seed()
+    data: Sequence[str] = data_option()
+    tokens: int = tokens_option()
+    context: int = context_option()
+    device: str = device_option()
+    seed: int = seed_option()
 
 
 def refuse(rules: Mapping[str, bool]) -> None:
@@ -837,11 +824,11 @@ class ExtractPlan:
         "Share of the squared norm of every matrix's difference to keep, by the lowest rank that does.",
         minimum=0.0,
     )
-    data: Sequence[str] = _data()
+    data: Sequence[str] = data_option()
     tokens: int = option(8192, "Tokens of each text to measure on.", TEXT, minimum=1)
-    context: int = _context()
-    device: str = _device()
-    seed: int = _seed()
+    context: int = context_option()
+    device: str = device_option()
+    seed: int = seed_option()
 
     def __post_init__(self) -> None:
         require_number("--energy", self.energy)

@@ -78,12 +78,16 @@ def merge_command(plan: MergePlan, recipe: Recipe | None, inputs: Inputs) -> str
     return f"cat > recipe.yml <<'END'\n{_as_yaml(recipe, names)}END\n{command}"
 
 
-def chosen_recipe(plan: MergePlan, recipe: Recipe, inputs: Inputs, alignment: Align) -> tuple[list[str], str]:
-    """The recipe with weights that were chosen, as lines of YAML, and the command that merges by it.
+def chosen_recipe(
+    plan: MergePlan, recipe: Recipe, inputs: Inputs, alignment: Align, names: Mapping[str, str] | None = None
+) -> tuple[list[str], str]:
+    """The recipe with weights that were chosen, as lines of YAML, and the command that merges by it, models by their
+    public names or by the `names` that are given.
 
     Alignment is as it was. The text is in the command where the alignment or the method looks at it.
     """
-    names = dict(zip(recipe.ingredients, map(public_reference, inputs.whole), strict=True))
+    if names is None:
+        names = dict(zip(recipe.ingredients, map(public_reference, inputs.whole), strict=True))
     words = ["isthmus", "merge", "recipe.yml", "-o", "merged"]
     if alignment in LOOKING or recipe.operator.knows is not None:
         for spec in plan.data:

@@ -15,7 +15,7 @@ from ...eval.progress import Progress
 from ..plans import MergePlan, SearchPlan
 from ..recipes.recipe import Recipe
 from ..search import SURE
-from .coordinate import WeightSearch
+from .coordinate import EVALUATIONS, WeightSearch
 from .evolution import evolve
 from .gradient import learn_weights
 from .objective import Evaluations, MergeWithWeights, Objective, Score
@@ -78,7 +78,9 @@ class WeightChooser:
     def _by_coordinates(self, merge: MergeWithWeights) -> ChosenWeights:
         self.progress.stage(f"choosing weights ({self.plan.choice_of_weights.removeprefix('a ')})")
         space, evaluations = merge.space, Evaluations(self._counted(merge))
-        search = WeightSearch(lambda weights: evaluations((weights,)), space.models, simplex=space.simplex)
+        asked = self.plan.weight_search
+        budget = EVALUATIONS if asked is None else min(EVALUATIONS, asked.evaluations)
+        search = WeightSearch(lambda weights: evaluations((weights,)), space.models, space.simplex, budget)
         weights = search.greedy() if self.plan.soup == "greedy" else search.search()
         chosen = (weights,) if self.plan.objective == "mean" else self._surely_better(space, evaluations)
         return self._chosen(space, evaluations, chosen, {})

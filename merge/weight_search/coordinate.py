@@ -33,6 +33,7 @@ class WeightSearch:
     measure: Callable[[Weights], Losses]
     count: int
     simplex: bool
+    budget: int = EVALUATIONS
     losses: dict[Weights, Losses] = field(default_factory=dict)
 
     def loss(self, weights: Sequence[float]) -> float:
@@ -59,9 +60,9 @@ class WeightSearch:
         return tuple((i in taken) / len(taken) for i in range(self.count))
 
     def search(self) -> Weights:
-        """The weights of the lowest loss among at most `EVALUATIONS` soups."""
+        """The weights of the lowest loss among at most `budget` soups."""
         best, step = min(self.uniform(), self.greedy(), key=self.loss), FIRST_STEP
-        while step >= LAST_STEP and len(self.losses) < EVALUATIONS:
+        while step >= LAST_STEP and len(self.losses) < self.budget:
             before = self.loss(best)
             for index in range(self.count):
                 best = self._along(best, index, step)
@@ -74,13 +75,13 @@ class WeightSearch:
         places = {0.0: best}
         for along in (step, -step):
             moved = self._moved(best, index, along)
-            if moved is not None and len(self.losses) < EVALUATIONS:
+            if moved is not None and len(self.losses) < self.budget:
                 places[along] = moved
                 self.loss(moved)
         if len(places) == 3:
             lowest = _vertex([self.loss(places[along]) for along in (-step, 0.0, step)], step)
             moved = self._moved(best, index, lowest) if lowest is not None else None
-            if moved is not None and len(self.losses) < EVALUATIONS:
+            if moved is not None and len(self.losses) < self.budget:
                 places[float(lowest or 0.0)] = moved
         return min(places.values(), key=self.loss)
 

@@ -1,0 +1,1 @@
+"""A table of methods for some models, with the weights of each searched for under one budget."""
