@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from .checkpoint.push import push
     from .eval.corpora import corpus
     from .merge.aligned_checkpoint import align_and_save
+    from .merge.comparing.comparison import compare
+    from .merge.comparing.plan import ComparePlan
     from .merge.ensembles import ensemble, load_ensemble
     from .merge.explain import explain
     from .merge.extract import extract
@@ -116,6 +118,7 @@ __all__ = [
     "BadInput",
     "CheckResult",
     "Checkpoint",
+    "ComparePlan",
     "CorruptCheckpoint",
     "CurvePlan",
     "EnsemblePlan",
@@ -140,6 +143,7 @@ __all__ = [
     "align_models",
     "canonical",
     "check",
+    "compare",
     "corpus",
     "ensemble",
     "explain",

@@ -137,7 +137,7 @@ def _search(recipe: Recipe, plan: ComparePlan) -> SearchPlan | None:
     if not operator.is_weighed or len(recipe.models) < 2:
         return None
     if operator.slopes is None or plan.objective == "task":
-        return SearchPlan("cma" if plan.objective == "task" else "coordinate", evaluations=plan.evaluations)
+        return SearchPlan("coordinate", evaluations=plan.evaluations)
     return SearchPlan("gradient", plan.granularity, evaluations=plan.evaluations, steps=STEPS)
 
 
@@ -200,8 +200,11 @@ class _Contest:
         }
         return {**report, "sentences": compared(report), "seconds": round(time.monotonic() - began, 3)}
 
-    def _opened(self, recipe: Recipe) -> Job:
-        job = open_job(recipe, self.asked, None, self.progress)
+    def _opened(self, recipe: Recipe, *, again: bool = False) -> Job:
+        """The models of a recipe in memory; what `check` says of them is shown the first time."""
+        job = replace(
+            open_job(recipe, self.asked, None, Progress() if again else self.progress), progress=self.progress
+        )
         if self.tasks is not None:
             require_writing(job.inputs)
         self.places += job.places
@@ -286,7 +289,7 @@ class _Contest:
         base: list[MethodResult] = []
         for place, entry in enumerate(self.entries):
             if entry.recipe.operator.needs_base and not job.base:
-                job = self._opened(on_base[0].recipe)
+                job = self._opened(on_base[0].recipe, again=True)
                 base = [self._base(job, text)]
             identity = endpoint_digests(job.inputs.members[: job.base])
             earlier = kept.get(entry.name)
