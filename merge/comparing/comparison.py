@@ -271,8 +271,8 @@ class _Contest:
             return None
         identity = {
             "models": endpoint_digests(job.inputs.members),
-            "methods": [one.name for one in self.entries],
-            "plan": repr(replace(self.plan, data=(), tasks=(), task_path=())),
+            "methods": [[one.name, one.recipe.to_dict(), repr(one.search)] for one in self.entries],
+            "plan": [repr(replace(self.asked, data=())), self.plan.objective],
             "text": [digest(text.select), digest(text.report)],
             "tasks": self.tasks.record() if self.tasks is not None else [],
         }
