@@ -28,6 +28,7 @@ from ..eval.progress import Progress
 from ..eval.tasks.specs import task_places, task_specs
 from ..eval.tasks.task_set import TaskSet
 from .composition import Composed, composed
+from .contradictions import require_sense
 from .path import path_places
 from .plans import Align, MergePlan
 from .recipes.recipe import Recipe, recipe, recipe_places
@@ -98,7 +99,7 @@ def open_job(
     plain = plan.as_lora is not None or (plan.vocabulary is not None and not plan.data)
     usual: Align = "none" if plain else _usual_alignment(plan, models, joined)
     plan = replace(plan, align=plan.align or usual)
-    plan.require_sense(joined)
+    require_sense(plan, joined)
     places = tuple(recipe_places(models) if isinstance(models, Recipe) else model_places(given))
     places += tuple(text_places(plan.data) + path_places(plan.path))
     places += tuple(task_places(plan.tasks))

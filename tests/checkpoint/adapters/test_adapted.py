@@ -19,6 +19,7 @@ from isthmus.checkpoint.errors import BadInput, CorruptCheckpoint, IsthmusError,
 from isthmus.checkpoint.loading import load
 from isthmus.checkpoint.model import log_probs
 from isthmus.checkpoint.reference import parse_reference
+from isthmus.merge.contradictions import require_sense
 from isthmus.merge.plans import MergePlan
 
 BASES = {"gpt2": {}, "llama": {"tie_word_embeddings": False}, "tied llama": {"tie_word_embeddings": True}}
@@ -250,7 +251,7 @@ def test_a_plus_in_a_revision_joins_nothing(written: str, parts: list[str]) -> N
 @pytest.mark.parametrize("rank", [0, -3, True, 2.5, "foo"])
 def test_a_plan_takes_ranks_alone(rank, tmp_path) -> None:
     with pytest.raises(BadInput, match="as_lora is a rank"):
-        MergePlan(align="none", t=0.5, as_lora=rank).require_sense(None)
+        require_sense(MergePlan(align="none", t=0.5, as_lora=rank), None)
 
 
 @pytest.mark.parametrize("written", ["+a", "a+", "a+b+c", "a++b", "+"])
