@@ -35,6 +35,7 @@ for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
 
 import files_loss
 import torch
+import written_once
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -50,12 +51,20 @@ LABELLED.blocks = files_loss.recorded(LABELLED.blocks)  # type: ignore[method-as
 
 import isthmus.eval.samples
 
+isthmus.eval.samples.written_blocks = written_once.remembered(isthmus.eval.samples.written_blocks)
 isthmus.eval.samples.Writer.blocks = files_loss.recorded(isthmus.eval.samples.Writer.blocks)  # type: ignore[method-assign]
 
 import isthmus.merge.reading
 
 # Before others take it by name: what models compute is looked at on a quarter of the text.
 isthmus.merge.reading.ACTIVATION_TOKENS = 4096
+
+import isthmus.merge.aligned_checkpoint
+import isthmus.merge.training.fitting
+
+# And what is trained is chosen by a part of the text that users have it chosen by, after every few steps.
+isthmus.merge.aligned_checkpoint.SELECT_TOKENS = 1024
+isthmus.merge.training.fitting.SELECT_BLOCKS = 8
 
 import isthmus.merge.result
 
@@ -64,7 +73,8 @@ isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.
 import isthmus.merge.plane
 
 # Reports of tests have a coarse plane and few words: processes of their own, as of the demo, have them whole.
-isthmus.merge.plane.RESOLUTION = 5
+isthmus.merge.plane._measured.__kwdefaults__["resolution"] = 3
+isthmus.merge.plane.BLOCKS = 2
 isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
 
 import isthmus.eval.memorization
@@ -103,6 +113,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_unconfigure() -> None:
     HUB.close()
     shutil.rmtree(HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """Models write all anew in this test, also what they wrote before."""
+    with written_once.writing_afresh():
+        yield
 
 
 @pytest.fixture

@@ -26,9 +26,11 @@ import accelerate, matplotlib.figure, scipy.optimize, torch, torch._dynamo, tran
 from isthmus.cli import script
 from isthmus.eval import memorization, samples
 from isthmus.merge import pipeline, plane, probe
+from isthmus.merge.training import fitting
 from transformers import GPT2LMHeadModel
-plane.RESOLUTION, samples.samples.__kwdefaults__["new_tokens"] = 5, 8  # as in the tests' own process
-probe.TOKENS, memorization.BLOCKS = 256, 2
+# As in the tests' own process, or less.
+plane._measured.__kwdefaults__["resolution"], samples.samples.__kwdefaults__["new_tokens"] = 3, 8
+plane.BLOCKS, probe.TOKENS, memorization.BLOCKS, fitting.SELECT_BLOCKS = 2, 256, 2, 8
 for line in sys.stdin:
     awaited, sent, later, arguments = json.loads(line)
     child = os.fork()
