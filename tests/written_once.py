@@ -1,7 +1,7 @@
-"""What models write is written once for all tests of a process: token by token, small models take as long as large ones.
+"""What models write is written once for all tests of a process: a token at a time, which takes long for any model.
 
-The same weights, configuration, beginnings and seed give the same text (`tests/eval/test_samples.py`). Tests of that, and
-of runs that repeat each other, let models write `afresh`.
+The same weights, configuration, beginnings and seed give the same text (`tests/eval/test_samples.py`). Tests of that,
+and of runs that repeat each other, let models write `afresh`.
 """
 
 from __future__ import annotations
