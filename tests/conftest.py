@@ -36,6 +36,7 @@ for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
 import files_loss
 import torch
 import written_once
+from shortened import shorten
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -54,35 +55,11 @@ import isthmus.eval.samples
 isthmus.eval.samples.written_blocks = written_once.remembered(isthmus.eval.samples.written_blocks)
 isthmus.eval.samples.Writer.blocks = files_loss.recorded(isthmus.eval.samples.Writer.blocks)  # type: ignore[method-assign]
 
-import isthmus.merge.reading
-
-# Before others take it by name: what models compute is looked at on a quarter of the text.
-isthmus.merge.reading.ACTIVATION_TOKENS = 4096
-
-import isthmus.merge.aligned_checkpoint
-import isthmus.merge.training.fitting
-
-# And what is trained is chosen by a part of the text that users have it chosen by, after every few steps.
-isthmus.merge.aligned_checkpoint.SELECT_TOKENS = 1024
-isthmus.merge.training.fitting.SELECT_BLOCKS = 8
+shorten()
 
 import isthmus.merge.result
 
 isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.save)  # type: ignore[method-assign]
-
-import isthmus.merge.plane
-
-# Reports of tests have a coarse plane and few words: processes of their own, as of the demo, have them whole.
-isthmus.merge.plane._measured.__kwdefaults__["resolution"] = 3
-isthmus.merge.plane.BLOCKS = 2
-isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
-
-import isthmus.eval.memorization
-import isthmus.merge.probe
-
-# And models write less: a token at a time, that takes as long for a small model as for a large one.
-isthmus.merge.probe.TOKENS, isthmus.merge.probe.LENGTH = 1024, 32
-isthmus.eval.memorization.BLOCKS, isthmus.eval.memorization.LENGTH = 4, 32
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 

@@ -1,4 +1,4 @@
-"""Every study, at less than its quick size, by the command line: what it records, and that nothing is computed twice."""
+"""Every study at less than its quick size, by the command line: its record, and that nothing is computed twice."""
 
 from __future__ import annotations
 
