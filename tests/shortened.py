@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 
 def shorten() -> None:
     """Set the amounts of this process. Before others take them by name: nothing else has imported `isthmus.merge`."""
     import isthmus.merge.reading
 
     isthmus.merge.reading.ACTIVATION_TOKENS = 4096  # what models compute is looked at on a quarter of the text
+
+    import isthmus.checkpoint.card
+    import isthmus.eval.page_templates
+
+    # The templates of cards and pages are compiled once in a process, not for every one that is written.
+    for module, name in ((isthmus.checkpoint.card, "_environment"), (isthmus.eval.page_templates, "page_environment")):
+        setattr(module, name, cache(getattr(module, name)))
 
     import isthmus.eval.memorization
     import isthmus.eval.samples
