@@ -66,19 +66,21 @@ EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 
 LONGEST = (
     "test_fuzz.py",
-    "test_studies.py",
     "test_demo.py",
-    "test_pipeline.py",
     "test_cli.py",
-    "test_hostile_models.py",
+    "test_pipeline.py",
+    "test_classifiers.py",
     "test_learn.py",
+    "test_probe.py",
+    "test_studies.py",
+    "test_hostile_models.py",
+    "test_many.py",
+    "test_resuming.py",
     "test_vocabulary.py",
     "test_streams.py",
-    "test_many.py",
     "test_training.py",
     "test_agreement.py",
     "test_zero.py",
-    "test_resuming.py",
 )
 
 
