@@ -32,7 +32,7 @@ def shorten() -> None:
     # Reports have a coarse plane and few words: processes of their own, as of the demo, have them whole.
     isthmus.merge.plane._measured.__kwdefaults__["resolution"] = 3
     isthmus.merge.plane.BLOCKS = 2
-    isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
+    isthmus.eval.samples.samples.__kwdefaults__.update(per_label=1, new_tokens=4)
 
     # And models write less: a token at a time, that takes as long for a small model as for a large one.
     isthmus.merge.probe.TOKENS, isthmus.merge.probe.LENGTH = 1024, 32
