@@ -68,25 +68,33 @@ def saved_classifier(directory: Path, kind: str = "gpt2", seed: int = 0, **chang
     return directory
 
 
+# Of one token each, so that texts have few lengths: a model reads those of one length at once.
+WORDS = ("import", "return", "self", "value", "None", "path", "name", "file")
+
+
+def _numbered(number: int) -> list[str]:
+    """Three words that no other number has."""
+    return [WORDS[number // 64 % 8], WORDS[number // 8 % 8], WORDS[number % 8]]
+
+
 def labelled(path: Path, rows: int = 160, labels: Sequence[Any] = NAMES, seed: int = 0) -> Path:
-    """A file of labelled texts of different lengths."""
+    """A file of labelled texts of different lengths, at most 512 rows."""
     drawn = random.Random(seed)
-    words = ("alpha", "beta", "gamma", "delta", "import", "return", "self", "value", "None", "path")
     lines = []
     for number in range(rows):
-        text = f"{number} " + " ".join(drawn.choice(words) for _ in range(drawn.randint(1, 14)))
-        lines.append(json.dumps({"text": text, "label": drawn.choice(labels)}))
+        words = ["self", *_numbered(number), *(drawn.choice(WORDS) for _ in range(drawn.choice((1, 9, 15, 27))))]
+        lines.append(json.dumps({"text": " ".join(words), "label": drawn.choice(labels)}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 def labelled_words(path: Path, rows: int = 120, labels: Sequence[Any] = NAMES, seed: int = 0) -> Path:
-    """A file of labelled words, some of which have no label."""
+    """A file of labelled words of one token and of several, some of which have no label, at most 512 rows."""
     drawn = random.Random(seed)
     lines = []
     for number in range(rows):
-        lengths = [drawn.randint(1, 7) for _ in range(drawn.randint(1, 9))]
-        words = [str(number), *("".join(drawn.choice("abcdef") for _ in range(length)) for length in lengths)]
+        count = drawn.choice((1, 4, 8))
+        words = [*_numbered(number), *(("fade", "a", "cab", "b", "unforeseen", "of", "x", "predictability")[:count])]
         own = [drawn.choice(labels) if drawn.random() < 0.8 else -100 for _ in words]
         lines.append(json.dumps({"tokens": words, "ner_tags": own}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

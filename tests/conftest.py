@@ -35,6 +35,8 @@ for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
 
 import files_loss
 import torch
+import written_once
+from shortened import shorten
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -50,48 +52,35 @@ LABELLED.blocks = files_loss.recorded(LABELLED.blocks)  # type: ignore[method-as
 
 import isthmus.eval.samples
 
+isthmus.eval.samples.written_blocks = written_once.remembered(isthmus.eval.samples.written_blocks)
 isthmus.eval.samples.Writer.blocks = files_loss.recorded(isthmus.eval.samples.Writer.blocks)  # type: ignore[method-assign]
 
-import isthmus.merge.reading
-
-# Before others take it by name: what models compute is looked at on a quarter of the text.
-isthmus.merge.reading.ACTIVATION_TOKENS = 4096
+shorten()
 
 import isthmus.merge.result
 
 isthmus.merge.result.Merge.save = files_loss.watched(isthmus.merge.result.Merge.save)  # type: ignore[method-assign]
-
-import isthmus.merge.plane
-
-# Reports of tests have a coarse plane and few words: processes of their own, as of the demo, have them whole.
-isthmus.merge.plane.RESOLUTION = 5
-isthmus.eval.samples.samples.__kwdefaults__["new_tokens"] = 8
-
-import isthmus.eval.memorization
-import isthmus.merge.probe
-
-# And models write less: a token at a time, that takes as long for a small model as for a large one.
-isthmus.merge.probe.TOKENS, isthmus.merge.probe.LENGTH = 1024, 32
-isthmus.eval.memorization.BLOCKS, isthmus.eval.memorization.LENGTH = 4, 32
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 
 
 LONGEST = (
     "test_fuzz.py",
-    "test_studies.py",
     "test_demo.py",
-    "test_pipeline.py",
     "test_cli.py",
-    "test_hostile_models.py",
+    "test_pipeline.py",
+    "test_classifiers.py",
     "test_learn.py",
+    "test_probe.py",
+    "test_studies.py",
+    "test_hostile_models.py",
+    "test_many.py",
+    "test_resuming.py",
     "test_vocabulary.py",
     "test_streams.py",
-    "test_many.py",
     "test_training.py",
     "test_agreement.py",
     "test_zero.py",
-    "test_resuming.py",
 )
 
 
@@ -103,6 +92,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_unconfigure() -> None:
     HUB.close()
     shutil.rmtree(HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """Models write all anew in this test, also what they wrote before."""
+    with written_once.writing_afresh():
+        yield
 
 
 @pytest.fixture

@@ -305,8 +305,7 @@ def test_out_of_range_ids_of_a_foreign_tokenizer(isthmus, saved, tmp_path: Path)
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_align_learns_on_text(isthmus, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("isthmus.merge.aligned_checkpoint.SELECT_TOKENS", 1024)  # looked at after every step
+def test_align_learns_on_text(isthmus, tmp_path: Path) -> None:
     moved = ("align", ADAMW, MUON, "-o", tmp_path / "moved", "--method")
     without = isthmus(*moved, "combined")
     assert without.code == 2
@@ -364,9 +363,12 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
     assert "the path in 'path' leads from 'adamw-1' and 'muon-1'" in other.err
 
 
-def test_a_killed_training_goes_on_to_the_same_path(isthmus, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_same_path(isthmus, saved, afresh, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("isthmus.merge.training.fitting.SELECT_BLOCKS", 32)  # as in the process that is killed
+    a, b = (saved(f"models/{name}", seed, tokenizer=True, vocab_size=1024) for seed, name in enumerate("ab"))
+
     def command(name: str) -> tuple[object, ...]:
-        return ("path", ADAMW, MUON, "-o", tmp_path / name, *BRIEF)
+        return ("path", a, b, "-o", tmp_path / name, *BRIEF)
 
     assert isthmus(*command("whole")).code == 0
     process = subprocess.Popen([sys.executable, "-m", "isthmus", *map(str, command("cut"))], stderr=subprocess.DEVNULL)

@@ -10,6 +10,8 @@ from isthmus.eval.loss import Losses
 from isthmus.eval.memorization import OwnWords, own_words
 from isthmus.eval.summary import sentences
 
+pytestmark = pytest.mark.usefixtures("afresh")
+
 
 @pytest.fixture(autouse=True)
 def as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

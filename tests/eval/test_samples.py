@@ -13,6 +13,8 @@ from isthmus.eval.progress import Progress
 from isthmus.eval.samples import PURPOSES, Writer, samples, written_blocks
 from isthmus.merge.path import WeightPath
 
+pytestmark = pytest.mark.usefixtures("afresh")
+
 
 def test_all_models_go_on_from_the_same_prompts() -> None:
     docs, code = load(EMBEDDED / "docs"), load(EMBEDDED / "code")

@@ -51,7 +51,9 @@ def main() -> None:
     }
     from fuzz.cases import make_case
     from fuzz.models import build
+    from shortened import shorten
 
+    shorten()
     if not asked.pristine.exists():
         asked.pristine.mkdir()
         build(asked.pristine)

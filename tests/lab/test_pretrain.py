@@ -97,7 +97,10 @@ def test_making_checkpoints(tmp_path: Path) -> None:
     assert make_checkpoints(tmp_path, names=["muon-1"]) == {}, "what is there is kept"
 
 
-def test_models_of_another_architecture(tmp_path: Path) -> None:
+def test_models_of_another_architecture(tmp_path: Path, monkeypatch) -> None:
+    """For two steps, on a part of its text."""
+    recipes = tuple(replace(recipe, data=("stdlib:docs:heldout",)) for recipe in RECIPES)
+    monkeypatch.setattr("isthmus.lab.pretrain.EMBEDDED", recipes)
     losses = make_checkpoints(tmp_path, architecture="qwen3", names=["muon-2"], steps=2)
     assert losses.keys() == {"muon-2"}
     model = load(tmp_path / "muon-2")

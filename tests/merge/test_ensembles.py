@@ -19,7 +19,7 @@ from isthmus.merge.ensembles import ensemble, load_ensemble
 from isthmus.merge.plans import CurvePlan, EnsemblePlan, PathTraining
 
 TEXT = ("stdlib:docs:heldout", "code=stdlib:code:heldout")
-QUICK = {"data": TEXT, "tokens": 1024}
+QUICK = {"data": TEXT, "tokens": 512}
 QUICKER = {"data": TEXT[:1], "tokens": 256}
 
 

@@ -15,20 +15,23 @@ import pytest
 from conftest import EMBEDDED, tiny_model
 
 STOPS = int(os.environ.get("ISTHMUS_STOPS", "1"))  # of every signal
-PARENT = str(Path(__file__).parents[4])
+PARENT, TESTS = (str(Path(__file__).parents[level]) for level in (4, 2))
 
 # Imports once and forks for every run. Reads commands, a JSON list each: what to wait for ("" for the end), the signal,
 # seconds to wait after that, the arguments. Prints exit codes, as a shell counts them.
 DRIVER = """
 import glob, json, os, signal, sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
+from shortened import shorten
+shorten()
 import accelerate, matplotlib.figure, scipy.optimize, torch, torch._dynamo, transformers
 from isthmus.cli import script
-from isthmus.eval import memorization, samples
-from isthmus.merge import pipeline, plane, probe
+from isthmus.eval import memorization
+from isthmus.merge import pipeline, probe
+from isthmus.merge.training import path_training
 from transformers import GPT2LMHeadModel
-plane.RESOLUTION, samples.samples.__kwdefaults__["new_tokens"] = 5, 8  # as in the tests' own process
 probe.TOKENS, memorization.BLOCKS = 256, 2
+path_training.SPACING = 8  # saved after every few steps: signals come in the middle
 for line in sys.stdin:
     awaited, sent, later, arguments = json.loads(line)
     child = os.fork()
@@ -51,7 +54,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", DRIVER, PARENT, TESTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __call__(self, *arguments: object, awaited: str = "", sent: int = 0, later: float = 0.0) -> int:
