@@ -1,9 +1,12 @@
-"""Every method that mergekit also has, from the same recipe, on two and three GPT-2 small, whole process, in turns.
+"""Every method that mergekit also has, from the same recipe, on a GPT-2 small and a Llama, whole process, in turns.
 
-Only methods that are named as arguments (`model_stock`) are measured again; the other rows stay.
+Only methods and shapes (`gpt2`, `llama`) that are named as arguments are measured again; the other rows stay. The
+models are made in a directory that is removed at the end, or in that of the environment variable MODELS, where they
+stay. Times are the fastest of RUNS runs.
 
-The outputs of both tools are compared. Where entries are drawn at random (DARE), the two draw different ones, so these
-methods are compared twice: with all entries kept, and with half of them kept, by properties that hold for any draw.
+The outputs of both tools are compared. Where entries are drawn at random (DARE, DELLA), the two draw different ones, so
+these methods are compared twice: with all entries kept, and with half of them kept, by properties that hold for any
+draw. Where mergekit is coarse (float32 of angles, quartiles of a sample), its exact result is compared.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ MORE = ("multislerp", "breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_
 ONE_MODEL = ("nearswap", "arcee_fusion")  # and its base
 DRAWN = ("dare_linear", "dare_ties", "della", "della_linear")
 ANGLES = ("karcher", "nuslerp", "multislerp")
+SHAPES = {"gpt2": ("GPT-2 small", ("gpt2_small.py", "--family")), "llama": ("Llama, 124M", ("random_llama.py",))}
+ALL_ENTRIES = (  # quartiles of all entries
+    "import mergekit.merge_methods.arcee_fusion as fusion, mergekit.scripts.run_yaml as script; "
+    "fusion._QUANTILE_SAMPLE_SIZE = 2**40; script.main()"
+)
 WITHOUT_BASE = ("linear", "karcher", "multislerp", "nuslerp")
 
 
@@ -117,12 +125,12 @@ def drawn(work: Path) -> dict[str, float]:
 
 
 KINDS = (
+    ("linear", 2, 0.4),
     ("slerp", 2, 0.4),
-    *((method, models, 0.4) for method in PLAIN for models in (2, 3)),
     ("nuslerp", 2, 0.4),
-    *((method, 3, 0.4) for method in MORE),
+    *((method, 3, 0.4) for method in (*PLAIN, *MORE)),
     *((method, 1, 0.4) for method in ONE_MODEL),
-    *((method, *case) for method in DRAWN for case in ((2, 1.0), (3, 1.0), (1, 0.5))),
+    *((method, *case) for method in DRAWN for case in ((3, 1.0), (1, 0.5))),
 )
 
 
@@ -145,25 +153,38 @@ def costs(work: Path, program: Path, wanted: list[str]) -> dict[str, object]:
             text = recipe(work, method, models, density).replace("dtype: float32", "dtype: float64\nout_dtype: float32")
             (work / "exact.yml").write_text(text)
             measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])
+        if method == "arcee_fusion":
+            options = [work / "recipe.yml", work / "theirs", "--allow-crimes"]
+            measure([program.with_name("python"), "-c", ALL_ENTRIES, *options])
         row[what] = compared(what, work)
         rows[f"{method}, {models} models, density {density:g}" if method in DRAWN else f"{method}, {models}"] = row
         print(method, models, row, flush=True)
     return rows
 
 
+def models_in(work: Path, shape: str) -> Path:
+    """The directory of the models of a shape, which are made where they are not there yet."""
+    script, *options = SHAPES[shape][1]
+    directory = work / shape
+    if not directory.exists():
+        directory.mkdir()
+        command = [sys.executable, Path(__file__).with_name(script), *options]
+        subprocess.run([*command, *(directory / name for name in ("base", *"abc"))], check=True)
+    return directory
+
+
 def main(wanted: list[str]) -> None:
     program = install()
-    rows: dict[str, object] = {}
+    rows: dict[str, dict[str, object]] = {SHAPES[shape][0]: {} for shape in SHAPES}
     if wanted:
-        rows = json.loads((RESULTS / "operators.json").read_text())["methods"]
+        rows |= json.loads((RESULTS / "operators.json").read_text())["methods"]
+    shapes = [shape for shape in wanted if shape in SHAPES] or list(SHAPES)
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        script = Path(__file__).with_name("gpt2_small.py")
-        subprocess.run(
-            [sys.executable, script, "--family", work / "base", *(work / name for name in "abc")], check=True
-        )
-        rows |= costs(work, program, wanted)
-    record("operators", {"what": __doc__.split("\n")[0], "baseline": MERGEKIT, "methods": rows})
+        for shape in shapes:
+            directory = models_in(Path(os.environ.get("MODELS", folder)), shape)
+            rows[SHAPES[shape][0]] |= costs(directory, program, [name for name in wanted if name not in SHAPES])
+    what = {"what": __doc__.split("\n")[0], "baseline": MERGEKIT, "runs": RUNS}
+    record("operators", {**what, "methods": rows})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import pytest
 import torch
 from operating import run, tensors
 
+from isthmus.merge.operators.selection import _variance
+
 
 @pytest.mark.parametrize("share", [0.0, 0.37, 1.0])
 def test_sce(share: float) -> None:
@@ -94,3 +96,15 @@ def test_models_that_are_the_base_leave_it(name: str) -> None:
     (base,) = tensors(1, 4, 3)
     copies = [base] * (1 if name == "arcee_fusion" else 3)
     assert torch.allclose(run(name, [base, *copies]), base)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_variance_of_task_vectors_that_hardly_differ(count: int) -> None:
+    (common,) = tensors(1, 300)
+    deltas = [common + 1e-4 * noise for noise in tensors(count, 300, seed=1)]
+    for delta in deltas:
+        delta[:50] = common[:50]
+    expected = np.var([delta.double().numpy() for delta in deltas], axis=0)
+    variance = _variance(deltas)
+    assert variance[:50].count_nonzero() == 0
+    assert np.allclose(variance[50:], expected[50:], rtol=1e-5, atol=0)
