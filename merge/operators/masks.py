@@ -16,6 +16,7 @@ from .blocks import RowBlocks
 AT_ONCE = 2**16  # random words of 16 bits
 HALF = 16
 WORTH_KEEPING = 2**27  # bits
+_BELOW_SIGN = 2**31 - 1  # all bits but the sign
 
 Array = npt.NDArray[np.integer]
 Masks = Callable[[list[Tensor]], list[Tensor | None]]  # of the entries that are kept, None: all; block by block
@@ -48,7 +49,6 @@ class Cut:
         return float(np.int32(bits).view(np.float32))
 
 
-_BELOW_SIGN = torch.iinfo(torch.int32).max
 NONE = Cut(_BELOW_SIGN, 0)  # above every number
 
 

@@ -154,16 +154,16 @@ def _by_rank(densities: Sequence[float], epsilons: Sequence[float], key: str) ->
 
 def _probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:
     """The probability that an entry is kept, by its rank in its row; among equals by its place."""
-    rows = (delta[None] if delta.ndim < 2 else delta).movedim(1, -1)
+    rows = (delta.reshape(1, -1) if delta.ndim < 2 else delta).movedim(1, -1)
     # Magnitude and place in one integer: numpy sorts these several times as fast as torch sorts numbers with places.
     order = magnitudes(rows).astype(np.int64)
     order <<= 32
     order |= np.arange(len(order))
-    order = order.reshape(-1, rows.shape[-1])
-    order.sort(axis=1)
-    count, columns = order.shape
-    place = torch.arange(columns) / (columns - 1) if columns > 1 else torch.tensor([0.5])
-    by_rank = (density - epsilon + 2 * epsilon * place).expand(count, columns)
+    order = order.reshape(rows.shape)
+    order.sort(axis=-1)
+    last = rows.shape[-1] - 1
+    place = torch.arange(last + 1) / last if last > 0 else torch.tensor([0.5])
+    by_rank = (density - epsilon + 2 * epsilon * place).expand(rows.shape)
     probabilities = torch.empty(order.size)
     probabilities.scatter_(0, torch.from_numpy(order & (2**32 - 1)).flatten(), by_rank.flatten())
     return probabilities.view(rows.shape).movedim(-1, 1).reshape(delta.shape)

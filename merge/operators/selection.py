@@ -110,14 +110,14 @@ def ramplus_tl(
     """As `ram`, and what a model alone changed is multiplied by 1 + r · min(ρ_i, α): `rate` r, `limit` α, and ρ_i the
     entries of the tensor that it changed with others over those that it changed alone (arXiv 2601.13572).
     """
-    changes, alone = np.zeros(1), np.zeros(1)
+    changes = alone = torch.zeros(1, dtype=torch.float64)
     for deltas in task_vectors(blocks):
         changed = [_changed(delta, threshold).sign_().abs_() for delta in deltas]
         single = _single(plain_sum(changed))
-        changes = changes + [dot(own, own) for own in changed]
-        alone = alone + [dot(own, single) for own in changed]
-    ratios = (changes - alone) / alone.clip(threshold)
-    return _reinforced(blocks, threshold, (rate * ratios.clip(0, limit)).tolist())
+        changes = changes + torch.tensor([dot(own, own) for own in changed], dtype=torch.float64)
+        alone = alone + torch.tensor([dot(own, single) for own in changed], dtype=torch.float64)
+    ratios = ((changes - alone) / alone.clamp_min(threshold)).nan_to_num_(0)  # of one that changed nothing
+    return _reinforced(blocks, threshold, (rate * ratios.clamp(0, limit)).tolist())
 
 
 def _reinforced(blocks: RowBlocks, threshold: float, extra: list[float] | None) -> Iterator[Tensor]:

@@ -58,6 +58,13 @@ def test_ram() -> None:
     assert torch.allclose(result.flatten(), expected, atol=1e-5)
 
 
+def test_ramplus_of_a_model_that_changes_nothing() -> None:
+    base, first, second = tensors(3, 5, 4)
+    plain = run("ram", [base, first, second, base], epsilon=0.0)
+    assert torch.allclose(run("ramplus_tl", [base, first, second, base], epsilon=0.0), plain)
+    assert torch.allclose(run("ramplus_tl", [base, first, base], epsilon=0.0), first)
+
+
 def test_ram_keeps_whole_what_one_model_changed() -> None:
     base = torch.zeros(2, 2)
     first, second = torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([[0.0, 2.0], [2.0, 0.0]])
