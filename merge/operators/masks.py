@@ -169,7 +169,7 @@ class BernoulliMasks:
         mask = words < whole
         undecided = np.flatnonzero(words == whole)
         mask[undecided] = self._more.random(len(undecided)) < place - whole
-        return torch.from_numpy(mask).view(*shape)
+        return torch.from_numpy(mask).view(torch.Size(shape))
 
     def _words(self, count: int) -> npt.NDArray[np.uint16]:
         parts = [self._left]

@@ -168,10 +168,9 @@ def arcee_fusion(blocks: RowBlocks) -> Iterator[Tensor]:
 
     (quartiles,) = cuts(GeneratedBlocks(important), [[partial(_from_below, share) for share in QUARTILES]], in_order)
     first, median, third = torch.tensor([cut.value for cut in quartiles])
-    threshold = float(median + 1.5 * (third - first))
+    threshold = median + 1.5 * (third - first)
     for (base, model), (importance,) in zip(blocks, important(), strict=True):
-        taken = torch.from_numpy(importance.numpy() >= np.float32(threshold))
-        yield keep(model - base, taken).add_(base)
+        yield keep(model - base, importance >= threshold).add_(base)
 
 
 def _from_below(share: float, entries: int, _: int) -> int:
