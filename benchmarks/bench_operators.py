@@ -91,7 +91,7 @@ def usage(command: Sequence[object]) -> Usage:
 
 def run(work: Path, program: Path) -> tuple[Usage, Usage]:
     """mergekit and isthmus on the recipe that lies there."""
-    theirs = [program, work / "recipe.yml", work / "theirs", "--allow-crimes"]
+    theirs = [program, work / "recipe.yml", work / "theirs", "--allow-crimes", "--no-copy-tokenizer"]
     ours = [Path(sys.executable).parent / "isthmus", "merge", work / "recipe.yml", "-o", work / "ours"]
     runs = []
     for _ in range(RUNS):
@@ -193,9 +193,9 @@ def costs(work: Path, program: Path, wanted: list[str], before: dict[str, Row]) 
         if method in ANGLES:  # their float32 is coarse where models are close: compare with their float64
             text = recipe(work, method, models, density).replace("dtype: float32", "dtype: float64\nout_dtype: float32")
             (work / "exact.yml").write_text(text)
-            measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])
+            measure([program, work / "exact.yml", work / "theirs", "--allow-crimes", "--no-copy-tokenizer"])
         if method == "arcee_fusion":
-            options = [work / "recipe.yml", work / "theirs", "--allow-crimes"]
+            options = [work / "recipe.yml", work / "theirs", "--allow-crimes", "--no-copy-tokenizer"]
             measure([program.with_name("python"), "-c", ALL_ENTRIES, *options])
         row[what] = compared(what, work)
         rows[name] = row
