@@ -1,20 +1,27 @@
-"""Every method that mergekit also has, from the same recipe, on two and three GPT-2 small, whole process, in turns.
+"""Every method that mergekit also has, from the same recipe, on a GPT-2 small and a Llama, whole process, in turns.
 
-Only methods that are named as arguments (`model_stock`) are measured again; the other rows stay.
+Only methods and shapes (`gpt2`, `llama`) that are named as arguments are measured again; the other rows stay. The
+models are made in a directory that is removed at the end, or in that of the environment variable MODELS, where they
+stay. Times are the fastest of RUNS runs; with `more` among the arguments, of these and of those that are recorded.
 
-The outputs of both tools are compared. Where entries are drawn at random (DARE), the two draw different ones, so these
-methods are compared twice: with all entries kept, and with half of them kept, by properties that hold for any draw.
+The outputs of both tools are compared. Where entries are drawn at random (DARE, DELLA), the two draw different ones, so
+these methods are compared twice: with all entries kept, and with half of them kept, by properties that hold for any
+draw. Where mergekit is coarse (float32 of angles, quartiles of a sample), its exact result is compared.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench_merge import MERGEKIT, install
 from measurement import RESULTS, Cost, measure, record
@@ -22,11 +29,17 @@ from measurement import RESULTS, Cost, measure, record
 WEIGHTS = (0.5, 0.3, 0.7)
 RUNS = int(os.environ.get("RUNS", "3"))
 APART = 1e-5
+Row = dict[str, Any]
 PLAIN = ("linear", "karcher", "task_arithmetic", "ties", "model_stock")
 MORE = ("multislerp", "breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_tl")
 ONE_MODEL = ("nearswap", "arcee_fusion")  # and its base
 DRAWN = ("dare_linear", "dare_ties", "della", "della_linear")
 ANGLES = ("karcher", "nuslerp", "multislerp")
+SHAPES = {"gpt2": ("GPT-2 small", ("gpt2_small.py", "--family")), "llama": ("Llama, 124M", ("random_llama.py",))}
+ALL_ENTRIES = (  # quartiles of all entries
+    "import mergekit.merge_methods.arcee_fusion as fusion, mergekit.scripts.run_yaml as script; "
+    "fusion._QUANTILE_SAMPLE_SIZE = 2**40; script.main()"
+)
 WITHOUT_BASE = ("linear", "karcher", "multislerp", "nuslerp")
 
 
@@ -60,17 +73,36 @@ def recipe(work: Path, method: str, models: int, density: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(work: Path, program: Path) -> tuple[Cost, Cost]:
+@dataclass(frozen=True)
+class Usage(Cost):
+    """With the time of all processors together, which other processes on the machine hardly change."""
+
+    processors: float
+
+
+def usage(command: Sequence[object]) -> Usage:
+    """What a run of a command costs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cost = measure(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processors = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Usage(cost.seconds, cost.peak, processors)
+
+
+def run(work: Path, program: Path) -> tuple[Usage, Usage]:
     """mergekit and isthmus on the recipe that lies there."""
-    theirs = [program, work / "recipe.yml", work / "theirs", "--allow-crimes"]
+    theirs = [program, work / "recipe.yml", work / "theirs", "--allow-crimes", "--no-copy-tokenizer"]
     ours = [Path(sys.executable).parent / "isthmus", "merge", work / "recipe.yml", "-o", work / "ours"]
-    costs = []
+    runs = []
     for _ in range(RUNS):
         for name in ("ours", "theirs"):  # isthmus reads what it overwrites, to see whether anyone has changed it
             shutil.rmtree(work / name, ignore_errors=True)
-        costs.append((measure(ours), measure(theirs)))
-    fastest = [Cost(min(c.seconds for c in of_one), max(c.peak for c in of_one)) for of_one in zip(*costs, strict=True)]
-    return fastest[0], fastest[1]
+        runs.append((usage(ours), usage(theirs)))
+    mine, other = (
+        Usage(min(u.seconds for u in of_one), max(u.peak for u in of_one), min(u.processors for u in of_one))
+        for of_one in zip(*runs, strict=True)
+    )
+    return mine, other
 
 
 def compared(what: str, work: Path) -> object:
@@ -117,53 +149,84 @@ def drawn(work: Path) -> dict[str, float]:
 
 
 KINDS = (
+    ("linear", 2, 0.4),
     ("slerp", 2, 0.4),
-    *((method, models, 0.4) for method in PLAIN for models in (2, 3)),
     ("nuslerp", 2, 0.4),
-    *((method, 3, 0.4) for method in MORE),
+    *((method, 3, 0.4) for method in (*PLAIN, *MORE)),
     *((method, 1, 0.4) for method in ONE_MODEL),
-    *((method, *case) for method in DRAWN for case in ((2, 1.0), (3, 1.0), (1, 0.5))),
+    *((method, *case) for method in DRAWN for case in ((3, 1.0), (1, 0.5))),
 )
 
 
-def costs(work: Path, program: Path, wanted: list[str]) -> dict[str, object]:
+def summary(ours: Usage, theirs: Usage, before: Row | None) -> Row:
+    """The row of a method: its costs, or the smaller times and the larger peaks of these and those of a row before."""
+    tools = {"isthmus": ours, "mergekit": theirs}
+    seconds = {tool: round(cost.seconds, 2) for tool, cost in tools.items()}
+    processors = {tool: round(cost.processors, 2) for tool, cost in tools.items()}
+    peaks = {tool: round(cost.peak / 1e9, 2) for tool, cost in tools.items()}
+    if before is not None:
+        seconds = {tool: min(seconds[tool], before["seconds"][tool]) for tool in tools}
+        processors = {tool: min(processors[tool], before["processor_seconds"][tool]) for tool in tools}
+        peaks = {tool: max(peaks[tool], before["peak_GB"][tool]) for tool in tools}
+    return {
+        "runs": RUNS + (before["runs"] if before else 0),
+        "seconds": seconds,
+        "processor_seconds": processors,
+        "peak_GB": peaks,
+        "time_ratio": round(seconds["isthmus"] / seconds["mergekit"], 3),
+        "processor_ratio": round(processors["isthmus"] / processors["mergekit"], 3),
+        "memory_ratio": round(peaks["isthmus"] / peaks["mergekit"], 3),
+    }
+
+
+def costs(work: Path, program: Path, wanted: list[str], before: dict[str, Row]) -> dict[str, Row]:
     """The cost of every method, or of those wanted, on the models `base`, `a`, `b` and `c` in a directory."""
-    rows: dict[str, object] = {}
+    rows: dict[str, Row] = {}
     for method, models, density in KINDS:
         if wanted and method not in wanted:
             continue
         (work / "recipe.yml").write_text(recipe(work, method, models, density))
         ours, theirs = run(work, program)
-        row: dict[str, object] = {
-            "seconds": {"isthmus": round(ours.seconds, 2), "mergekit": round(theirs.seconds, 2)},
-            "peak_GB": {"isthmus": round(ours.peak / 1e9, 2), "mergekit": round(theirs.peak / 1e9, 2)},
-            "time_ratio": round(ours.seconds / theirs.seconds, 3),
-            "memory_ratio": round(ours.peak / theirs.peak, 3),
-        }
+        name = f"{method}, {models} models, density {density:g}" if method in DRAWN else f"{method}, {models}"
+        row = summary(ours, theirs, before.get(name))
         what = "drawn" if method in DRAWN and density < 1 else "difference"
         if method in ANGLES:  # their float32 is coarse where models are close: compare with their float64
             text = recipe(work, method, models, density).replace("dtype: float32", "dtype: float64\nout_dtype: float32")
             (work / "exact.yml").write_text(text)
-            measure([program, work / "exact.yml", work / "theirs", "--allow-crimes"])
+            measure([program, work / "exact.yml", work / "theirs", "--allow-crimes", "--no-copy-tokenizer"])
+        if method == "arcee_fusion":
+            options = [work / "recipe.yml", work / "theirs", "--allow-crimes", "--no-copy-tokenizer"]
+            measure([program.with_name("python"), "-c", ALL_ENTRIES, *options])
         row[what] = compared(what, work)
-        rows[f"{method}, {models} models, density {density:g}" if method in DRAWN else f"{method}, {models}"] = row
+        rows[name] = row
         print(method, models, row, flush=True)
     return rows
 
 
+def models_in(work: Path, shape: str) -> Path:
+    """The directory of the models of a shape, which are made where they are not there yet."""
+    script, *options = SHAPES[shape][1]
+    directory = work / shape
+    if not directory.exists():
+        directory.mkdir()
+        command = [sys.executable, Path(__file__).with_name(script), *options]
+        subprocess.run([*command, *(directory / name for name in ("base", *"abc"))], check=True)
+    return directory
+
+
 def main(wanted: list[str]) -> None:
     program = install()
-    rows: dict[str, object] = {}
+    rows: dict[str, dict[str, Row]] = {name: {} for name, _ in SHAPES.values()}
     if wanted:
-        rows = json.loads((RESULTS / "operators.json").read_text())["methods"]
+        rows |= json.loads((RESULTS / "operators.json").read_text())["methods"]
+    methods = [name for name in wanted if name not in (*SHAPES, "more")]
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        script = Path(__file__).with_name("gpt2_small.py")
-        subprocess.run(
-            [sys.executable, script, "--family", work / "base", *(work / name for name in "abc")], check=True
-        )
-        rows |= costs(work, program, wanted)
-    record("operators", {"what": __doc__.split("\n")[0], "baseline": MERGEKIT, "methods": rows})
+        for shape in [name for name in wanted if name in SHAPES] or SHAPES:
+            directory = models_in(Path(os.environ.get("MODELS", folder)), shape)
+            of_shape = rows[SHAPES[shape][0]]
+            of_shape |= costs(directory, program, methods, of_shape if "more" in wanted else {})
+    what = {"what": __doc__.split("\n")[0], "baseline": MERGEKIT}
+    record("operators", {**what, "methods": rows})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 
 def make(seed: int) -> GPT2LMHeadModel:
@@ -26,9 +26,8 @@ def save(directory: Path, seed: int) -> None:
     make(seed).save_pretrained(directory)
 
 
-def save_family(base: Path, others: Sequence[Path]) -> None:
-    """Save a base and models a tenth of its weights away from it, as fine-tunes are."""
-    model = make(0)
+def save_family(model: PreTrainedModel, base: Path, others: Sequence[Path]) -> None:
+    """Save a model as a base, and models a tenth of its weights away from it, as fine-tunes are."""
     model.save_pretrained(base)
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for place, directory in enumerate(others, start=1):
@@ -41,7 +40,7 @@ def save_family(base: Path, others: Sequence[Path]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--family":
-        save_family(Path(sys.argv[2]), [Path(directory) for directory in sys.argv[3:]])
+        save_family(make(0), Path(sys.argv[2]), [Path(directory) for directory in sys.argv[3:]])
     else:
         for place, directory in enumerate(sys.argv[1:]):
             save(Path(directory), place)

@@ -19,7 +19,7 @@ def tensors(count: int, *shape: int, seed: int = 0) -> list[Tensor]:
 
 
 def cut(parts: Sequence[Tensor], rows: int) -> Whole:
-    return list(zip(*(part.split(rows) for part in parts), strict=True))
+    return list(zip(*(part.split(rows) if part.ndim else [part] for part in parts), strict=True))
 
 
 def run(name: str, parts: Sequence[Tensor], rows: int = 1000, **values: Any) -> Tensor:
@@ -29,4 +29,5 @@ def run(name: str, parts: Sequence[Tensor], rows: int = 1000, **values: Any) -> 
         key: values.get(key, [parameter.default] * models if parameter.each else parameter.default)
         for key, parameter in chosen.parameters.items()
     }
-    return torch.cat(list(chosen.run(cut(parts, rows), **chosen.arguments(filled, "key"))))
+    blocks = list(chosen.run(cut(parts, rows), **chosen.arguments(filled, "key")))
+    return torch.cat(blocks) if len(blocks) > 1 else blocks[0]

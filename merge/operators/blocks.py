@@ -24,6 +24,16 @@ class MappedBlocks:
         return map(self._change, self._blocks)
 
 
+class GeneratedBlocks:
+    """Blocks that a function generates, anew in every iteration."""
+
+    def __init__(self, generate: Callable[[], Iterator[Parts]]):
+        self._generate = generate
+
+    def __iter__(self) -> Iterator[Parts]:
+        return self._generate()
+
+
 class WholeVectors:
     """The same blocks; those of a vector, however long, as one."""
 
@@ -61,6 +71,12 @@ def plain_sum(parts: Parts) -> Tensor:
     return weighted_sum(parts, [1.0] * len(parts))
 
 
+def dot(x: Tensor, y: Tensor) -> float:
+    """⟨x, y⟩: in float32 over short stretches, in float64 over all of them."""
+    stretches = zip(x.flatten().split(STRETCH), y.flatten().split(STRETCH), strict=True)
+    return sum(torch.dot(one, other).item() for one, other in stretches)
+
+
 def gram(blocks: RowBlocks) -> Tensor:
     """The inner products ⟨x_i, x_j⟩ of whole tensors: (N, N), float64, whatever the blocks.
 
@@ -68,12 +84,10 @@ def gram(blocks: RowBlocks) -> Tensor:
     """
     total: Tensor | None = None
     for parts in blocks:
-        # In float32 over short stretches, in float64 over all of them.
-        stretches = [part.flatten().split(STRETCH) for part in parts]
         products = torch.zeros(len(parts), len(parts), dtype=torch.float64)
-        for i, one in enumerate(stretches):
-            for j, other in enumerate(stretches[: i + 1]):
-                products[i, j] = products[j, i] = sum(torch.dot(x, y).item() for x, y in zip(one, other, strict=True))
+        for i, one in enumerate(parts):
+            for j, other in enumerate(parts[: i + 1]):
+                products[i, j] = products[j, i] = dot(one, other)
         total = products if total is None else total + products
     assert total is not None, "there is at least one block"
     if not bool(torch.isfinite(total).all()):

@@ -15,8 +15,12 @@ from .blocks import RowBlocks
 
 AT_ONCE = 2**16  # random words of 16 bits
 HALF = 16
+WORTH_KEEPING = 2**27  # bits
+_BELOW_SIGN = 2**31 - 1  # all bits but the sign
 
 Array = npt.NDArray[np.integer]
+Masks = Callable[[list[Tensor]], list[Tensor | None]]  # of the entries that are kept, None: all; block by block
+Count = Callable[[int, int], int]  # of the entries, and of those that are not zero
 
 
 @dataclass(frozen=True)
@@ -31,39 +35,69 @@ class Cut:
 
     def mask(self, block: Tensor, tied: int) -> tuple[Tensor, int]:
         """Which entries of the next block are kept, bool, and `tied`, the number of entries at the cut so far, anew."""
-        bits = _bits(block)
-        largest = bits > self.bits
-        equal = bits == self.bits
-        here = int(equal.sum())
+        bits = magnitudes(block)
+        largest, equal = bits > self.bits, bits == self.bits
+        here = int(np.count_nonzero(equal))
         if here:
-            largest |= equal & (equal.flatten().cumsum(0).view_as(equal) <= self.ties - tied)
-        return largest, tied + here
+            largest |= equal & (equal.cumsum() <= self.ties - tied)
+        return torch.from_numpy(largest).view_as(block), tied + here
+
+    @property
+    def value(self) -> float:
+        """The number at the cut, also where `in_order` made the bits."""
+        bits = self.bits if self.bits >= 0 else self.bits ^ _BELOW_SIGN
+        return float(np.int32(bits).view(np.float32))
 
 
-NONE = Cut(torch.iinfo(torch.int32).max, 0)  # above every number
+NONE = Cut(_BELOW_SIGN, 0)  # above every number
 
 
-def cuts(blocks: RowBlocks, counts: Sequence[Callable[[int], int]]) -> list[Cut]:
-    """Where to cut every part so that as many of its entries are kept as its count says, of how many there are.
+def magnitudes(block: Tensor) -> Array:
+    """Integers in the order of the magnitudes of float32 numbers: their bits, flat."""
+    return block.abs().flatten().view(torch.int32).numpy()
 
-    By radix, in two passes over the blocks.
+
+def in_order(block: Tensor) -> Array:
+    """Integers in the order of float32 numbers, flat: their bits, those of negative numbers reversed."""
+    bits = block.flatten().view(torch.int32)
+    return (bits ^ ((bits >> 31) & _BELOW_SIGN)).numpy()
+
+
+def cuts(
+    blocks: RowBlocks, counts: Sequence[Sequence[Count]], keys: Callable[[Tensor], Array] = magnitudes
+) -> list[list[Cut]]:
+    """Where to cut every part so that as many of its largest entries, by `keys`, are kept as each count says.
+
+    By radix, in two passes over the blocks. By numpy, whose bincount is ten times as fast as torch's.
     """
-    upper = _histograms(blocks, lambda bits, part: bits >> HALF)
-    wanted = [count(int(histogram.sum())) for count, histogram in zip(counts, upper, strict=True)]
-    bins, left = zip(
-        *(_from_above(histogram, count) for histogram, count in zip(upper, wanted, strict=True)), strict=True
-    )
-    lower = _histograms(blocks, lambda bits, part: bits[bits >> HALF == bins[part]] & (2**HALF - 1))
-    thresholds = []
-    for count, place, histogram, rest in zip(wanted, bins, lower, left, strict=True):
-        within, ties = _from_above(histogram, rest)
-        thresholds.append(Cut((place << HALF) | within, ties) if count else NONE)
-    return thresholds
+    upper = [np.zeros(2**HALF, np.int64) for _ in counts]
+    filled = [0] * len(counts)
+    for parts in blocks:
+        for i, bits in enumerate(map(keys, parts)):
+            upper[i] += np.bincount((bits >> HALF) + 2 ** (HALF - 1), minlength=2**HALF)
+            filled[i] += int(np.count_nonzero(bits))
+    wanted = [[count(int(upper[i].sum()), filled[i]) for count in own] for i, own in enumerate(counts)]
+    places = [[_from_above(upper[i], count) for count in own] for i, own in enumerate(wanted)]
+    lower = [[np.zeros(2**HALF, np.int64) for _ in own] for own in counts]
+    for parts in blocks:
+        for i, bits in enumerate(map(keys, parts)):
+            high = bits >> HALF
+            for histogram, (place, _) in zip(lower[i], places[i], strict=True):
+                low = bits[high == place - 2 ** (HALF - 1)] & (2**HALF - 1)
+                histogram += np.bincount(low, minlength=2**HALF)
+    return [[_cut(*one) for one in zip(*own, strict=True)] for own in zip(wanted, places, lower, strict=True)]
 
 
-def share_of(share: float) -> Callable[[int], int]:
+def _cut(count: int, place: tuple[int, int], lower: Array) -> Cut:
+    if not count:
+        return NONE
+    within, ties = _from_above(lower, place[1])
+    return Cut(((place[0] - 2 ** (HALF - 1)) << HALF) | within, ties)
+
+
+def share_of(share: float) -> Count:
     """The count of a share, rounded down, but at least one."""
-    return lambda entries: max(1, int(share * entries))
+    return lambda entries, _: max(1, int(share * entries))
 
 
 def _from_above(histogram: Array, count: int) -> tuple[int, int]:
@@ -74,18 +108,46 @@ def _from_above(histogram: Array, count: int) -> tuple[int, int]:
     return len(histogram) - 1 - place, count - before
 
 
-def _histograms(blocks: RowBlocks, digits: Callable[[Array, int], Array]) -> list[Array]:
-    """The count of every 16-bit digit, by part. By numpy, whose bincount is ten times as fast as torch's."""
-    totals: list[Array] = []
-    for parts in blocks:
-        bits = (_bits(part).flatten().numpy() for part in parts)
-        counts: list[Array] = [np.bincount(digits(part, i), minlength=2**HALF) for i, part in enumerate(bits)]
-        totals = [a + b for a, b in zip(totals, counts, strict=True)] if totals else counts
-    return totals
+def keep(block: Tensor, mask: Tensor) -> Tensor:
+    """Set the entries outside a mask to zero, in place. By numpy, which is three times as fast as torch."""
+    np.multiply(block.numpy(), mask.numpy(), out=block.numpy())
+    return block
 
 
-def _bits(block: Tensor) -> Tensor:
-    return block.abs().contiguous().view(torch.int32)
+class RepeatedMasks:
+    """The masks of two passes over blocks: kept as bits after the first one, or made again where these are too many."""
+
+    def __init__(self, masker: Callable[[], Masks]):
+        self._masker = masker
+        self._packed: list[list[tuple[npt.NDArray[np.uint8], torch.Size] | None]] = []
+        self._bits = 0
+
+    def first(self) -> Masks:
+        """The masks of the first pass, which goes over all blocks."""
+        masks = self._masker()
+
+        def draw(deltas: list[Tensor]) -> list[Tensor | None]:
+            drawn = masks(deltas)
+            self._bits += sum(mask.numel() for mask in drawn if mask is not None)
+            if self._bits <= WORTH_KEEPING:
+                packed = [None if mask is None else (np.packbits(mask.numpy()), mask.shape) for mask in drawn]
+                self._packed.append(packed)
+            else:
+                self._packed.clear()
+            return drawn
+
+        return draw
+
+    def again(self) -> Masks:
+        """The same masks for the second one."""
+        if self._bits > WORTH_KEEPING:
+            return self._masker()
+        blocks = iter(self._packed)
+        return lambda deltas: [None if mask is None else _unpacked(*mask) for mask in next(blocks)]
+
+
+def _unpacked(bits: npt.NDArray[np.uint8], shape: torch.Size) -> Tensor:
+    return torch.from_numpy(np.unpackbits(bits, count=shape.numel()).view(np.bool_)).view(shape)
 
 
 class BernoulliMasks:
@@ -107,7 +169,7 @@ class BernoulliMasks:
         mask = words < whole
         undecided = np.flatnonzero(words == whole)
         mask[undecided] = self._more.random(len(undecided)) < place - whole
-        return torch.from_numpy(mask).view(*shape)
+        return torch.from_numpy(mask).view(torch.Size(shape))
 
     def _words(self, count: int) -> npt.NDArray[np.uint16]:
         parts = [self._left]

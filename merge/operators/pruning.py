@@ -8,14 +8,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .blocks import MappedBlocks, Parts, RowBlocks, WholeVectors
-from .masks import cuts
-from .task_vectors import Masks, elected, sparse, summed
+from .masks import Count, Masks, cuts, magnitudes
+from .task_vectors import elected, sparse, summed
 
 
 def breadcrumbs(
@@ -102,14 +102,12 @@ def kept_by_rank(
 
 def _between(blocks: RowBlocks, densities: Sequence[float], gammas: Sequence[float]) -> Callable[[], Masks]:
     thin = [i for i, density in enumerate(densities) if 0 < density < 1]
-    twice = list(chain.from_iterable((i, i) for i in thin))
-    chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in twice])
-    counts: list[Callable[[int], int]] = []
+    chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in thin])
+    counts: list[list[Count]] = []
     for i in thin:
         dropped = partial(_dropped, density=densities[i], gamma=gammas[i])
-        counts += [dropped, partial(_with_kept, dropped, density=densities[i])]
-    both = cuts(chosen, counts) if thin else []
-    above, down_to = dict(zip(thin, both[::2], strict=True)), dict(zip(thin, both[1::2], strict=True))
+        counts.append([dropped, partial(_with_kept, dropped, density=densities[i])])
+    both = dict(zip(thin, cuts(chosen, counts) if thin else [], strict=True))
 
     def masker() -> Masks:
         tied = {i: [0, 0] for i in thin}
@@ -117,22 +115,23 @@ def _between(blocks: RowBlocks, densities: Sequence[float], gammas: Sequence[flo
         def mask(i: int, delta: Tensor) -> Tensor | None:
             if i not in tied:
                 return None if densities[i] >= 1 else torch.zeros_like(delta, dtype=torch.bool)
-            largest, tied[i][0] = above[i].mask(delta, tied[i][0])
-            and_kept, tied[i][1] = down_to[i].mask(delta, tied[i][1])
-            return and_kept & ~largest
+            above, down_to = both[i]
+            largest, tied[i][0] = above.mask(delta, tied[i][0])
+            and_kept, tied[i][1] = down_to.mask(delta, tied[i][1])
+            return and_kept.logical_xor_(largest)  # what is dropped is among them
 
         return lambda deltas: [mask(i, delta) for i, delta in enumerate(deltas)]
 
     return masker
 
 
-def _dropped(entries: int, *, density: float, gamma: float) -> int:
+def _dropped(entries: int, _: int, *, density: float, gamma: float) -> int:
     """How many of the largest entries are dropped."""
     return min(int(gamma * entries), entries - int(density * entries))
 
 
-def _with_kept(dropped: Callable[[int], int], entries: int, *, density: float) -> int:
-    return dropped(entries) + int(density * entries)
+def _with_kept(dropped: Count, entries: int, filled: int, *, density: float) -> int:
+    return dropped(entries, filled) + int(density * entries)
 
 
 def _by_rank(densities: Sequence[float], epsilons: Sequence[float], key: str) -> Callable[[], Masks]:
@@ -154,9 +153,17 @@ def _by_rank(densities: Sequence[float], epsilons: Sequence[float], key: str) ->
 
 
 def _probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:
-    """The probability that an entry is kept, by its rank in its row."""
-    rows = delta.abs().reshape(1, -1) if delta.ndim < 2 else delta.abs()
-    ranks = rows.argsort(stable=True, dim=1).argsort(1).float()
-    last = rows.shape[1] - 1
-    place = ranks / last if last else torch.full_like(ranks, 0.5)
-    return (density - epsilon + 2 * epsilon * place).view(delta.shape)
+    """The probability that an entry is kept, by its rank in its row; among equals by its place."""
+    rows = (delta.reshape(1, -1) if delta.ndim < 2 else delta).movedim(1, -1)
+    # Magnitude and place in one integer: numpy sorts these several times as fast as torch sorts numbers with places.
+    order = magnitudes(rows).astype(np.int64)
+    order <<= 32
+    order |= np.arange(len(order))
+    order = order.reshape(rows.shape)
+    order.sort(axis=-1)
+    last = rows.shape[-1] - 1
+    place = torch.arange(last + 1) / last if last > 0 else torch.tensor([0.5])
+    by_rank = (density - epsilon + 2 * epsilon * place).expand(rows.shape)
+    probabilities = torch.empty(order.size)
+    probabilities.scatter_(0, torch.from_numpy(order & (2**32 - 1)).flatten(), by_rank.flatten())
+    return probabilities.view(rows.shape).movedim(-1, 1).reshape(delta.shape)

@@ -5,13 +5,26 @@ In all of them `blocks` are float32, the base first; δ_i = θ_i − θ_base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import MappedBlocks, Parts, RowBlocks, WholeVectors, plain_sum, task_vectors
-from .masks import Cut, cuts
+from .blocks import (
+    GeneratedBlocks,
+    MappedBlocks,
+    Parts,
+    RowBlocks,
+    WholeVectors,
+    dot,
+    plain_sum,
+    task_vectors,
+    weighted_sum,
+)
+from .masks import Cut, Masks, RepeatedMasks, cuts, in_order, keep
+from .task_vectors import agreement
 
 SMALLEST = 1e-6  # sum of the mean squares below which all task vectors weigh alike, as in mergekit
 FLOOR = 1e-8  # of probabilities
@@ -25,44 +38,63 @@ def sce(blocks: RowBlocks, *, share: float = 1.0) -> Iterator[Tensor]:
     weights w_i are the mean squares of what is kept of every δ_i, over their sum; m_i is 1 where δ_i has the sign of
     Σ δ_i, else 0. Where the mean squares sum to less than 1e-6, all weights are equal, as in mergekit.
     """
-    cut = _variance_cut(blocks, share) if 0 < share < 1 else None
+    masks = RepeatedMasks(_masker(_variance_cut(blocks, share)) if 0 < share < 1 else _all_or_none(share))
 
-    def kept() -> Iterator[Parts]:
-        tied = 0
+    def kept(masks: Masks) -> Iterator[Parts]:
         for base, *models in blocks:
             deltas = [model - base for model in models]
-            if cut is not None:
-                mask, tied = cut.mask(_variance(deltas), tied)
-                deltas = [delta.mul_(mask) for delta in deltas]
-            elif share <= 0:
-                deltas = [torch.zeros_like(delta) for delta in deltas]
-            yield [base, *deltas]
+            (mask,) = masks(deltas)
+            yield [base, *(delta if mask is None else keep(delta, mask) for delta in deltas)]
 
-    squares, entries = torch.zeros(()).double(), 0
-    for base, *deltas in kept():
-        squares = squares + torch.stack([delta.double().square().sum() for delta in deltas])
+    squares, entries = np.zeros(1), 0
+    for base, *deltas in kept(masks.first()):
+        squares = squares + [dot(delta, delta) for delta in deltas]
         entries += base.numel()
     means = squares / entries
     total = float(means.sum())
-    weights = (means / total if total >= SMALLEST else torch.full_like(means, 1 / len(means))).tolist()
-    for base, *deltas in kept():
-        majority = (plain_sum(deltas) >= 0).float() * 2 - 1
-        merged, divisor = torch.zeros_like(base), torch.zeros_like(base)
-        for delta, weight in zip(deltas, weights, strict=True):
-            agrees = (delta.sign() == majority).float()
-            merged.addcmul_(delta, agrees, value=weight)
-            divisor.add_(agrees, alpha=weight)
+    weights = (means / total if total >= SMALLEST else np.full_like(means, 1 / len(means))).tolist()
+    for base, *deltas in kept(masks.again()):
+        majority, sizes = agreement(deltas)
+        merged = weighted_sum(sizes, weights).mul_(majority)
+        divisor = weighted_sum([size.sign_() for size in sizes], weights)
         yield merged.div_(divisor.clamp_min_(SMALLEST)).add_(base)
 
 
+def _masker(cut: Cut) -> Callable[[], Masks]:
+    """One mask for all task vectors, of their variance."""
+
+    def masker() -> Masks:
+        tied = 0
+
+        def masks(deltas: list[Tensor]) -> list[Tensor | None]:
+            nonlocal tied
+            mask, tied = cut.mask(_variance(deltas), tied)
+            return [mask]
+
+        return masks
+
+    return masker
+
+
+def _all_or_none(share: float) -> Callable[[], Masks]:
+    return lambda: lambda deltas: [None if share > 0 else torch.zeros_like(deltas[0], dtype=torch.bool)]
+
+
 def _variance(deltas: Parts) -> Tensor:
-    return torch.var(torch.stack(list(deltas)), dim=0, unbiased=False)
+    """Σ (δ_i − mean)² / N, exactly 0 where all are equal: by their differences to the first."""
+    squares = torch.zeros_like(deltas[0])
+    differences = [delta - deltas[0] for delta in deltas[1:]]
+    for difference in differences:
+        squares.addcmul_(difference, difference)
+    total = plain_sum(differences) if differences else squares
+    squares.addcmul_(total, total, value=-1 / len(deltas))
+    return squares.div_(len(deltas))
 
 
 def _variance_cut(blocks: RowBlocks, share: float) -> Cut:
     variances = MappedBlocks(task_vectors(blocks), lambda deltas: [_variance(deltas)])
-    differing = sum(int(torch.count_nonzero(variance)) for (variance,) in variances)
-    return cuts(variances, [lambda entries: int(differing * share)])[0]
+    ((cut,),) = cuts(variances, [[lambda _, differing: int(differing * share)]])
+    return cut
 
 
 def ram(blocks: RowBlocks, *, threshold: float = 1e-5) -> Iterator[Tensor]:
@@ -78,30 +110,37 @@ def ramplus_tl(
     """As `ram`, and what a model alone changed is multiplied by 1 + r · min(ρ_i, α): `rate` r, `limit` α, and ρ_i the
     entries of the tensor that it changed with others over those that it changed alone (arXiv 2601.13572).
     """
-    shared = alone = torch.zeros(())
+    changes = alone = torch.zeros(1, dtype=torch.float64)
     for deltas in task_vectors(blocks):
-        changed = torch.stack([delta.abs() > threshold for delta in deltas]).flatten(1)
-        several = changed.sum(0) > 1
-        shared = shared + (changed & several).sum(1).double()
-        alone = alone + (changed & ~several).sum(1).double()
-    ratios = shared / alone.clamp_min(threshold)
-    factors = 1 + rate * ratios.clamp(0, limit)
-    return _reinforced(blocks, threshold, factors.tolist())
+        changed = [_changed(delta, threshold).sign_().abs_() for delta in deltas]
+        single = _single(plain_sum(changed))
+        changes = changes + torch.tensor([dot(own, own) for own in changed], dtype=torch.float64)
+        alone = alone + torch.tensor([dot(own, single) for own in changed], dtype=torch.float64)
+    ratios = ((changes - alone) / alone.clamp_min(threshold)).nan_to_num_(0)  # of one that changed nothing
+    return _reinforced(blocks, threshold, (rate * ratios.clamp(0, limit)).tolist())
 
 
-def _reinforced(blocks: RowBlocks, threshold: float, factors: list[float] | None) -> Iterator[Tensor]:
+def _reinforced(blocks: RowBlocks, threshold: float, extra: list[float] | None) -> Iterator[Tensor]:
+    """The mean over the models that changed an entry, and `extra` times what one alone changed."""
     for base, *models in blocks:
-        deltas = [model - base for model in models]
-        changed = [delta.abs() > threshold for delta in deltas]
-        count = torch.zeros_like(base)
-        for mask in changed:
-            count += mask
-        alone, shares = count == 1, count.clamp_min(1).reciprocal_()
-        merged = torch.zeros_like(base)
-        for place, (delta, mask) in enumerate(zip(deltas, changed, strict=True)):
-            part = delta.mul_(mask).mul_(shares)
-            merged += part if factors is None else torch.where(alone, part * factors[place], part)
-        yield merged.add_(base)
+        deltas = [_changed(model - base, threshold) for model in models]
+        merged = plain_sum(deltas)
+        more = None if extra is None else weighted_sum(deltas, extra)
+        count = plain_sum([delta.sign_().abs_() for delta in deltas])
+        if more is not None:
+            more.mul_(_single(count))
+        merged.div_(count.clamp_min_(1))
+        yield (merged if more is None else merged.add_(more)).add_(base)
+
+
+def _changed(delta: Tensor, threshold: float) -> Tensor:
+    """The entries whose magnitude is above the threshold, else 0."""
+    return torch.nn.functional.hardshrink(delta, threshold)
+
+
+def _single(count: Tensor) -> Tensor:
+    """1 where a count is 1, 0 where it is more (2 where it is 0)."""
+    return (2 - count).clamp_min_(0)
 
 
 def nearswap(blocks: RowBlocks, *, t: float) -> Iterator[Tensor]:
@@ -121,17 +160,24 @@ def arcee_fusion(blocks: RowBlocks) -> Iterator[Tensor]:
     quartiles are exact; mergekit estimates those of more than a million entries from a sample.
     """
     blocks = WholeVectors(blocks)
-    importance = torch.cat([_importance(*parts).flatten() for parts in blocks])
-    first, median, third = (
-        importance.kthvalue(int(quartile * (len(importance) - 1)) + 1).values for quartile in QUARTILES
-    )
+    divergences = [_divergence(*parts) for parts in blocks]  # a number a row
+
+    def important() -> Iterator[Parts]:
+        for (base, model), divergence in zip(blocks, divergences, strict=True):
+            yield [(model - base).abs_().mul_(divergence)]
+
+    (quartiles,) = cuts(GeneratedBlocks(important), [[partial(_from_below, share) for share in QUARTILES]], in_order)
+    first, median, third = torch.tensor([cut.value for cut in quartiles])
     threshold = median + 1.5 * (third - first)
-    for base, model in blocks:
-        taken = _importance(base, model) >= threshold
-        yield torch.where(taken, base + (model - base), base)
+    for (base, model), (importance,) in zip(blocks, important(), strict=True):
+        yield keep(model - base, importance >= threshold).add_(base)
 
 
-def _importance(base: Tensor, model: Tensor) -> Tensor:
+def _from_below(share: float, entries: int, _: int) -> int:
+    """How many entries are not below the quantile of a share."""
+    return entries - int(share * (entries - 1))
+
+
+def _divergence(base: Tensor, model: Tensor) -> Tensor:
     p, q = (torch.softmax(rows, -1).add_(FLOOR) for rows in (model, base))
-    divergence = (p * (p / q).log_()).sum(-1, keepdim=True)
-    return (model - base).abs_().mul_(divergence)
+    return (p / q).log_().mul_(p).sum(-1, keepdim=True)

@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from .blocks import MappedBlocks, Parts, RowBlocks, plain_sum, weighted_sum
-from .masks import BernoulliMasks, cuts, share_of
+from .masks import BernoulliMasks, Masks, RepeatedMasks, cuts, keep, share_of
 
 NOTHING = 1e-8
 SMALLEST_SUM = 1e-7
-
-Masks = Callable[[list[Tensor]], list[Tensor | None]]  # of the entries that are kept, None: all; block by block
 
 
 def task_arithmetic(
@@ -102,13 +100,17 @@ def sparse(
 
     With `rescale` the entries that are kept are multiplied so that Σ |δ_i| of a tensor does not change.
     """
-    rescales, masks = rescale and min(densities) < 1, masker()
-    factors = _rescaling(blocks, masker()) if rescales else [1.0] * len(densities)
+    factors = [1.0] * len(densities)
+    if rescale and min(densities) < 1:
+        repeated = RepeatedMasks(masker)
+        factors, masks = _rescaling(blocks, repeated.first()), repeated.again()
+    else:
+        masks = masker()
     for base, *models in blocks:
         deltas = [model - base for model in models]
         for delta, mask, factor in zip(deltas, masks(deltas), factors, strict=True):
             if mask is not None:
-                delta.mul_(mask)
+                keep(delta, mask)
             if factor != 1:
                 delta.mul_(factor)
         yield [base, *deltas]
@@ -121,7 +123,7 @@ def _rescaling(blocks: RowBlocks, masks: Masks) -> list[float]:
         deltas = [model - base for model in models]
         for i, (delta, mask) in enumerate(zip(deltas, masks(deltas), strict=True)):
             before = float(delta.abs_().sum())
-            after = float((delta if mask is None else delta.mul_(mask)).sum())
+            after = float((delta if mask is None else keep(delta, mask)).sum())
             sums[i] = sums[i][0] + before, sums[i][1] + after
     return [1.0 if min(whole, part) < SMALLEST_SUM else whole / part for whole, part in sums.values()]
 
@@ -129,7 +131,8 @@ def _rescaling(blocks: RowBlocks, masks: Masks) -> list[float]:
 def _largest_entries(blocks: RowBlocks, densities: Sequence[float]) -> Callable[[], Masks]:
     thin = [i for i, density in enumerate(densities) if 0 < density < 1]
     chosen = MappedBlocks(blocks, lambda parts: [parts[i + 1] - parts[0] for i in thin])
-    thresholds = dict(zip(thin, cuts(chosen, [share_of(densities[i]) for i in thin]) if thin else [], strict=True))
+    largest = cuts(chosen, [[share_of(densities[i])] for i in thin]) if thin else []
+    thresholds = {i: cut for i, (cut,) in zip(thin, largest, strict=True)}
 
     def masker() -> Masks:
         tied = dict.fromkeys(thin, 0)
@@ -168,19 +171,22 @@ def elected(vectors: Iterator[Parts], weights: Sequence[float], scale: float, no
     for base, *deltas in vectors:
         _, merged, divisor = election(deltas, weights)
         if normalize:
-            merged /= divisor.masked_fill_(divisor == 0, 1.0)
+            merged /= divisor.add_(1 - divisor.sign().abs_())  # 1 for 0
         yield merged.mul_(scale).add_(base)
 
 
 def election(deltas: Parts, weights: Sequence[float]) -> tuple[list[Tensor], Tensor, Tensor]:
     """Where every δ_i has the elected sign (1, else 0), and over these Σ w_i δ_i and Σ w_i."""
-    weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    majority = (plain_sum(weighted) >= 0).float() * 2 - 1
-    merged, divisor = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
-    agreeing = []
-    for vector, weight in zip(weighted, weights, strict=True):
-        agrees = (vector * majority > 0).float()
-        merged.addcmul_(vector, agrees)
-        divisor.add_(agrees, alpha=weight)
-        agreeing.append(agrees)
-    return agreeing, merged, divisor
+    majority, sizes = agreement([delta * weight for delta, weight in zip(deltas, weights, strict=True)])
+    merged = plain_sum(sizes).mul_(majority)
+    agreeing = [size.sign_() for size in sizes]
+    return agreeing, merged, weighted_sum(agreeing, weights)
+
+
+def agreement(vectors: Parts) -> tuple[Tensor, list[Tensor]]:
+    """The sign of Σ v_i, 1 or −1, and the magnitude of every v_i where it has this sign, else 0.
+
+    The vectors are overwritten. In arithmetic alone: masks of torch are several times slower.
+    """
+    majority = torch.copysign(torch.ones(()), plain_sum(vectors))  # of no −0, unless all are 0
+    return majority, [vector.mul_(majority).clamp_min_(0) for vector in vectors]

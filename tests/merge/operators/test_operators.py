@@ -59,6 +59,13 @@ def test_blocks_change_nothing(name: str, shape: tuple[int, ...]) -> None:
     assert all(torch.equal(part, before) for part, before in zip(parts, copies, strict=True)), "inputs are left alone"
 
 
+@pytest.mark.parametrize("name", WITHOUT_STATISTICS)
+def test_a_number_is_a_vector_of_one_entry(name: str) -> None:
+    parts = parts_for(name, 1)
+    vector = run(name, parts, **VALUES[name])
+    assert torch.equal(run(name, [part.reshape(()) for part in parts], **VALUES[name]), vector.reshape(()))
+
+
 @pytest.mark.parametrize("name", [name for name in WITHOUT_STATISTICS if name != "arcee_fusion"])
 def test_equal_models_stay_what_they_are(name: str) -> None:
     """Idempotence: of N copies of one model every operator makes that model, with weights that sum to 1."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.merge.operators.custom import operator
+from isthmus.merge.operators.pruning import _probabilities
 
 WEIGHTS = [0.5, -0.3, 1.0]
 
@@ -70,6 +71,19 @@ def test_larger_entries_are_kept_with_a_higher_probability() -> None:
     assert torch.equal(result[result != 0], model[result != 0])
     rescaled = run("della_linear", [base, model], 700, weight=[1.0], density=[0.5], epsilon=[0.2])
     assert rescaled.abs().sum().item() == pytest.approx(model.abs().sum().item(), rel=1e-4)
+
+
+def test_probabilities_rise_with_the_rank_among_the_second_axis() -> None:
+    (delta,) = tensors(1, 6, 5, 3)
+    delta[0], delta[1] = 1.0, delta[1].round()  # of equal ones the later is the larger
+    expected = torch.empty_like(delta)
+    for i in range(6):
+        for k in range(3):
+            order = sorted(range(5), key=lambda j: (abs(float(delta[i, j, k])), j))
+            for rank, j in enumerate(order):
+                expected[i, j, k] = 0.5 - 0.2 + 0.4 * rank / 4
+    assert torch.allclose(_probabilities(delta, 0.5, 0.2), expected)
+    assert torch.equal(_probabilities(torch.tensor(3.0), 0.5, 0.2), torch.tensor(0.5))
 
 
 def test_a_vector_is_one_row_and_a_column_has_one_rank() -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from operating import run, tensors
 
+from isthmus.merge.operators.selection import _variance
+
 
 @pytest.mark.parametrize("share", [0.0, 0.37, 1.0])
 def test_sce(share: float) -> None:
@@ -56,6 +58,13 @@ def test_ram() -> None:
     assert torch.allclose(result.flatten(), expected, atol=1e-5)
 
 
+def test_ramplus_of_a_model_that_changes_nothing() -> None:
+    base, first, second = tensors(3, 5, 4)
+    plain = run("ram", [base, first, second, base], epsilon=0.0)
+    assert torch.allclose(run("ramplus_tl", [base, first, second, base], epsilon=0.0), plain)
+    assert torch.allclose(run("ramplus_tl", [base, first, base], epsilon=0.0), first)
+
+
 def test_ram_keeps_whole_what_one_model_changed() -> None:
     base = torch.zeros(2, 2)
     first, second = torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([[0.0, 2.0], [2.0, 0.0]])
@@ -94,3 +103,15 @@ def test_models_that_are_the_base_leave_it(name: str) -> None:
     (base,) = tensors(1, 4, 3)
     copies = [base] * (1 if name == "arcee_fusion" else 3)
     assert torch.allclose(run(name, [base, *copies]), base)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_variance_of_task_vectors_that_hardly_differ(count: int) -> None:
+    (common,) = tensors(1, 300)
+    deltas = [common + 1e-4 * noise for noise in tensors(count, 300, seed=1)]
+    for delta in deltas:
+        delta[:50] = common[:50]
+    expected = np.var([delta.double().numpy() for delta in deltas], axis=0)
+    variance = _variance(deltas)
+    assert variance[:50].count_nonzero() == 0
+    assert np.allclose(variance[50:], expected[50:], rtol=1e-5, atol=0)
