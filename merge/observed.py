@@ -148,26 +148,24 @@ class Observed:
             yield block
 
     def _compared(self, name: str, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
-        shape, start, total = self._shapes[name], 0, None
+        shape, start, own = self._shapes[name], 0, list[Tensor]()
         step = entry_step(shape)
         for block in blocks:
-            own = _sample(block, start, step).to(self._dtype).float()
-            parts = [self._taken(model, name, start, start + block.numel()) for model in range(len(self._states))]
-            ordered = [*parts[1:], parts[0]] if self._based else parts
-            one = moments([{name: part} for part in (own, *ordered)], name, based=self._based)
-            total = one if total is None else total + one
+            own.append(_sample(block, start, step).to(self._dtype).float())
             start += block.numel()
             yield block
-        self._entries.pop(name, None)
-        if total is not None:
-            self._sums[name] = total.times(math.prod(shape) / len(range(0, math.prod(shape), step)))
+        parts = [self._taken(model, name) for model in range(len(self._states))]
+        ordered = [torch.cat(own), *(parts[1:] + parts[:1] if self._based else parts)]
+        sums = moments([{name: part} for part in ordered], name, based=self._based)
+        self._entries.pop(name)
+        self._sums[name] = sums.times(math.prod(shape) / len(range(0, math.prod(shape), step)))
 
-    def _taken(self, model: int, name: str, first: int, end: int) -> Tensor:
-        """The kept entries of a model from `first` to before `end`, which are no longer kept."""
+    def _taken(self, model: int, name: str) -> Tensor:
+        """The kept entries of a tensor of a model."""
         if name not in self._entries or not self._entries[name][model]:
             _exhaust(self._blocks(model, name))  # one of weight 0, which nothing else reads
         kept = self._entries[name][model]
-        return torch.cat([kept.pop(start) for start in sorted(kept) if first <= start < end])
+        return torch.cat([kept[start] for start in sorted(kept)])
 
 
 def _sample(block: Tensor, start: int, step: int) -> Tensor:
