@@ -276,7 +276,7 @@ def print_spectra(report: dict[str, Any]) -> None:
 
 def print_explanation(report: dict[str, Any]) -> None:
     """What a merge did: sentences, then the figures by layer and kind."""
-    from .eval.explanation_text import tables
+    from .eval.explanation_tables import tables
 
     for sentence in report["sentences"]:
         say(sentence)

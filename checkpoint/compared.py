@@ -12,7 +12,7 @@ from .check import check, open_sources
 from .config import DEFAULT_CONTEXT, context_length
 from .errors import IncompatibleModels
 from .inputs import narrowed, tokenizer_owner
-from .labels import one_head
+from .labels import labels_of, one_head, rows_by_name
 from .loading import Checkpoint, load
 from .model import Families
 from .one_vocabulary import facts_of
@@ -29,6 +29,7 @@ class Compared:
 
     `whole` are the same models with all their rows, the base last. `rows` is how many rows of the vocabulary are
     compared, None where all have the same; `contexts` says that tables of positions had to be brought to one length.
+    `heads` are the tensors of the heads of classifiers whose labels differ, which cannot be compared.
     """
 
     merge: Checkpoint
@@ -38,6 +39,7 @@ class Compared:
     rows: int | None
     contexts: bool
     context: int
+    heads: frozenset[str] = frozenset()
 
     @property
     def members(self) -> tuple[Checkpoint, ...]:
@@ -65,13 +67,15 @@ def open_compared(
     sources = open_sources(references)
     facts = [facts_of(source, families) for source in sources]
     _require_depth(sources, facts)
+    apart = _labels_differ(sources, facts)
     shared: list[int] = []
     for place, source in enumerate(sources[1:], start=1):
         pair, is_base = [sources[0], source], base is not None and place == len(sources) - 1
         if is_base and is_base_of_classifiers([facts[place], facts[0]]):
             pair.reverse()
         names = [one.name for one in pair]
-        result = check(*names, families=families, opened=False, sources=pair, base=is_base)
+        head = pair.index(sources[0]) if apart else None
+        result = check(*names, families=families, opened=False, sources=pair, base=is_base, head=head)
         result.require()
         shared += [growth.shared for growth in result.growth if growth is not None]
     opened = [load(name, families=families, source=one) for name, one in zip(references, sources, strict=True)]
@@ -79,7 +83,7 @@ def open_compared(
         opened = [*opened[:-1], as_base(opened[-1], opened[:1], families)]
     if len({bool(model.schema.tied) for model in opened}) > 1:
         opened = [model.untied() for model in opened]
-    members, contexts = one_context(one_head(opened, None, families), families)
+    members, contexts = one_context(one_head(opened, 0 if apart else None, families), families)
     rows = min(shared, default=None)
     if rows is not None:
         members = [narrowed(member, rows, families) for member in members]
@@ -88,7 +92,14 @@ def open_compared(
     limits = [longest, context, *([contexts.shared] if contexts is not None else [])]
     merge, parents = members[0], members[1 : len(models)]
     last = None if base is None else members[-1]
-    return Compared(merge, tuple(parents), last, tuple(opened), rows, contexts is not None, min(limits))
+    heads = frozenset(merge.schema.head if apart else ())
+    return Compared(merge, tuple(parents), last, tuple(opened), rows, contexts is not None, min(limits), heads)
+
+
+def _labels_differ(sources: Sequence[Source], facts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of some classifiers has other labels than the first."""
+    labels = [labels_of(one, source.name) for source, one in zip(sources, facts, strict=True)]
+    return any(labels[0] and own and rows_by_name(labels[0], own) is None for own in labels[1:])
 
 
 def _layers(facts: Mapping[str, Any]) -> int | None:

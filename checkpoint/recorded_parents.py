@@ -36,6 +36,19 @@ def _directory(reference: Reference) -> Path | None:
     return reference.parts[-1].directory  # a merge that is saved as an adapter has its report there
 
 
+def require_layers_in_place(record: Mapping[str, Any] | None, name: str) -> None:
+    """Raise BadInput for a merge, by its report, in which layers are others than they were in the models."""
+    method = record.get("method") if record is not None and record.get("command") == "merge" else None
+    stages = method.get("stages") if isinstance(method, Mapping) else None
+    for recipe in (method, *(stages if isinstance(stages, list) else ())):
+        segments = recipe.get("segments") if isinstance(recipe, Mapping) else None
+        if any(isinstance(one, Mapping) and one.get("sources") for one in (segments or ())):
+            raise BadInput(
+                f"layers of '{name}' moved, by its {REPORT}, and explain compares layer with layer: its recipe says "
+                "where every layer comes from"
+            )
+
+
 def recorded_parents(model: str | Path, record: Mapping[str, Any] | None) -> list[str]:
     """The parents that a report names, as references.
 

@@ -96,6 +96,17 @@ class Moments:
             self.opposed_magnitude + other.opposed_magnitude,
         )
 
+    def times(self, factor: float) -> Moments:
+        """The sums of `factor` times as many entries, of which these are a sample."""
+        return Moments(
+            self.squares * factor,
+            self.parents,
+            round(self.entries * factor),
+            round(self.opposed * factor),
+            self.magnitude * factor,
+            self.opposed_magnitude * factor,
+        )
+
     @property
     def based(self) -> bool:
         """Whether there is a base."""
@@ -133,7 +144,7 @@ def _together(states: Sequence[Mapping[str, Tensor]], name: str) -> Iterator[tup
 
 def _opposed(vectors: Tensor) -> tuple[int, float, float]:
     """Entries (columns) with both signs among the rows: how many, Σ|·| of all entries, and of these."""
-    opposed = (vectors > 0).any(0) & (vectors < 0).any(0)
+    opposed = (vectors.amax(0) > 0) & (vectors.amin(0) < 0)
     sizes = vectors.abs().sum(0)
     return int(opposed.sum()), float(sizes.sum()), float(sizes[opposed].sum())
 

@@ -1,4 +1,4 @@
-"""explain.html: an explanation as one self-contained page, its heat maps as tables that any reader can read out."""
+"""Pages that say what a merge did: explain.html, a section of report.html. Heat maps are tables, to be read out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..checkpoint.card import letter
-from .explanation_text import heat_maps, parent_names, swaps_by_name
+from .explanation_tables import heat_maps, swaps_by_name, tables
+from .explanation_text import parent_names
 from .page_templates import page_environment
 
 
@@ -23,3 +24,10 @@ def render_explanation(report: Mapping[str, Any]) -> str:
             maps=heat_maps(report),
         )
     )
+
+
+def weights_section(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What report.html says of the weights of a merge: its sentences, tables of layers and kinds, and heat maps."""
+    known = {"endpoints": report["endpoints"], "base": report.get("base"), "swaps": None}
+    facts = {**report["explanation"], **known}
+    return {**facts, "tables": tables(facts), "maps": heat_maps(facts)}

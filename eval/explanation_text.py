@@ -1,8 +1,8 @@
-"""What an explanation says in plain words, and the tables that show its figures."""
+"""What an explanation says in plain words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -18,7 +18,7 @@ Facts = Mapping[str, Any]
 
 def explained(report: Facts) -> list[str]:
     """Three to six sentences: where the merge is, what it keeps, where the parents conflict, which layers matter."""
-    said = [_nearest(report), _made_of(report), _by_layer(report), _conflict(report)]
+    said = [_nearest(report), _made_of(report), _by_layer(report), _conflict(report), _left_out(report)]
     if report["swaps"] is not None:
         said += [_matters(report), _gain(report)]
     return [sentence for sentence in said if sentence]
@@ -99,6 +99,10 @@ def _by_layer(report: Facts) -> str:
     return f"{_listed(most)}."
 
 
+def _left_out(report: Facts) -> str:
+    return "Heads are not compared: the models have different labels." if report["left_out"] else ""
+
+
 def _column(rows: Sequence[Facts], place: int) -> list[float]:
     return [row["weights"][place] for row in rows]
 
@@ -152,6 +156,11 @@ def swap_name(row: Facts) -> str:
     return f"{what} of {letter(row['parent'])}"
 
 
+def _swap_in_words(row: Facts) -> str:
+    name = swap_name(row)
+    return name if row["layer"] is not None else f"the {name}"
+
+
 def _matters(report: Facts) -> str:
     layers = [row for row in report["swaps"]["rows"] if row["layer"] is not None]
     if not layers:
@@ -163,7 +172,7 @@ def _matters(report: Facts) -> str:
     worst = max(parts, key=lambda other: other["difference"])
     return (
         f"Layer {row['layer']} matters most: that of {letter(row['parent'])} in its place raises the loss by "
-        f"{_change(row)}; of the parts, {swap_name(worst)}, by {_change(worst)}."
+        f"{_change(row)}; of the parts, {_swap_in_words(worst)}, by {_change(worst)}."
     )
 
 
@@ -173,9 +182,9 @@ def _gain(report: Facts) -> str:
         return "No layer or part of a parent in place of the merge's lowers the loss."
     other = f"{-best['report_difference']:.4f} ± {best['report_stderr']:.4f} nats"
     if best["gains"]:
-        return f"The merge would gain by taking the {swap_name(best)}: {other} on text that did not choose it."
+        return f"The merge would gain by taking {_swap_in_words(best)}: {other} on text that did not choose it."
     return (
-        f"The best swap, the {swap_name(best)}, lowers the loss by {-best['difference']:.4f} nats on the text that "
+        f"The best swap, {_swap_in_words(best)}, lowers the loss by {-best['difference']:.4f} nats on the text that "
         f"chose it, and by {other} on other text: that is no gain beyond the noise."
     )
 
@@ -194,72 +203,3 @@ def _listed(words: Sequence[str]) -> str:
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
-
-
-def columns(report: Facts) -> list[tuple[str, Callable[[Facts], float | None]]]:
-    """The figures of a row of ``layers``, ``kinds`` or ``cells``: a short name and what reads it."""
-    letters = [letter(place) for place in range(len(report["endpoints"]))]
-
-    def of(key: str, place: int) -> Callable[[Facts], float | None]:
-        return lambda row: None if row[key] is None else row[key][place]
-
-    shown = [(f"to {name}", of("distances", place)) for place, name in enumerate(letters)]
-    shown += [(f"{pair} apart", of("apart", place)) for place, pair in enumerate(pair_letters(report))]
-    shown += [(f"of {name}", of("weights", place)) for place, name in enumerate(letters)]
-    shown.append(("unexplained", lambda row: row["unexplained"]))
-    if report["base"]:
-        shown += [(f"cos {pair}", of("cosines", place)) for place, pair in enumerate(pair_letters(report))]
-        shown.append(("signs", lambda row: row["conflict"]))
-        shown.append(("by size", lambda row: row["conflict_by_magnitude"]))
-    return shown
-
-
-def heat_maps(report: Facts) -> list[dict[str, Any]]:
-    """One map of layers (rows) × kinds (columns) for every figure: title, kinds, rows of (layer, values), range."""
-    kinds = [(row["part"], row["kind"]) for row in report["kinds"]]
-    layers = sorted({row["layer"] for row in report["cells"]}, key=lambda layer: -1 if layer is None else layer)
-    cells = {(row["layer"], row["part"], row["kind"]): row for row in report["cells"]}
-    maps = []
-    for title, read in columns(report):
-        rows = [
-            (
-                "–" if layer is None else str(layer),
-                [None if (row := cells.get((layer, *kind))) is None else read(row) for kind in kinds],
-            )
-            for layer in layers
-        ]
-        values = [value for _, row in rows for value in row if value is not None]
-        span = (min(values), max(values)) if values else (0.0, 0.0)
-        maps.append(
-            {"title": title, "kinds": [kind for _, kind in kinds], "rows": rows, "low": span[0], "high": span[1]}
-        )
-    return maps
-
-
-def tables(report: Facts) -> list[tuple[str, list[str], list[tuple[str, list[str]]]]]:
-    """The figures of every layer and of every kind, and the swaps: what rows are, columns, and rows as text."""
-    shown = columns(report)
-    heads = [title for title, _ in shown]
-
-    def cells(row: Facts) -> list[str]:
-        return ["–" if (value := read(row)) is None else f"{value:.3f}" for _, read in shown]
-
-    layers = [(str(row["layer"]), cells(row)) for row in report["layers"]]
-    kinds = [(row["kind"], cells(row)) for row in report["kinds"]]
-    content = [("layer", heads, [*layers, ("all", cells(report["total"]))]), ("kind", heads, kinds)]
-    if report["swaps"]:
-        rows = [
-            (what, [f"{row['difference']:+.4f} ± {row['stderr']:.4f}" for row in same])
-            for what, same in swaps_by_name(report)
-        ]
-        content.append(("loss by swapping, nats", [f"from {letter(p)}" for p in range(len(report["endpoints"]))], rows))
-    return content
-
-
-def swaps_by_name(report: Facts) -> list[tuple[str, list[Facts]]]:
-    """The swaps of every layer and part, side by side for all parents; empty where none were measured."""
-    groups: dict[str, list[Facts]] = {}
-    for row in report["swaps"]["rows"] if report["swaps"] else ():
-        what = f"layer {row['layer']}" if row["layer"] is not None else row["part"]
-        groups.setdefault(what, []).append(row)
-    return list(groups.items())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoint.card import letter
+from .explanation_page import weights_section
 from .page_templates import page_environment
 from .spectrum import log_histogram, stable_rank
 from .summary import loss_table, profiles, sentences, unit
@@ -38,6 +39,7 @@ def render_report(
         unit=unit(report),
         sentences=sentences(report) if merged else (),
         samples=samples,
+        made_of=weights_section(report) if report.get("explanation") else None,
         page=page_data(report, spectra or {}),
         plane_range=f"{_range(plane)} {unit(report)}" if plane else "",
         kinds=list(dict.fromkeys(name.rpartition(".")[2] for name in names)),

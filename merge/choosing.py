@@ -19,6 +19,7 @@ from ..eval.loss import LossMeter
 from ..eval.progress import Progress
 from ..eval.targets import shown, stacked
 from ..eval.text_hashes import TextHashes
+from .observed import Observed
 from .path import WeightPath
 from .plans import Align, MergePlan
 from .reading import ACTIVATION_TOKENS, MergeText, tokens_per_label
@@ -70,7 +71,7 @@ class Choice:
     result is saved, `closed` the alignment that it began with, None where nothing was fitted. By an operator, `recipe`
     is the one with the weights that were chosen, `soup` what the report says of them, and `equal` what equal weights
     make, computed when it is looked up. `adapter` is the one that the
-    state is made by, where the merge is saved as one.
+    state is made by, where the merge is saved as one; `observed` compares the state with the models while it is read.
     """
 
     aligned: Universe | None
@@ -89,6 +90,7 @@ class Choice:
     equal: Mapping[str, Tensor] | None = None
     closed: Alignment | None = None
     adapter: ExtractedAdapter | None = None
+    observed: Observed | None = None
 
     @property
     def universe(self) -> Universe:

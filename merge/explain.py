@@ -6,22 +6,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from ..align.families import FAMILIES
-from ..align.symmetry import Family
 from ..checkpoint.compared import Compared, open_compared
 from ..checkpoint.errors import BadInput
 from ..checkpoint.manifest import REPORT, sealed
-from ..checkpoint.model import table_of
 from ..checkpoint.path_conflicts import Place, model_places
-from ..checkpoint.recorded_parents import read_record, recorded_base, recorded_parents
+from ..checkpoint.recorded_parents import (
+    read_record,
+    recorded_base,
+    recorded_parents,
+    require_layers_in_place,
+)
 from ..checkpoint.reference import parse_reference
 from ..checkpoint.saving import atomic_directory, write_json
 from ..eval.corpora import text_places
-from ..eval.explanation import Cell, Explanation, Moments, cell_of, moments
+from ..eval.explanation import Cell
 from ..eval.explanation_page import render_explanation
 from ..eval.explanation_text import explained
 from ..eval.layer_swaps import measured_swaps, swaps
@@ -30,12 +33,11 @@ from ..eval.progress import Progress
 from ..eval.targets import lengths
 from .coordinates import Coordinates, coordinates, require_repeatable
 from .job import pick_device
+from .observed import cells_of
+from .observed import compared as compared_weights
 from .plans import ExplainPlan
 from .reading import text_of_model
 from .record import record_of, versions
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 PAGE = "explain.html"
 
@@ -73,6 +75,7 @@ def explain(
     progress, began = progress or Progress(), time.monotonic()
     progress.stage("checking")
     record = read_record(merge)
+    require_layers_in_place(record, parse_reference(merge).name)
     named = [str(parent) for parent in parents] or recorded_parents(merge, record)
     base = base if base is not None or parents else recorded_base(merge, record)
     _require_distinct(str(merge), named, None if base is None else str(base))
@@ -83,8 +86,9 @@ def explain(
     places += model_places(compared.whole)
     text = _text(plan, compared, progress)
     where = coordinates(compared, record, named, seed=plan.seed, progress=progress)
-    cells = _cells(where)
-    explanation = _measured(where, cells, based=base is not None, progress=progress)
+    cells = cells_of([name for name in where.states[0] if name not in compared.heads], where.config)
+    progress.stage("comparing weights", len(cells))
+    explanation = compared_weights(where.states, cells, based=base is not None, on_tensor=progress.advance)
     losses = _swaps(where, cells, len(named), text, device, progress) if text else None
     report: dict[str, Any] = {
         "schema": 1,
@@ -95,6 +99,7 @@ def explain(
         "base": record_of(compared.base) if compared.base else None,
         "alignment": {"method": where.method, "how": where.how},
         "rows": compared.rows,
+        "left_out": sorted(compared.heads),
         **explanation.to_dict(),
         "swaps": losses,
         "data": [
@@ -148,25 +153,6 @@ def _text(plan: ExplainPlan, compared: Compared, progress: Progress) -> dict[str
     source = text_of_model(plan.data, tokenizer, config, context=compared.context, seed=plan.seed)
     parts = source.blocks(fit_tokens=0, select_tokens=plan.tokens, report_tokens=plan.tokens)
     return {part.label: (part.select, part.report) for part in parts}
-
-
-def _table(config: PretrainedConfig) -> Family | None:
-    return cast("Family | None", table_of(config, FAMILIES))
-
-
-def _cells(where: Coordinates) -> dict[str, Cell]:
-    table = _table(where.config)
-    return {name: cell_of(name, table) for name in where.states[0]}
-
-
-def _measured(where: Coordinates, cells: Mapping[str, Cell], *, based: bool, progress: Progress) -> Explanation:
-    progress.stage("comparing weights", len(cells))
-    sums: dict[Cell, Moments] = {}
-    for name, cell in cells.items():
-        one = moments(where.states, name, based=based)
-        sums[cell] = sums[cell] + one if cell in sums else one
-        progress.advance()
-    return Explanation(sums)
 
 
 def _swaps(

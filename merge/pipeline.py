@@ -37,6 +37,7 @@ from .along_path import PathChooser, closed_line, saved_path
 from .by_operator import OperatorChooser
 from .choosing import Choice
 from .composition import naming_of
+from .differences import differences, explanation_record, observed
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
@@ -95,16 +96,22 @@ def merge_models(
 
 def streamed(job: Job) -> Choice:
     """A plain average, or an operator and nothing else: tensor by tensor when it is saved, never in memory whole."""
-    states = [member.state for member in job.inputs.members]
+    observer = observed(job)
+    states: Sequence[Mapping[str, Tensor]] = [member.state for member in job.inputs.members]
+    read = observer.models if observer else states
     if job.recipe is None:
         assert job.plan.t is not None, "without text, t is asked for"
         line, t = WeightPath.line(states), job.plan.t
         record = {"method": "none", "score": 0.0, "max_log_prob_error": 0.0, "seconds": 0.0}
-        return Choice(None, line(t), record, f"the merge at t = {t:g}", t, line)
+        state: Mapping[str, Tensor] = WeightPath.line(read)(t)
+        state = observer.merged(state) if observer else state
+        return Choice(None, state, record, f"the merge at t = {t:g}", t, line, observed=observer)
     values = job.recipe.values(list(job.inputs.first.schema.shapes))
-    state = Combined(job.recipe.operator, states, values, seed=job.plan.seed)
+    state = Combined(job.recipe.operator, read, values, seed=job.plan.seed)
+    state = observer.merged(state) if observer else state
     record = {"method": "none", "score": 0.0, "rounds": 0, "max_log_prob_error": 0.0, "tried": {}}
-    return Choice(None, state, record, f"the merge by {job.recipe.operator.name}", recipe=job.recipe)
+    maker = f"the merge by {job.recipe.operator.name}"
+    return Choice(None, state, record, maker, recipe=job.recipe, observed=observer)
 
 
 def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
@@ -406,6 +413,8 @@ def result(
         vocabulary=vocabulary_record(job.inputs, *losses, same_text=same_text),
         transplanted=transplant_losses(job.inputs, job.base, text.report, device=job.device, progress=job.progress),
     )
+    weights = differences(job, choice)
+    report["explanation"] = explanation_record(weights, report) if weights else None
     return Merge(
         job.ends,
         choice.element if choice.path else None,
@@ -426,6 +435,7 @@ def result(
         in_memory=not job.plan.is_plain and job.plan.max_memory is None,
         adapter=choice.adapter,
         under=job.under,
+        observed=choice.observed,
     )
 
 

@@ -32,6 +32,8 @@ from ..eval.samples import Sample
 from ..eval.spectrum import Spectrum
 from ..eval.summary import loss_table, sentences
 from ..eval.text_hashes import TextHashes
+from .differences import explanation_record
+from .observed import Observed
 from .path import WeightPath, write_path
 from .saved_adapter import save_adapter
 from .training.training_state import TrainingState
@@ -58,6 +60,7 @@ class Merge:
     weights; `base` is what the endpoints were trained from, whose `files` go when it does; `in_memory` says that
     `state` is more than a view of files. A merge that is saved as an `adapter` is what that makes of the model `under`
     it. `naming` says what tensors are called in the files, where that is not as in the files of the first endpoint.
+    `observed` has what the report says of a `state` on disk when that is written.
     """
 
     endpoints: tuple[Checkpoint, ...]
@@ -81,6 +84,7 @@ class Merge:
     adapter: ExtractedAdapter | None = None
     under: Checkpoint | None = None
     naming: Naming | None = None
+    observed: Observed | None = None
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -99,6 +103,8 @@ class Merge:
         name = repo_id.rpartition("/")[2] if repo_id else target.absolute().name
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             digests = self._save_weights(folder, target.name)
+            if self.observed is not None and report["explanation"] is None and self.observed.is_complete:
+                report["explanation"] = explanation_record(self.observed.differences(self.endpoints[0].config), report)
             card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
             (folder / CARD).write_text(card, encoding="utf-8")
             if report["profile"]:
@@ -154,4 +160,4 @@ class Merge:
 def path_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """The report of a merge as that of the path that it was found on."""
     command = report["reproduce"].replace("isthmus merge", "isthmus path", 1).replace(" -o merged", " -o path", 1)
-    return {**report, "command": "path", "reproduce": command}
+    return {**report, "command": "path", "reproduce": command, "explanation": None}

@@ -127,7 +127,7 @@ def test_swaps_are_those_of_real_models(trio: tuple[Path, Path, Path], tmp_path:
     rows, best = report["swaps"]["rows"], report["swaps"]["best"]
     assert (best["layer"], best["gains"]) == (2, True)
     gain = next(sentence for sentence in report["sentences"] if "would gain" in sentence)
-    assert gain.startswith(f"The merge would gain by taking the layer 2 of {'AB'[best['parent']]}: ")
+    assert gain.startswith(f"The merge would gain by taking layer 2 of {'AB'[best['parent']]}: ")
 
     text = Text.of_model(data, load(a).tokenizer(), load(a).config, context=64, seed=0)
     (part,) = text.blocks(fit_tokens=0, select_tokens=512, report_tokens=512)
