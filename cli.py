@@ -30,6 +30,7 @@ from .checkpoint.runs import expanded, is_pattern, last
 from .checkpoint.working_folders import release_all
 from .eval.corpora import text_places
 from .eval.processes import finish, is_main
+from .eval.tasks.specs import task_places
 from .lab.architectures import Architecture
 from .merge.comparing.plan import ComparePlan
 from .merge.idle import idle_in_align, idle_in_compare, idle_in_ensemble, idle_in_explain, idle_in_merge, require_effect
@@ -390,7 +391,9 @@ def merge(
     models = expanded(models) if operator.last is None else last(expanded(models), operator.last)
     plan = replace(plan, soup=operator.soup, optimizers=(optimizers.a, optimizers.b))
     require_effect(given, idle_in_merge(plan, by_operator=by_operator))
-    inputs = _inputs((*models, operator.base), plan.data, [plan.path] if isinstance(plan.path, Path) else [])
+    inputs = _inputs(
+        (*models, operator.base), plan.data, [plan.path] if isinstance(plan.path, Path) else [], plan.tasks
+    )
     require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
     target = _target_of_merge(push, reply)
     if restart:
@@ -562,9 +565,12 @@ def ensemble(
     given: Given,
     reply: Reply,
 ) -> None:
-    """The members, their soup, their merge and their ensemble on the same text, with the cost of each."""
+    """The members, their soup, their merge and their ensemble on the same text, with the cost of each.
+
+    With --task they are asked the same questions, too.
+    """
     require_effect(given, idle_in_ensemble(len(models), saves=output is not None))
-    inputs = _inputs(models, plan.data, [plan.path] if plan.path else [])
+    inputs = _inputs(models, plan.data, [plan.path] if plan.path else [], plan.tasks)
     require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
     with screen(reply.quiet) as progress:
         from .merge.ensembles import ensemble as measure_ensemble
@@ -633,7 +639,7 @@ def compare(
     comparison that was interrupted goes on with the same command.
     """
     require_effect(given, idle_in_compare(plan, saves=output is not None))
-    inputs = _inputs((*models, base), plan.data)
+    inputs = _inputs((*models, base), plan.data, tasks=plan.tasks)
     require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
     if restart and output is not None:
         _drop_training(output)
@@ -769,16 +775,20 @@ def _run_study(name: str, directory: Path, options: StudyArguments, reply: Reply
 
 
 def _inputs(
-    models: Sequence[str | None] = (), data: Sequence[str] = (), directories: Sequence[Path] = ()
+    models: Sequence[str | None] = (),
+    data: Sequence[str] = (),
+    directories: Sequence[Path] = (),
+    tasks: Sequence[str] = (),
 ) -> list[Place]:
-    """Where all that a command reads is: models or recipes, with what these name, text, and other directories."""
+    """Where all that a command reads is: models or recipes, with what these name, text, directories and questions."""
     places = []
     for model in models:
         if model is not None and is_recipe(model):
             places += [Place.of("the recipe", model), *model_places(directories_in(Path(model)))]
         elif model is not None:
             places += model_places([model])
-    return [*places, *text_places(data), *(Place.of("the directory", path) for path in directories)]
+    others = [Place.of("the directory", path) for path in directories]
+    return [*places, *text_places(data), *others, *task_places(tasks)]
 
 
 def _drop_training(output: Path) -> None:

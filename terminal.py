@@ -236,7 +236,7 @@ def print_extraction(report: dict[str, Any]) -> None:
 
 
 def print_ensemble(report: dict[str, Any]) -> None:
-    """Members, soup, merge and ensemble: losses and costs."""
+    """Members, soup, merge and ensemble: losses and costs, and scores on tasks."""
     from .eval.summary import unit
 
     labels = [part["label"] for part in report["data"]]
@@ -248,6 +248,7 @@ def print_ensemble(report: dict[str, Any]) -> None:
         style = "bold" if row["kind"] == "ensemble" else None
         table.add_row(cell(row["name"]), *(f"{loss:.3f}" for loss in losses), *costs, style=style)
     _print_table(table)
+    _print_scores(report)
     merge = next(row for row in report["models"] if row["kind"] == "merge")
     weights = ", ".join(f"{weight:.3g}" for weight in merge["merge_weights"])
     method = merge["alignment"]
@@ -258,6 +259,32 @@ def print_ensemble(report: dict[str, Any]) -> None:
         f"the ensemble's {report['average']} are averaged: "
         f"{'better' if gain > 0 else 'worse'} than the best member by {abs(gain):.3f} ± {error:.3f} nats"
     )
+    ensemble = next(row for row in report["models"] if row["kind"] == "ensemble")
+    for task in report["tasks"]:
+        own = ensemble["tasks"][task["label"]]
+        gain, over = (_points(own, key) for key in ("gain", "over_merge"))
+        say(
+            f"{task['label']}: the ensemble scores {100 * own['score']:.1f} ± {100 * own['stderr']:.1f} % "
+            f"({task['metric']}, {task['report_documents']} documents), {gain} points against the best member, {over} "
+            "against the merge"
+        )
+
+
+def _print_scores(report: dict[str, Any]) -> None:
+    """What the models of an ensemble score on every task, and how much more than the best member."""
+    for task in report["tasks"]:
+        table = _table(f"{task['label']}, % ({task['metric']})", "score", "over the best member")
+        for row in report["models"]:
+            own = row["tasks"][task["label"]]
+            score = f"{100 * own['score']:.1f} ± {100 * own['stderr']:.1f}"
+            style = "bold" if row["kind"] == "ensemble" else None
+            table.add_row(cell(row["name"]), score, _points(own, "gain") if "gain" in own else "", style=style)
+        _print_table(table)
+
+
+def _points(scores: dict[str, float], difference: str) -> str:
+    """A paired difference of scores in percentage points, with its standard error."""
+    return f"{100 * scores[difference]:+.1f} ± {100 * scores[f'{difference}_stderr']:.1f}"
 
 
 def print_spectra(report: dict[str, Any]) -> None:
@@ -349,7 +376,7 @@ def print_symmetries(report: dict[str, Any]) -> None:
 
 def _table(first: str, *numbers: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(first)
+    table.add_column(cell(first))
     for column in numbers:
         table.add_column(cell(column), justify="right")
     return table

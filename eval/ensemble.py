@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -108,12 +108,22 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         ensemble.train(False)
         return ensemble
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any) -> CausalLMOutput:
-        """Log-probabilities of the next token, (batch, length, vocabulary), as `logits`."""
-        name = _cache_name(type(self.members[0]).forward)
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **others: Any,
+    ) -> CausalLMOutput:
+        """Log-probabilities of the next token, (batch, length, vocabulary), as `logits`.
+
+        `position_ids` is named here because `generate` counts positions, past padding on the left, only for models
+        whose signature has it.
+        """
+        accepted = signature(type(self.members[0]).forward).parameters
+        name = _cache_name(accepted)
         cache = others.get(name)
-        positions = others.get("position_ids")
-        given = {} if positions is None else {"position_ids": positions}
+        given = {"position_ids": position_ids} if position_ids is not None and "position_ids" in accepted else {}
         logits = []
         for index, member in enumerate(self.members):
             own = {name: cache.caches[index], "use_cache": True} if cache is not None else {"use_cache": False}
@@ -128,7 +138,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         if options.get("use_cache", True):
             members = cast("Iterable[PreTrainedModel]", self.members)
             cache = EnsembleCache(member.config for member in members)
-            options.setdefault(_cache_name(type(self.members[0]).forward), cache)
+            options.setdefault(_cache_name(signature(type(self.members[0]).forward).parameters), cache)
         return super().generate(*arguments, **options)
 
 
@@ -140,6 +150,6 @@ def averaged(logits: Sequence[Tensor], average: Average) -> Tensor:
     return torch.stack([one.log_softmax(-1) + math.log(share) for one in logits]).logsumexp(0)
 
 
-def _cache_name(forward: Callable[..., Any]) -> str:
-    """The argument that takes the keys and values of the past in this version of transformers."""
-    return "cache" if "cache" in signature(forward).parameters else "past_key_values"
+def _cache_name(parameters: Container[str]) -> str:
+    """The parameter of a forward pass that takes the keys and values of the past in this version of transformers."""
+    return "cache" if "cache" in parameters else "past_key_values"

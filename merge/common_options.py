@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from .options import RUNNING, TEXT, option
+from .options import RUNNING, TASKS, TEXT, option
 
 data_option = partial(
     option,
@@ -18,6 +18,16 @@ tokens_option = partial(option, 8192, "Tokens of each text to select on, and as 
 context_option = partial(
     option, 1024, "Tokens of a block of text, at most; the models' context where that is shorter.", TEXT, minimum=2
 )
+tasks_option = partial(
+    option,
+    (),
+    "A task to judge by: NAME of lm-evaluation-harness or questions.jsonl, with a label or a limit (law=x.jsonl, "
+    "arc_easy:200). Repeatable.",
+    TASKS,
+    name="--task",
+    recorded=False,
+)
+task_path_option = partial(option, (), "A directory of task YAMLs. Repeatable.", TASKS, recorded=False)
 device_option = partial(
     option, "auto", "Where losses are measured: auto, cpu, cuda, cuda:1, ...", RUNNING, recorded=False
 )

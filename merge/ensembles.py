@@ -1,20 +1,20 @@
-"""`isthmus ensemble`: members, soup, merge and ensemble on the same text, with what each costs."""
+"""`isthmus ensemble`: members, soup, merge and ensemble on the same text and tasks, with what each costs."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..align.families import FAMILIES
 from ..checkpoint.errors import BadInput, CorruptCheckpoint
-from ..checkpoint.inputs import open_inputs, tokenizer_owner
+from ..checkpoint.inputs import Inputs, open_inputs, tokenizer_owner
 from ..checkpoint.loading import Checkpoint, load
 from ..checkpoint.manifest import REPORT, sealed
 from ..checkpoint.opening import open_source
@@ -28,6 +28,8 @@ from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
 from ..eval.progress import Progress
 from ..eval.targets import predicted, scores, shown
+from ..eval.tasks.specs import task_places, task_specs
+from ..eval.tasks.task_set import TaskScores, TaskSet
 from ..eval.text import Blocks
 from .by_operator import OperatorChooser
 from .job import pick_device
@@ -37,6 +39,7 @@ from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text
 from .recipes.recipe import recipe
 from .record import versions
+from .task_scores import module_of, paired_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -61,6 +64,7 @@ class EnsembleResult:
     """An ensemble, measured and not yet saved: its members, what isthmus.json holds, and how to find them again.
 
     `token_losses` are those of the members on the report part of `text`: label → (blocks, context − 1), in nats.
+    `task_scores` are those of the report's `models`, in its order; none without tasks.
     """
 
     members: tuple[Member, ...]
@@ -71,6 +75,7 @@ class EnsembleResult:
     token_losses: tuple[dict[str, Tensor], ...]
     text: tuple[Blocks, ...]
     inputs: tuple[Place, ...] = ()
+    task_scores: tuple[TaskScores, ...] = ()
 
     def model(self) -> Ensemble:
         """The ensemble as one model of transformers."""
@@ -103,20 +108,26 @@ def ensemble(
     Points of a saved path between the first two models are members, too, where the plan names some (Garipov et al.
     2018, arXiv 1802.10026); nothing is measured on text that trained it. ``soup`` is the plain average of the models
     after alignment, ``merge`` that with the weights that the select text asks for. Costs are forward passes and
-    weights; seconds are those measured here.
+    weights; seconds are those measured here, on the text. All of them are asked the plan's tasks, the ensemble with
+    log p(y|x) = Σ_i log mean_m p_m(y_i|x, y_<i) of every continuation y of a prompt x (of logits, with their geometric
+    mean).
 
-    Raises BadInput for fewer than two members, for no text, and for points without a path; what `open_inputs` and
-    `read_path` raise.
+    Raises BadInput for fewer than two members, for no text, and for points without a path; what `open_inputs`,
+    `read_path` and `TaskSet` raise.
     """
     progress, began = progress or Progress(), time.monotonic()
     _require_sense(models, plan)
     places = tuple(model_places(models) + text_places(plan.data) + path_places(plan.path))
+    places += tuple(task_places(plan.tasks))
     device = pick_device(plan.device)
     progress.stage("checking")
+    tasks = TaskSet(task_specs(plan.tasks), plan.task_path, seed=plan.seed) if plan.tasks else None
     inputs = open_inputs(models, families=FAMILIES, longest=plan.context)
     progress.findings(inputs.findings)
     if inputs.first.schema.classifies:
         raise BadInput("ensembles are made of language models: `isthmus merge` measures that of classifiers")
+    if tasks is not None and not inputs.first.schema.writes:
+        raise BadInput(f"--task asks language models, and '{inputs.first.name}' writes no text: leave it out")
     places += tuple(model_places(inputs.whole))
     soup, saved = recipe("linear", [str(model) for model in models]), None
     if plan.path is not None:
@@ -127,7 +138,7 @@ def ensemble(
     )
     text, _ = read_text(merge, soup, inputs, device, progress, seen=saved.seen if saved else None)
     members = _members(inputs.members, plan.path, saved, plan.at)
-    meter = _Meter(text.report, device, progress)
+    meter = _Meter(text.report, device, progress, inputs, tasks)
     rows = [meter.row(member.name, "member", member.state, member.config) for member in members]
     if len(models) > 1:
         rows += _merged(OperatorChooser(inputs, text, merge, device, progress, soup), meter)
@@ -143,13 +154,14 @@ def ensemble(
         "findings": [asdict(finding) for finding in inputs.findings],
         "points": list(plan.at),
         "average": plan.average,
-        "models": rows,
+        "tasks": tasks.record() if tasks else [],
+        "models": _with_scores(rows, meter.task_scores) if tasks else rows,
         "gain": gain.mean,
         "gain_stderr": gain.stderr,
         "data": [{"label": part.label, "report_tokens": part.report.numel()} for part in text.parts],
         "settings": {"seed": plan.seed, "align": plan.align},
         "seconds": round(time.monotonic() - began, 3),
-        "versions": versions(),
+        "versions": versions(*(["lm_eval"] if tasks else [])),
     }
     return EnsembleResult(
         tuple(members),
@@ -160,6 +172,7 @@ def ensemble(
         tuple(meter.token_losses[: len(members)]),
         text.parts,
         places,
+        tuple(meter.task_scores),
     )
 
 
@@ -216,12 +229,15 @@ def _ensemble_of(members: Sequence[Member], average: Average, models: Sequence[C
 
 @dataclass
 class _Meter:
-    """Losses on the report text, with what they cost."""
+    """Losses on the report text, with what they cost, and scores on tasks."""
 
     parts: Mapping[str, Tensor]
     device: str
     progress: Progress
+    inputs: Inputs
+    tasks: TaskSet | None = None
     token_losses: list[dict[str, Tensor]] = field(default_factory=list)
+    task_scores: list[TaskScores] = field(default_factory=list)
 
     def row(self, name: str, kind: str, state: Mapping[str, Tensor], config: PretrainedConfig) -> dict[str, Any]:
         self.progress.stage(f"measuring {name}", sum(map(len, self.parts.values())))
@@ -230,10 +246,19 @@ class _Meter:
         self.token_losses.append(meter.token_losses(state))
         seconds = time.monotonic() - began
         losses = per_block(self.token_losses[-1])
+        self.ask(name, lambda: module_of(state, config))
         return _row(name, kind, losses, 1, sum(tensor.numel() for tensor in state.values()), seconds)
+
+    def ask(self, name: str, model: Callable[[], nn.Module]) -> None:
+        """Ask a model the tasks, if there are any."""
+        if self.tasks is not None:
+            self.progress.stage(f"asking {name} the tasks")
+            tokenizer, context = self.inputs.tokenizer(), self.inputs.context
+            self.task_scores.append(self.tasks.scores(model(), tokenizer, context=context, device=self.device))
 
     def ensemble(self, members: Sequence[Member], average: Average) -> Losses:
         """The losses of the ensemble; of probabilities from what is known, of logits by passes of their own."""
+        self.ask("the ensemble", lambda: _ensemble_of(members, average))
         if average == "probabilities":
             return ensemble_losses(self.token_losses[: len(members)])
         model, losses = _ensemble_of(members, average), {}
@@ -257,6 +282,19 @@ def _merged(chooser: OperatorChooser, meter: _Meter) -> list[dict[str, Any]]:
     return [{**row, "alignment": aligned.alignment.method} for row in rows]
 
 
+def _with_scores(rows: Sequence[dict[str, Any]], scores: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """The rows of models with what these score on tasks; of what is no member also against the best one, and of the
+    ensemble against the merge.
+    """
+    kinds = [row["kind"] for row in rows]
+    gain = {"gain": [own for kind, own in zip(kinds, scores, strict=True) if kind == "member"]}
+    against = {"member": {}, "ensemble": gain | {"over_merge": [scores[kinds.index("merge")]]}}
+    return [
+        {**row, "tasks": paired_json(own, against.get(row["kind"], gain))}
+        for row, own in zip(rows, scores, strict=True)
+    ]
+
+
 def _reference(entry: Mapping[str, Any], folder: Path) -> str | Path:
     """A member of the ensemble in a folder, as `load` takes it."""
     place = folder / str(entry["ref"]) if entry["local"] else str(entry["ref"])
@@ -277,12 +315,14 @@ def _found_again(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
 
 
 def _require_sense(models: Sequence[object], plan: EnsemblePlan) -> None:
+    task_specs(plan.tasks)
     outside = [t for t in plan.at if not 0 <= t <= 1]
     farthest = max(plan.at, key=lambda t: abs(t - 0.5), default=0.5)
     refuse(
         {
             "an ensemble has two members or more": len(models) + len(plan.at) < 2,
             "a loss needs text: add --data (for instance --data stdlib:docs)": not plan.data,
+            "--task-path is for --task: name a task of it, or leave it out": bool(plan.task_path) and not plan.tasks,
             "points of a path are members with --path, its directory, and --at, a t: give both": bool(plan.path)
             != bool(plan.at),
             "a path leads from the first model to the second: give both": plan.path is not None and len(models) < 2,

@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..align.methods import LOOKING, Method
 from ..checkpoint.errors import BadInput, GateRefused, NotFinite
-from .common_options import context_option, data_option, device_option, seed_option, tokens_option
-from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TASKS, TEXT, TRAINING, option
+from .common_options import (
+    context_option,
+    data_option,
+    device_option,
+    seed_option,
+    task_path_option,
+    tasks_option,
+    tokens_option,
+)
+from .options import ALIGNMENT, GATES, MEMBERS, OPERATORS, PATH, RUNNING, SPECTRUM, TEXT, TRAINING, option
 
 if TYPE_CHECKING:
     from ..eval.spectrum import SpectrumReport
@@ -400,15 +408,8 @@ class MergePlan:
     """
 
     data: Sequence[str] = data_option(shown_default="what the models write, for curves and --align learned")
-    tasks: Sequence[str] = option(
-        (),
-        "A task to judge by: NAME of lm-evaluation-harness or questions.jsonl, with a label or a limit (law=x.jsonl, "
-        "arc_easy:200). Repeatable.",
-        TASKS,
-        name="--task",
-        recorded=False,
-    )
-    task_path: Sequence[str] = option((), "A directory of task YAMLs. Repeatable.", TASKS, recorded=False)
+    tasks: Sequence[str] = tasks_option()
+    task_path: Sequence[str] = task_path_option()
     learn: LearnPlan = field(default_factory=LearnPlan)
     path: Literal["linear"] | CurvePlan | Path = option(
         "linear",
@@ -611,7 +612,8 @@ class PlanePlan:
 class EnsemblePlan:
     """Members of an ensemble beside their soup and their best weighted average, on the report text.
 
-    `path` is the directory of a path between the first two models, whose points `at` are members, too.
+    `path` is the directory of a path between the first two models, whose points `at` are members, too. `tasks`, of the
+    harness's own or of `task_path`, are run on all of them.
     """
 
     data: Sequence[str] = data_option()
@@ -627,6 +629,8 @@ class EnsemblePlan:
     context: int = context_option()
     device: str = device_option()
     seed: int = seed_option()
+    tasks: Sequence[str] = tasks_option()
+    task_path: Sequence[str] = task_path_option()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,18 @@ def scores_json(scores: TaskScores) -> dict[str, dict[str, float]]:
         label: {"score": own.mean, "stderr": own.stderr}
         for label, own in ((label, TaskScores({label: values})) for label, values in scores.per_block.items())
     }
+
+
+def paired_json(scores: TaskScores, others: Mapping[str, Sequence[TaskScores]]) -> dict[str, dict[str, float]]:
+    """Task → score and standard error; by every name of `others`, the paired difference from the best of these models
+    on that task, and its standard error; JSON-ready.
+    """
+    rows = scores_json(scores)
+    for label, row in rows.items():
+        for name, models in others.items():
+            difference = _difference(scores, max(models, key=lambda model: model.label_mean(label)), label)
+            row |= {name: difference.mean, f"{name}_stderr": difference.stderr}
+    return rows
 
 
 def module_of(state: Mapping[str, Tensor], config: PretrainedConfig) -> nn.Module:

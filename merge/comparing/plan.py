@@ -8,7 +8,15 @@ from functools import partial
 from typing import Literal
 
 from ...eval.tasks.specs import task_specs
-from ..common_options import context_option, data_option, device_option, seed_option, tokens_option
+from ..common_options import (
+    context_option,
+    data_option,
+    device_option,
+    seed_option,
+    task_path_option,
+    tasks_option,
+    tokens_option,
+)
 from ..options import OPERATORS, RUNNING, TASKS, option
 from ..plans import LEAST_EVALUATIONS, Dtype, Granularity, refuse
 from .methods import method_specs
@@ -28,13 +36,8 @@ class ComparePlan:
     """
 
     data: Sequence[str] = data_option()
-    tasks: Sequence[str] = _task(
-        (),
-        "A task to judge by: NAME of lm-evaluation-harness or questions.jsonl, with a label or a limit. Repeatable.",
-        name="--task",
-        recorded=False,
-    )
-    task_path: Sequence[str] = _task((), "A directory of task YAMLs. Repeatable.", recorded=False)
+    tasks: Sequence[str] = tasks_option()
+    task_path: Sequence[str] = task_path_option()
     objective: Literal["mean", "task"] = _task(
         "mean",
         "What weights and the winner are chosen by: the mean loss over texts, or half of the documents of tasks.",

@@ -70,6 +70,17 @@ def test_greedy_text_is_the_most_probable_of_the_average() -> None:
     assert torch.equal(text, ids)
 
 
+def test_padding_on_the_left_changes_nothing() -> None:
+    """As in a batch of prompts of several lengths."""
+    model = Ensemble.of(STATES)
+    ids, options = IDS[:1, :10], {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    alone = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, 10:]
+    padded = torch.cat([torch.zeros_like(ids), ids], 1)
+    mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], 1)
+    for cached in (True, False):
+        assert torch.equal(model.generate(padded, attention_mask=mask, use_cache=cached, **options)[0, 20:], alone)
+
+
 OTHERS = {
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 0},
