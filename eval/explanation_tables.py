@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoint.card import letter
 from .explanation_text import Facts, pair_letters
 
-DISTANCE = ".3g"  # three digits, however small
+DISTANCE = "#.3g"  # three digits, however small
 PALE = 0.05  # of the largest figure of a heat map: the least difference that gets the full colour
 
 
@@ -29,7 +29,7 @@ class Column:
 
 
 def _figure(value: float, form: str) -> str:
-    text = f"{value:#{form}}"
+    text = f"{value:{form}}"
     return text.replace("-", "−") if float(text) else text.removeprefix("-")
 
 
