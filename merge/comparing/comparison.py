@@ -350,7 +350,8 @@ class _Contest:
             name: shown_reference(name, end)
             for name, end in zip(choice.recipe.ingredients, job.inputs.whole, strict=True)
         }
-        recipe, command = chosen_recipe(plan, choice.recipe, job.inputs, "none", names)
+        usual = replace(plan, spectrum=SpectrumPlan())
+        recipe, command = chosen_recipe(usual, choice.recipe, job.inputs, "none", names)
         chosen = choice.soup or {}
         record = {
             "search": chosen.get("search"),

@@ -19,15 +19,19 @@ Facts = Mapping[str, Any]
 def ranked(done: Sequence[MethodResult], references: Sequence[MethodResult], objective: str) -> dict[str, Any]:
     """The methods from the best on, by what chose: those that failed last; the models beside them; the winner.
 
-    The winner is the first, where it is better than the plain average by more than the noise, else the plain average.
-    `on_par` are those that the noise does not tell from it.
+    The winner is the first, where it is better than the plain average by more than the noise on what chose, and not
+    worse by more than the noise on what reports; else it is the plain average. `on_par` are those that the noise does
+    not tell from the first on what chose.
     """
     average = next(one.result for one in done if one.name == AVERAGE)
     assert average is not None, "the average of finite weights is finite"
     able = {one.name: one.result for one in done if one.result is not None}
-    order = sorted(able, key=lambda name: _chosen_by(able[name], objective).mean)
-    winner = order[0] if _surely_better(able[order[0]], average, objective) else AVERAGE
-    on_par = [name for name in order if name != winner and not _surely_better(able[winner], able[name], objective)]
+    order = sorted(able, key=lambda name: _judged_by(able[name], "select", objective).mean)
+    first = order[0] if _surely_better(able[order[0]], average, "select", objective) else AVERAGE
+    on_par = [
+        name for name in order if name != first and not _surely_better(able[first], able[name], "select", objective)
+    ]
+    winner = AVERAGE if _surely_better(average, able[first], "report", objective) else first
     by_name = {one.name: one for one in done}
     record = by_name[winner].record
     return {
@@ -40,6 +44,7 @@ def ranked(done: Sequence[MethodResult], references: Sequence[MethodResult], obj
             ),
         ],
         "references": [_row(one, average) for one in references],
+        "first": first,
         "winner": winner,
         "on_par": on_par,
         "recipe": record["recipe"],
@@ -47,15 +52,15 @@ def ranked(done: Sequence[MethodResult], references: Sequence[MethodResult], obj
     }
 
 
-def _chosen_by(result: Result, objective: str) -> Losses:
-    """What is lower for a better method on what chooses: losses, or shares of wrong answers."""
+def _judged_by(result: Result, part: str, objective: str) -> Losses:
+    """What is lower for a better method on a part: losses, or shares of wrong answers."""
     if objective == "mean":
-        return result.losses["select"]
-    return Losses({label: 1 - values for label, values in result.tasks["select"].per_block.items()})
+        return result.losses[part]
+    return Losses({label: 1 - values for label, values in result.tasks[part].per_block.items()})
 
 
-def _surely_better(one: Result, other: Result, objective: str) -> bool:
-    gain = _chosen_by(other, objective) - _chosen_by(one, objective)
+def _surely_better(one: Result, other: Result, part: str, objective: str) -> bool:
+    gain = _judged_by(other, part, objective) - _judged_by(one, part, objective)
     return gain.mean > SURE * gain.stderr
 
 
@@ -89,19 +94,22 @@ def _row(one: MethodResult, average: Result) -> dict[str, Any]:
 def compared(report: Facts) -> list[str]:
     """Which method is the best, by how much, and which others are as good: sentences without full stops."""
     rows = {row["name"]: row for row in report["methods"] if "failed" not in row}
-    winner, by_tasks = rows[report["winner"]], report["objective"] == "task"
+    first, winner, by_tasks = rows[report["first"]], rows[report["winner"]], report["objective"] == "task"
     what = "the documents that choose" if by_tasks else "the text that chooses"
-    if winner["name"] == AVERAGE:
+    if first["name"] == AVERAGE:
         others = "no method" if len(rows) > 1 else "nothing else was asked for, so that no method"
         lines = [f"{others} is better than the plain average by more than the noise, on {what}: take that"]
     else:
-        lines = [f"the best on {what}: {_named(winner)}", *_against_average(winner, by_tasks=by_tasks)]
+        lines = [f"the best on {what}: {_named(first)}", *_against_average(first, by_tasks=by_tasks)]
     if report["on_par"]:
         lines.append(f"within the noise of it there: {', '.join(report['on_par'])}")
+    if first["name"] != winner["name"]:
+        lines.append("so what was chosen does not hold on what chose nothing: take the plain average, or more text")
     best = min((row for row in report["references"] if row["name"] != ENSEMBLE), key=lambda row: row["loss"])
     gain = best["loss"] - winner["loss"]
     verb = "below" if gain >= 0 else "above"
-    lines.append(f"its loss is {abs(gain):.3f} nats {verb} that of the best model ({best['name']})")
+    whose = "its loss" if first["name"] == winner["name"] else "the loss of the plain average"
+    lines.append(f"{whose} is {abs(gain):.3f} nats {verb} that of the best model ({best['name']})")
     lines += [f"{row['name']} failed: {row['failed']}" for row in report["methods"] if "failed" in row]
     return lines
 

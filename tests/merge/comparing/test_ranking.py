@@ -49,14 +49,20 @@ def test_the_winner_is_chosen_on_select_and_judged_on_report() -> None:
     ]
     report = report_of(done)
     assert [one["name"] for one in report["methods"]] == ["first", "second", AVERAGE, "broken"]
-    assert report["winner"] == "first"
-    assert report["on_par"] == []
-    assert report["recipe"] == ["merge_method: first"]
+    assert (report["first"], report["winner"], report["on_par"]) == ("first", AVERAGE, [])
+    assert report["recipe"] == [f"merge_method: {AVERAGE}"]
     lines = compared(report)
     assert lines[0] == "the best on the text that chooses: first"
     assert lines[1] == "on text that chose nothing, it is worse than the plain average by 0.1000 ± 0.0000 nats"
-    assert "its loss is 0.400 nats below that of the best model (A: a)" in lines
+    assert lines[2].startswith("so what was chosen does not hold on what chose nothing: take the plain average")
+    assert lines[3] == "the loss of the plain average is 0.500 nats below that of the best model (A: a)"
     assert lines[-1] == "broken failed: it is NaN"
+
+
+def test_what_holds_on_report_is_the_winner() -> None:
+    report = report_of([row(AVERAGE, result(3.0, 3.0)), row("first", result(2.9, 2.95))])
+    assert report["winner"] == "first"
+    assert "its loss is 0.550 nats below that of the best model (A: a)" in compared(report)
 
 
 def test_within_the_noise_the_plain_average_is_taken() -> None:
