@@ -4,7 +4,7 @@ The base is the embedded adamw-1; `docs` and `code` are embedded, and a third is
 baseline is the same operator with equal weights. Losses are on the report text, in nats per token, with the standard
 error of the paired difference; seconds are processor time of the search alone, on one thread, and their ratio is to
 the search by coordinates. The third model is trained into a directory that may be named, and taken from there the next
-time.
+time; `two` or `three` after it measures that case alone.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SEARCHES = (
     SearchPlan("cma", "layer", evaluations=40),
 )
 METHODS = ("linear", "task_arithmetic")
+CASES = {"three": 3, "two": 2}
 
 
 def rows(models: list[Path], specs: list[str], keep: Callable[[dict[str, Any]], None]) -> None:
@@ -87,7 +88,7 @@ def _table(record: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(group["weights"]) for group in record["groups"])
 
 
-def main(work: Path) -> None:
+def main(work: Path, only: str | None = None) -> None:
     torch.set_num_threads(1)
     file = RESULTS / "weight_search.json"
     results = json.loads(file.read_text()) if file.exists() else {}
@@ -97,7 +98,7 @@ def main(work: Path) -> None:
         make_checkpoint(third, small_config(), work, Progress())
     models = [CHECKPOINTS / "docs", CHECKPOINTS / "code", work / "headers"]
     texts = ["docs=stdlib:docs:heldout", "code=stdlib:code:heldout", f"headers={heldout}"]
-    for case, count in (("three", 3), ("two", 2)):
+    for case, count in CASES.items() if only is None else ((only, CASES[only]),):
 
         def keep(table: dict[str, Any], case: str = case) -> None:
             results[case] = table
@@ -108,7 +109,7 @@ def main(work: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), *sys.argv[2:3])
     else:
         with tempfile.TemporaryDirectory() as folder:
             main(Path(folder))

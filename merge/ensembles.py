@@ -32,7 +32,7 @@ from ..eval.tasks.specs import task_places, task_specs
 from ..eval.tasks.task_set import TaskScores, TaskSet
 from ..eval.text import Blocks
 from .by_operator import OperatorChooser
-from .job import pick_device
+from .job import pick_device, require_writing
 from .measure import losses_json
 from .path import SavedPath, blend, path_places, read_path
 from .plans import EnsemblePlan, MergePlan, refuse
@@ -126,8 +126,8 @@ def ensemble(
     progress.findings(inputs.findings)
     if inputs.first.schema.classifies:
         raise BadInput("ensembles are made of language models: `isthmus merge` measures that of classifiers")
-    if tasks is not None and not inputs.first.schema.writes:
-        raise BadInput(f"--task asks language models, and '{inputs.first.name}' writes no text: leave it out")
+    if tasks is not None:
+        require_writing(inputs)
     places += tuple(model_places(inputs.whole))
     soup, saved = recipe("linear", [str(model) for model in models]), None
     if plan.path is not None:
