@@ -36,16 +36,16 @@ from ..job import Job, open_job, require_recipe, require_writing
 from ..measure import rounded
 from ..path import endpoint_digests
 from ..pipeline import build
-from ..plans import MergePlan, SearchPlan, SpectrumPlan
-from ..reading import MergeText, fit_tokens, text_of_model
+from ..plans import MergePlan, SpectrumPlan
+from ..reading import MergeText, text_of_model
 from ..recipes.recipe import Recipe
-from ..record import record_of, versions
+from ..record import PARTS, record_of, versions
 from ..reproduce import chosen_recipe, public_reference
 from ..task_scores import module_of
 from ..vocabulary import Whole
 from .comparison_state import ComparisonState, MethodResult, Result
+from .contestants import Contestant, contestants
 from .estimate import Estimating
-from .methods import AVERAGE, MethodSpec, method_specs, usual_methods
 from .plan import ComparePlan
 from .ranking import ENSEMBLE, compared, ranked
 
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 RECIPE = "recipe.yml"
-ALL_PARTS = ("fit", "select", "report")
-SLOPE_PASSES = 3  # what a step along slopes costs, in forward passes
-STEPS, FEWEST_BLOCKS, MOST_BLOCKS = 40, 4, 16  # of a search along slopes: its steps, and the blocks of one
 
 
 @dataclass(frozen=True)
@@ -76,19 +73,6 @@ class Comparison:
             write_json(folder / REPORT, sealed(redacted(self.report), folder))
         if self.run is not None:
             self.run.remove()
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A method with its recipe, and how its weights are searched for: None where it has none."""
-
-    name: str
-    recipe: Recipe
-    search: SearchPlan | None
-
-    def plan(self, asked: MergePlan) -> MergePlan:
-        """The plan of a merge by it; only a search chooses by tasks."""
-        return replace(asked, search=self.search, objective=asked.objective if self.search else "mean")
 
 
 def compare(
@@ -115,30 +99,6 @@ def compare(
     contest = _Contest(plan, entries, beside, progress)
     report = contest.report(began)
     return Comparison(report, (*contest.places, *task_places(plan.tasks)), contest.state)
-
-
-def contestants(models: Sequence[str], plan: ComparePlan, base: str | None) -> list[Contestant]:
-    """The plain average, then the methods: first those that take no base.
-
-    Raises BadInput for a method that does not take these models.
-    """
-    average = Contestant(AVERAGE, MethodSpec("linear").recipe(models, None), None)
-    specs = method_specs(plan.methods) or usual_methods(len(models), with_base=base is not None)
-    recipes = [(spec.word, spec.recipe(models, base)) for spec in specs]
-    if any(not recipe.weighs_alike for _, recipe in recipes):
-        raise BadInput("weights are searched for here: leave t out, or merge with it")
-    asked = [Contestant(word, recipe, _search(recipe, plan)) for word, recipe in recipes]
-    return [average, *sorted(asked, key=lambda one: one.recipe.operator.needs_base)]
-
-
-def _search(recipe: Recipe, plan: ComparePlan) -> SearchPlan | None:
-    """How weights of a recipe are searched for: along slopes where there are any, and the text chooses."""
-    operator = recipe.operator
-    if not operator.is_weighed or len(recipe.models) < 2:
-        return None
-    if operator.slopes is None or plan.objective == "task":
-        return SearchPlan("coordinate", evaluations=plan.evaluations)
-    return SearchPlan("gradient", plan.granularity, evaluations=plan.evaluations, steps=STEPS)
 
 
 class _Contest:
@@ -169,17 +129,35 @@ class _Contest:
 
     def report(self, began: float) -> dict[str, Any]:
         """What goes into isthmus.json."""
-        on_base = [one for one in self.entries if one.recipe.operator.needs_base]
+        on_base = [one for one in self.entries if one.on_base]
         if on_base:  # checked before the work begins
             open_job(on_base[0].recipe, MergePlan(align="none", seed=self.plan.seed), None, Progress())
         job = self._opened(self.entries[0].recipe)
-        text = self._text(job, max(self._fit_tokens(one, job) for one in self.entries))
+        context = job.inputs.context
+        select = len(self.plan.data) * -(-self.plan.tokens // context)
+        entries = [one.within(self.plan.evaluations, select) for one in self.entries]
+        text = self._text(job, max(one.fit_tokens(self.asked, context) for one in entries))
         references = self._references(job, text)
+        record = self._record(job, text)
+        select, report = (sum(map(len, part.values())) for part in (text.select, text.report))
+        costs = [one.cost(self.asked, context, select, report) for one in entries]
+        estimating = Estimating(self.progress, [one.name for one in entries], costs)
         self.state = self._state(job, text)
         with self.state.claimed() if self.state is not None else nullcontext():
-            done, base = self._run_all(job, on_base, text)
-        references = [*references, *base]
-        report = {
+            kept = self.state.done() if self.state is not None else []
+            done: list[MethodResult] = []
+            self._run_all(job, [one for one in entries if not one.on_base], text, estimating, kept, done)
+            del job  # before the models are opened beside their base
+            if on_base:
+                job = self._opened(on_base[0].recipe, again=True)
+                references.append(self._base(job, text))
+                self._run_all(job, [one for one in entries if one.on_base], text, estimating, kept, done)
+        whole = {**record, **ranked(done, references, self.plan.objective)}
+        return {**whole, "sentences": compared(whole), "seconds": round(time.monotonic() - began, 3)}
+
+    def _record(self, job: Job, text: MergeText) -> dict[str, Any]:
+        """What the report says before anything is compared."""
+        return {
             "schema": 1,
             "command": "compare",
             "task": job.inputs.first.schema.task,
@@ -187,18 +165,16 @@ class _Contest:
             "objective": self.plan.objective,
             "evaluations": self.plan.evaluations,
             "tasks": self.tasks.record() if self.tasks is not None else [],
-            **ranked(done, references, self.plan.objective),
             "data": [
                 {
                     "label": part.label,
-                    **{f"{name}_tokens": int(lengths(getattr(part, name)).sum()) for name in ALL_PARTS},
+                    **{f"{name}_tokens": int(lengths(getattr(part, name)).sum()) for name in PARTS},
                 }
                 for part in text.parts
             ],
             "settings": {"seed": self.plan.seed, "dtype": str(job.dtype).removeprefix("torch.")},
             "versions": versions(*(["lm_eval"] if self.tasks is not None else [])),
         }
-        return {**report, "sentences": compared(report), "seconds": round(time.monotonic() - began, 3)}
 
     def _opened(self, recipe: Recipe, *, again: bool = False) -> Job:
         """The models of a recipe in memory; what `check` says of them is shown the first time."""
@@ -209,18 +185,6 @@ class _Contest:
             require_writing(job.inputs)
         self.places += job.places
         return job
-
-    def _search(self, one: Contestant, job: Job) -> Contestant:
-        """The method with as many blocks in a step along slopes as the budget allows."""
-        if one.search is None or one.search.method != "gradient":
-            return one
-        select = len(self.plan.data) * -(-self.plan.tokens // job.inputs.context)
-        blocks = self.plan.evaluations * select // (SLOPE_PASSES * STEPS)
-        return replace(one, search=replace(one.search, batch=min(MOST_BLOCKS, max(FEWEST_BLOCKS, blocks))))
-
-    def _fit_tokens(self, one: Contestant, job: Job) -> int:
-        one = self._search(one, job)
-        return fit_tokens(one.plan(self.asked), one.recipe, job.inputs.context)
 
     def _text(self, job: Job, fitted: int) -> MergeText:
         """The text, with so many tokens of every label to fit on; what selects and reports is always the same."""
@@ -279,47 +243,27 @@ class _Contest:
         return ComparisonState.beside(self.beside, identity)
 
     def _run_all(
-        self, job: Job, on_base: Sequence[Contestant], text: MergeText
-    ) -> tuple[list[MethodResult], list[MethodResult]]:
-        """What came of all methods, and the base where there is one."""
-        kept = {one.name: one for one in (self.state.done() if self.state is not None else [])}
-        costs = [self._cost(one, job, text) for one in self.entries]
-        estimating = Estimating(self.progress, [one.name for one in self.entries], costs)
-        done: list[MethodResult] = []
-        base: list[MethodResult] = []
-        for place, entry in enumerate(self.entries):
-            if entry.recipe.operator.needs_base and not job.base:
-                job = self._opened(on_base[0].recipe, again=True)
-                base = [self._base(job, text)]
-            identity = endpoint_digests(job.inputs.members[: job.base])
-            earlier = kept.get(entry.name)
-            if earlier is not None and earlier.record.get("base") == identity:
-                done.append(earlier)
+        self,
+        job: Job,
+        entries: Sequence[Contestant],
+        text: MergeText,
+        estimating: Estimating,
+        kept: Sequence[MethodResult],
+        done: list[MethodResult],
+    ) -> None:
+        """Add what comes of some methods to what is `done`; those that were `kept` of the same base are taken so."""
+        base = endpoint_digests(job.inputs.members[: job.base])
+        earlier = {one.name: one for one in kept if one.record.get("base") == base}
+        for entry in entries:
+            if entry.name in earlier:
+                done.append(earlier[entry.name])
                 continue
-            estimating.begin(place)
-            one = self._run(replace(job, progress=estimating), self._search(entry, job), text)
-            done.append(replace(one, record={**one.record, "base": identity}))
+            estimating.begin(len(done))
+            one = self._run(replace(job, progress=estimating), entry, text)
+            done.append(replace(one, record={**one.record, "base": base}))
             estimating.end()
             if self.state is not None:
                 self.state.keep(done)
-        return done, base
-
-    def _cost(self, one: Contestant, job: Job, text: MergeText) -> float:
-        """What a method reads, in blocks."""
-        select, report = (sum(map(len, part.values())) for part in (text.select, text.report))
-        search, blocks = self._search(one, job).search, float(select + report)
-        if search is not None and search.method == "gradient":
-            return blocks + SLOPE_PASSES * search.steps * search.batch + 7 * select
-        if search is not None:
-            blocks += search.evaluations * select
-        looked_at = {"fisher": SLOPE_PASSES, "inputs": 1}.get(str(one.recipe.operator.knows), 0)
-        return (
-            blocks
-            + looked_at
-            * len(one.recipe.models)
-            * fit_tokens(one.plan(self.asked), one.recipe, job.inputs.context)
-            / job.inputs.context
-        )
 
     def _base(self, job: Job, text: MergeText) -> MethodResult:
         first = job.inputs.first
@@ -335,7 +279,7 @@ class _Contest:
         """One method: its weights, its merge, and what that does on both parts of the text."""
         began, plan = time.monotonic(), one.plan(self.asked)
         require_recipe(one.recipe, plan, job.inputs)
-        own = self._with_fit(job, text, fit_tokens(plan, one.recipe, job.inputs.context))
+        own = self._with_fit(job, text, one.fit_tokens(self.asked, job.inputs.context))
         job = replace(job, plan=plan, recipe=one.recipe)
         tasks = self.tasks if self.plan.objective == "task" else None
         chooser = OperatorChooser(job.inputs, own, plan, job.device, job.progress, one.recipe, None, tasks)

@@ -48,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world)
-    monkeypatch.setattr("isthmus.merge.comparing.comparison.STEPS", 4)
+    monkeypatch.setattr("isthmus.merge.comparing.contestants.STEPS", 4)
     monkeypatch.setattr("isthmus.merge.reading.ACTIVATION_TOKENS", 1024)
     monkeypatch.setattr("isthmus.merge.choosing.ACTIVATION_TOKENS", 1024)
 
@@ -58,7 +58,7 @@ def usual(world: Path) -> Iterator[dict[str, Any]]:
     """The report on the usual methods for two models and their base."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
-        patch.setattr("isthmus.merge.comparing.comparison.STEPS", 4)
+        patch.setattr("isthmus.merge.comparing.contestants.STEPS", 4)
         patch.setattr("isthmus.merge.reading.ACTIVATION_TOKENS", 1024)
         patch.setattr("isthmus.merge.choosing.ACTIVATION_TOKENS", 1024)
         yield compare(["./a", "./b"], ComparePlan(**QUICK), base="./base").report
