@@ -100,7 +100,7 @@ def _by_layer(report: Facts) -> str:
 
 
 def _left_out(report: Facts) -> str:
-    return "Heads are not compared: the models have different labels." if report["left_out"] else ""
+    return "Heads are not compared: the models have different labels." if report.get("left_out") else ""
 
 
 def _column(rows: Sequence[Facts], place: int) -> list[float]:

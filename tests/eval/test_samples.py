@@ -53,7 +53,7 @@ def test_a_model_that_does_not_say_how_long_its_context_is() -> None:
     config = BloomConfig(vocab_size=1024, hidden_size=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     state = dict(AutoModelForCausalLM.from_config(config).named_parameters())
     tokenizer, ids = load(EMBEDDED / "docs").tokenizer(), torch.randint(1024, (2, 32))
-    assert len(samples({"m": (state, config)}, tokenizer, {"x": ids}, new_tokens=3)) == 2
+    assert len(samples({"m": (state, config)}, tokenizer, {"x": ids}, per_label=2, new_tokens=3)) == 2
 
 
 def beginnings(count: int) -> torch.Tensor:

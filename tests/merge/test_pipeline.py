@@ -287,6 +287,7 @@ def test_progress_is_told(saved) -> None:
 
     merge(saved("a"), saved("b"), align="orthogonal", t=0.5, progress=Listening())
     expected = ["checking", "aligning (orthogonal)", "measuring the models' spectra", "measuring the spectrum"]
+    expected.append("comparing weights")
     assert stages == expected
 
 
