@@ -150,7 +150,7 @@ def table(report: Facts) -> tuple[tuple[str, ...], list[tuple[str, list[str]]]]:
             continue
         cells = [f"{row['losses'][label]:.3f}" for label in labels]
         cells += [f"{row['loss']:.3f}"] if len(labels) > 1 else []
-        cells.append("" if row["name"] == AVERAGE else f"{-row['gain']:+.4f} ± {row['gain_stderr']:.4f}")
+        cells.append("" if row["name"] == AVERAGE else f"{0.0 - row['gain']:+.4f} ± {row['gain_stderr']:.4f}")
         cells += [f"{100 * row['tasks'][label]['score']:.1f} %" for label in tasks]
         chosen = row.get("select_score", row.get("select_loss"))
         cells.append("" if chosen is None else f"{100 * chosen:.1f} %" if "select_score" in row else f"{chosen:.3f}")
