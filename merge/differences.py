@@ -7,7 +7,6 @@ from typing import Any
 
 from ..align.families import family
 from ..align.gauge import neutral
-from ..checkpoint.config import build_config
 from ..checkpoint.rows import ComputedState
 from ..eval.explanation_text import explained
 from .choosing import Choice
@@ -34,8 +33,7 @@ def differences(job: Job, choice: Choice) -> Differences | None:
     if not _has_parents(job):
         return None
     if choice.observed is not None:
-        config = build_config(job.inputs.first.facts, job.inputs.first.name)
-        return choice.observed.differences(config) if choice.observed.is_complete else None
+        return choice.observed.differences() if choice.observed.is_complete else None
     if job.is_composed and not job.plan.data:
         return None
     config, states = job.inputs.first.config, [member.state for member in job.inputs.members]

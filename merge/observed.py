@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -21,15 +21,26 @@ if TYPE_CHECKING:
 
     from ..align.symmetry import Family
 
-FEWEST = 2**18  # entries of a tensor that are compared at least, all where it has few more
-STEP = 17  # beyond that, every 17th entry
-MOST = 2**20  # entries of one tensor that are compared at most
+FEWEST = 2**16  # entries of a tensor that are compared at least, all where it has few more
+STEP = 67
+MOST = 2**18  # entries of one tensor that are compared at most
 
 
-def cells_of(names: Sequence[str], config: PretrainedConfig) -> dict[str, Cell]:
-    """Where the tensors of a model stand, by its symmetry table, if it has one, or by their names."""
-    table = cast("Family | None", table_of(config, FAMILIES))
-    return {name: cell_of(name, table) for name in names}
+def cells_of(names: Sequence[str], config: PretrainedConfig | None = None) -> dict[str, Cell]:
+    """Where the tensors of a model stand, by its symmetry table, if it has one, or by their names.
+
+    Without a configuration, which takes transformers to make, it is by names. Matrices of attention and of an MLP that
+    are called alike are told apart by the module that they are in.
+    """
+    table = None if config is None else cast("Family | None", table_of(config, FAMILIES))
+    cells = {name: cell_of(name, table) for name in names}
+    parts: dict[str, set[str]] = {}
+    for cell in cells.values():
+        parts.setdefault(cell.kind, set()).add(cell.part)
+    return {
+        name: cell if len(parts[cell.kind]) == 1 else replace(cell, kind=".".join(name.split(".")[-3:-1]))
+        for name, cell in cells.items()
+    }
 
 
 def compared(
@@ -123,13 +134,13 @@ class Observed:
         """Whether all tensors of the merge have passed."""
         return self._sums.keys() == self._shapes.keys()
 
-    def differences(self, config: PretrainedConfig) -> Differences:
+    def differences(self) -> Differences:
         """What was seen, when all tensors have passed."""
         names = [name for name in self._shapes if name not in self._left_out]
         sums = {name: self._sums[name] for name in names}
         seen = sum(len(range(0, math.prod(self._shapes[name]), entry_step(self._shapes[name]))) for name in names)
         share = seen / sum(math.prod(self._shapes[name]) for name in names)
-        return Differences(_by_cell(sums, cells_of(names, config)), share, self._left_out)
+        return Differences(_by_cell(sums, cells_of(names)), share, self._left_out)
 
     def _tensor(self, model: int, name: str) -> Tensor:
         whole = self._states[model][name]

@@ -104,8 +104,7 @@ class Merge:
         with atomic_directory(target, overwrite=overwrite, inputs=self.inputs) as folder:
             digests = self._save_weights(folder, target.name)
             if self.observed is not None and report["explanation"] is None and self.observed.is_complete:
-                config = build_config(self.endpoints[0].facts, self.endpoints[0].name)
-                report["explanation"] = explanation_record(self.observed.differences(config), report)
+                report["explanation"] = explanation_record(self.observed.differences(), report)
             card = render_card(report, name, loss_table(report), sentences(report), repo_id=repo_id)
             (folder / CARD).write_text(card, encoding="utf-8")
             if report["profile"]:
