@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -649,13 +650,17 @@ def compare(
         result = compare_methods(models, plan, base=base, beside=output, progress=progress)
         if output is not None and is_main():
             result.save(output, overwrite=overwrite)
-    written = [f"written to {output}: isthmus merge {output / 'recipe.yml'} makes the winner"] if output else []
+    written = []
+    if output is not None:
+        recipe = shlex.quote(str(output / "recipe.yml"))
+        command = result.report["merge_command"].replace("recipe.yml", recipe, 1)
+        written = [f"written to {output}; the winner is made by: {command}"]
     reply.give(result.report, print_comparison, *written)
 
 
 @command(("See what isthmus does", "demo"), ("Elsewhere", "demo -o elsewhere"))
 def demo(*, output: Output = Path("isthmus-demo"), overwrite: Overwrite = False, reply: Silent) -> None:
-    """The main job on the embedded checkpoints, offline, in about a minute."""
+    """The main job on the embedded checkpoints, offline, in about two minutes."""
     from .lab.demo import EXAMPLES, require_room, run_example
 
     require_room(output, overwrite=overwrite)

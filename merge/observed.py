@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..align.symmetry import Family
 
 FEWEST = 2**16  # entries of a tensor that are compared at least, all where it has few more
-STEP = 67
+STEP = 67  # beyond that, every 67th entry at the farthest, until there are `MOST`
 MOST = 2**18  # entries of one tensor that are compared at most
 
 

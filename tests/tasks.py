@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
+
+from conftest import EMBEDDED
+from safetensors.torch import load_file, save_file
 
 WORDS = ("import os", "def main", "return self", "for i in", "class A", "while True", "if x is", "raise Error")
 
@@ -53,6 +57,16 @@ def python_file(path: Path, rows: int = 100) -> Path:
         lines.append({"prompt": f"# {number}\n{prompt}", "choices": choices, "answer": right})
     path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     return path
+
+
+def contrary_model(folder: Path) -> Path:
+    """The fine-tune on code with its last norm negated: what it finds likely is unlikely, and the average guesses."""
+    shutil.copytree(EMBEDDED / "code", folder)
+    state = load_file(folder / "model.safetensors")
+    for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
+        state[name] = -state[name]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def task_directory(directory: Path, rows: int = 24) -> Path:

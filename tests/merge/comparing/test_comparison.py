@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import EMBEDDED, tiny_model
+from conftest import EMBEDDED
 from merging import combine
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from searching import models_around_a_base
 from stages import Stages
-from tasks import python_file, questions_file
+from tasks import contrary_model, python_file, questions_file
 from torch import Tensor
 
 from isthmus.checkpoint.errors import BadInput
@@ -31,18 +31,7 @@ TEXT = {"data": ("stdlib:docs",), "tokens": 512, "context": 64, "measure_spectru
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random base, and models near it, each further away than the last."""
-    root = tmp_path_factory.mktemp("compared")
-    base = tiny_model(0, vocab_size=1024)
-    for seed, name in enumerate(("base", "a", "b", "c")):
-        model = tiny_model(0, vocab_size=1024)
-        with torch.no_grad():
-            for own, parameter in zip(model.parameters(), base.parameters(), strict=True):
-                own.copy_(parameter + 0.05 * seed * torch.randn_like(parameter))
-        model.save_pretrained(root / name)
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(EMBEDDED / "docs" / file, root / name / file)
-    return root
+    return models_around_a_base(tmp_path_factory.mktemp("compared"), "abc")
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +161,7 @@ def test_the_command_line_and_its_recipe(tmp_path: Path, isthmus: Any) -> None:
     assert "\n".join(report["recipe"]) == (out / "recipe.yml").read_text().strip()
     assert all(line in done.err for line in report["recipe"])
     assert str(tmp_path) not in (out / "isthmus.json").read_text()
+    assert f"the winner is made by: isthmus merge {out / 'recipe.yml'} -o merged" in done.err
     again = isthmus("merge", out / "recipe.yml", "-o", tmp_path / "merged")
     assert again.code == 0, again.err
     winner = next(row for row in report["methods"] if row["name"] == report["winner"])
@@ -192,14 +182,7 @@ def test_a_merge_that_is_not_finite_is_listed_and_the_others_go_on() -> None:
 
 @pytest.fixture(scope="module")
 def contrary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fine-tune on code with its last norm negated: what it finds likely is unlikely, and the average guesses."""
-    folder = tmp_path_factory.mktemp("contrary") / "contrary"
-    shutil.copytree(EMBEDDED / "code", folder)
-    state = load_file(folder / "model.safetensors")
-    for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
-        state[name] = -state[name]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return contrary_model(tmp_path_factory.mktemp("contrary") / "contrary")
 
 
 def test_tasks_choose_weights_and_the_winner_on_half_of_their_documents(contrary: Path, tmp_path: Path) -> None:

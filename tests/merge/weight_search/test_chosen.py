@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from classifiers import labelled, saved_classifier
-from conftest import EMBEDDED, tiny_model
 from interrupting import Interrupted
 from merging import combine
 from merging import plan_of as make_plan
 from safetensors.torch import load_file
+from searching import models_around_a_base
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.merge.pipeline import merge_models
@@ -36,18 +35,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random base, two models near it, and text: a base of large tokens keeps it short."""
-    root = tmp_path_factory.mktemp("weights")
-    base = tiny_model(0, vocab_size=1024)
-    for seed, name in enumerate(("base", "a", "b")):
-        model = tiny_model(0, vocab_size=1024)
-        with torch.no_grad():
-            for own, parameter in zip(model.parameters(), base.parameters(), strict=True):
-                own.copy_(parameter + 0.05 * seed * torch.randn_like(parameter))
-        model.save_pretrained(root / name)
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(EMBEDDED / "docs" / file, root / name / file)
-    return root
+    return models_around_a_base(tmp_path_factory.mktemp("weights"), "ab")
 
 
 @pytest.fixture(autouse=True)

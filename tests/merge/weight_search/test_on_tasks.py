@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,24 @@ import pytest
 import torch
 from conftest import EMBEDDED
 from interrupting import Interrupted
-from safetensors.torch import load_file, save_file
-from tasks import python_file, questions_file
+from tasks import contrary_model, python_file, questions_file
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import MergePlan, SearchPlan, SpectrumPlan
 from isthmus.merge.recipes.recipe import recipe
 
-SHORT = {"data": ("stdlib:docs:heldout",), "tokens": 128, "context": 64, "align": "none"}
+SHORT: dict[str, Any] = {"data": ("stdlib:docs:heldout",), "tokens": 128, "context": 64, "align": "none"}
 QUIET = SpectrumPlan(measure=False)
 
 
 @pytest.fixture(scope="module")
 def contrary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fine-tune on code with its last norm negated: what it finds likely is unlikely, and the average guesses."""
-    folder = tmp_path_factory.mktemp("contrary") / "contrary"
-    shutil.copytree(EMBEDDED / "code", folder)
-    state = load_file(folder / "model.safetensors")
-    for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
-        state[name] = -state[name]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return contrary_model(tmp_path_factory.mktemp("contrary") / "contrary")
 
 
 def plan_of(file: Path, search: SearchPlan) -> MergePlan:
-    return MergePlan(tasks=(str(file),), objective="task", search=search, spectrum=QUIET, **SHORT)  # type: ignore[arg-type]
+    return MergePlan(tasks=(str(file),), objective="task", search=search, spectrum=QUIET, **SHORT)
 
 
 @pytest.mark.parametrize("method", ["cma", "coordinate"])
