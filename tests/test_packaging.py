@@ -42,7 +42,7 @@ def test_the_wheel_holds_the_package_and_its_data(built: Path) -> None:
     ):
         assert expected in names
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"isthmus"}
-    assert not [name for name in names if "test" in name or "bench" in name]
+    assert not [name for name in names for part in name.split("/") if part.startswith(("test", "conftest", "bench"))]
 
 
 def test_the_sdist_can_be_built_and_holds_no_tests(built: Path) -> None:
