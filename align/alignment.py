@@ -20,7 +20,7 @@ from ..checkpoint.size_limits import require_regular_file
 from ..checkpoint.strict_json import parse_object
 from .canonical import canonical
 from .families import family
-from .gauge import regauge
+from .gauge import neutral, regauge
 from .methods import KEEP_FORM, Method
 from .symmetry import Elements, Family, State
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 ROUNDINGS = 4.0  # times what rounding to float32 changes in a model itself, where that is more
 MOST = 1e-2  # nats, and no more than this
-_GAUGE = "gauge/"
+_GAUGE, _BASIS = "gauge/", "basis/"
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,15 @@ class Alignment:
 
     `score` is the objective of the matching that found it, 1 for an exact copy (`isthmus.align.matching`). Applying an
     alignment brings a state into canonical form first; ``permutation`` and ``none`` keep its form. A ``learned`` one
-    then moves the gauge of norms and value biases to `gauge` (`isthmus.align.gauge`).
+    then moves the gauge of norms and value biases to `gauge` (`isthmus.align.gauge`), in the `basis` of the residual
+    stream to which its elements take B, and that of A to A: elements of the stream's space alone.
     """
 
     method: Method
     elements: Elements = field(default_factory=dict)
     score: float = 0.0
     gauge: Mapping[str, Tensor] = field(default_factory=dict)
+    basis: Elements = field(default_factory=dict)
 
     @property
     def folds(self) -> bool:
@@ -67,8 +69,10 @@ class Alignment:
         return untied_facts(facts) if self.folds else dict(facts)
 
     def reference(self, state: Mapping[str, Tensor], table: Family) -> State:
-        """A, in the form in which B will be comparable: canonical, or as it is."""
-        return canonical(state, table) if self.folds else dict(state)
+        """A, in the form in which B will be comparable: canonical and in the basis, or as it is."""
+        if not self.folds:
+            return dict(state)
+        return turned(canonical(state, table), table.untied(), self.basis)
 
     def apply(self, state: Mapping[str, Tensor], table: Family) -> State:
         """B, moved next to A: the same function, other weights."""
@@ -85,24 +89,47 @@ class Alignment:
         moved = {name: table.act(name, pieces.pop(name), self.elements) for name in table.pieces}
         return table.join(regauge(moved, table, self.gauge) if self.gauge else moved)
 
+    def in_basis(self, basis: Elements, table: Family) -> Alignment:
+        """The same alignment of states that are then turned to a `basis` of the stream; without one so far."""
+        assert not self.basis
+        turned = table.compose(self.elements, table.identity() | basis)
+        return replace(self, elements=turned, basis=basis)
+
+    def without_gauge(self, table: Family) -> Alignment:
+        """The same alignment with B in canonical form, next to a canonical A."""
+        elements = self.elements
+        if self.basis:
+            elements = table.compose(elements, table.identity() | table.inverse(self.basis))
+        return Alignment(self.method, elements, self.score)
+
+    def neutral(self, state: Mapping[str, Tensor], table: Family) -> State:
+        """A state on the way from A to B as it would be without a gauge: canonical, its heads `balanced`, and in the
+        basis of A; function unchanged.
+        """
+        untied = table.untied()
+        return turned(neutral(state, untied), untied, untied.inverse(self.basis))
+
     def inverse(self, table: Family) -> Alignment:
         """The alignment that takes A to B; in canonical form, so without a gauge."""
-        return Alignment(self.method, self.acting(table).inverse(self.elements), self.score)
+        elements = self.without_gauge(table).elements
+        return Alignment(self.method, self.acting(table).inverse(elements), self.score)
 
     def compose(self, then: Alignment, table: Family) -> Alignment:
-        """This alignment followed by another: C to B, then B to A, is C to A, with the gauge of the other.
+        """This alignment followed by another: C to B, then B to A, is C to A; with gauge and basis of the other.
 
         Raises BadInput when the two are of different methods.
         """
         if self.method != then.method:
             raise BadInput(f"only alignments of one method compose: these are {self.method} and {then.method}")
-        return replace(then, elements=self.acting(table).compose(self.elements, then.elements))
+        first = self.without_gauge(table).elements
+        return replace(then, elements=self.acting(table).compose(first, then.elements))
 
     def save(self, path: str | Path) -> None:
         """Write to one safetensors file."""
         facts = {"method": self.method, "score": self.score}
         tensors = {name: element.contiguous() for name, element in self.elements.items()}
         tensors |= {_GAUGE + name: vector.contiguous() for name, vector in self.gauge.items()}
+        tensors |= {_BASIS + name: element.contiguous() for name, element in self.basis.items()}
         content = save(tensors, metadata={"isthmus.alignment": json.dumps(facts)})
         Path(path).write_bytes(content)  # save_file would make it unreadable for others
 
@@ -121,9 +148,11 @@ class Alignment:
             raise BadInput(
                 f"'{Path(path).name}' is not an alignment saved by isthmus ({type(error).__name__})"
             ) from None
-        elements = {name: tensor for name, tensor in tensors.items() if not name.startswith(_GAUGE)}
-        gauge = {name.removeprefix(_GAUGE): tensors[name] for name in tensors.keys() - elements.keys()}
-        return cls(method, elements, score, gauge)
+        parts: dict[str, dict[str, Tensor]] = {_GAUGE: {}, _BASIS: {}, "": {}}
+        for name, tensor in tensors.items():
+            prefix = next(prefix for prefix in parts if name.startswith(prefix))
+            parts[prefix][name.removeprefix(prefix)] = tensor
+        return cls(method, parts[""], score, parts[_GAUGE], parts[_BASIS])
 
     def verify(
         self,
@@ -167,6 +196,13 @@ class Alignment:
             f"the alignment changes the model: log-probabilities differ by {error:.2g} (allowed {tolerance:.0e}); "
             f"found in {culprit}"
         )
+
+
+def turned(state: Mapping[str, Tensor], table: Family, basis: Elements) -> State:
+    """A canonical, untied state in another `basis` of the residual stream, the element of its space."""
+    if not basis:
+        return dict(state)
+    return table.join({name: table.act(name, piece, basis) for name, piece in table.split(state).items()})
 
 
 def rounding(state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor, expected: Tensor) -> float:

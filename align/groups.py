@@ -251,6 +251,11 @@ class Orthogonal(_MatrixGroup):
     def motion(self) -> Motion:
         return Rotation(torch.eye(self.size, dtype=torch.float64))
 
+    def eigenbasis(self, cross: Tensor) -> Tensor:
+        """The element that takes the eigenvectors of the symmetric part of `cross` (n, n) to the axes, float64."""
+        vectors: Tensor = torch.linalg.eigh(cross.double() + cross.double().mT)[1]
+        return vectors
+
 
 @dataclass(frozen=True)
 class OrthogonalKeepingOnes(Orthogonal):
@@ -278,6 +283,19 @@ class OrthogonalKeepingOnes(Orthogonal):
 
     def motion(self) -> Motion:
         return Rotation(_basis_with_ones(self.size)[:, 1:])
+
+    def eigenbasis(self, cross: Tensor) -> Tensor:
+        """As near as an element that keeps 1 can: the axes are no part of the complement of 1, whose eigenvectors go to
+        the axes' images under the reflection that takes the first axis to 1.
+        """
+        complement = _basis_with_ones(self.size)[:, 1:]
+        inner = complement.mT @ (cross.double() + cross.double().mT) @ complement
+        ones = torch.full((self.size,), self.size**-0.5, dtype=torch.float64)
+        vectors = torch.column_stack([ones, complement @ torch.linalg.eigh(inner)[1]])
+        mirror = ones.clone()
+        mirror[0] -= 1
+        reflection = torch.eye(self.size, dtype=torch.float64) - 2 * torch.outer(mirror, mirror) / mirror.dot(mirror)
+        return vectors @ reflection
 
 
 @dataclass(frozen=True)
@@ -319,12 +337,15 @@ class Matrices(_MatrixGroup):
     def balanced(self, primal: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
         """Both factors P and D of every block's circuit P Dᵀ under an element that gives them the same singular values.
 
-        With P Dᵀ = U S Vᵀ, they become U √S and V √S. (blocks, rows, size) each, float64.
+        With P Dᵀ = U S Vᵀ, they become U √S R and V √S R, with the rotation R that leaves them nearest to what they
+        were: factors that are near each other stay so. (blocks, rows, size) each, float64.
         """
         (left, upper), (right, lower) = (torch.linalg.qr(stack) for stack in (primal, dual))
         u, s, vh = torch.linalg.svd(upper @ lower.mT)
         roots = s.sqrt()[:, None]
-        return left @ (u * roots), right @ (vh.mT * roots)
+        even = left @ (u * roots), right @ (vh.mT * roots)
+        back = procrustes(even[0].mT @ primal + even[1].mT @ dual)
+        return even[0] @ back, even[1] @ back
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,32 @@ class Universe:
         alignment, error = pair.alignment, pair.max_log_prob_error
         return cls((pair.a, pair.b), pair.config, (alignment,), error, (alignment.score,))
 
+    @classmethod
+    def learned(
+        cls,
+        states: Sequence[Mapping[str, Tensor]],
+        config: PretrainedConfig,
+        alignments: Sequence[Alignment],
+        *,
+        seed: int = 0,
+    ) -> Universe:
+        """States under `alignments` of all but the first that were learned together; verified, the first one, too."""
+        table, first = family(config), alignments[0]
+        reference = first.reference(states[0], table)
+        moved = [own.apply(state, table) for own, state in zip(alignments, states[1:], strict=True)]
+        turning = Alignment("learned", first.basis)
+        errors = [
+            own.verify(state, there, config, seed=seed)
+            for own, state, there in zip((turning, *alignments), states, (reference, *moved), strict=True)
+        ]
+        return cls((reference, *moved), first.config(config), tuple(alignments), max(errors), (first.score,))
+
+    def neutral(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A state between these, computing the same, without what was learned of the gauge: comparable by weights."""
+        if self.alignment.method != "learned":
+            return state
+        return self.alignment.neutral(state, family(self.config))
+
     @property
     def alignment(self) -> Alignment:
         """The alignment of the second state to the first, which says how all are aligned."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,12 @@ class Losses:
             count = min(values.numel(), other.per_block[label].numel())
             combined[label] = combine(values[:count], other.per_block[label][:count])
         return Losses(combined)
+
+
+def weighed(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
+    """Σ s_i L_i, block by block."""
+    stacked = {label: torch.stack([one.per_block[label] for one in losses]) for label in losses[0].per_block}
+    return Losses({label: torch.tensor(shares, dtype=rows.dtype) @ rows for label, rows in stacked.items()})
 
 
 class LossMeter:

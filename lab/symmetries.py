@@ -156,7 +156,6 @@ def ablate(
         barriers[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
         progress.advance()
     trained = learn(Universe.of_pair(steps["activations"]), (a, b), fit, select, plan, device="cpu", progress=progress)
-    assert trained.alignment is not None
     trained.alignment.verify(b, trained.alignment.apply(b, table), config)
     barriers["learned"] = _barrier(trained.path, steps["activations"], report)
     if bend is not None:

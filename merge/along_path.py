@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..align.alignment import Alignment
 from ..align.families import family
-from ..align.gauge import neutral
 from ..align.methods import Method
 from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
@@ -84,8 +83,7 @@ class Candidate:
 
     def comparable(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """A state of the path's form, computing the same, in a form in which spectra can be compared."""
-        learned = self.aligned.alignment.method == "learned"
-        return neutral(state, family(self.aligned.config)) if learned else state
+        return self.aligned.neutral(state)
 
 
 @dataclass(eq=False)
@@ -160,7 +158,7 @@ class PathChooser(Chooser):
         trained = learn(
             start.aligned, self.states, fit, select, plan, device=self.device, progress=self.progress, run=run
         )
-        aligned = self._moved(trained.alignment)
+        aligned = self._moved(trained.alignments)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
         seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit[label] for label in labels)
         closed = start.aligned.alignment
@@ -181,14 +179,6 @@ class PathChooser(Chooser):
         path, closed = ((one.path, one.aligned.config) for one in (fitted, start))
         return probed(path, closed, blocks, 0.5, self.device, self.progress).is_worse()
 
-    def _moved(self, alignment: Alignment | None) -> Universe:
-        """The two models under an alignment that was learned, verified."""
-        assert alignment is not None
-        table, config = family(self.config), self.inputs.members[1].config
-        a, b = alignment.reference(self.states[0], table), alignment.apply(self.states[1], table)
-        error = alignment.verify(self.states[1], b, config, seed=self.plan.seed)
-        return self.completed(Universe((a, b), alignment.config(config), (alignment,), error, (alignment.score,)))
-
     def choose(self, start: Candidate, trained_by: Sequence[Evidence]) -> Choice:
         """The path from the aligned models, and its point; a curve is trained by the optimizer that suits both ends."""
         chosen = start
@@ -197,7 +187,7 @@ class PathChooser(Chooser):
             chosen = self._bent(start, self.plan.path.for_endpoints(optimizers))
         t = self._point(chosen)
         state, maker = chosen.at(t), f"the merge at t = {t:g}"
-        if chosen.aligned.alignment.gauge:
+        if chosen.aligned.alignment.method == "learned":
             what = f"taking the learned gauge out of {maker}"
             require_same_function(chosen.path(t), state, chosen.aligned.config, what, seed=self.plan.seed)
         restored = None
@@ -236,7 +226,8 @@ class PathChooser(Chooser):
         labels, fit, select, run = self._run(chosen, (curve, with_alignment), curve.training)
         line, moving, config = chosen.line, None, chosen.aligned.config
         if with_alignment:
-            line, moving = movable(chosen.aligned, self.states)
+            ends, moving = movable(chosen.aligned, self.states, fit)
+            line = WeightPath.line(ends)
             config = Alignment("learned", {}, 0.0).config(config)
         trained, curve = train_curve(
             line,
@@ -251,7 +242,7 @@ class PathChooser(Chooser):
         )
         record, path = {**training_record(curve, trained), "fit_on": labels}, trained.path
         if with_alignment:
-            aligned = self._moved(trained.alignment)
+            aligned = self._moved(trained.alignments)
             path = replace(path, a=aligned.states[0], b=aligned.states[1])
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began

@@ -12,11 +12,10 @@ from ..align.families import family
 from ..align.methods import Method
 from ..align.universe import Universe
 from ..checkpoint.serialization import digest
-from ..eval.loss import Losses, LossMeter
+from ..eval.loss import Losses, LossMeter, weighed
 from ..eval.targets import shown
 from ..eval.tasks.task_set import TaskSet
 from .choosing import Choice, Chooser, climb, closed_forms
-from .measure import weighed
 from .operators.combined import Combined, Known
 from .operators.statistics import fisher_diagonal, input_moments
 from .path import blend, endpoint_digests

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -142,6 +142,10 @@ class Chooser:
                 states = [vocabulary.with_mean_rows(*placed) for placed in enumerate(states)]
             aligned = align_all(states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
         return self.completed(aligned)
+
+    def _moved(self, alignments: Sequence[Alignment]) -> Universe:
+        """The models under alignments that were learned, verified."""
+        return self.completed(Universe.learned(self.states, self.config, alignments, seed=self.plan.seed))
 
     def completed(self, aligned: Universe) -> Universe:
         """Aligned models with what one gives to others: rows of positions or tokens that they lack, or its head."""

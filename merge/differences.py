@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..align.families import family
-from ..align.gauge import neutral
 from ..checkpoint.rows import ComputedState
 from ..eval.explanation_text import explained
 from .choosing import Choice
@@ -39,8 +37,7 @@ def differences(job: Job, choice: Choice) -> Differences | None:
     config, states = job.inputs.first.config, [member.state for member in job.inputs.members]
     if choice.aligned is not None:
         config, states = choice.aligned.config, list(choice.aligned.states)
-        if choice.aligned.alignment.method == "learned":
-            states = [neutral(state, family(config)) for state in states]
+        states = [choice.aligned.neutral(state) for state in states]
     merge = ComputedState(choice.state, lambda name: choice.state[name].to(job.dtype).float())
     ordered = [*states[1:], states[0]] if job.base else states
     job.progress.stage("comparing weights", len(merge))

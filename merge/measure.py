@@ -15,7 +15,7 @@ from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
 from ..eval.accuracy import Accuracies, LogProbs, accuracy, ensemble_log_probs, label_log_probs
 from ..eval.barrier import Profile, profile
-from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block
+from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block, weighed
 from ..eval.progress import Progress
 from .path import WeightPath, blend
 from .search import grid
@@ -366,12 +366,6 @@ class Measuring:
         baselines = {name: accuracy(of(*one), self.report) for name, one in others.items()}
         baselines["ensemble"] = accuracy(ensemble_log_probs(own), self.report)
         return Accuracy(tuple(accuracy(one, self.report) for one in own), accuracy(of(*merged), self.report), baselines)
-
-
-def weighed(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
-    """Σ s_i L_i, block by block."""
-    stacked = {label: torch.stack([one.per_block[label] for one in losses]) for label in losses[0].per_block}
-    return Losses({label: torch.tensor(shares, dtype=rows.dtype) @ rows for label, rows in stacked.items()})
 
 
 def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -16,15 +16,17 @@ Garipov et al. 2018 (arXiv 1802.10026).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from typing_extensions import override
 
 from ..align.alignment import Alignment
 from ..align.families import family
@@ -88,8 +90,37 @@ def blend(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> C
     return ComputedState(parts[0], lambda name: mix([part[name] for part in parts], shares), blocks)
 
 
+class Averages(ABC):
+    """Weighted averages of control points: `ends`, which stay what they compute, and trained `bends` between them."""
+
+    ends: tuple[Mapping[str, Tensor], ...]
+    bends: tuple[Mapping[str, Tensor], ...]
+
+    @property
+    def points(self) -> tuple[Mapping[str, Tensor], ...]:
+        """All control points, in order: the bends after the first end."""
+        first, *others = self.ends
+        return (first, *self.bends, *others)
+
+    def __call__(self, place: Any) -> ComputedState:
+        """θ at a place: Σ c_i θ_i."""
+        return blend(self.points, self.coefficients(place))
+
+    @abstractmethod
+    def coefficients(self, place: Any) -> tuple[float, ...]:
+        """The weights c_i of the control points."""
+
+    @abstractmethod
+    def shares(self, place: Any) -> tuple[float, ...]:
+        """The weights of the ends in what θ stands for."""
+
+    @abstractmethod
+    def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
+        """The same with other control points."""
+
+
 @dataclass(frozen=True)
-class WeightPath:
+class WeightPath(Averages):
     """A path from `a` to `b` with any number of `bends`; called with t, it gives θ(t), a state."""
 
     kind: Kind
@@ -104,13 +135,46 @@ class WeightPath:
         return cls("linear", a, b)
 
     @property
-    def points(self) -> tuple[Mapping[str, Tensor], ...]:
-        """All control points, in order."""
-        return (self.a, *self.bends, self.b)
+    def ends(self) -> tuple[Mapping[str, Tensor], ...]:  # type: ignore[override]
+        """A and B."""
+        return self.a, self.b
 
     def __call__(self, t: float) -> ComputedState:
         """θ(t)."""
-        return blend(self.points, coefficients(self.kind, t, len(self.points)))
+        return super().__call__(t)
+
+    @override
+    def coefficients(self, place: float) -> tuple[float, ...]:
+        return coefficients(self.kind, place, len(self.bends) + 2)
+
+    @override
+    def shares(self, place: float) -> tuple[float, float]:
+        return 1 - place, place
+
+    @override
+    def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
+        a, b = ends
+        return replace(self, a=a, b=b, bends=tuple(bends))
+
+
+@dataclass(frozen=True)
+class Simplex(Averages):
+    """All weighted averages of some states; called with their weights, which sum to 1, it gives one."""
+
+    ends: tuple[Mapping[str, Tensor], ...]
+    bends: tuple[Mapping[str, Tensor], ...] = ()
+
+    @override
+    def coefficients(self, place: Sequence[float]) -> tuple[float, ...]:
+        return tuple(place)
+
+    @override
+    def shares(self, place: Sequence[float]) -> tuple[float, ...]:
+        return tuple(place)
+
+    @override
+    def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
+        return replace(self, ends=tuple(ends))
 
 
 @dataclass(frozen=True)

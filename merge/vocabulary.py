@@ -8,13 +8,12 @@ are all moved by one and the same vector, and that is put back.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..align.canonical import canonical
 from ..align.families import family
 from ..align.universe import Universe
 from ..checkpoint.inputs import Inputs
@@ -36,9 +35,9 @@ def kept_rows(inputs: Inputs, aligned: Universe | None) -> dict[str, Tensor]:
         grown = [name for name, shape in owner.schema.shapes.items() if shape != shared.schema.shapes[name]]
         return {name: owner.state[name][growth.shared :].clone() for name in grown}
     near = aligned.states[growth.owner]
-    table, alignment = family(owner.config), replace(aligned.alignment, gauge={})
-    if aligned.alignment.gauge:  # the merge is saved without it
-        near = canonical(near, family(aligned.config))
+    table, alignment = family(owner.config), aligned.alignment
+    if alignment.method == "learned":  # the merge is saved without the gauge
+        near, alignment = aligned.neutral(near), alignment.without_gauge(table)
     moved = alignment.apply(owner.state, table) if growth.owner else alignment.reference(owner.state, table)
     grown = [name for name, whole in moved.items() if whole.shape != near[name].shape]
     return {name: moved[name][growth.shared :] + (near[name][0] - moved[name][0]) for name in grown}

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...align.alignment import Alignment
+from ...align.activations import cross_correlations
+from ...align.alignment import Alignment, turned
 from ...align.families import family
-from ...align.learned import LearnedAlignment
+from ...align.learned import LearnedAlignment, common_basis
 from ...align.methods import KEEP_FORM
 from ...align.universe import Universe
 from ...eval.barrier import profile
 from ...eval.corpora import WRITTEN
-from ...eval.loss import LossMeter
+from ...eval.loss import LossMeter, weighed
 from ...eval.progress import Progress
 from ...eval.samples import Writer
-from ..path import WeightPath
+from ...eval.targets import shown
+from ..choosing import blocks_to_look_at
+from ..path import Simplex, WeightPath
 from ..plans import MAX_PASSES, CurvePlan, LearnPlan, PathTraining
 from ..spectra import restore_spectrum
 from .path_training import Trained, train_path
@@ -38,17 +41,27 @@ CALM = 0.4  # the share of the first and the last segment, next to the endpoints
 BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
-def movable(aligned: Universe, states: Sequence[Mapping[str, Tensor]]) -> tuple[WeightPath, LearnedAlignment]:
-    """The straight line from A to the aligned B in canonical form, and that B to be moved on.
+def movable(
+    aligned: Universe, states: Sequence[Mapping[str, Tensor]], fit: Mapping[str, Tensor]
+) -> tuple[tuple[Mapping[str, Tensor], ...], LearnedAlignment]:
+    """The aligned states in canonical form, and the alignment that moves them on.
 
-    `states` are A and B as they were; `aligned` may have kept their form.
+    `states` are these as they were; `aligned` may have kept their form. Their common basis is looked for on `fit` text.
     """
-    start, table = aligned.alignment, family(aligned.config)
-    line = WeightPath.line(aligned.states)
-    if start.method in KEEP_FORM:
-        start = Alignment("orthogonal", table.identity() | table.lifted(start.elements), start.score)
-        line = replace(line, a=start.reference(states[0], table), b=start.apply(states[1], table))
-    return line, LearnedAlignment(start, line.b, table.untied())
+    starts, table = aligned.alignments, family(aligned.config)
+    begun = aligned.states
+    if aligned.alignment.method in KEEP_FORM:
+        identity, score = table.identity(), aligned.alignment.score
+        starts = tuple(Alignment("orthogonal", identity | table.lifted(own.elements), score) for own in starts)
+        moved = [start.apply(state, table) for start, state in zip(starts, states[1:], strict=True)]
+        begun = (starts[0].reference(states[0], table), *moved)
+    untied, config = table.untied(), Alignment("learned").config(aligned.config)
+    ids, (first, *others) = shown(blocks_to_look_at(fit)), begun
+    stream = replace(untied, activations=tuple(place for place in untied.activations if place.space == table.stream))
+    crosses = [cross_correlations(first, other, config, stream, ids)[table.stream] for other in others]
+    basis = common_basis(sum(crosses[1:], crosses[0]), untied)
+    begun = tuple(turned(state, untied, basis) for state in begun)
+    return begun, LearnedAlignment([start.in_basis(basis, untied) for start in starts], begun, untied)
 
 
 def with_written(
@@ -79,10 +92,13 @@ def learn(
     device: str,
     progress: Progress,
     run: TrainingState | None = None,
-) -> Trained:
-    """Train the alignment of B on the `fit` blocks; the best one by the barrier on `select`, at worst the start."""
-    line, moving = movable(start, states)
-    config = Alignment("learned", {}, 0.0).config(start.config)
+) -> Trained[WeightPath]:
+    """Train the alignment of two states on `fit` blocks; the best one by the barrier on `select`, at worst the start.
+
+    `states` are these as they were, `start` as their alignment in closed form made them.
+    """
+    ends, moving = movable(start, states, fit)
+    line, config = WeightPath.line(ends), Alignment("learned").config(start.config)
     height = height_of(line, config, select, BETWEEN, device)
     progress.stage("learning the alignment", plan.steps)
     return train_path(
@@ -90,7 +106,35 @@ def learn(
     )
 
 
-def learning_record(plan: LearnPlan, trained: Trained, start: str) -> dict[str, Any]:
+def learn_all(
+    start: Universe,
+    states: Sequence[Mapping[str, Tensor]],
+    fit: Mapping[str, Tensor],
+    select: Mapping[str, Tensor],
+    plan: LearnPlan,
+    *,
+    device: str,
+    progress: Progress,
+    run: TrainingState | None = None,
+) -> Trained[Simplex]:
+    """As `learn`, for any number of states, with the loss of their averages; the best one by that of equal weights."""
+    ends, moving = movable(start, states, fit)
+    config, equal = Alignment("learned").config(start.config), (1 / len(ends),) * len(ends)
+    meter = select_meter(config, select, device)
+    losses = [meter(state) for state in ends]
+    mean = weighed(losses, equal)
+
+    def height(averages: Simplex) -> float:
+        excess = meter(averages(equal)) - mean
+        return max(excess.label_mean(label) for label in select)
+
+    progress.stage("learning the alignment", plan.steps)
+    return train_path(
+        Simplex(ends), config, fit, height, plan.training, moving=moving, device=device, run=run, progress=progress
+    )
+
+
+def learning_record(plan: LearnPlan, trained: Trained[Any], start: str) -> dict[str, Any]:
     """What the report says of the learning, JSON-ready; `start` is the method of the closed form."""
     return {"start": start, **asdict(plan), **trained.record(plan.steps)}
 
@@ -106,7 +150,7 @@ def train_curve(
     progress: Progress,
     run: TrainingState | None = None,
     moving: LearnedAlignment | None = None,
-) -> tuple[Trained, CurvePlan]:
+) -> tuple[Trained[WeightPath], CurvePlan]:
     """Bend the straight path `line` as planned, with the optimizer settled; the plan comes back as it was used.
 
     B's alignment is learned with the bends where it is `moving`.
@@ -133,14 +177,19 @@ def train_curve(
     return trained, replace(plan, training=training)
 
 
+def select_meter(config: PretrainedConfig, select: Mapping[str, Tensor], device: str) -> LossMeter:
+    """What measures losses on a little of every text to select on."""
+    each = -(-SELECT_BLOCKS // len(select))
+    return LossMeter(config, {label: blocks[:each] for label, blocks in select.items()}, device=device)
+
+
 def height_of(
     line: WeightPath, config: PretrainedConfig, select: Mapping[str, Tensor], between: Sequence[float], device: str
 ) -> Callable[[WeightPath], float]:
     """The height of any path with the ends of `line`: its highest excess at the t in `between`, on the worst label of
     some select text; NaN where a loss is NaN.
     """
-    each = -(-SELECT_BLOCKS // len(select))
-    meter = LossMeter(config, {label: blocks[:each] for label, blocks in select.items()}, device=device)
+    meter = select_meter(config, select, device)
     ends = profile(line, meter, (0.0, 1.0))
 
     def height(path: WeightPath) -> float:
@@ -151,7 +200,7 @@ def height_of(
     return height
 
 
-def training_record(plan: CurvePlan, trained: Trained) -> dict[str, Any]:
+def training_record(plan: CurvePlan, trained: Trained[WeightPath]) -> dict[str, Any]:
     """What the report says of the training, JSON-ready."""
     training, settings = plan.training, {"kind": plan.kind, "bends": plan.bends, "start": plan.start}
     return {**settings, **asdict(training), "lr": training.peak, **trained.record(training.steps)}

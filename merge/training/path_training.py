@@ -1,9 +1,10 @@
 """Training a path: the mean loss over t is lowered on the fit text, while the endpoints compute what they compute.
 
-What is trained are the bends, as pieces of the symmetry table, Q, K and V apart; the alignment of B, which moves B
-without changing its function (`isthmus.align.learned`); or both together, as Zhang et al. 2026 (arXiv 2605.09991) do.
-Every micro-batch gets one t; eight consecutive ones cover the eighths of `span` in a random order, so that t is uniform
-and evenly spread.
+What is trained are the bends, as pieces of the symmetry table, Q, K and V apart; the alignment of the endpoints, which
+moves them without changing their functions (`isthmus.align.learned`); or both together, as Zhang et al. 2026 (arXiv
+2605.09991) do. Every micro-batch gets one t; eight consecutive ones cover the eighths of `span` in a random order, so
+that t is uniform and evenly spread. The averages of more than two models are trained alike, at random weights
+(`isthmus.merge.path.Simplex`).
 
 Processes, devices and precision are accelerate's business: every process draws the same batches and t, takes its share
 of the rows, and the gradients are averaged.
@@ -14,8 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ from ...eval.corpora import WRITTEN
 from ...eval.processes import is_main
 from ...eval.progress import Progress
 from ...eval.targets import IGNORED, predicted, scores, shown, stacked
-from ..path import WeightPath, coefficients, mix
+from ..path import Averages, mix
 from ..plans import MAX_PASSES, PathTraining
 from .optimizers import Schedule, make_optimizers
 
@@ -49,21 +51,31 @@ SPACING = 64  # blocks that are trained on between two evaluations, at least: ea
 TRUE_SHARE = 0.5  # of what a path is taught on the user's text, that text; the rest are its teachers
 
 
+P = TypeVar("P", bound=Averages)
+Place = float | tuple[float, ...]  # t on a path, weights in a simplex
+
+
 @dataclass(frozen=True)
-class Trained:
-    """The best path that was seen, and how it came about. `alignment` is where B then was, where that was learned.
+class Trained(Generic[P]):
+    """The best path that was seen, and how it came about. `alignments` say where all endpoints but the first then were,
+    where that was learned.
 
     `history` has (steps done, mean training loss since the last entry, height on the select text); the first entry is
     the warm start. `best` is the number of steps of the path that is kept; `diverged` the step, counted from 1, at
     which the loss was no number any more.
     """
 
-    path: WeightPath
+    path: P
     steps: int
     best: int
     diverged: int | None
     history: tuple[tuple[int, float | None, float], ...]
-    alignment: Alignment | None = None
+    alignments: tuple[Alignment, ...] = ()
+
+    @property
+    def alignment(self) -> Alignment:
+        """The alignment of the second endpoint, which was learned."""
+        return self.alignments[0]
 
     def record(self, planned: int) -> dict[str, Any]:
         """What the report says of a run of so many steps, JSON-ready."""
@@ -78,16 +90,17 @@ class Trained:
 
 
 class Batches:
-    """The rows of every micro-batch of a run, and its t, all drawn from one seed.
+    """The rows of every micro-batch of a run, and its t, or weights of more than two `models`; all from one seed.
 
     `fit` has the blocks of every label, (blocks, context). All labels have equal shares, evenly spread; every label's
     blocks are read in a new order on every pass. No label is read more than `MAX_PASSES` times: what it lacks, the text
-    that the models have written (`WRITTEN`) adds, as often as it takes.
+    that the models have written (`WRITTEN`) adds, as often as it takes. Weights are evenly spread over the simplex, and
+    then moved half the way to its centre.
 
     Raises TooLittleText when a label lacks blocks and there is no such text.
     """
 
-    def __init__(self, fit: Mapping[str, Tensor], training: PathTraining):
+    def __init__(self, fit: Mapping[str, Tensor], training: PathTraining, models: int = 2):
         generator = torch.Generator().manual_seed(training.seed)
         self.rows = stacked(list(fit.values()))
         self._given = torch.cat([torch.full((len(blocks),), label != WRITTEN) for label, blocks in fit.items()])
@@ -105,15 +118,19 @@ class Batches:
         strata = torch.cat([torch.randperm(STRATA, generator=generator) for _ in range(-(-micro // STRATA))])[:micro]
         first_t, last_t = training.span or (0.0, 1.0)
         uniform = (strata + torch.rand(micro, generator=generator)) / STRATA
-        self.ts: list[float] = (first_t + (last_t - first_t) * uniform).tolist()
+        self.places: list[Place] = (first_t + (last_t - first_t) * uniform).tolist()
+        if models > 2:
+            exponential = -torch.rand(micro, models, generator=generator, dtype=torch.float64).clamp_min(1e-12).log()
+            weights = (exponential / exponential.sum(1, keepdim=True) + 1 / models) / 2
+            self.places = [tuple(row) for row in weights.tolist()]
 
-    def __getitem__(self, micro: int) -> tuple[dict[str, Tensor], float]:
-        """Micro-batch number `micro`: its `ids` (rows, context), which rows are `given` (rows), and its t.
+    def __getitem__(self, micro: int) -> tuple[dict[str, Tensor], Place]:
+        """Micro-batch number `micro`: its `ids` (rows, context), which rows are `given` (rows), and its t or weights.
 
         A row is given where no model has written it.
         """
         chosen = self._order[micro * self._size : (micro + 1) * self._size]
-        return {"ids": self.rows[chosen], "given": self._given[chosen]}, self.ts[micro]
+        return {"ids": self.rows[chosen], "given": self._given[chosen]}, self.places[micro]
 
 
 def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]:
@@ -135,58 +152,61 @@ def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]
 
 
 class PathModule(nn.Module):
-    """The loss at θ(t) as a function of the bends, and of B where that is `moving`; nothing else is trained.
+    """The loss at θ(t) as a function of the bends, and of the endpoints where these are `moving`.
 
     The endpoints are teachers: (1 − t) of the rows are to be predicted as A predicts them, the others as B does, in
     expectation as the ensemble of both with these weights does, at the cost of one more forward pass (distillation:
-    Hinton et al. 2015, arXiv 1503.02531). On text that was given, and not written by the models, the teacher's
-    probabilities are averaged with the token that does follow, by `TRUE_SHARE`.
+    Hinton et al. 2015, arXiv 1503.02531). Of more models, every one teaches a share of the rows that is its weight. On
+    text that was given, and not written by the models, the teacher's probabilities are averaged with the token that
+    does follow, by `TRUE_SHARE`.
     """
 
-    def __init__(self, path: WeightPath, config: PretrainedConfig, moving: LearnedAlignment | None = None):
+    def __init__(self, path: Averages, config: PretrainedConfig, moving: LearnedAlignment | None = None):
         super().__init__()
         self._table: Family = family(config)
-        self._kind = path.kind
+        self._coefficients, self._shares = path.coefficients, path.shares
         self._model = (empty_model(config),)  # in a tuple: its weights are not ours
         self.names = tuple(self._table.pieces)
         self.moving = moving
-        for end, state in (("a", path.a), ("b", path.b)):
+        self._ends = len(path.ends)
+        for number, state in enumerate(path.ends):
             for index, piece in enumerate(self._table.split(state).values()):
-                self.register_buffer(f"{end}{index}", piece.detach().clone(), persistent=False)
+                self.register_buffer(f"end{number}_{index}", piece.detach().clone(), persistent=False)
         self._bends = [
             [nn.Parameter(piece.detach().clone()) for piece in self._table.split(bend).values()] for bend in path.bends
         ]
         self.trained = nn.ParameterList(leaf for bend in self._bends for leaf in bend)
 
-    def forward(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
+    def forward(self, ids: Tensor, given: Tensor, place: Place) -> Tensor:
         """Mean cross-entropy per token, in nats, of θ(t) with what it is taught on ids (batch, length).
 
-        `given` (batch) says which rows have true text. Of masked language models and classifiers, ids
-        are blocks of `isthmus.eval.targets`.
+        `given` (batch) says which rows have true text, `place` is t, or weights. Of masked language models and
+        classifiers, ids are blocks of `isthmus.eval.targets`.
         """
-        weights = coefficients(self._kind, t, len(self._bends) + 2)
-        moved = self.moving() if self.moving else {}
-        pieces = {}
-        for index, name in enumerate(self.names):
-            middle = [bend[index] for bend in self._bends]
-            b = moved[name] if self.moving else getattr(self, f"b{index}")
-            pieces[name] = mix([getattr(self, f"a{index}"), *middle, b], weights)
-        scores, taught = self._scores(pieces, ids), self._taught(ids, given, t)
+        weights = self._coefficients(place)
+        first, *others = self.moving() if self.moving else map(self._end, range(self._ends))
+        points = [first, *self.leaves(), *others]
+        pieces = {name: mix([point[name] for point in points], weights) for name in self.names}
+        scores, taught = self._scores(pieces, ids), self._taught(ids, given, place)
         asked = predicted(ids) != IGNORED
         if not bool(asked.all()):
             return nn.functional.cross_entropy(scores[asked], taught[asked])
         return nn.functional.cross_entropy(scores.flatten(0, 1), taught.flatten(0, 1))
 
+    def _end(self, number: int) -> State:
+        """The pieces of an endpoint where it began."""
+        return {name: getattr(self, f"end{number}_{index}") for index, name in enumerate(self.names)}
+
     @torch.no_grad()
-    def _taught(self, ids: Tensor, given: Tensor, t: float) -> Tensor:
+    def _taught(self, ids: Tensor, given: Tensor, place: Place) -> Tensor:
         """The probabilities that θ(t) is taught for the tokens to be predicted, (batch, predicted, vocabulary)."""
-        first = round((1 - t) * len(ids))
+        cuts = [round(share * len(ids)) for share in accumulate(self._shares(place))]
         following = predicted(ids).clamp_min(0)[..., None]
         width = following.shape[1]
         taught = [
-            self._scores({name: getattr(self, f"{end}{index}") for index, name in enumerate(self.names)}, rows, width)
-            for end, rows in (("a", ids[:first]), ("b", ids[first:]))
-            if len(rows)
+            self._scores(self._end(number), ids[start:stop], width)
+            for number, (start, stop) in enumerate(pairwise([0, *cuts[:-1], len(ids)]))
+            if stop > start
         ]
         truth = TRUE_SHARE * given[:, None, None]
         targets = torch.cat(taught).softmax(-1).mul_(1 - truth)
@@ -206,31 +226,31 @@ class PathModule(nn.Module):
         """The parameters of every bend, by the names of their pieces."""
         return [dict(zip(self.names, bend, strict=True)) for bend in self._bends]
 
-    def now(self, path: WeightPath) -> WeightPath:
+    def now(self, path: P) -> P:
         """The path as it now is, on the CPU."""
-        bends = tuple(self._on_cpu(bend) for bend in self.leaves())
+        bends = [self._on_cpu(bend) for bend in self.leaves()]
         if self.moving is None:
-            return replace(path, bends=bends)
+            return path.moved(path.ends, bends)
         with torch.no_grad():
-            return replace(path, b=self._on_cpu(self.moving()), bends=bends)
+            return path.moved([self._on_cpu(end) for end in self.moving()], bends)
 
     def _on_cpu(self, pieces: State) -> State:
         return self._table.join({name: piece.detach().to("cpu", copy=True) for name, piece in pieces.items()})
 
 
 def train_path(
-    path: WeightPath,
+    path: P,
     config: PretrainedConfig,
     fit: Mapping[str, Tensor],
-    height: Callable[[WeightPath], float],
+    height: Callable[[P], float],
     training: PathTraining,
     *,
     moving: LearnedAlignment | None = None,
     device: str = "cpu",
     run: TrainingState | None = None,
     progress: Progress | None = None,
-) -> Trained:
-    """Train the bends of `path`, and B where it is `moving`, on the `fit` blocks; returns the path of lowest `height`.
+) -> Trained[P]:
+    """Train the bends of `path`, and its ends where they are `moving`, on `fit` blocks; the path of lowest `height`.
 
     The height is what the caller measures of a path, in nats: a barrier that may fall below 0, so that a path that has
     none can still get better. `run` is where the run is kept while it goes on, and resumed from. A run whose loss stops
@@ -241,16 +261,17 @@ def train_path(
     progress = progress or Progress()
     with run.claimed() if run is not None and is_main() else nullcontext():
         accelerator = _accelerator(training, device, bends=len(path.bends))
-        batches, module = Batches(fit, training), PathModule(path, config, moving)
+        batches = Batches(fit, training, len(path.ends))
+        module = PathModule(path, config, moving)
         made = [*(moving.optimizers() if moving else []), *_bend_optimizers(module, training, config)]
         schedule = Schedule(made, training.steps, floor=0.05)
         prepared, *optimizers = accelerator.prepare(module, *made)
 
         if run is not None and run.exists():
-            first, history, best, alignment = _resumed(run, accelerator, path, moving)
+            first, history, best, alignments = _resumed(run, accelerator, path, moving)
         else:
-            first, history, best, alignment = 0, [], path, moving.alignment() if moving else None
-            history.append((0, None, height(path)))
+            first, history, best = 0, [(0, None, height(path))], path
+            alignments = moving.alignments() if moving else ()
         progress.advance(first)
         every, diverged = max(training.steps // EVALUATIONS, -(-SPACING // training.batch)), None
         losses: list[float] = []
@@ -259,9 +280,9 @@ def train_path(
                 break
             schedule.set(step)
             for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
-                rows, t = batches[micro]
+                rows, place = batches[micro]
                 with accelerator.split_between_processes(rows) as mine, accelerator.accumulate(prepared):
-                    loss = prepared(mine["ids"].to(accelerator.device), mine["given"].to(accelerator.device), t)
+                    loss = prepared(mine["ids"].to(accelerator.device), mine["given"].to(accelerator.device), place)
                     accelerator.backward(loss)
                     losses.append(loss.item())
             norm, done = accelerator.clip_grad_norm_(module.parameters(), 1.0), step + 1
@@ -280,14 +301,14 @@ def train_path(
                 history.append((done, sum(losses) / len(losses), reached))
                 losses.clear()
                 if _since_best(history) == 0:
-                    best, alignment = newest, moving.alignment() if moving else None
+                    best, alignments = newest, moving.alignments() if moving else ()
                 if run is not None:
-                    states = tuple(dict(state) for state in ((*best.bends, best.b) if moving else best.bends))
-                    run.save(accelerator, done, history, states, alignment)
+                    states = tuple(dict(state) for state in (*best.bends, *(best.ends if moving else ())))
+                    run.save(accelerator, done, history, states, alignments)
             progress.note(f"barrier {max(0.0, history[-1][2]):.3f}")
             progress.advance()
     lowest = min(history, key=lambda entry: entry[2])[0]
-    return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignment)
+    return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignments)
 
 
 def _bend_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:
@@ -331,16 +352,17 @@ def _accelerator(training: PathTraining, device: str, *, bends: int) -> Accelera
 
 
 def _resumed(
-    run: TrainingState, accelerator: Accelerator, path: WeightPath, moving: LearnedAlignment | None
-) -> tuple[int, list[tuple[int, float | None, float]], WeightPath, Alignment | None]:
-    """The steps that are done, the history, the best path so far and its alignment. Raises BadInput for another run."""
-    first, history, states, alignment = run.load(accelerator)
-    shapes = {name: tensor.shape for name, tensor in path.b.items()}
-    complete = len(states) == len(path.bends) + (moving is not None) and bool(history)
-    if not complete or any({n: s[n].shape for n in s} != shapes for s in states) or (moving and alignment is None):
+    run: TrainingState, accelerator: Accelerator, path: P, moving: LearnedAlignment | None
+) -> tuple[int, list[tuple[int, float | None, float]], P, tuple[Alignment, ...]]:
+    """The steps that are done, the history, the best path so far, its alignments. Raises BadInput for another run."""
+    first, history, states, alignments = run.load(accelerator)
+    bends, ends = states[: len(path.bends)], states[len(path.bends) :]
+    shapes = {name: tensor.shape for name, tensor in path.ends[-1].items()}
+    complete = len(bends) == len(path.bends) and len(ends) == (len(path.ends) if moving else 0) and bool(history)
+    known = len(alignments) == (len(path.ends) - 1 if moving else 0)
+    if not complete or not known or any({n: s[n].shape for n in s} != shapes for s in states):
         raise run.damaged()
-    best = replace(path, bends=states[: len(path.bends)], b=states[-1] if moving else path.b)
-    return first, history, best, alignment
+    return first, history, path.moved(ends or path.ends, bends), alignments
 
 
 def _since_best(history: Sequence[tuple[int, Any, float]]) -> int:

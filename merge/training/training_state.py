@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ...checkpoint.loading import Checkpoint
 
 Entry = tuple[int, float | None, float]
-BEST, ALIGNMENT = "best.safetensors", "alignment.safetensors"
+BEST, ALIGNMENT = "best.safetensors", "alignment-{}.safetensors"
 
 
 class TrainingState:
@@ -91,15 +91,15 @@ class TrainingState:
         step: int,
         history: Sequence[Entry],
         best: Sequence[State],
-        alignment: Alignment | None = None,
+        alignments: Sequence[Alignment] = (),
     ) -> None:
-        """Keep the run after `step` steps, the best states so far and their alignment; every process calls this."""
+        """Keep the run after `step` steps, the best states so far and their alignments; every process calls this."""
         target = self.folder / f"step-{step}"
         accelerator.save_state(str(target))
         if accelerator.is_main_process:
             write_bends(target / BEST, best)
-            if alignment is not None:
-                alignment.save(target / ALIGNMENT)
+            for number, alignment in enumerate(alignments):
+                alignment.save(target / ALIGNMENT.format(number))
             latest = {"identity": self.identity, "step": step, "history": [list(entry) for entry in history]}
             replace_json(self.folder / "latest.json", latest)
             for old in self.folder.glob("step-*"):
@@ -109,8 +109,8 @@ class TrainingState:
 
     def load(
         self, accelerator: Accelerator
-    ) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...], Alignment | None]:
-        """Put the run back; returns the steps done, the history, and the best states so far with their alignment."""
+    ) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...], tuple[Alignment, ...]]:
+        """Put the run back; returns the steps done, the history, and the best states so far with their alignments."""
         try:
             latest = self._latest()
             done = latest["step"]
@@ -123,14 +123,15 @@ class TrainingState:
             ]
             for file in target.iterdir():
                 require_regular_file(file, target.name)
-            alignment = Alignment.load(target / ALIGNMENT) if (target / ALIGNMENT).exists() else None
+            kept = len(list(target.glob(ALIGNMENT.format("*"))))
+            alignments = tuple(Alignment.load(target / ALIGNMENT.format(number)) for number in range(kept))
             best = read_bends(target / BEST)
             accelerator.load_state(str(target))
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:  # accelerate and torch raise many kinds for a file that is damaged or of another run
             raise self.damaged() from None
-        return done, history, best, alignment
+        return done, history, best, alignments
 
     def damaged(self) -> BadInput:
         """The error for a run that cannot be gone on with."""

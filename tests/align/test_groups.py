@@ -181,6 +181,9 @@ def test_balanced_factors_have_equal_singular_values_and_the_same_product() -> N
     left, right = Matrices(2, 3).balanced(p, d)
     assert torch.allclose(left @ right.mT, p @ d.mT)
     assert torch.allclose(torch.linalg.svdvals(left), torch.linalg.svdvals(right))
+    again = Matrices(2, 3).balanced(left, right)
+    assert torch.allclose(again[0], left)
+    assert torch.allclose(again[1], right)
 
 
 @pytest.mark.parametrize("group", [RotaryMatrices(6, 1, 4), RotaryMatrices(3, 2, 2)], ids=str)

@@ -45,11 +45,12 @@ from isthmus.align.families.llama import gemma, gemma2, gemma3_text, llama, mist
 from isthmus.align.families.opt import opt
 from isthmus.align.families.phi import phi
 from isthmus.align.gauge import free_gauge, neutral, regauge
+from isthmus.align.groups import Orthogonal
 from isthmus.align.learned import LearnedAlignment
 from isthmus.align.pipeline import align_states
 from isthmus.align.scales import Scales
 from isthmus.align.symmetry import Family, State
-from isthmus.align.universe import align_all
+from isthmus.align.universe import Universe, align_all
 from isthmus.checkpoint.errors import UnsupportedFamily
 from isthmus.checkpoint.model import empty_model, log_probs, schema, with_tied
 
@@ -307,7 +308,8 @@ def test_a_permutation_is_a_start_for_what_is_learned(case: Case) -> None:
     start = Alignment("orthogonal", whole.lifted(permutations), 0.5)
     expected = moved(form, whole.permuting(), permutations)
     assert all(torch.allclose(moved(form, whole, start.elements)[name], expected[name], atol=1e-6) for name in form)
-    there = LearnedAlignment(start, expected, whole).alignment().apply(state, table)
+    (alignment,) = LearnedAlignment((start,), (expected, expected), whole).alignments()
+    there = alignment.apply(state, table)
     assert all(torch.allclose(there[name], expected[name], atol=1e-5) for name in form)
 
 
@@ -315,13 +317,15 @@ def test_a_permutation_is_a_start_for_what_is_learned(case: Case) -> None:
 def test_wherever_a_learned_alignment_is_the_function_is_the_same(case: Case) -> None:
     config, state, table = case.make()
     start = Alignment("orthogonal", random_elements(table, "orthogonal", 3), 0.5)
-    moving = LearnedAlignment(start, start.apply(state, table), table.untied())
+    ends = start.reference(state, table), start.apply(state, table)
+    moving = LearnedAlignment((start,), ends, table.untied())  # both are one function
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in moving.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    alignment = moving.alignment()
-    assert alignment.verify(state, alignment.apply(state, table), config) < 1e-4
+    universe = Universe.learned((state, state), config, moving.alignments())
+    assert universe.max_log_prob_error < 1e-4
+    assert bool(universe.alignment.basis) == isinstance(table.spaces[table.stream].group, Orthogonal)
     trained = {id(p) for optimizer in moving.optimizers() for group in optimizer.param_groups for p in group["params"]}
     assert trained == {id(parameter) for parameter in moving.parameters()}
 

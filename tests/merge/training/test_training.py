@@ -119,7 +119,7 @@ def test_a_bends_gradient_is_the_states_gradient_times_its_coefficient(kind: str
 def test_every_eight_micro_batches_cover_the_eighths_of_the_path() -> None:
     batches = Batches(FIT, PathTraining(steps=5, batch=8, accumulate=8))
     for start in range(0, 40, 8):
-        assert sorted(int(8 * t) for t in batches.ts[start : start + 8]) == list(range(8))
+        assert sorted(int(8 * t) for t in batches.places[start : start + 8]) == list(range(8))
 
 
 def test_batches_have_equal_shares_of_all_labels_and_read_every_block_before_any_twice() -> None:
