@@ -24,7 +24,8 @@ from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan, PathTraining
 from ..merge.search import grid, inside
-from ..merge.training.fitting import learn, train_curve, with_written
+from ..merge.training.fitting import learn, train_curve
+from ..merge.training.text import with_written
 from .options import Effort, StudyOptions
 from .pairs import (
     HELD_OUT,

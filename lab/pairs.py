@@ -29,7 +29,8 @@ from ..eval.text import Blocks, Text
 from ..eval.text_hashes import TextHashes
 from ..merge.path import WeightPath, read_path, write_path
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
-from ..merge.training.fitting import train_curve, training_record, with_written
+from ..merge.training.fitting import train_curve, training_record
+from ..merge.training.text import with_written
 from .options import SEEDS, Effort, StudyOptions
 from .parts import compute
 from .pretrain import TrainingRecipe, embedded_tokenizer, make_checkpoint

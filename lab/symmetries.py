@@ -33,12 +33,12 @@ from ..eval.barrier import profile
 from ..eval.loss import LossMeter
 from ..eval.progress import Progress
 from ..eval.text import Blocks, Text
-from ..merge.choosing import blocks_to_look_at
 from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan
 from ..merge.reading import ACTIVATION_TOKENS
 from ..merge.search import grid
 from ..merge.training.fitting import learn, train_curve
+from ..merge.training.text import blocks_to_look_at
 from .architectures import FEWER, Architecture
 from .demo import CHECKPOINTS
 from .options import SEEDS

@@ -119,7 +119,7 @@ def _aligned(plan: AlignPlan, inputs: Inputs, output: Path, progress: Progress) 
         source = text_of_model(plan.data, inputs.tokenizer(), config, context=inputs.context, seed=plan.seed)
         fitted = max(ACTIVATION_TOKENS, trained)
         text = MergeText(source.blocks(fit_tokens=fitted, select_tokens=selected, report_tokens=0))
-    chooser = PathChooser(inputs, text, merge, device, progress, output)
+    chooser = PathChooser(inputs, text, merge, device, progress, beside=output)
     if learns and not plan.stream:
         return chooser.align(in_table=True)
     began = time.monotonic()

@@ -17,20 +17,17 @@ from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
-from ..eval.corpora import WRITTEN
 from ..eval.progress import Progress
-from ..eval.samples import Writer
 from ..eval.tasks.task_set import TaskSet
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .path import SavedPath, WeightPath, read_path
-from .plans import CurvePlan, LearnPlan, MergePlan, PathTraining
+from .plans import CurvePlan, LearnPlan, MergePlan
 from .probe import Probe, probed
-from .reading import writer_of
 from .search import SURE, Search, grid, inside
 from .spectra import restore_spectrum
 from .task_scores import module_of
-from .training.fitting import learn, learning_record, movable, train_curve, training_record, with_written
+from .training.fitting import learn, learning_record, movable, train_curve, training_record
 from .training.training_state import TrainingState
 from .verify import require_same_function
 
@@ -90,14 +87,8 @@ class Candidate:
 class PathChooser(Chooser):
     """Tries alignments and paths of two models, on the select part of their text."""
 
-    beside: Path | None = None
     saved: SavedPath | None = None
     tasks: TaskSet | None = None
-
-    @property
-    def writer(self) -> Writer:
-        """What the models write."""
-        return writer_of(self.inputs, self.plan, self.device, self.progress)
 
     def align(self, *, in_table: bool) -> Candidate:
         """The alignment that is asked for; ``auto`` and ``learned`` end in a learned one where that helps."""
@@ -139,26 +130,14 @@ class PathChooser(Chooser):
         aligned = self.aligned_by(method)
         return self._searched(Candidate(aligned, time.monotonic() - began), f"align {method}")
 
-    def _run(
-        self, start: Candidate, plan: object, training: PathTraining
-    ) -> tuple[list[str], dict[str, Tensor], dict[str, Tensor], TrainingState | None]:
-        """The labels to train on, what is fitted and selected on for them, and where the training is kept."""
-        labels = self.text.training_labels(self.plan.fit_on)
-        fit, select = with_written(
-            self.writer, training, self.inputs.context, self.text.fit(0, labels), self.text.select
-        )
-        given = {label: fit[label] for label in labels if label != WRITTEN}  # what is written, the rest says
-        run = TrainingState.of_run(self.beside, self.inputs.members, start.aligned, plan, given)
-        return labels, fit, select, run
-
     def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:
         """The candidate with its alignment learned, or as it was where its barrier is no higher."""
         began = time.monotonic()
-        labels, fit, select, run = self._run(start, plan, plan.training)
+        labels, fit, select, run = self.training(start.aligned, plan, plan.training)
         trained = learn(
             start.aligned, self.states, fit, select, plan, device=self.device, progress=self.progress, run=run
         )
-        aligned = self._moved(trained.alignments)
+        aligned = self.moved(trained.alignments)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
         seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit[label] for label in labels)
         closed = start.aligned.alignment
@@ -223,7 +202,7 @@ class PathChooser(Chooser):
         """The candidate with a trained curve for its path, and B's alignment learned with it where asked for."""
         with_alignment = self.plan.alignment == "learned"
         began, closed = time.monotonic(), chosen.aligned.alignment
-        labels, fit, select, run = self._run(chosen, (curve, with_alignment), curve.training)
+        labels, fit, select, run = self.training(chosen.aligned, (curve, with_alignment), curve.training)
         line, moving, config = chosen.line, None, chosen.aligned.config
         if with_alignment:
             ends, moving = movable(chosen.aligned, self.states, fit)
@@ -242,7 +221,7 @@ class PathChooser(Chooser):
         )
         record, path = {**training_record(curve, trained), "fit_on": labels}, trained.path
         if with_alignment:
-            aligned = self._moved(trained.alignments)
+            aligned = self.moved(trained.alignments)
             path = replace(path, a=aligned.states[0], b=aligned.states[1])
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from ..checkpoint.serialization import digest
 from ..eval.loss import Losses, LossMeter, weighed
 from ..eval.targets import shown
 from ..eval.tasks.task_set import TaskSet
+from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .operators.combined import Combined, Known
 from .operators.statistics import fisher_diagonal, input_moments
@@ -23,6 +24,9 @@ from .plans import SearchPlan
 from .recipes.recipe import Recipe
 from .search import SURE
 from .task_scores import module_of
+from .training.fitting import learn_all, learning_record
+from .training.training_state import TrainingState
+from .verify import require_same_function
 from .weight_search.chosen import ChosenWeights, WeightChooser
 from .weight_search.objective import MergeWithWeights, Score
 from .weight_search.search_state import SearchState
@@ -37,13 +41,24 @@ class Average:
     losses: Losses
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What the report says of an alignment's learning, the text that it was fitted to, and where it is kept until the
+    result is saved.
+    """
+
+    record: Mapping[str, Any] | None = None
+    seen: TextHashes = field(default_factory=TextHashes)
+    run: TrainingState | None = None
+
+
 @dataclass(eq=False)
 class OperatorChooser(Chooser):
     """Tries alignments and weights of some models, on the select part of their text."""
 
     recipe: Recipe
-    beside: Path | None = None
     tasks: TaskSet | None = None
+    learned: Learned = field(init=False, default_factory=Learned)
 
     @property
     def base(self) -> int:
@@ -52,25 +67,40 @@ class OperatorChooser(Chooser):
 
     def align(self, *, in_table: bool) -> Universe:
         """The models next to each other, by the alignment that is asked for."""
-        if self.plan.alignment != "auto":
+        if self.plan.alignment != "auto" and self.plan.alignment != "learned":
             return self.aligned_by(self.plan.alignment)
         meter = LossMeter(self.config, self.text.select, device=self.device)
         members = [meter(state) for state in self.states[self.base :]]
         mean = weighed(members, [1 / len(members)] * len(members))
-        methods = closed_forms("auto", in_table=in_table, all_of_them=True)
+        methods = closed_forms(self.plan.alignment, in_table=in_table, all_of_them=True)
         chosen = climb(
             methods,
             self._average,
             is_flat=lambda best: not _is_surely_positive(best.losses - mean),
             is_lower=lambda other, best: _is_surely_positive(best.losses - other.losses),
         )
-        return chosen.aligned
+        return self._learned(chosen) if self.plan.alignment == "learned" else chosen.aligned
+
+    def _learned(self, start: Average) -> Universe:
+        """The models with their alignment learned, or as they were where their average loses no less then."""
+        plan = self.plan.learn
+        labels, fit, select, run = self.training(start.aligned, plan, plan.training)
+        trained = learn_all(
+            start.aligned, self.states, fit, select, plan, device=self.device, progress=self.progress, run=run
+        )
+        learned = self._measured(self.moved(trained.alignments))
+        lower = _is_surely_positive(start.losses - learned.losses)
+        record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
+        self.learned = Learned(record, TextHashes.of(fit[label] for label in labels), run)
+        return (learned if lower else start).aligned
 
     def _average(self, method: Method) -> Average:
-        aligned = self.aligned_by(method)
+        return self._measured(self.aligned_by(method))
+
+    def _measured(self, aligned: Universe) -> Average:
         states = aligned.states[self.base :]
         losses = self.meter("choosing the alignment", aligned.config, 1)(blend(states, [1 / len(states)] * len(states)))
-        self.tried[method] = losses.mean
+        self.tried[aligned.alignment.method] = losses.mean
         return Average(aligned, losses)
 
     def choose(self, aligned: Universe) -> Choice:
@@ -89,13 +119,20 @@ class OperatorChooser(Chooser):
             "score": aligned.scores[-1],
             "rounds": len(aligned.scores) - 1,
             "max_log_prob_error": aligned.max_log_prob_error,
+            "learning": self.learned.record,
             "tried": self.tried,
         }
-        choice = Choice(aligned, state, record, f"the merge by {recipe.operator.name}", recipe=recipe)
+        maker = f"the merge by {recipe.operator.name}"
+        settled = aligned.settled()
+        if settled is not aligned:
+            merged, state = state, dict(aligned.neutral(state))
+            what = f"taking the learned gauge out of {maker}"
+            require_same_function(merged, state, aligned.config, what, seed=self.plan.seed)
+        choice = Choice(settled, state, record, maker, recipe=recipe, seen=self.learned.seen, run=self.learned.run)
         if weights is None:
             return choice
-        equal = self._lazy(weights.equal, aligned, statistics)
-        return replace(choice, soup=weights.record, equal=equal, run=weights.run)
+        equal = aligned.neutral(self._lazy(weights.equal, aligned, statistics))
+        return replace(choice, soup=weights.record, equal=equal, run=weights.run or choice.run)
 
     def _statistics(self, aligned: Universe) -> Known:
         """The statistics that the operator wants, of every model where it lies now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -15,15 +16,18 @@ from ..align.universe import Universe, align_all
 from ..checkpoint.adapters.extracted import ExtractedAdapter
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.inputs import Inputs
+from ..eval.corpora import WRITTEN
 from ..eval.loss import LossMeter
 from ..eval.progress import Progress
-from ..eval.targets import shown, stacked
+from ..eval.samples import Writer
+from ..eval.targets import shown
 from ..eval.text_hashes import TextHashes
 from .observed import Observed
 from .path import WeightPath
-from .plans import Align, MergePlan
-from .reading import ACTIVATION_TOKENS, MergeText, tokens_per_label
+from .plans import Align, MergePlan, PathTraining
+from .reading import MergeText, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
+from .training.text import blocks_to_look_at, with_written
 from .training.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -108,7 +112,7 @@ class Choice:
 class Chooser:
     """Aligns some models by any method, and measures what comes of it on the select part of their text.
 
-    `tried` says how high what was tried lies there, by method.
+    `tried` says how high what was tried lies there, by method; `beside` is the output beside which a training is kept.
     """
 
     inputs: Inputs
@@ -116,12 +120,18 @@ class Chooser:
     plan: MergePlan
     device: str
     progress: Progress
+    beside: Path | None = field(default=None, kw_only=True)
     tried: dict[str, float] = field(init=False, default_factory=dict)
 
     @cached_property
     def states(self) -> list[Mapping[str, Tensor]]:
         """The states as they were."""
         return [member.state for member in self.inputs.members]
+
+    @property
+    def writer(self) -> Writer:
+        """What the models write."""
+        return writer_of(self.inputs, self.plan, self.device, self.progress)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -143,7 +153,19 @@ class Chooser:
             aligned = align_all(states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
         return self.completed(aligned)
 
-    def _moved(self, alignments: Sequence[Alignment]) -> Universe:
+    def training(
+        self, start: Universe, plan: object, training: PathTraining
+    ) -> tuple[list[str], dict[str, Tensor], dict[str, Tensor], TrainingState | None]:
+        """The labels to train on, what is fitted and selected on for them, and where the training is kept."""
+        labels = self.text.training_labels(self.plan.fit_on)
+        fit, select = with_written(
+            self.writer, training, self.inputs.context, self.text.fit(0, labels), self.text.select
+        )
+        given = {label: fit[label] for label in labels if label != WRITTEN}  # what is written, the rest says
+        run = TrainingState.of_run(self.beside, self.inputs.members, start, plan, given)
+        return labels, fit, select, run
+
+    def moved(self, alignments: Sequence[Alignment]) -> Universe:
         """The models under alignments that were learned, verified."""
         return self.completed(Universe.learned(self.states, self.config, alignments, seed=self.plan.seed))
 
@@ -172,9 +194,3 @@ class Chooser:
         select = self.text.select
         self.progress.stage(stage, points * sum(map(len, select.values())))
         return LossMeter(config, select, device=self.device, on_blocks=self.progress.advance)
-
-
-def blocks_to_look_at(fit: Mapping[str, Tensor]) -> Tensor:
-    """Blocks of `ACTIVATION_TOKENS` tokens of the fit text, as many of every label."""
-    blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}
-    return stacked([rows[: blocks[label]] for label, rows in fit.items()])

@@ -38,7 +38,7 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
     operator, chosen, limited = recipe.operator, plan.chooses_weights, plan.max_memory is not None
     learned = plan.search is not None and plan.search.method == "gradient"
     of_path = plan.path != "linear" or plan.t is not None or plan.spectrum.restore
-    trained = bool(plan.fit_on) or any(plan.optimizers)
+    trained = (bool(plan.fit_on) and plan.alignment != "learned") or any(plan.optimizers)
     choice = plan.choice_of_weights
     contradiction = f"the weights that are given and those of {choice} contradict each other: leave one out"
     several = "soup and --search both choose weights: leave one out"
@@ -69,7 +69,13 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
         ),
         f"--align {plan.alignment} moves rows of tokens, and the recipe takes single ones from models as they are: "
         "leave one out": chosen_rows and plan.alignment != "none",
-        "--align learned is for two models and the path between them: take combined": plan.alignment == "learned",
+        "--align learned moves the models that are merged, and a base is none of them: take --align combined": (
+            plan.alignment == "learned" and operator.needs_base
+        ),
+        "--align learned is for two models or more": plan.alignment == "learned" and len(recipe.models) < 2,
+        "--align learned of models that an operator merges is fitted to text: add --data": (
+            plan.alignment == "learned" and not plan.data
+        ),
         "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
         several: plan.soup != "uniform" and plan.search is not None,
         f"{operator.name} has no weights to choose": chosen and not operator.is_weighed,

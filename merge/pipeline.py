@@ -128,11 +128,12 @@ def read(job: Job) -> tuple[MergeText, bool | None, SavedPath | None]:
 def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Choice]:
     """The alignment, then what the models' spectra tell of their optimizers, then the path or the weights."""
     if job.recipe is not None:
-        asked = (job.recipe, job.beside, job.tasks)
-        operator = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, *asked)
+        operator = OperatorChooser(
+            job.inputs, text, job.plan, job.device, job.progress, job.recipe, job.tasks, beside=job.beside
+        )
         aligned = operator.align(in_table=job.in_table)
         return measured_ends(job), operator.choose(aligned)
-    path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, job.beside, saved, job.tasks)
+    path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, saved, job.tasks, beside=job.beside)
     start = path.align(in_table=job.in_table)
     ends = measured_ends(job)
     return ends, path.choose(start, ends.trained_by)

@@ -179,7 +179,7 @@ def fit_tokens(plan: MergePlan, recipe: Recipe | None, context: int) -> int:
     labels = len(plan.fit_on) or len(plan.data) - len(plan.report_on)
     if isinstance(plan.path, CurvePlan):
         return plan.path.training.tokens(labels, context)
-    if plan.alignment == "learned" and plan.path == "linear":
+    if plan.alignment == "learned" and plan.path == "linear" and recipe is None:
         return plan.learn.training.tokens(labels, context)
     looks = plan.alignment in LOOKING or (
         recipe is not None and (plan.alignment == "auto" or recipe.operator.knows is not None)
@@ -187,4 +187,5 @@ def fit_tokens(plan: MergePlan, recipe: Recipe | None, context: int) -> int:
     search = plan.weight_search
     learned = search.tokens(context) if search is not None and search.method == "gradient" else 0
     looked_at = tokens_per_label(labels) if looks and plan.data and plan.path == "linear" else 0
-    return max(learned, looked_at)
+    aligned = plan.learn.training.tokens(labels, context) if plan.alignment == "learned" else 0
+    return max(learned, looked_at, aligned)

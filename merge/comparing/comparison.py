@@ -282,7 +282,7 @@ class _Contest:
         own = self._with_fit(job, text, one.fit_tokens(self.asked, job.inputs.context))
         job = replace(job, plan=plan, recipe=one.recipe)
         tasks = self.tasks if self.plan.objective == "task" else None
-        chooser = OperatorChooser(job.inputs, own, plan, job.device, job.progress, one.recipe, None, tasks)
+        chooser = OperatorChooser(job.inputs, own, plan, job.device, job.progress, one.recipe, tasks)
         try:
             choice = chooser.choose(chooser.align(in_table=job.in_table))
             whole = build(job, choice)

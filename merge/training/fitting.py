@@ -20,23 +20,20 @@ from ...align.learned import LearnedAlignment, common_basis
 from ...align.methods import KEEP_FORM
 from ...align.universe import Universe
 from ...eval.barrier import profile
-from ...eval.corpora import WRITTEN
 from ...eval.loss import LossMeter, weighed
 from ...eval.progress import Progress
-from ...eval.samples import Writer
 from ...eval.targets import shown
-from ..choosing import blocks_to_look_at
 from ..path import Simplex, WeightPath
-from ..plans import MAX_PASSES, CurvePlan, LearnPlan, PathTraining
+from ..plans import CurvePlan, LearnPlan
 from ..spectra import restore_spectrum
 from .path_training import Trained, train_path
+from .text import SELECT_BLOCKS, blocks_to_look_at
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from .training_state import TrainingState
 
-SELECT_BLOCKS = 32  # of all texts together
 CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained
 BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -62,24 +59,6 @@ def movable(
     basis = common_basis(sum(crosses[1:], crosses[0]), untied)
     begun = tuple(turned(state, untied, basis) for state in begun)
     return begun, LearnedAlignment([start.in_basis(basis, untied) for start in starts], begun, untied)
-
-
-def with_written(
-    writer: Writer, training: PathTraining, context: int, fit: Mapping[str, Tensor], select: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What a run is fitted to and selected on: the user's text, if any, and text that the models have written.
-
-    That is as broad as what they have learned; masked language models write none. There is enough of it for as large a
-    share of the run as every label has, blocks (blocks, context) like theirs.
-    """
-    if not writer.writes:
-        return dict(fit), dict(select)
-    drawn = training.steps * training.batch // len({*fit, WRITTEN})
-    wanted = max(SELECT_BLOCKS, int(drawn / MAX_PASSES))
-    fit = {**fit, WRITTEN: writer.blocks("fit", wanted, context)}
-    if WRITTEN in select:
-        return fit, dict(select)
-    return fit, {**select, WRITTEN: writer.blocks("select", SELECT_BLOCKS, context)}
 
 
 def learn(
