@@ -10,7 +10,7 @@ Every step increases the objective. It starts from all aligned to the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -77,14 +77,6 @@ class Universe:
         if self.alignment.method != "learned":
             return state
         return self.alignment.neutral(state, family(self.config))
-
-    def settled(self) -> Universe:
-        """The same states without what was learned of the gauge, next to each other by their weights."""
-        if self.alignment.method != "learned":
-            return self
-        table = family(self.config)
-        plain = tuple(alignment.without_gauge(table) for alignment in self.alignments)
-        return replace(self, states=tuple(map(self.neutral, self.states)), alignments=plain)
 
     @property
     def alignment(self) -> Alignment:

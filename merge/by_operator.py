@@ -123,12 +123,11 @@ class OperatorChooser(Chooser):
             "tried": self.tried,
         }
         maker = f"the merge by {recipe.operator.name}"
-        settled = aligned.settled()
-        if settled is not aligned:
+        if aligned.alignment.method == "learned":
             merged, state = state, dict(aligned.neutral(state))
             what = f"taking the learned gauge out of {maker}"
             require_same_function(merged, state, aligned.config, what, seed=self.plan.seed)
-        choice = Choice(settled, state, record, maker, recipe=recipe, seen=self.learned.seen, run=self.learned.run)
+        choice = Choice(aligned, state, record, maker, recipe=recipe, seen=self.learned.seen, run=self.learned.run)
         if weights is None:
             return choice
         equal = aligned.neutral(self._lazy(weights.equal, aligned, statistics))
