@@ -139,7 +139,9 @@ _operator = partial(option, panel=OPERATORS)
 
 @dataclass(frozen=True)
 class LearnPlan:
-    """How an alignment is learned along a straight line; `batch` blocks a step, over all processes."""
+    """How an alignment is learned, along a straight line or for the averages of more models; `batch` blocks a step,
+    over all processes.
+    """
 
     steps: int = _training(1000, "Steps of a learned alignment.", minimum=1, name="--align-steps")
     batch: int = _training(8, "Blocks of text per step of a learned alignment.", minimum=1, name="--align-batch")
@@ -387,7 +389,8 @@ class MergePlan:
     **Alignment.** ``auto`` goes from ``none`` over ``orthogonal`` and ``combined`` to ``learned`` (two models on a
     straight line), takes what lowers the barrier by more than the noise, and stops where the barrier is within it;
     before a curve it stops after ``orthogonal``, and it does not learn where the model is too large
-    (`LearnPlan.affordable`). None is ``auto`` for two models, and for more with text; else ``none``.
+    (`LearnPlan.affordable`). ``learned`` that is asked for is for any number of models. None is ``auto`` for two models,
+    and for more with text; else ``none``.
 
     **Two models** are merged at a point of `path`: the straight line, a curve to be trained on the fit text of the
     labels `fit_on` (by default all but `report_on`), or the directory of a path that was saved. `t` None is the t in
