@@ -30,6 +30,7 @@ from .groups import Orthogonal
 from .motions import Motion
 from .muon import Muon
 from .symmetry import Elements, Family, State
+from .width import Widening
 
 ROTATION_LR, GAUGE_LR, HEADS_LR = 6e-3, 4e-2, 5e-2
 
@@ -39,11 +40,19 @@ class LearnedAlignment(nn.Module):
     differentiable in its parameters.
 
     `states` are canonical and untied, where their alignments in closed form, `starts`, have brought them, which may
-    share a basis (`Alignment.in_basis`); `table` is the untied symmetry table.
+    share a basis (`Alignment.in_basis`); `table` is the untied symmetry table. With a `widening`, of two states, it
+    gives the wider ones.
     """
 
-    def __init__(self, starts: Sequence[Alignment], states: Sequence[Mapping[str, Tensor]], table: Family):
+    def __init__(
+        self,
+        starts: Sequence[Alignment],
+        states: Sequence[Mapping[str, Tensor]],
+        table: Family,
+        widening: Widening | None = None,
+    ):
         super().__init__()
+        self._widening = widening
         first, *others = states
         self._starts, self._table = tuple(starts), table
         self._first = _Pieces(table.split(first))
@@ -57,7 +66,11 @@ class LearnedAlignment(nn.Module):
             first = self._first()
             if turn:
                 first = {name: self._table.act(name, piece, turn) for name, piece in first.items()}
-            return [first, *(other(turn) for other in self.others)]
+            moved = [first, *(other(turn) for other in self.others)]
+            if self._widening is None:
+                return moved
+            a, b = moved
+            return list(self._widening.pieces(a, b, self._table))
 
     def _turn(self) -> Elements:
         """The element of the residual stream that all states have in common, by its space; {} for none."""

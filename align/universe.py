@@ -9,15 +9,17 @@ Every step increases the objective. It starts from all aligned to the first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checkpoint.errors import BadInput
+from ..checkpoint.errors import AlignmentError, BadInput
+from ..checkpoint.model import log_probs
 from .activations import cross_correlations
-from .alignment import Alignment
+from .alignment import TOLERANCE, Alignment, random_ids
 from .canonical import canonical
 from .families import family
 from .matching import length, match
@@ -25,6 +27,7 @@ from .memory import release_freed
 from .methods import LOOKING, Method
 from .pipeline import Aligned, align_states
 from .symmetry import Elements, Family, State
+from .width import Widening, widening_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -37,7 +40,8 @@ RISE = 1e-3
 class Universe:
     """The states in comparable form and next to each other; the alignment of all but the first; how well they agree.
 
-    `scores` are the objectives after the start and after every round, as mean cosines.
+    `scores` are the objectives after the start and after every round, as mean cosines. Where some neurons of two states
+    stay twice, `widening` says which, and `narrow` are the states before.
     """
 
     states: tuple[Mapping[str, Tensor], ...]
@@ -45,6 +49,8 @@ class Universe:
     alignments: tuple[Alignment, ...]
     max_log_prob_error: float
     scores: tuple[float, ...]
+    widening: Widening | None = None
+    narrow: Universe | None = None
 
     @classmethod
     def of_pair(cls, pair: Aligned) -> Universe:
@@ -77,6 +83,43 @@ class Universe:
         if self.alignment.method != "learned":
             return state
         return self.alignment.neutral(state, family(self.config))
+
+    def with_room(self, room: Widening | float, *, seed: int = 0) -> Universe:
+        """The two states with room for neurons that stay twice: which, or a budget (`isthmus.align.width`); verified.
+
+        Raises UnsupportedFamily for MLPs that cannot grow alike; AlignmentError where a state computes something else.
+        """
+        table = family(self.config)
+        a, b = (table.split(state) for state in self.states)
+        widening = room if isinstance(room, Widening) else widening_of(a, b, table, room)
+        config = type(self.config).from_dict(widening.facts(self.config.to_dict()))
+        wide, ids = family(config), random_ids(config, seed)
+        states = tuple(wide.join(pieces) for pieces in widening.pieces(a, b, table))
+        error = max(
+            (log_probs(there, config, ids) - log_probs(state, self.config, ids)).abs().max().item()
+            for state, there in zip(self.states, states, strict=True)
+        )
+        if not error <= TOLERANCE:
+            raise AlignmentError(f"wider MLPs change the model: log-probabilities differ by {error:.2g}")
+        error = max(error, self.max_log_prob_error)
+        return replace(self, states=states, config=config, max_log_prob_error=error, widening=widening, narrow=self)
+
+    def facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of config.json of these states, from that of the models as they were."""
+        facts = self.alignment.facts(facts)
+        return facts if self.widening is None else self.widening.facts(facts)
+
+    def widened_record(self) -> dict[str, Any] | None:
+        """What a report says of the room for neurons that stay twice, JSON-ready; None for none."""
+        if self.widening is None or self.narrow is None:
+            return None
+        wide, narrow = (
+            sum(math.prod(shape) for shape in family(one.config).schema().shapes.values())
+            for one in (self, self.narrow)
+        )
+        widening = self.widening
+        more = round(wide / narrow - 1, 4)
+        return {"key": widening.key, "from": widening.hidden, "to": widening.widened, "more_parameters": more}
 
     @property
     def alignment(self) -> Alignment:

@@ -5,9 +5,10 @@ The learned straight line, 1,000 steps of 8 x 128 tokens, and one bend, 300 step
 merge`, on docstrings, and without text on what the models write. Other text is the probe's: after docstrings source
 code, which the models were trained on, too, and without text docstrings.
 
-    python bench_paths.py [TEXT ...]
+    python bench_paths.py [TEXT or WAY ...]
 
-measures some of the texts ('docstrings', 'no text'); of the others, what was recorded stays.
+measures some of the texts ('docstrings', 'no text'), or some of the ways ('learned line', 'one bend'); of the others,
+what was recorded stays.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ def path(a: str, b: str, data: tuple[str, ...], plan: dict[str, Any]) -> dict[st
     }
 
 
-def main(texts: Sequence[str]) -> None:
+def main(wanted: Sequence[str]) -> None:
+    texts = [text for text in TEXTS if text in wanted] or list(TEXTS)
+    ways = {way: plan for way, plan in PLANS.items() if way in wanted} or PLANS
     file = RESULTS / "paths.json"
     cases: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["cases"] if file.exists() else {}
     for text in texts:
-        for way, plan in PLANS.items():
+        for way, plan in ways.items():
             for a, b in PAIRS:
                 cases[f"{a}, {b}: {way}, {text}"] = path(a, b, TEXTS[text], plan)
                 what = "barriers in nats per token on text that nothing was fitted to"
@@ -66,4 +69,4 @@ def main(texts: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(TEXTS))
+    main(sys.argv[1:])

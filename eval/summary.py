@@ -127,6 +127,7 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
         lines += _operator(report)
     elif report["data"]:
         lines += [_barrier(report), *_probe(report.get("probe", ())), _gain(report["merge_point"])]
+        lines += _widened(report["alignment"].get("widened"))
         if [part["label"] for part in report["data"]] == [WRITTEN]:
             lines.append("no text was given: it was fitted to, chosen and measured on text that the models write")
         for what, record in ("curve", report["path"]), ("learned alignment", report["alignment"].get("learning") or {}):
@@ -267,6 +268,17 @@ def _barrier(report: Mapping[str, Any]) -> str:
     if after < before:
         return f"barrier {after:.3f} nats after {method} alignment, {before:.3f} before{_share(after, before)}"
     return f"barrier {after:.3f} nats: {method} alignment did not help, it was {before:.3f} before"
+
+
+def _widened(record: Mapping[str, Any] | None) -> list[str]:
+    """What the merge costs more than a model of its parents' size."""
+    if record is None:
+        return []
+    extra, wide, narrow = record["to"] - record["from"], record["to"], record["from"]
+    return [
+        f"the MLPs of the merge have {wide} neurons ({record['key']}), those of the models {narrow}: {extra} of every "
+        f"{narrow} pairs stay twice ({record['more_parameters']:+.0%} parameters)"
+    ]
 
 
 def _probe(rows: Sequence[Mapping[str, Any]]) -> list[str]:

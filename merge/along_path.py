@@ -128,16 +128,21 @@ class PathChooser(Chooser):
         """One alignment, and its path's profile on a grid."""
         began = time.monotonic()
         aligned = self.aligned_by(method)
+        if self.plan.budget > 1:
+            aligned = aligned.with_room(self.plan.budget, seed=self.plan.seed)
         return self._searched(Candidate(aligned, time.monotonic() - began), f"align {method}")
 
     def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:
         """The candidate with its alignment learned, or as it was where its barrier is no higher."""
         began = time.monotonic()
-        labels, fit, select, run = self.training(start.aligned, plan, plan.training)
+        asked = plan if self.plan.budget == 1 else (plan, self.plan.budget)
+        labels, fit, select, run = self.training(start.aligned, asked, plan.training)
         trained = learn(
             start.aligned, self.states, fit, select, plan, device=self.device, progress=self.progress, run=run
         )
         aligned = self.moved(trained.alignments)
+        if start.aligned.widening is not None:
+            aligned = aligned.with_room(start.aligned.widening, seed=self.plan.seed)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
         seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit[label] for label in labels)
         closed = start.aligned.alignment
@@ -195,6 +200,7 @@ class PathChooser(Chooser):
             "max_log_prob_error": chosen.aligned.max_log_prob_error,
             "seconds": round(chosen.seconds, 3),
             "learning": chosen.learning,
+            "widened": chosen.aligned.widened_record(),
             "tried": dict(self.tried),
         }
 

@@ -31,6 +31,20 @@ def _against_path(plan: MergePlan) -> dict[str, bool]:
         "a soup, a search for weights and --max-memory are for a --method: name one, or leave them out": of_operator,
         f"t is a point of the path, between 0 and 1; got {plan.t}": plan.t is not None and not 0 <= plan.t <= 1,
         f"--interior is a share of the path below 0.5; got {plan.interior}": not 0 <= plan.interior < 0.5,
+        f"--budget is how many times the neurons a merge may have, from 1 to 2; got {plan.budget:g}": (
+            not 1 <= plan.budget <= 2
+        ),
+        **{
+            f"--budget makes the MLPs wider, and {what}": plan.budget != 1 and given
+            for what, given in {
+                "--path is for models of the same size: leave one out": plan.path != "linear",
+                "--restore-spectrum puts back that of narrow ones: leave one out": plan.spectrum.restore,
+                "an adapter cannot: leave --as-lora out": plan.as_lora is not None,
+                "a spectrum is that of matrices of one size: leave --spectrum and --require-spectrum out": (
+                    plan.wants_spectrum
+                ),
+            }.items()
+        },
     }
 
 
@@ -77,6 +91,7 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
             plan.alignment == "learned" and not plan.data
         ),
         "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
+        "--budget is for two models and the line between them: leave it out, or leave --method out": plan.budget != 1,
         several: plan.soup != "uniform" and plan.search is not None,
         f"{operator.name} has no weights to choose": chosen and not operator.is_weighed,
         f"{operator.name} has no slopes to follow: take --search coordinate or cma": learned

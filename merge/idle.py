@@ -17,6 +17,7 @@ OF_THE_PATH = {
     "--path",
     "--restore-spectrum",
     "--interior",
+    "--budget",
     "--optimizer-a",
     "--optimizer-b",
 }

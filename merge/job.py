@@ -85,7 +85,8 @@ class Job:
         """Whether a verdict on the spectrum is wanted for, or the default."""
         wanted = self.plan.spectrum.measure
         moves = self.recipe is not None and self.recipe.moves  # there is no layer to hold a layer against
-        if self.plan.is_plain or self.plan.max_memory is not None or moves:
+        # Nor a matrix to hold a matrix against where MLPs are wider.
+        if self.plan.is_plain or self.plan.max_memory is not None or moves or self.plan.budget != 1:
             return False
         return (self.in_table if wanted is None else wanted) or self.plan.gates.require_spectrum
 

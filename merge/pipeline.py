@@ -199,7 +199,7 @@ def measured_ends(job: Job) -> Ends:
 
 def build(job: Job, choice: Choice) -> Whole:
     """The merge with all rows of the vocabulary, as it will be saved; finite, and in range of its dtype."""
-    facts = choice.universe.alignment.facts(job.inputs.first.facts)
+    facts = choice.universe.facts(job.inputs.first.facts)
     whole = Whole.of(choice.state, facts, job.inputs, choice.aligned)
     require_writable(whole.state, job.dtype, choice.maker)
     return whole

@@ -389,8 +389,9 @@ class MergePlan:
     **Alignment.** ``auto`` goes from ``none`` over ``orthogonal`` and ``combined`` to ``learned`` (two models on a
     straight line), takes what lowers the barrier by more than the noise, and stops where the barrier is within it;
     before a curve it stops after ``orthogonal``, and it does not learn where the model is too large
-    (`LearnPlan.affordable`). ``learned`` that is asked for is for any number of models. None is ``auto`` for two models,
-    and for more with text; else ``none``.
+    (`LearnPlan.affordable`). ``learned`` that is asked for is for any number of models. None is ``auto`` for two models
+    and, with text, for more; else ``none``. With a `budget` above 1, neurons that fit badly stay twice, and the MLPs of
+    the merge are that much wider (`isthmus.align.width`).
 
     **Two models** are merged at a point of `path`: the straight line, a curve to be trained on the fit text of the
     labels `fit_on` (by default all but `report_on`), or the directory of a path that was saved. `t` None is the t in
@@ -427,6 +428,11 @@ class MergePlan:
         "noise.",
         ALIGNMENT,
         shown_default="auto; none for a recipe, and for a method without --data",
+    )
+    budget: float = option(
+        1.0,
+        "Let the MLPs of the merge have this many times the neurons, so that pairs that fit badly stay twice: 1 to 2.",
+        ALIGNMENT,
     )
     soup: Soup = "uniform"
     search: SearchPlan | None = _operator(
@@ -508,7 +514,13 @@ class MergePlan:
     @property
     def is_plain(self) -> bool:
         """Whether weights are averaged, and nothing is measured."""
-        return not self.data and self.alignment == "none" and self.path == "linear" and not self.wants_spectrum
+        return (
+            not self.data
+            and self.alignment == "none"
+            and self.path == "linear"
+            and not self.wants_spectrum
+            and self.budget == 1
+        )
 
     @property
     def writes_text(self) -> bool:

@@ -41,10 +41,12 @@ BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
 def movable(
     aligned: Universe, states: Sequence[Mapping[str, Tensor]], fit: Mapping[str, Tensor]
 ) -> tuple[tuple[Mapping[str, Tensor], ...], LearnedAlignment]:
-    """The aligned states in canonical form, and the alignment that moves them on.
+    """The aligned states in canonical form, wider where they are, and the alignment that moves them on.
 
     `states` are these as they were; `aligned` may have kept their form. Their common basis is looked for on `fit` text.
     """
+    widening, config = aligned.widening, Alignment("learned").config(aligned.config)
+    aligned = aligned.narrow or aligned
     starts, table = aligned.alignments, family(aligned.config)
     begun = aligned.states
     if aligned.alignment.method in KEEP_FORM:
@@ -52,13 +54,17 @@ def movable(
         starts = tuple(Alignment("orthogonal", identity | table.lifted(own.elements), score) for own in starts)
         moved = [start.apply(state, table) for start, state in zip(starts, states[1:], strict=True)]
         begun = (starts[0].reference(states[0], table), *moved)
-    untied, config = table.untied(), Alignment("learned").config(aligned.config)
+    untied, narrow = table.untied(), Alignment("learned").config(aligned.config)
     ids, (first, *others) = shown(blocks_to_look_at(fit)), begun
     stream = replace(untied, activations=tuple(place for place in untied.activations if place.space == table.stream))
-    crosses = [cross_correlations(first, other, config, stream, ids)[table.stream] for other in others]
+    crosses = [cross_correlations(first, other, narrow, stream, ids)[table.stream] for other in others]
     basis = common_basis(sum(crosses[1:], crosses[0]), untied)
     begun = tuple(turned(state, untied, basis) for state in begun)
-    return begun, LearnedAlignment([start.in_basis(basis, untied) for start in starts], begun, untied)
+    moving = LearnedAlignment([start.in_basis(basis, untied) for start in starts], begun, untied, widening)
+    if widening is not None:
+        a, b = map(untied.split, begun)
+        begun = tuple(map(family(config).join, widening.pieces(a, b, untied)))
+    return begun, moving
 
 
 def learn(

@@ -51,6 +51,7 @@ from isthmus.align.pipeline import align_states
 from isthmus.align.scales import Scales
 from isthmus.align.symmetry import Family, State
 from isthmus.align.universe import Universe, align_all
+from isthmus.align.width import neurons_of
 from isthmus.checkpoint.errors import UnsupportedFamily
 from isthmus.checkpoint.model import empty_model, log_probs, schema, with_tied
 
@@ -328,6 +329,22 @@ def test_wherever_a_learned_alignment_is_the_function_is_the_same(case: Case) ->
     assert bool(universe.alignment.basis) == isinstance(table.spaces[table.stream].group, Orthogonal)
     trained = {id(p) for optimizer in moving.optimizers() for group in optimizer.param_groups for p in group["params"]}
     assert trained == {id(parameter) for parameter in moving.parameters()}
+
+
+@every_table
+def test_wider_mlps_compute_the_same_and_are_a_model_of_transformers(case: Case) -> None:
+    """For every family whose MLPs all have one hidden size."""
+    config, state, table = case.make()
+    universe = align_all([state, moved(state, table.permuting(), random_elements(table, "permutation", 1))], config)
+    sizes = {table.spaces[space].group.size for space in neurons_of(table)}
+    if len(sizes) != 1:
+        with pytest.raises(UnsupportedFamily, match="all have one hidden size"):
+            universe.with_room(1.5)
+        return
+    wide = universe.with_room(1.5)
+    assert wide.max_log_prob_error < 1e-4
+    assert {name: tuple(tensor.shape) for name, tensor in wide.states[0].items()} == schema(wide.config).shapes
+    assert len(neurons_of(table)) == config.num_hidden_layers - (config.model_type == "qwen3_moe")
 
 
 @every_table
