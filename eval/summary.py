@@ -169,6 +169,11 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
             lines.append(f"{what} zero in one of the models, and left out of the spectrum's verdict")
     if report.get("path_spectrum"):
         lines.append(_along(report["path_spectrum"]))
+    if report.get("refitted"):
+        refit = report["refitted"]
+        losses = f"select loss {refit['select_loss_without']:.3f} without, {refit['select_loss']:.3f} with it"
+        did = "fitted by least squares" if refit["kept"] else "not fitted, the loss would rise"
+        lines.append(f"maps to the residual stream {did}: {losses}")
     if report.get("restored_spectrum"):
         restored = report["restored_spectrum"]
         losses = f"select loss {restored['select_loss_without']:.3f} without, {restored['select_loss']:.3f} with it"

@@ -170,10 +170,14 @@ class PathChooser(Chooser):
             optimizers = [evidence.optimizer for evidence in trained_by]
             chosen = self._bent(start, self.plan.path.for_endpoints(optimizers))
         t = self._point(chosen)
-        state, maker = chosen.at(t), f"the merge at t = {t:g}"
+        point: Mapping[str, Tensor] = chosen.path(t)
+        maker, refitted = f"the merge at t = {t:g}", None
+        if self.plan.refit:
+            point, refitted = self.refit(point, chosen.aligned, (1 - t, t))
+        state = chosen.comparable(point)
         if chosen.aligned.alignment.method == "learned":
             what = f"taking the learned gauge out of {maker}"
-            require_same_function(chosen.path(t), state, chosen.aligned.config, what, seed=self.plan.seed)
+            require_same_function(point, state, chosen.aligned.config, what, seed=self.plan.seed)
         restored = None
         if self.plan.spectrum.restore:
             state, restored = self._restored(chosen, t)
@@ -187,6 +191,7 @@ class PathChooser(Chooser):
             chosen.at,
             chosen.training,
             restored,
+            refitted,
             chosen.seen,
             chosen.run,
             closed=chosen.closed,

@@ -110,10 +110,7 @@ class OperatorChooser(Chooser):
         recipe = self.recipe if weights is None else weights.recipe
         lazy = self._lazy(recipe, aligned, statistics)
         self.progress.stage(f"merging ({recipe.operator.name})", len(lazy))
-        state = {}
-        for name in lazy:
-            state[name] = lazy[name]
-            self.progress.advance()
+        state: Mapping[str, Tensor] = self._in_memory(lazy)
         record = {
             "method": aligned.alignment.method,
             "score": aligned.scores[-1],
@@ -122,16 +119,28 @@ class OperatorChooser(Chooser):
             "learning": self.learned.record,
             "tried": self.tried,
         }
-        maker = f"the merge by {recipe.operator.name}"
+        maker, refit = f"the merge by {recipe.operator.name}", None
+        if self.plan.refit:
+            shares = recipe.plain_weights() or [1 / len(aligned.states)] * len(aligned.states)
+            state, refit = self.refit(state, aligned, shares)
         if aligned.alignment.method == "learned":
-            merged, state = state, dict(aligned.neutral(state))
+            merged, state = state, aligned.neutral(state)
             what = f"taking the learned gauge out of {maker}"
             require_same_function(merged, state, aligned.config, what, seed=self.plan.seed)
-        choice = Choice(aligned, state, record, maker, recipe=recipe, seen=self.learned.seen, run=self.learned.run)
+        choice = Choice(
+            aligned, state, record, maker, recipe=recipe, refitted=refit, seen=self.learned.seen, run=self.learned.run
+        )
         if weights is None:
             return choice
         equal = aligned.neutral(self._lazy(weights.equal, aligned, statistics))
         return replace(choice, soup=weights.record, equal=equal, run=weights.run or choice.run)
+
+    def _in_memory(self, lazy: Combined) -> dict[str, Tensor]:
+        state = {}
+        for name in lazy:
+            state[name] = lazy[name]
+            self.progress.advance()
+        return state
 
     def _statistics(self, aligned: Universe) -> Known:
         """The statistics that the operator wants, of every model where it lies now."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from ..align.alignment import Alignment
+from ..align.families import family
 from ..align.methods import LOOKING, Method
 from ..align.universe import Universe, align_all
 from ..checkpoint.adapters.extracted import ExtractedAdapter
@@ -27,6 +28,7 @@ from .path import WeightPath
 from .plans import Align, MergePlan, PathTraining
 from .reading import MergeText, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
+from .refit import refitted
 from .training.text import blocks_to_look_at, with_written
 from .training.training_state import TrainingState
 
@@ -70,11 +72,11 @@ class Choice:
 
     `aligned` is None where nothing is aligned or measured. `alignment` is what the report says of it; `maker` says in
     errors what made the weights. Of two models, the state is the point at `t` of a `path`, and `point` gives others in
-    a form in which spectra can be compared; `training` and `restored` are what the report says of the path's training
-    and of the spectrum; `seen` is the text that the path was trained on, `run` where the training is kept until the
-    result is saved, `closed` the alignment that it began with, None where nothing was fitted. By an operator, `recipe`
-    is the one with the weights that were chosen, `soup` what the report says of them, and `equal` what equal weights
-    make, computed when it is looked up. `adapter` is the one that the
+    a form in which spectra can be compared; `training` is what the report says of the path's training, `restored` of
+    the spectrum, `refitted` of what least squares fitted; `seen` is the text that the path was trained on, `run` where
+    the training is kept until the result is saved, `closed` the alignment that it began with, None where nothing was
+    fitted. By an operator, `recipe` is the one with the weights that were chosen, `soup` what the report says of them,
+    and `equal` what equal weights make, computed when it is looked up. `adapter` is the one that the
     state is made by, where the merge is saved as one; `observed` compares the state with the models while it is read.
     """
 
@@ -87,6 +89,7 @@ class Choice:
     point: Callable[[float], Mapping[str, Tensor]] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     restored: Mapping[str, float | bool] | None = None
+    refitted: Mapping[str, float | bool] | None = None
     seen: TextHashes = field(default_factory=TextHashes)
     run: TrainingState | None = None
     recipe: Recipe | None = None
@@ -184,6 +187,20 @@ class Chooser:
             return aligned
         head = {name: aligned.states[owner][name] for name in self.inputs.first.schema.head}
         return replace(aligned, states=tuple({**state, **head} for state in aligned.states))
+
+    def refit(
+        self, average: Mapping[str, Tensor], aligned: Universe, shares: Sequence[float]
+    ) -> tuple[Mapping[str, Tensor], dict[str, float | bool]]:
+        """An average of the aligned states with its maps to the stream fitted by least squares, or as it is where the
+        loss on the select text would rise; and the two losses.
+        """
+        self.progress.stage("fitting maps to the stream by least squares", len(aligned.states) + 1)
+        table, ids = family(aligned.config), shown(self.blocks_to_look_at())
+        fitted = refitted(average, aligned.states, shares, aligned.config, table, ids, on_pass=self.progress.advance)
+        meter = self.meter("choosing: what least squares fitted, or not", aligned.config, 2)
+        before, after = (meter(state).mean for state in (average, fitted))
+        record = {"kept": after < before, "select_loss": after, "select_loss_without": before}
+        return fitted if after < before else average, record
 
     def blocks_to_look_at(self) -> Tensor:
         """The blocks on which models are looked at, for alignment or for statistics."""

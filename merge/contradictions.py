@@ -21,8 +21,23 @@ def require_sense(plan: MergePlan, recipe: Recipe | None) -> None:
     refuse(_against_vocabulary(plan, recipe) if plan.vocabulary is not None else {})
     refuse(_against_head(plan) if plan.head is not None else {})
     refuse(_against_tasks(plan))
+    refuse(_against_refit(plan))
     if not plan.data and not plan.writes_text:
         refuse(_without_text(plan, recipe))
+
+
+def _against_refit(plan: MergePlan) -> dict[str, bool]:
+    others = {"--restore-spectrum": plan.spectrum.restore, "--as-lora": plan.as_lora is not None}
+    return {
+        "--refit is for averages, and points of a curve are none: leave --refit or --path out": (
+            plan.refit and plan.path != "linear"
+        ),
+        "--refit looks at what the models do with text: add --data": plan.refit and not plan.data,
+        **{
+            f"--refit and {other} change the same weights: leave one out": plan.refit and it
+            for other, it in others.items()
+        },
+    }
 
 
 def _against_path(plan: MergePlan) -> dict[str, bool]:
@@ -92,6 +107,9 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
         ),
         "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
         "--budget is for two models and the line between them: leave it out, or leave --method out": plan.budget != 1,
+        "--refit is for plain averages: take --method linear, or leave it out": (
+            plan.refit and (operator.name != "linear" or recipe.is_composed or limited)
+        ),
         several: plan.soup != "uniform" and plan.search is not None,
         f"{operator.name} has no weights to choose": chosen and not operator.is_weighed,
         f"{operator.name} has no slopes to follow: take --search coordinate or cma": learned

@@ -74,10 +74,11 @@ def require_repeatable(record: Mapping[str, Any] | None, parents: Sequence[str])
 
 def _point(record: Mapping[str, Any]) -> float | None:
     """The t of a merge on the straight line between two models, None for any other."""
-    path, point, restored = record.get("path"), record.get("merge_point"), record.get("restored_spectrum")
+    path, point = record.get("path"), record.get("merge_point")
+    changes = record.get("restored_spectrum"), record.get("refitted")
     if not isinstance(path, Mapping) or not isinstance(point, Mapping) or path.get("kind") != "linear":
         return None
-    if isinstance(restored, Mapping) and restored.get("kept"):
+    if any(isinstance(change, Mapping) and change.get("kept") for change in changes):
         return None
     t = point.get("t")
     return float(t) if isinstance(t, (int, float)) and 0 < t <= 1 else None

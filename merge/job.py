@@ -33,6 +33,7 @@ from .path import path_places
 from .plans import Align, MergePlan
 from .recipes.recipe import Recipe, recipe, recipe_places
 from .recipes.recipe_effect import require_effect
+from .refit import stream_maps
 from .reproduce import merge_command
 from .weight_search.evolution import require_budget
 from .weight_search.weight_table import WeightSpace
@@ -194,6 +195,8 @@ def _usual_alignment(plan: MergePlan, models: object, joined: Recipe | None) -> 
 def _require_table(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> None:
     """Raise UnsupportedFamily, with the list of those that are supported, for what needs a symmetry table."""
     needs = plan.alignment not in ("auto", "none") or plan.path != "linear" or plan.spectrum.restore
+    if plan.refit:
+        stream_maps(family(inputs.first.config))
     if needs or plan.wants_spectrum or (joined is not None and joined.operator.knows):
         family(inputs.first.config)
 

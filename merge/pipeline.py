@@ -306,8 +306,7 @@ def judge(job: Job, choice: Choice, ends: Ends) -> Judgement:
     if choice.point is not None and choice.t is not None:
         spectra = spectra_along(job, choice.point, choice.t, ends, config)
         along = along_path(spectra, thresholds)
-    restored = bool(choice.restored and choice.restored["kept"])
-    changed = restored or choice.adapter is not None
+    changed = any(one and one["kept"] for one in (choice.restored, choice.refitted)) or choice.adapter is not None
     merged = spectrum(choice.state, config) if changed or choice.t is None else spectra[choice.t]
     verdict = among(ends.spectra, merged, thresholds)
     with kept_if_refused(choice.run):

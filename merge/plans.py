@@ -393,6 +393,9 @@ class MergePlan:
     and, with text, for more; else ``none``. With a `budget` above 1, neurons that fit badly stay twice, and the MLPs of
     the merge are that much wider (`isthmus.align.width`).
 
+    `refit` fits the maps of an average that write to the residual stream by least squares, to what the models write
+    there (`isthmus.merge.refit`), where the loss on the select text falls by it.
+
     **Two models** are merged at a point of `path`: the straight line, a curve to be trained on the fit text of the
     labels `fit_on` (by default all but `report_on`), or the directory of a path that was saved. `t` None is the t in
     [interior, 1 − interior] with the lowest `objective` on the select text. `optimizers` are those that trained A and
@@ -432,6 +435,12 @@ class MergePlan:
     budget: float = option(
         1.0,
         "Let the MLPs of the merge have this many times the neurons, so that pairs that fit badly stay twice: 1 to 2.",
+        ALIGNMENT,
+    )
+    refit: bool = option(
+        False,
+        "Fit the maps that write to the residual stream by least squares, to what the models write there on average, "
+        "unless the loss rises by it.",
         ALIGNMENT,
     )
     soup: Soup = "uniform"

@@ -181,8 +181,10 @@ def fit_tokens(plan: MergePlan, recipe: Recipe | None, context: int) -> int:
         return plan.path.training.tokens(labels, context)
     if plan.alignment == "learned" and plan.path == "linear" and recipe is None:
         return plan.learn.training.tokens(labels, context)
-    looks = plan.alignment in LOOKING or (
-        recipe is not None and (plan.alignment == "auto" or recipe.operator.knows is not None)
+    looks = (
+        plan.refit
+        or plan.alignment in LOOKING
+        or (recipe is not None and (plan.alignment == "auto" or recipe.operator.knows is not None))
     )
     search = plan.weight_search
     learned = search.tokens(context) if search is not None and search.method == "gradient" else 0

@@ -70,6 +70,7 @@ def merge_report(
         "alignment": {"asked": job.plan.alignment, **choice.alignment},
         **(_of_path(choice, along) if choice.recipe is None else _of_operator(job, choice, measured)),
         **(measured.report() if measured else unmeasured(choice.t)),
+        "refitted": choice.refitted,
         "spectrum": asdict(verdict) if verdict else None,
         "adapter": _adapter(job, choice),
         **({"head": letter(job.inputs.head - job.base)} if job.inputs.head is not None else {}),
