@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from ..checkpoint.errors import BadInput
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.model import streamed_log_probs
 from ..checkpoint.recorded_parents import read_record
+from ..checkpoint.reference import parse_reference
 from ..checkpoint.rows import ComputedState
 from ..eval.progress import Progress
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 BY_WEIGHTS = ("permutation", "orthogonal")  # what repeats an alignment from the models alone
+ALIGNMENT = "alignment.safetensors"  # what `isthmus align` writes beside a model
 SAME_FUNCTION = 0.02  # nats: a B that is read off a float16 merge is off by so much at most
 
 
@@ -86,8 +89,12 @@ def _point(record: Mapping[str, Any]) -> float | None:
 
 def _are_aligned(parents: Sequence[str]) -> bool:
     """Whether all parents but the first are what `isthmus align` wrote."""
-    records = [read_record(parent) for parent in parents[1:]]
-    return all(record is not None and record.get("command") == "align" for record in records)
+    return all(map(_is_aligned, parents[1:]))
+
+
+def _is_aligned(parent: str) -> bool:
+    record = read_record(parent)
+    return record is not None and record.get("command") == "align"
 
 
 def coordinates(
@@ -123,7 +130,7 @@ def coordinates(
             if joint:
                 moved = [*moved[1:], moved[0]]
         elif _are_aligned(parents):
-            moved, how = [Alignment(method).reference(own[0], family(config)), *own[1:]], "given"
+            moved, how = _given(compared, parents, method), "given"
         else:
             t = _point(record)
             assert t is not None, "require_repeatable"
@@ -132,6 +139,29 @@ def coordinates(
             moved.append(align_states(own[0], base.state, config, "orthogonal", seed=seed).b)
     facts = Alignment(method).config(config)
     return Coordinates((merge, *moved), facts, method, how)
+
+
+def _given(compared: Compared, parents: Sequence[str], method: Method) -> list[Mapping[str, Tensor]]:
+    """The parents that `isthmus align` wrote, with A as it was or as `--reference`, where a merge lies between them:
+    without what was learned of the gauge, in the basis of A.
+    """
+    first, *others = compared.parents
+    reference = Alignment(method).reference(first.state, family(first.config))
+    if method != "learned":
+        return [reference, *(other.state for other in others)]
+    table = family(Alignment(method).config(first.config))
+    alignments = [Alignment.load(_folder(parent) / ALIGNMENT) for parent in parents[1:]]
+    turned = alignments[0] if _is_aligned(parents[0]) else replace(alignments[0], basis={})
+    return [
+        alignment.neutral(state, table)
+        for alignment, state in zip((turned, *alignments), (reference, *(other.state for other in others)), strict=True)
+    ]
+
+
+def _folder(parent: str) -> Path:
+    directory = parse_reference(parent).parts[-1].directory
+    assert directory is not None, "it has a report of isthmus align beside it"
+    return directory
 
 
 def _recovered(compared: Compared, t: float, method: Method) -> list[Mapping[str, Tensor]]:

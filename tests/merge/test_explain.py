@@ -19,7 +19,7 @@ from isthmus.checkpoint.loading import load
 from isthmus.eval.text import Text
 from isthmus.merge.coordinates import require_repeatable
 from isthmus.merge.explain import explain
-from isthmus.merge.plans import ExplainPlan
+from isthmus.merge.plans import ExplainPlan, LearnPlan
 from isthmus.merge.recipes.recipe import recipe
 
 Save = Callable[..., Path]
@@ -105,6 +105,26 @@ def test_an_alignment_that_cannot_be_repeated_is_read_off_the_merge(saved: Save,
         require_repeatable(curved, [str(a), str(b)])
     with pytest.raises(BadInput, match="give all of them, in their order"):
         require_repeatable(curved, [str(a)])
+
+
+def test_parents_of_a_learned_merge_are_those_that_align_wrote(tmp_path: Path, isthmus) -> None:
+    """With A as it was or as the reference, they lie where the merge does: in the basis of A, without the gauge."""
+    ends, fit = (EMBEDDED / "adamw-1", EMBEDDED / "muon-1"), {"data": ("stdlib:docs",), "tokens": 512}
+    for name in ("adamw-1", "muon-1"):
+        shutil.copytree(EMBEDDED / name, tmp_path / name)
+    merged = merge(*ends, align="learned", learn=LearnPlan(steps=8), t=0.5, dtype="float32", **fit)
+    assert merged.alignment.basis
+    merged.save(tmp_path / "merged")
+    words = ("align", *ends, "-o", tmp_path / "b", "--reference", tmp_path / "a", "--method", "learned")
+    assert isthmus(*words, "--align-steps", 8, "--data", "stdlib:docs", "--dtype", "float32").code == 0
+    by_reference, by_original = (
+        explain(tmp_path / "merged", [a, tmp_path / "b"]).report for a in (tmp_path / "a", ends[0])
+    )
+    assert by_reference["alignment"]["how"] == by_original["alignment"]["how"] == "given"
+    distances = by_reference["total"]["distances"]
+    assert distances == pytest.approx(by_original["total"]["distances"], rel=1e-3)
+    assert by_reference["total"]["weights"] == pytest.approx([0.5, 0.5], abs=0.1)
+    assert by_reference["total"]["unexplained"] < 0.2
 
 
 def test_parents_in_a_sharded_float16_model_of_another_tool(saved: Save, tmp_path: Path) -> None:
