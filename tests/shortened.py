@@ -23,11 +23,11 @@ def shorten() -> None:
     import isthmus.merge.aligned_checkpoint
     import isthmus.merge.plane
     import isthmus.merge.probe
-    import isthmus.merge.training.fitting
+    import isthmus.merge.training.text
 
     # What is trained is chosen by a part of the text, after every few steps.
     isthmus.merge.aligned_checkpoint.SELECT_TOKENS = 1024
-    isthmus.merge.training.fitting.SELECT_BLOCKS = 8
+    isthmus.merge.training.text.SELECT_BLOCKS = 8
 
     # Reports have a coarse plane and few words: processes of their own, as of the demo, have them whole.
     isthmus.merge.plane._measured.__kwdefaults__["resolution"] = 3

@@ -364,7 +364,7 @@ def test_a_path_is_trained_saved_and_merged(isthmus, tmp_path: Path) -> None:
 
 
 def test_a_killed_training_goes_on_to_the_same_path(isthmus, saved, afresh, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("isthmus.merge.training.fitting.SELECT_BLOCKS", 32)  # as in the process that is killed
+    monkeypatch.setattr("isthmus.merge.training.text.SELECT_BLOCKS", 32)  # as in the process that is killed
     a, b = (saved(f"models/{name}", seed, tokenizer=True, vocab_size=1024) for seed, name in enumerate("ab"))
 
     def command(name: str) -> tuple[object, ...]:

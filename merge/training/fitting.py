@@ -27,7 +27,7 @@ from ..path import Simplex, WeightPath
 from ..plans import CurvePlan, LearnPlan
 from ..spectra import restore_spectrum
 from .path_training import Trained, train_path
-from .text import SELECT_BLOCKS, blocks_to_look_at
+from .text import a_little, blocks_to_look_at
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -164,8 +164,7 @@ def train_curve(
 
 def select_meter(config: PretrainedConfig, select: Mapping[str, Tensor], device: str) -> LossMeter:
     """What measures losses on a little of every text to select on."""
-    each = -(-SELECT_BLOCKS // len(select))
-    return LossMeter(config, {label: blocks[:each] for label, blocks in select.items()}, device=device)
+    return LossMeter(config, a_little(select), device=device)
 
 
 def height_of(

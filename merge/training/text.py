@@ -33,6 +33,12 @@ def with_written(
     return fit, {**select, WRITTEN: writer.blocks("select", SELECT_BLOCKS, context)}
 
 
+def a_little(select: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The blocks by which runs are judged while they go on: `SELECT_BLOCKS`, as many of every label."""
+    each = -(-SELECT_BLOCKS // len(select))
+    return {label: blocks[:each] for label, blocks in select.items()}
+
+
 def blocks_to_look_at(fit: Mapping[str, Tensor]) -> Tensor:
     """Blocks of `ACTIVATION_TOKENS` tokens of the fit text, as many of every label."""
     blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}

@@ -19,7 +19,7 @@ def test_alone_everything_is_ones_own() -> None:
 
 def test_two_processes_train_and_measure_what_one_does(isthmus, saved, afresh, tmp_path: Path, monkeypatch) -> None:
     """gloo on the CPU; an odd number of blocks, so that the shares differ; rank 0 alone writes and speaks."""
-    monkeypatch.setattr("isthmus.merge.training.fitting.SELECT_BLOCKS", 32)  # as in those processes
+    monkeypatch.setattr("isthmus.merge.training.text.SELECT_BLOCKS", 32)  # as in those processes
     models = [saved(name, seed, vocab_size=1024, tokenizer=True) for seed, name in enumerate("ab")]
     options = ["--data", "stdlib:docs:heldout", "--align", "orthogonal", "--tokens", 352, "--steps", 6, "--batch", 4]
     alone = isthmus("path", *models, "-o", tmp_path / "1", *options)
