@@ -57,7 +57,7 @@ class LearnedAlignment(nn.Module):
         self._starts, self._table = tuple(starts), table
         self._first = _Pieces(table.split(first))
         self.others = nn.ModuleList(MovingState(table.split(state), table) for state in others)
-        self.turn = table.spaces[table.stream].group.motion() if table.folded else None
+        self.turn = table.spaces[table.stream].group.motion() if has_basis(table) else None
 
     def forward(self) -> list[State]:
         """The pieces of every state, moved; in float32 whatever the precision of the training."""
@@ -155,7 +155,13 @@ def common_basis(cross: Tensor, table: Family) -> Elements:
 
     `cross` (width, width) are the correlations of the stream of aligned states
     (`isthmus.align.activations.cross_correlations`), summed over pairs of them. Returns the element of the stream's
-    space; {} where the stream has no rotations, or no norm a scale that is folded.
+    space, of a table that `has_basis`.
     """
     group = table.spaces[table.stream].group
-    return {table.stream: group.eigenbasis(cross)} if isinstance(group, Orthogonal) and table.folded else {}
+    assert isinstance(group, Orthogonal)
+    return {table.stream: group.eigenbasis(cross)}
+
+
+def has_basis(table: Family) -> bool:
+    """Whether the stream has rotations, and norms have scales that are diagonal in a basis of it."""
+    return bool(table.folded) and isinstance(table.spaces[table.stream].group, Orthogonal)

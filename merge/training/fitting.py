@@ -16,7 +16,7 @@ from torch import Tensor
 from ...align.activations import cross_correlations
 from ...align.alignment import Alignment, turned
 from ...align.families import family
-from ...align.learned import LearnedAlignment, common_basis
+from ...align.learned import LearnedAlignment, common_basis, has_basis
 from ...align.methods import KEEP_FORM
 from ...align.universe import Universe
 from ...eval.barrier import profile
@@ -55,12 +55,14 @@ def movable(
         moved = [start.apply(state, table) for start, state in zip(starts, states[1:], strict=True)]
         begun = (starts[0].reference(states[0], table), *moved)
     untied, narrow = table.untied(), Alignment("learned").config(aligned.config)
-    ids, (first, *others) = shown(blocks_to_look_at(fit)), begun
-    stream = replace(untied, activations=tuple(place for place in untied.activations if place.space == table.stream))
-    crosses = [cross_correlations(first, other, narrow, stream, ids)[table.stream] for other in others]
-    basis = common_basis(sum(crosses[1:], crosses[0]), untied)
-    begun = tuple(turned(state, untied, basis) for state in begun)
-    moving = LearnedAlignment([start.in_basis(basis, untied) for start in starts], begun, untied, widening)
+    if has_basis(untied):
+        ids, (first, *others) = shown(blocks_to_look_at(fit)), begun
+        stream = replace(untied, activations=tuple(one for one in untied.activations if one.space == table.stream))
+        crosses = [cross_correlations(first, other, narrow, stream, ids)[table.stream] for other in others]
+        basis = common_basis(sum(crosses[1:], crosses[0]), untied)
+        begun = tuple(turned(state, untied, basis) for state in begun)
+        starts = tuple(start.in_basis(basis, untied) for start in starts)
+    moving = LearnedAlignment(starts, begun, untied, widening)
     if widening is not None:
         a, b = map(untied.split, begun)
         begun = tuple(map(family(config).join, widening.pieces(a, b, untied)))
