@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 ROUNDINGS = 4.0  # times what rounding to float32 changes in a model itself, where that is more
 MOST = 1e-2  # nats, and no more than this
+FILE = "alignment.safetensors"  # what it is called beside a model or a path
 _GAUGE, _BASIS = "gauge/", "basis/"
 
 

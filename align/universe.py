@@ -84,14 +84,22 @@ class Universe:
             return state
         return self.alignment.neutral(state, family(self.config))
 
-    def with_room(self, room: Widening | float, *, seed: int = 0) -> Universe:
-        """The two states with room for neurons that stay twice: which, or a budget (`isthmus.align.width`); verified.
+    def room_for(self, budget: float) -> Widening:
+        """Which neurons of the two states stay twice with a `budget` (`isthmus.align.width`).
 
-        Raises UnsupportedFamily for MLPs that cannot grow alike; AlignmentError where a state computes something else.
+        Raises UnsupportedFamily for MLPs that cannot grow alike.
         """
         table = family(self.config)
         a, b = (table.split(state) for state in self.states)
-        widening = room if isinstance(room, Widening) else widening_of(a, b, table, room)
+        return widening_of(a, b, table, budget)
+
+    def with_room(self, widening: Widening, *, seed: int = 0) -> Universe:
+        """The two states with room for the neurons that stay twice; verified.
+
+        Raises AlignmentError where a state computes something else.
+        """
+        table = family(self.config)
+        a, b = (table.split(state) for state in self.states)
         config = type(self.config).from_dict(widening.facts(self.config.to_dict()))
         wide, ids = family(config), random_ids(config, seed)
         states = tuple(wide.join(pieces) for pieces in widening.pieces(a, b, table))

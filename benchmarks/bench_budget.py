@@ -20,15 +20,16 @@ from typing import Any
 from measurement import RESULTS, record
 
 import isthmus
+from isthmus.merge.plans import Align
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 PAIRS = (("adamw-1", "adamw-2"), ("muon-1", "muon-2"), ("adamw-1", "muon-1"))
-BUDGETS = {"orthogonal": (1.0, 1.25, 1.5, 1.75, 2.0), "learned": (1.0, 1.25, 1.5)}
+BUDGETS: dict[Align, tuple[float, ...]] = {"orthogonal": (1.0, 1.25, 1.5, 1.75, 2.0), "learned": (1.0, 1.25, 1.5)}
 
 
-def row(a: str, b: str, align: str, budget: float) -> dict[str, Any]:
+def row(a: str, b: str, align: Align, budget: float) -> dict[str, Any]:
     """One merge, in nats per token."""
-    plan = isthmus.MergePlan(("stdlib:docs",), align=align, learn=isthmus.LearnPlan(steps=400), t=0.5, budget=budget)  # type: ignore[arg-type]
+    plan = isthmus.MergePlan(("stdlib:docs",), align=align, learn=isthmus.LearnPlan(steps=400), t=0.5, budget=budget)
     report = isthmus.merge_models([EMBEDDED / a, EMBEDDED / b], plan).report
     point, widened = report["merge_point"], report["alignment"]["widened"]
     mean = point["loss"] - point["excess"]
@@ -47,7 +48,7 @@ def row(a: str, b: str, align: str, budget: float) -> dict[str, Any]:
 def main(wanted: Sequence[str]) -> None:
     file = RESULTS / "budget.json"
     rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-    for align in wanted:
+    for align in (one for one in BUDGETS if one in wanted):
         rows = [one for one in rows if one["align"] != align]
         for a, b in PAIRS:
             rows += [row(a, b, align, budget) for budget in BUDGETS[align]]

@@ -35,10 +35,9 @@ from ..eval.progress import Progress
 from ..eval.text import Blocks, Text
 from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan
-from ..merge.reading import ACTIVATION_TOKENS
+from ..merge.reading import ACTIVATION_TOKENS, blocks_to_look_at
 from ..merge.search import grid
 from ..merge.training.fitting import learn, train_curve
-from ..merge.training.text import blocks_to_look_at
 from .architectures import FEWER, Architecture
 from .demo import CHECKPOINTS
 from .options import SEEDS

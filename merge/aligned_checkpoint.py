@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..align.alignment import FILE as ALIGNMENT
 from ..align.families import FAMILIES, family
 from ..align.methods import LOOKING
 from ..align.universe import Universe
@@ -92,7 +93,7 @@ def align_and_save(
     with ExitStack() as outputs:  # neither is published where one of them cannot be written
         directory = outputs.enter_context(atomic_directory(output, overwrite=overwrite, inputs=places))
         digests = _save_model(directory, sides[1], aligned.alignment, second, dtype, output.name)
-        aligned.alignment.save(directory / "alignment.safetensors")
+        aligned.alignment.save(directory / ALIGNMENT)
         report = sealed(report, directory, digests)
         write_json(directory / REPORT, report)
         if reference is not None:

@@ -129,7 +129,7 @@ class PathChooser(Chooser):
         began = time.monotonic()
         aligned = self.aligned_by(method)
         if self.plan.budget > 1:
-            aligned = aligned.with_room(self.plan.budget, seed=self.plan.seed)
+            aligned = aligned.with_room(aligned.room_for(self.plan.budget), seed=self.plan.seed)
         return self._searched(Candidate(aligned, time.monotonic() - began), f"align {method}")
 
     def _learned(self, start: Candidate, plan: LearnPlan) -> Candidate:

@@ -121,7 +121,8 @@ class OperatorChooser(Chooser):
         }
         maker, refit = f"the merge by {recipe.operator.name}", None
         if self.plan.refit:
-            shares = recipe.plain_weights() or [1 / len(aligned.states)] * len(aligned.states)
+            shares = recipe.plain_weights()
+            assert shares is not None, "require_sense"
             state, refit = self.refit(state, aligned, shares)
         if aligned.alignment.method == "learned":
             merged, state = state, aligned.neutral(state)

@@ -26,10 +26,10 @@ from ..eval.text_hashes import TextHashes
 from .observed import Observed
 from .path import WeightPath
 from .plans import Align, MergePlan, PathTraining
-from .reading import MergeText, tokens_per_label, writer_of
+from .reading import MergeText, blocks_to_look_at, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
 from .refit import refitted
-from .training.text import blocks_to_look_at, with_written
+from .training.text import with_written
 from .training.training_state import TrainingState
 
 if TYPE_CHECKING:

@@ -110,6 +110,12 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
         "--refit is for plain averages: take --method linear, or leave it out": (
             plan.refit and (operator.name != "linear" or recipe.is_composed or limited)
         ),
+        "--refit is for averages with one weight for every model: leave out it, or the weights by layer": (
+            plan.refit
+            and operator.name == "linear"
+            and not recipe.is_composed
+            and (recipe.plain_weights() is None or (plan.search is not None and plan.search.granularity != "model"))
+        ),
         several: plan.soup != "uniform" and plan.search is not None,
         f"{operator.name} has no weights to choose": chosen and not operator.is_weighed,
         f"{operator.name} has no slopes to follow: take --search coordinate or cma": learned

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from torch import Tensor
 
-from ..align.alignment import Alignment, random_ids
+from ..align.alignment import FILE, Alignment, random_ids
 from ..align.canonical import canonical
 from ..align.families import family
 from ..align.methods import Method
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 BY_WEIGHTS = ("permutation", "orthogonal")  # what repeats an alignment from the models alone
-ALIGNMENT = "alignment.safetensors"  # what `isthmus align` writes beside a model
 SAME_FUNCTION = 0.02  # nats: a B that is read off a float16 merge is off by so much at most
 
 
@@ -150,7 +149,7 @@ def _given(compared: Compared, parents: Sequence[str], method: Method) -> list[M
     if method != "learned":
         return [reference, *(other.state for other in others)]
     table = family(Alignment(method).config(first.config))
-    alignments = [Alignment.load(_folder(parent) / ALIGNMENT) for parent in parents[1:]]
+    alignments = [Alignment.load(_folder(parent) / FILE) for parent in parents[1:]]
     turned = alignments[0] if _is_aligned(parents[0]) else replace(alignments[0], basis={})
     return [
         alignment.neutral(state, table)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -28,6 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import override
 
+from ..align.alignment import FILE as ALIGNMENT
 from ..align.alignment import Alignment
 from ..align.families import family
 from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
@@ -93,8 +94,12 @@ def blend(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> C
 class Averages(ABC):
     """Weighted averages of control points: `ends`, which stay what they compute, and trained `bends` between them."""
 
-    ends: tuple[Mapping[str, Tensor], ...]
     bends: tuple[Mapping[str, Tensor], ...]
+
+    @property
+    @abstractmethod
+    def ends(self) -> tuple[Mapping[str, Tensor], ...]:
+        """The first and the last control points."""
 
     @property
     def points(self) -> tuple[Mapping[str, Tensor], ...]:
@@ -135,8 +140,8 @@ class WeightPath(Averages):
         return cls("linear", a, b)
 
     @property
-    def ends(self) -> tuple[Mapping[str, Tensor], ...]:  # type: ignore[override]
-        """A and B."""
+    @override
+    def ends(self) -> tuple[Mapping[str, Tensor], ...]:
         return self.a, self.b
 
     def __call__(self, t: float) -> ComputedState:
@@ -161,8 +166,13 @@ class WeightPath(Averages):
 class Simplex(Averages):
     """All weighted averages of some states; called with their weights, which sum to 1, it gives one."""
 
-    ends: tuple[Mapping[str, Tensor], ...]
-    bends: tuple[Mapping[str, Tensor], ...] = ()
+    states: tuple[Mapping[str, Tensor], ...]
+    bends: tuple[Mapping[str, Tensor], ...] = field(default=(), init=False)
+
+    @property
+    @override
+    def ends(self) -> tuple[Mapping[str, Tensor], ...]:
+        return self.states
 
     @override
     def coefficients(self, place: Sequence[float]) -> tuple[float, ...]:
@@ -174,7 +184,7 @@ class Simplex(Averages):
 
     @override
     def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
-        return replace(self, ends=tuple(ends))
+        return replace(self, states=tuple(ends))
 
 
 @dataclass(frozen=True)
@@ -231,7 +241,7 @@ def write_path(
     for number, bend in enumerate(path.bends, start=1):
         require_writable(bend, torch.float32, f"bend {number} of the path")
     write_bends(directory / "bends.safetensors", [{n: b[n] for n in b} for b in path.bends])
-    alignment.save(directory / "alignment.safetensors")  # its map was verified
+    alignment.save(directory / ALIGNMENT)  # its map was verified
     seen.save(directory / "seen.safetensors")
     digests = zip(endpoints, endpoint_digests(endpoints), strict=True)
     ends = [{"ref": end.name, "revision": end.revision, "sha256": sha} for end, sha in digests]
@@ -251,7 +261,7 @@ def read_path(directory: Path, first: Checkpoint, second: Checkpoint) -> SavedPa
         if kind not in get_args(Kind) or not _is_record(training):
             raise ValueError("no kind of path, or no record of its training")
         bends = read_bends(directory / "bends.safetensors")
-        alignment = Alignment.load(directory / "alignment.safetensors")
+        alignment = Alignment.load(directory / ALIGNMENT)
         seen = TextHashes.load(directory / "seen.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, CorruptCheckpoint):
         raise BadInput(f"'{directory.name}' holds no path saved by isthmus, or a damaged one") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ..eval.corpora import WRITTEN
 from ..eval.labelled_text import LabelledText
 from ..eval.progress import Progress
 from ..eval.samples import Writer
+from ..eval.targets import stacked
 from ..eval.text import Blocks, Text, Tokenizer
 from ..eval.text_hashes import TextHashes
 from .plans import CurvePlan, MergePlan, refuse
@@ -172,6 +173,12 @@ def text_of_model(
 def tokens_per_label(labels: int) -> int:
     """The fit tokens of every label that models are looked at on."""
     return -(-ACTIVATION_TOKENS // max(1, labels))
+
+
+def blocks_to_look_at(fit: Mapping[str, Tensor]) -> Tensor:
+    """Blocks of `ACTIVATION_TOKENS` tokens of the fit text, as many of every label."""
+    blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}
+    return stacked([rows[: blocks[label]] for label, rows in fit.items()])
 
 
 def fit_tokens(plan: MergePlan, recipe: Recipe | None, context: int) -> int:

@@ -25,9 +25,10 @@ from ...eval.progress import Progress
 from ...eval.targets import shown
 from ..path import Simplex, WeightPath
 from ..plans import CurvePlan, LearnPlan
+from ..reading import blocks_to_look_at
 from ..spectra import restore_spectrum
 from .path_training import Trained, train_path
-from .text import a_little, blocks_to_look_at
+from .text import a_little
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

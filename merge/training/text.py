@@ -8,9 +8,7 @@ from torch import Tensor
 
 from ...eval.corpora import WRITTEN
 from ...eval.samples import Writer
-from ...eval.targets import stacked
 from ..plans import MAX_PASSES, PathTraining
-from ..reading import ACTIVATION_TOKENS
 
 SELECT_BLOCKS = 32  # of all texts together
 
@@ -37,9 +35,3 @@ def a_little(select: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The blocks by which runs are judged while they go on: `SELECT_BLOCKS`, as many of every label."""
     each = -(-SELECT_BLOCKS // len(select))
     return {label: blocks[:each] for label, blocks in select.items()}
-
-
-def blocks_to_look_at(fit: Mapping[str, Tensor]) -> Tensor:
-    """Blocks of `ACTIVATION_TOKENS` tokens of the fit text, as many of every label."""
-    blocks = {label: -(-ACTIVATION_TOKENS // (len(fit) * rows.shape[1])) for label, rows in fit.items()}
-    return stacked([rows[: blocks[label]] for label, rows in fit.items()])

@@ -29,7 +29,7 @@ def test_the_neurons_of_every_mlp_are_found_with_all_that_they_touch() -> None:
 
 @pytest.mark.parametrize("budget", [1.25, 1.5, 2.0])
 def test_both_ends_compute_what_they_computed(budget: float) -> None:
-    wide = ALIGNED.with_room(budget)
+    wide = ALIGNED.with_room(ALIGNED.room_for(budget))
     hidden = HIDDEN
     assert wide.config.n_inner == round(budget * hidden)
     assert wide.facts({})["n_inner"] == round(budget * hidden)
@@ -39,7 +39,7 @@ def test_both_ends_compute_what_they_computed(budget: float) -> None:
 
 def test_on_the_line_neurons_that_stay_twice_give_the_average_of_what_they_give() -> None:
     """Against two MLPs side by side, written out; with budget 2 that is all of them."""
-    wide = ALIGNED.with_room(2.0)
+    wide = ALIGNED.with_room(ALIGNED.room_for(2.0))
     a, b = map(TABLE.split, ALIGNED.states)
     middle = family(wide.config).split(WeightPath.line(wide.states)(0.3))
     x = torch.randn(7, CONFIG.n_embd, generator=torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ def test_a_wider_line_is_lower() -> None:
     expected = sum(log_probs(state, CONFIG, IDS).exp() for state in STATES) / 2
 
     def distance(budget: float) -> float:
-        wide = ALIGNED.with_room(budget)
+        wide = ALIGNED.with_room(ALIGNED.room_for(budget))
         middle = WeightPath.line(wide.states)(0.5)
         return (expected * (expected.log() - log_probs(middle, wide.config, IDS))).sum(-1).mean().item()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import EMBEDDED
+from interrupting import Interrupted
 from merging import merge
 from transformers import AutoModelForCausalLM
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.summary import sentences
-from isthmus.merge.pipeline import merge_models
-from isthmus.merge.plans import Gates, LearnPlan, MergePlan, SpectrumPlan
+from isthmus.merge.plans import Gates, LearnPlan
 
 PAIR = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"
 QUICK = {"data": ("stdlib:docs",), "tokens": 512, "t": 0.5}
@@ -40,7 +40,7 @@ def test_a_wider_merge_is_lower_and_a_plain_model(tmp_path: Path) -> None:
 
 
 def test_an_alignment_is_learned_with_the_room(tmp_path: Path) -> None:
-    """It begins with the wider line, ends below it, and is resumed by the same budget alone."""
+    """It begins with the wider line, and ends below it."""
     options = {"align": "learned", "learn": LearnPlan(steps=24), **QUICK}
     merged = merge(*PAIR, budget=1.25, **options)
     learning = merged.report["alignment"]["learning"]
@@ -52,22 +52,30 @@ def test_an_alignment_is_learned_with_the_room(tmp_path: Path) -> None:
     assert plain.report["alignment"]["learning"]["history"][0] != learning["history"][0]
 
 
+def test_a_run_goes_on_with_its_own_budget_alone(tmp_path: Path) -> None:
+    options = {"align": "learned", "learn": LearnPlan(steps=24), "beside": tmp_path / "out", **QUICK}
+    with pytest.raises(KeyboardInterrupt):
+        merge(*PAIR, budget=1.25, progress=Interrupted(16, "learning the alignment"), **options)
+    with pytest.raises(BadInput, match="an unfinished run with other models, text or settings"):
+        merge(*PAIR, budget=1.5, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"budget": 0.5}, "from 1 to 2; got 0.5"),
         ({"budget": 2.5}, "from 1 to 2; got 2.5"),
         ({"budget": float("nan")}, "from 1 to 2; got nan"),
-        ({"budget": 1.5, "spectrum": SpectrumPlan(True)}, "leave --spectrum and --require-spectrum out"),
+        ({"budget": 1.5, "measure_spectrum": True}, "leave --spectrum and --require-spectrum out"),
         ({"budget": 1.5, "gates": Gates(require_spectrum=True)}, "leave --spectrum and --require-spectrum out"),
-        ({"budget": 1.5, "spectrum": SpectrumPlan(restore=True)}, "--restore-spectrum puts back"),
+        ({"budget": 1.5, "restore": True}, "--restore-spectrum puts back"),
         ({"budget": 1.5, "as_lora": 4}, "an adapter cannot"),
     ],
     ids=str,
 )
 def test_what_no_wider_merge_can_be(options: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        merge_models(PAIR, MergePlan(data=("stdlib:docs",), align="orthogonal", **options))  # type: ignore[arg-type]
+        merge(*PAIR, data=("stdlib:docs",), align="orthogonal", **options)
 
 
 def test_an_operator_takes_no_budget(isthmus, tmp_path: Path) -> None:

@@ -43,8 +43,7 @@ def test_the_average_is_lower_than_that_of_the_closed_form() -> None:
 
 def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:
     """`files_loss` holds it against its files; the gauge is taken out again, so that spectra can be compared."""
-    report = merged().save(tmp_path / "out")
-    assert report["spectrum"]["verdict"] in ("transition", "preserved", "contracted", "inflated")
+    merged().save(tmp_path / "out")
     norms = [tensor for name, tensor in merged().state.items() if "ln_1.weight" in name]
     assert all(torch.allclose(norm, torch.ones_like(norm), atol=1e-5) for norm in norms)
 

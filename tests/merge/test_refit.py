@@ -19,7 +19,7 @@ from isthmus.checkpoint.loading import load
 from isthmus.eval.summary import sentences
 from isthmus.merge.path import WeightPath, blend
 from isthmus.merge.pipeline import merge_models
-from isthmus.merge.plans import CurvePlan
+from isthmus.merge.plans import CurvePlan, SearchPlan
 from isthmus.merge.recipes.recipe import recipe
 from isthmus.merge.refit import RIDGE, refitted, stream_maps
 
@@ -139,5 +139,11 @@ def test_other_operators_and_other_architectures_are_refused_before_anything_is_
     ties = recipe("ties", [str(PAIR[0]), str(PAIR[1])], base=str(EMBEDDED / "adamw-2"))
     with pytest.raises(BadInput, match="--refit is for plain averages"):
         combine(ties, refit=True, data=("stdlib:docs",))
+    by_layer = recipe("linear", list(map(str, PAIR)), weights=[[0.2, 0.8], [0.8, 0.2]])
+    with pytest.raises(BadInput, match="one weight for every model"):
+        combine(by_layer, refit=True, data=("stdlib:docs",))
+    search = SearchPlan("gradient", granularity="layer")
+    with pytest.raises(BadInput, match="one weight for every model"):
+        combine(recipe("linear", list(map(str, PAIR))), refit=True, search=search, data=("stdlib:docs",))
     with pytest.raises(UnsupportedFamily, match="write straight to the residual stream"):
         stream_maps(family(tiny_bert(BertForMaskedLM).config))

@@ -339,9 +339,9 @@ def test_wider_mlps_compute_the_same_and_are_a_model_of_transformers(case: Case)
     sizes = {table.spaces[space].group.size for space in neurons_of(table)}
     if len(sizes) != 1:
         with pytest.raises(UnsupportedFamily, match="all have one hidden size"):
-            universe.with_room(1.5)
+            universe.with_room(universe.room_for(1.5))
         return
-    wide = universe.with_room(1.5)
+    wide = universe.with_room(universe.room_for(1.5))
     assert wide.max_log_prob_error < 1e-4
     assert {name: tuple(tensor.shape) for name, tensor in wide.states[0].items()} == schema(wide.config).shapes
     assert len(neurons_of(table)) == config.num_hidden_layers - (config.model_type == "qwen3_moe")

@@ -39,7 +39,6 @@ def _here(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world)
     monkeypatch.setattr("isthmus.merge.comparing.contestants.STEPS", 4)
     monkeypatch.setattr("isthmus.merge.reading.ACTIVATION_TOKENS", 1024)
-    monkeypatch.setattr("isthmus.merge.training.text.ACTIVATION_TOKENS", 1024)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,6 @@ def usual(world: Path) -> Iterator[dict[str, Any]]:
         patch.chdir(world)
         patch.setattr("isthmus.merge.comparing.contestants.STEPS", 4)
         patch.setattr("isthmus.merge.reading.ACTIVATION_TOKENS", 1024)
-        patch.setattr("isthmus.merge.training.text.ACTIVATION_TOKENS", 1024)
         yield compare(["./a", "./b"], ComparePlan(**QUICK), base="./base").report
 
 
