@@ -751,6 +751,7 @@ for _name, _about in {
     "spectra": "Spectra along paths between those models, and the calibration of the verdict on them.",
     "planes": "The loss on planes through three of those models, before and after alignment.",
     "practice": "Does the optimizer of fine-tuning change how models merge? Is a merge a good start for training on?",
+    "width": "Barriers between models of equal loss as they grow wider, by alignment, and with one bend.",
 }.items():
     _study_command(_name, _about)
 

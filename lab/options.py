@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..merge.reading import ACTIVATION_TOKENS
@@ -33,12 +34,13 @@ class Effort:
     looked_at: int = ACTIVATION_TOKENS
     layers: int = 4
     width: int = 128
+    heads: int = 4
     docs: str = DOCS
     code: str = CODE
 
     def config(self) -> GPT2Config:
         """The models that are pretrained."""
-        return small_config(layers=self.layers, width=self.width)
+        return small_config(layers=self.layers, width=self.width, heads=self.heads)
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,40 @@ class NetworkPlan:
 
 
 @dataclass(frozen=True)
+class WidthPlan:
+    """The models of the study of width: seeds, layers, widths, and by optimizer the steps that train each width.
+
+    The steps were chosen on another seed so that all models have nearly the same held-out loss.
+    """
+
+    seeds: int = 3
+    layers: int = 2
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    steps: Mapping[str, tuple[int, ...]] = field(
+        default_factory=lambda: {"adamw": (1000, 530, 340, 220), "muon": (430, 285, 180, 125)}
+    )
+
+
+@dataclass(frozen=True)
 class Size:
-    """How large a study is: models per optimizer, fine-tunes of every kind, small GPT-2s and two-layer networks."""
+    """How large a study is: models per optimizer, fine-tunes of every kind, small GPT-2s of one width and of several,
+    and two-layer networks.
+    """
 
     seeds: int
     fine_tunes: int
     effort: Effort
     networks: NetworkPlan
+    widths: WidthPlan
 
 
-FULL = Size(SEEDS, SEEDS, Effort(), NetworkPlan())
+FULL = Size(SEEDS, SEEDS, Effort(), NetworkPlan(), WidthPlan())
 QUICK = Size(
     seeds=2,
     fine_tunes=1,
-    effort=Effort(20, 4, 4, 20, 512, 5, 3, 5, 2048, 2, 32, "stdlib:docs:heldout", "stdlib:code:heldout"),
+    effort=Effort(20, 4, 4, 20, 512, 5, 3, 5, 2048, 2, 32, 4, "stdlib:docs:heldout", "stdlib:code:heldout"),
     networks=NetworkPlan(2, 300, 50, 1, (8, 32), (0.5, 4.0), 32, 12, 200, 4),
+    widths=WidthPlan(2, 1, (16, 32, 64), {"adamw": (30, 20, 10), "muon": (20, 15, 10)}),
 )
 
 

@@ -23,8 +23,16 @@ from .practice import practice_study
 from .relu.relu_figure import relu_figure
 from .relu.study import relu_study
 from .spectra_study import spectra_study
-from .study_figures import generalization_figure, planes_figure, practice_figure, spectra_figure, table_figure
+from .study_figures import (
+    generalization_figure,
+    planes_figure,
+    practice_figure,
+    spectra_figure,
+    table_figure,
+    width_figure,
+)
 from .table import table_study
+from .width import width_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +78,7 @@ STUDIES = {
         practice_study,
         practice_figure,
     ),
+    "width": Study("Do barriers between models of equal loss fall as they grow wider?", width_study, width_figure),
 }
 
 

@@ -19,6 +19,14 @@ NAMES = {"adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
 MARKERS = "os^vDP*"
 EACH = "each"  # a plane through one model of each optimizer
 STARTS = (("docs", "o", "from docstrings"), ("code", "s", "from code"), ("average", "*", "from their average"))
+WAY_STYLES: dict[str, dict[str, str]] = {
+    "naive": {"color": GREY},
+    "permutation": {"color": COLOURS["adamw"], "linestyle": ":"},
+    "orthogonal": {"color": COLOURS["adamw"], "linestyle": "--"},
+    "combined": {"color": COLOURS["adamw"]},
+    "learned": {"color": COLOURS["lion"]},
+    "one bend": {"color": ORANGE},
+}
 DEPTH = 4.0  # nats that the shades of planes span
 
 
@@ -146,6 +154,25 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
     axes[2].set_ylabel("loss after training on, nats")
     axes[2].legend(frameon=False, fontsize="small")
     return without_frame(figure, axes[2:])
+
+
+def width_figure(record: Mapping[str, Any]) -> Figure:
+    """Mean barriers against width, with standard deviations, for every optimizer and way; both axes logarithmic."""
+    figure = blank(9.6, 4.2)
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in record["table"]))
+    axes = list(figure.subplots(1, len(optimizers), sharey=True, squeeze=False).flat)
+    for axis, optimizer in zip(axes, optimizers, strict=True):
+        rows = [row for row in record["table"] if row["optimizer"] == optimizer]
+        widths = [row["width"] for row in rows]
+        for (way, style), marker in zip(WAY_STYLES.items(), MARKERS, strict=False):
+            means, errors = ([row[way][key] for row in rows] for key in ("mean", "std"))
+            axis.errorbar(widths, means, yerr=errors, marker=marker, markersize=5, capsize=2, label=way, **style)
+        axis.set(xscale="log", yscale="log", xlabel="width", title=NAMES[optimizer])
+        axis.set_xticks(widths, [str(width) for width in widths])
+        axis.minorticks_off()
+    axes[0].set_ylabel("barrier, nats per token")
+    axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return without_frame(figure)
 
 
 def _triple(names: str) -> str:
