@@ -2,11 +2,12 @@
 
 They are aligned to each other. The excess of their plain average is compared with the highest barrier of their pairs,
 each aligned as a pair, on text that none of them was trained on. `learned` together, 1,000 steps of 8 x 128 tokens, is
-fitted to the text that they were trained on, and to what they write; its pairs are those of bench_paths.py.
+fitted to the text that they were trained on, and to what they write; its pairs are those of bench_paths.py. So is the
+`star`: after `combined` alignment, one centre, trained for 300 steps of 32 x 128 tokens.
 
-    python bench_universe.py [ALIGNMENT ...]
+    python bench_universe.py [WAY ...]
 
-measures some alignments; of the others, what was recorded stays.
+measures some of them; of the others, what was recorded stays.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ import torch
 from measurement import RESULTS, record
 
 from isthmus.merge.pipeline import merge_models
-from isthmus.merge.plans import MergePlan, SpectrumPlan
+from isthmus.merge.plans import CurvePlan, MergePlan, SpectrumPlan
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TEXTS = ["stdlib:docs:heldout", "stdlib:code:heldout"]
 THREE = ("adamw-1", "adamw-2", "muon-1")
-ALIGNMENTS = ("orthogonal", "combined", "permutation", "learned")
+WAYS = ("orthogonal", "combined", "permutation", "learned", "star")
 FITTED = ["fitted=stdlib:docs:train", "fitted code=stdlib:code:train"]
 
 
-def universe(align: str) -> dict[str, object]:
-    """The plain average of three, and the pairs' barriers, after one alignment."""
-    three = [str(CHECKPOINTS / name) for name in THREE]
+def universe(way: str) -> dict[str, object]:
+    """The plain average of three, and the pairs' barriers, after one alignment; or the centre of their star."""
+    three, align = [str(CHECKPOINTS / name) for name in THREE], "combined" if way == "star" else way
     plan = MergePlan(TEXTS, align=align, spectrum=SpectrumPlan(True))
-    if align == "learned":
+    if way == "star":
+        plan = replace(plan, path=CurvePlan())
+    if way in ("learned", "star"):
         plan = replace(plan, data=[*FITTED, *TEXTS], fit_on=["fitted", "fitted code"], report_on=["docs", "code"])
     report = merge_models(three, plan).report
     excess = report["baselines"]["average"]["excess"]
@@ -48,7 +51,12 @@ def universe(align: str) -> dict[str, object]:
         "spectrum": report["spectrum"]["verdict"],
         "seconds": round(report["seconds"]),
     }
-    if align == "learned":
+    if way == "star":
+        return own | {
+            "centre_excess": round(report["merge_point"]["excess"], 4),
+            "arms": [round(arm["barrier"], 4) for arm in report["star"]["arms"]],
+        }
+    if way == "learned":
         return own
     pairs = {}
     for a, b in itertools.combinations(THREE, 2):
@@ -74,4 +82,4 @@ def main(wanted: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ALIGNMENTS)
+    main(sys.argv[1:] or WAYS)

@@ -61,7 +61,7 @@ def loss_table(report: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[LossRo
     if "method" in report:
         if report["alignment"]["method"] != "none":
             models.append(("average, aligned", baselines["average"]))
-        merged = f"merge by {report['method']['name']}"
+        merged = f"merge by {report['method']['name']}" if not report.get("star") else "merge, trained centre"
     else:
         merged = f"merge at t = {point['t']:g}"
     models.append((merged, point))
@@ -182,7 +182,8 @@ def sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _operator(report: Mapping[str, Any]) -> list[str]:
-    name, count, soup = report["method"]["name"], len(report["endpoints"]), report["soup"]
+    count, soup = len(report["endpoints"]), report["soup"]
+    name = report["method"]["name"] if not report.get("star") else "the trained centre of their average"
     models = f"{count} model{'s' * (count > 1)}"
     base = f", on top of {report['base']['ref']}" if report["base"] else ""
     if not report["data"]:
@@ -197,11 +198,30 @@ def _operator(report: Mapping[str, Any]) -> list[str]:
     whose = "their mean loss" if count > 1 else "its loss"
     lines = [f"{models} merged by {name}{base}: {point['excess']:+.3f} nats against {whose}{averages}"]
     lines += _composition(report)
+    lines += _star(report.get("star"))
     if soup:
         lines += _weights(soup)
     if count == 1:
         return lines
     return [*lines, _gain(point, "best model" if count > 2 else "better endpoint")]
+
+
+def _star(star: Mapping[str, Any] | None) -> list[str]:
+    """How the centre of a star was trained, and how high the arms to it lie."""
+    if not star:
+        return []
+    highest = ", ".join(f"{letter(place)} {arm['barrier']:.3f}" for place, arm in enumerate(star["arms"]))
+    lines = [
+        f"the centre was trained from the average on ({star['optimizer']}, {star['steps']} steps): select loss "
+        f"{star['select_loss']:.3f}, {star['select_loss_average']:.3f} of the average",
+        f"along the straight arms to it, losses rise by at most {highest} nats above the models' mean",
+    ]
+    if star["diverged_at"]:
+        lines.append(
+            f"training diverged at step {star['diverged_at']} (the loss was NaN or Inf): the centre of step "
+            f"{star['best_step']} was kept; take a lower --bend-lr"
+        )
+    return lines
 
 
 def _weights(soup: Mapping[str, Any]) -> list[str]:

@@ -257,7 +257,7 @@ class PathChooser(Chooser):
         """The point at `t` with its spectrum restored, or as it is where the loss would rise; and the two losses."""
         before = chosen.at(t)
         a, b = (chosen.comparable(state) for state in chosen.aligned.states)
-        after = restore_spectrum(dict(before), a, b, t, family(chosen.aligned.config))
+        after = restore_spectrum(dict(before), (a, b), (1 - t, t), family(chosen.aligned.config))
         meter = self.meter("restoring the spectrum", chosen.aligned.config, 2)
         losses = [meter(state).mean for state in (before, after)]
         lowers = losses[1] <= losses[0]

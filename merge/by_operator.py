@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from ..align.alignment import Alignment
 from ..align.families import family
 from ..align.methods import Method
 from ..align.universe import Universe
+from ..checkpoint.optimizer_evidence import Evidence
 from ..checkpoint.serialization import digest
 from ..eval.loss import Losses, LossMeter, weighed
 from ..eval.targets import shown
@@ -19,12 +21,13 @@ from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .operators.combined import Combined, Known
 from .operators.statistics import fisher_diagonal, input_moments
-from .path import blend, endpoint_digests
-from .plans import SearchPlan
+from .path import Star, blend, endpoint_digests
+from .plans import CurvePlan, SearchPlan
 from .recipes.recipe import Recipe
 from .search import SURE
+from .spectra import restore_spectrum
 from .task_scores import module_of
-from .training.fitting import learn_all, learning_record
+from .training.fitting import learn_all, learning_record, movable, train_star, training_record
 from .training.training_state import TrainingState
 from .verify import require_same_function
 from .weight_search.chosen import ChosenWeights, WeightChooser
@@ -42,14 +45,23 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What the report says of an alignment's learning, the text that it was fitted to, and where it is kept until the
-    result is saved.
+class Fitted:
+    """What the report says of an alignment's learning and of the centre of a star, the text that they were fitted to,
+    and where the training is kept until the result is saved.
     """
 
-    record: Mapping[str, Any] | None = None
+    learning: Mapping[str, Any] | None = None
+    star: Mapping[str, Any] | None = None
     seen: TextHashes = field(default_factory=TextHashes)
     run: TrainingState | None = None
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The models under one alignment, and their star."""
+
+    aligned: Universe
+    path: Star
 
 
 @dataclass(eq=False)
@@ -58,7 +70,7 @@ class OperatorChooser(Chooser):
 
     recipe: Recipe
     tasks: TaskSet | None = None
-    learned: Learned = field(init=False, default_factory=Learned)
+    fitted: Fitted = field(init=False, default_factory=Fitted)
 
     @property
     def base(self) -> int:
@@ -79,7 +91,8 @@ class OperatorChooser(Chooser):
             is_flat=lambda best: not _is_surely_positive(best.losses - mean),
             is_lower=lambda other, best: _is_surely_positive(best.losses - other.losses),
         )
-        return self._learned(chosen) if self.plan.alignment == "learned" else chosen.aligned
+        learns = self.plan.alignment == "learned" and self.plan.path == "linear"  # else with the centre of a star
+        return self._learned(chosen) if learns else chosen.aligned
 
     def _learned(self, start: Average) -> Universe:
         """The models with their alignment learned, or as they were where their average loses no less then."""
@@ -91,7 +104,7 @@ class OperatorChooser(Chooser):
         learned = self._measured(self.moved(trained.alignments))
         lower = _is_surely_positive(start.losses - learned.losses)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
-        self.learned = Learned(record, TextHashes.of(fit[label] for label in labels), run)
+        self.fitted = Fitted(record, seen=TextHashes.of(fit[label] for label in labels), run=run)
         return (learned if lower else start).aligned
 
     def _average(self, method: Method) -> Average:
@@ -103,23 +116,29 @@ class OperatorChooser(Chooser):
         self.tried[aligned.alignment.method] = losses.mean
         return Average(aligned, losses)
 
-    def choose(self, aligned: Universe) -> Choice:
-        """What the operator makes of the aligned models, with the weights that are asked for."""
+    def choose(self, aligned: Universe, trained_by: Sequence[Evidence] = ()) -> Choice:
+        """What the operator makes of the aligned models, with the weights that are asked for; the centre of their star
+        is trained by the optimizer that suits all.
+        """
+        star = None
+        if isinstance(self.plan.path, CurvePlan):
+            star = self._star(aligned, self.plan.path.for_endpoints([evidence.optimizer for evidence in trained_by]))
+            aligned = star.aligned
         statistics = self._statistics(aligned)
         weights = self._weighted(aligned, statistics)
         recipe = self.recipe if weights is None else weights.recipe
         lazy = self._lazy(recipe, aligned, statistics)
         self.progress.stage(f"merging ({recipe.operator.name})", len(lazy))
-        state: Mapping[str, Tensor] = self._in_memory(lazy)
+        state: Mapping[str, Tensor] = self._in_memory(lazy) if star is None else star.path.centre
         record = {
             "method": aligned.alignment.method,
             "score": aligned.scores[-1],
             "rounds": len(aligned.scores) - 1,
             "max_log_prob_error": aligned.max_log_prob_error,
-            "learning": self.learned.record,
+            "learning": self.fitted.learning,
             "tried": self.tried,
         }
-        maker, refit = f"the merge by {recipe.operator.name}", None
+        maker, refit = f"the merge by {recipe.operator.name}" if star is None else "the centre of the star", None
         if self.plan.refit:
             shares = recipe.plain_weights()
             assert shares is not None, "require_sense"
@@ -129,12 +148,58 @@ class OperatorChooser(Chooser):
             what = f"taking the learned gauge out of {maker}"
             require_same_function(merged, state, aligned.config, what, seed=self.plan.seed)
         choice = Choice(
-            aligned, state, record, maker, recipe=recipe, refitted=refit, seen=self.learned.seen, run=self.learned.run
+            aligned,
+            state,
+            record,
+            maker,
+            training=self.fitted.star or {},
+            star=None if star is None else star.path,
+            recipe=recipe,
+            refitted=refit,
+            seen=self.fitted.seen,
+            run=self.fitted.run,
         )
         if weights is None:
             return choice
         equal = aligned.neutral(self._lazy(weights.equal, aligned, statistics))
         return replace(choice, soup=weights.record, equal=equal, run=weights.run or choice.run)
+
+    def _star(self, start: Universe, curve: CurvePlan) -> Arms:
+        """The aligned models with arms to a trained centre, and their alignment learned with it where asked for."""
+        shares = self.recipe.plain_weights()
+        assert shares is not None, "require_sense"
+        with_alignment = self.plan.alignment == "learned"
+        labels, fit, select, run = self.training(start, (curve, with_alignment), curve.training)
+        ends, moving, config = start.states, None, start.config
+        if with_alignment:
+            ends, moving = movable(start, self.states, fit)
+            config = Alignment("learned").config(config)
+        middle, table = dict(blend(ends, shares)), family(config)
+        self.progress.stage("starting the centre")
+        if curve.start == "restored":
+            middle = restore_spectrum(middle, ends, shares, table)
+        trained, curve = train_star(
+            Star(tuple(ends), (middle,), tuple(shares)),
+            config,
+            fit,
+            select,
+            curve,
+            device=self.device,
+            progress=self.progress,
+            run=run,
+            moving=moving,
+        )
+        aligned, star, learning = start, trained.path, None
+        if with_alignment:
+            aligned = self.moved(trained.alignments)
+            star = star.moved(aligned.states, star.bends)
+            learning = {"start": start.alignment.method, "with_bends": True}
+        meter = self.meter("choosing: the centre, or the average", aligned.config, 2)
+        average = meter(blend(star.ends, shares)).mean
+        record = {**training_record(curve, trained), "kind": "star", "fit_on": labels}
+        record |= {"select_loss": meter(star.centre).mean, "select_loss_average": average}
+        self.fitted = Fitted(learning, record, TextHashes.of(fit[label] for label in labels), run)
+        return Arms(aligned, star)
 
     def _in_memory(self, lazy: Combined) -> dict[str, Tensor]:
         state = {}

@@ -24,7 +24,7 @@ from ..eval.samples import Writer
 from ..eval.targets import shown
 from ..eval.text_hashes import TextHashes
 from .observed import Observed
-from .path import WeightPath
+from .path import Star, WeightPath
 from .plans import Align, MergePlan, PathTraining
 from .reading import MergeText, blocks_to_look_at, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
@@ -76,6 +76,7 @@ class Choice:
     the spectrum, `refitted` of what least squares fitted; `seen` is the text that the path was trained on, `run` where
     the training is kept until the result is saved, `closed` the alignment that it began with, None where nothing was
     fitted. By an operator, `recipe` is the one with the weights that were chosen, `soup` what the report says of them,
+    `star` the arms to the state where that is a trained centre,
     and `equal` what equal weights make, computed when it is looked up. `adapter` is the one that the
     state is made by, where the merge is saved as one; `observed` compares the state with the models while it is read.
     """
@@ -86,6 +87,7 @@ class Choice:
     maker: str
     t: float | None = None
     path: WeightPath | None = None
+    star: Star | None = field(default=None, kw_only=True)
     point: Callable[[float], Mapping[str, Tensor]] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     restored: Mapping[str, float | bool] | None = None

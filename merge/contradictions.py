@@ -8,7 +8,7 @@ from typing import get_args
 from ..align.methods import LOOKING
 from ..checkpoint.errors import BadInput
 from ..eval.tasks.specs import required, task_specs
-from .plans import Dtype, MergePlan, refuse
+from .plans import CurvePlan, Dtype, MergePlan, refuse
 from .recipes.recipe import Recipe
 
 
@@ -66,8 +66,9 @@ def _against_path(plan: MergePlan) -> dict[str, bool]:
 def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
     operator, chosen, limited = recipe.operator, plan.chooses_weights, plan.max_memory is not None
     learned = plan.search is not None and plan.search.method == "gradient"
-    of_path = plan.path != "linear" or plan.t is not None or plan.spectrum.restore
-    trained = (bool(plan.fit_on) and plan.alignment != "learned") or any(plan.optimizers)
+    star = isinstance(plan.path, CurvePlan)
+    of_path = isinstance(plan.path, Path) or plan.t is not None or plan.spectrum.restore
+    trained = (bool(plan.fit_on) and plan.alignment != "learned" and not star) or any(plan.optimizers)
     choice = plan.choice_of_weights
     contradiction = f"the weights that are given and those of {choice} contradict each other: leave one out"
     several = "soup and --search both choose weights: leave one out"
@@ -106,6 +107,7 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
             plan.alignment == "learned" and not plan.data
         ),
         "a path, its point, its training and its ends are for two models: leave the operator out": of_path or trained,
+        **_against_star(plan, recipe),
         "--budget is for two models and the line between them: leave it out, or leave --method out": plan.budget != 1,
         "--refit is for plain averages: take --method linear, or leave it out": (
             plan.refit and (operator.name != "linear" or recipe.is_composed or limited)
@@ -136,6 +138,23 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
             f"{what} needs the models in memory: leave out that or --max-memory": limited and needed
             for what, needed in in_memory.items()
         },
+    }
+
+
+def _against_star(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
+    """What a trained centre of more than two models cannot be, or not yet."""
+    if not isinstance(plan.path, CurvePlan):
+        return {}
+    averages = recipe.operator.name == "linear" and not recipe.is_composed and recipe.plain_weights() is not None
+    return {
+        "--path of models that an operator merges trains one centre for plain averages of three models or more, with "
+        "one weight for every model: take --method linear, or leave --path out": not averages,
+        "--path of two models is a path between them: leave --method out": averages and len(recipe.models) < 3,
+        "the arms from the models to their centre are straight: take --path polychain": plan.path.kind != "polychain",
+        f"three models or more have one centre in common; got --bends {plan.path.bends}": plan.path.bends != 1,
+        "a centre is trained on text: add --data": not plan.data,
+        f"--path trains the centre, and {plan.choice_of_weights} chooses weights: leave one out": plan.chooses_weights,
+        "--path needs the models in memory: leave out that or --max-memory": plan.max_memory is not None,
     }
 
 

@@ -47,15 +47,21 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
     reads_no_text = not plan.data and not plan.writes_text
     plain = reads_no_text and plan.path == "linear" and (plan.align == "none" or (by_operator and plan.align is None))
     measures = plan.spectrum.measure or (plan.spectrum.measure is None and not plain)
-    learns = plan.alignment == "learned" if by_operator else plan.learns_on_line
+    star = by_operator and curve
+    learns = plan.alignment == "learned" and not star if by_operator else plan.learns_on_line
     evolves, chosen = (
         plan.search is not None and plan.search.method == "cma",
         f"--soup {plan.soup}" if plan.search is None else "--search",
     )
     return [
         (not by_operator, OF_OPERATORS, "is one of the options that are for a --method: name one, or leave it out"),
-        (by_operator, {*OF_THE_PATH, *OF_BENDS}, two_models),
-        (by_operator and not learns, OF_LEARNING | OF_TRAINING, "is for --align learned: add it, or leave this out"),
+        (by_operator, OF_THE_PATH - {"--path"}, two_models),
+        (by_operator and not star, {"--path", *OF_BENDS}, f"{two_models}, or take --path polychain for three or more"),
+        (
+            by_operator and not learns and not star,
+            OF_LEARNING | OF_TRAINING,
+            "is for --align learned: add it, or leave this out",
+        ),
         (by_operator and plan.t is None, {"--t"}, f"auto {two_models}"),
         (
             by_operator and not plan.chooses_weights,
@@ -86,7 +92,7 @@ def idle_in_merge(plan: MergePlan, *, by_operator: bool) -> list[Rule]:
             {"--max-excess", "--same-kind"},
             "is for the verdict on a spectrum, and none is measured: add --spectrum, or leave it out",
         ),
-        (by_operator and not evolves and not learns, {"--restart"}, f"{two_models}, or take --search cma"),
+        (by_operator and not evolves and not learns and not star, {"--restart"}, f"{two_models}, or take --search cma"),
         (plan.search is None, OF_SEARCH, "is for a search for weights: add --search, or leave it out"),
         (not evolves, {"--evaluations"}, "counts what --search cma tries: leave it out"),
         (plan.search is not None, {"--soup"}, "contradicts --search: leave one out"),

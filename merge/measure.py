@@ -17,7 +17,7 @@ from ..eval.accuracy import Accuracies, LogProbs, accuracy, ensemble_log_probs, 
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block, weighed
 from ..eval.progress import Progress
-from .path import WeightPath, blend
+from .path import Star, WeightPath, blend
 from .search import grid
 from .task_scores import TaskResults, scores_json
 from .vocabulary import Whole, kept_rows, whole_state
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+ARM = (0.0, 0.25, 0.5, 0.75, 1.0)
 Model = tuple[Mapping[str, Tensor], "PretrainedConfig"]
 
 
@@ -67,9 +68,10 @@ class Measured:
     read back from disk; `ensemble` averages the probabilities of the members, None of a single one; `base` is what they
     were trained from, where there is one; `probe` is what other text says of the path (`isthmus.merge.probe`),
     `memorized` which text a model knows by heart (`isthmus.eval.memorization`), `quantized` what quantization cost one
-    (`isthmus.eval.quantization`); `equal` is the same merge with equal weights, where they were chosen. `shared` is the
-    merge on the shared rows, None where there are no others; `profiles` are those of a path, with the merge at `t`;
-    `accuracy` is that of classifiers, `tasks` what all score on tasks.
+    (`isthmus.eval.quantization`); `equal` is the same merge with equal weights, where they were chosen; `star` is what
+    the arms of a star are like, from every model to the centre. `shared` is the merge on the shared rows, None where
+    there are no others; `profiles` are those of a path, with the merge at `t`; `accuracy` is that of classifiers,
+    `tasks` what all score on tasks.
     """
 
     members: tuple[Losses, ...]
@@ -88,6 +90,7 @@ class Measured:
     quantized: tuple[dict[str, Any], ...] = ()
     tasks: TaskResults | None = None
     equal: Losses | None = None
+    star: tuple[dict[str, Any], ...] = ()
 
     @property
     def gain(self) -> Losses:
@@ -319,6 +322,22 @@ class Measuring:
     def of_state(self, state: Mapping[str, Tensor], config: PretrainedConfig) -> Losses:
         """The losses of one more state."""
         return self._silent_meter(config)(state)
+
+    def arms(self, star: Star, config: PretrainedConfig) -> tuple[dict[str, Any], ...]:
+        """Losses along the arm from every model to the centre of a star, at t = 1, and how far they lie above the mean
+        of the models, each with its share of what that point stands for; JSON-ready.
+        """
+        arms, meter = range(len(star.ends)), self._meter(config)
+        passes = (len(ARM) - 1) * len(arms) + 1
+        self.progress.stage("measuring the arms of the star", passes * sum(map(len, self.report.values())))
+        losses = {(arm, t): meter(star((arm, t))) for arm in arms for t in ARM if t < 1}
+        losses |= dict.fromkeys([(arm, 1.0) for arm in arms], meter(star.centre))
+        ends, found = [losses[arm, 0.0] for arm in arms], []
+        for arm in arms:
+            excesses = {t: losses[arm, t] - weighed(ends, star.shares((arm, t))) for t in ARM}
+            points = [{"t": t, "loss": losses[arm, t].mean, "excess": excess.mean} for t, excess in excesses.items()]
+            found.append({"points": points, "barrier": max(excess.mean for excess in excesses.values())})
+        return tuple(found)
 
     def of_composed(self, merged: Mapping[str, Tensor], config: PretrainedConfig, *, base: int) -> Measured:
         """The models that layers or stages are made of, but the `base` (0 or 1), their ensemble, and the merge as it

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Kind = Literal["linear", "polychain", "bezier"]
 
 FILE = "path.json"
+STRATA = 8
 # What is read of the record of a training, where it is there.
 RECORD: dict[str, type | tuple[type, ...]] = {
     "kind": str,
@@ -91,6 +92,13 @@ def blend(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> C
     return ComputedState(parts[0], lambda name: mix([part[name] for part in parts], shares), blocks)
 
 
+def stratified(count: int, span: tuple[float, float], generator: torch.Generator) -> list[float]:
+    """So many random t in `span`: `STRATA` consecutive ones cover equal parts of it in a random order."""
+    strata = torch.cat([torch.randperm(STRATA, generator=generator) for _ in range(-(-count // STRATA))])[:count]
+    first, last = span
+    return (first + (last - first) * (strata + torch.rand(count, generator=generator)) / STRATA).tolist()
+
+
 class Averages(ABC):
     """Weighted averages of control points: `ends`, which stay what they compute, and trained `bends` between them."""
 
@@ -118,6 +126,10 @@ class Averages(ABC):
     @abstractmethod
     def shares(self, place: Any) -> tuple[float, ...]:
         """The weights of the ends in what θ stands for."""
+
+    @abstractmethod
+    def places(self, count: int, span: tuple[float, float], generator: torch.Generator) -> list[Any]:
+        """So many random places to train at, evenly spread, with t in the `span` where there is one."""
 
     @abstractmethod
     def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
@@ -157,6 +169,10 @@ class WeightPath(Averages):
         return 1 - place, place
 
     @override
+    def places(self, count: int, span: tuple[float, float], generator: torch.Generator) -> list[float]:
+        return stratified(count, span, generator)
+
+    @override
     def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
         a, b = ends
         return replace(self, a=a, b=b, bends=tuple(bends))
@@ -183,8 +199,62 @@ class Simplex(Averages):
         return tuple(place)
 
     @override
+    def places(self, count: int, span: tuple[float, float], generator: torch.Generator) -> list[tuple[float, ...]]:
+        """Weights evenly spread over the simplex, and then moved half the way to its centre."""
+        models = len(self.states)
+        exponential = -torch.rand(count, models, generator=generator, dtype=torch.float64).clamp_min(1e-12).log()
+        weights = (exponential / exponential.sum(1, keepdim=True) + 1 / models) / 2
+        return [tuple(row) for row in weights.tolist()]
+
+    @override
     def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
         return replace(self, states=tuple(ends))
+
+
+@dataclass(frozen=True)
+class Star(Averages):
+    """Straight arms from some states to a trained centre, `bends`, which they share; called with (arm, t), it gives
+    (1 − t) θ_arm + t centre.
+
+    The centre stands for the average of all models with their `weights`, which sum to 1. The star of two states with
+    equal weights is their ``polychain`` of one bend. Stars of solutions: Sonthalia et al. 2025 (arXiv 2403.07968).
+    """
+
+    states: tuple[Mapping[str, Tensor], ...]
+    bends: tuple[Mapping[str, Tensor], ...]
+    weights: tuple[float, ...]
+
+    @property
+    @override
+    def ends(self) -> tuple[Mapping[str, Tensor], ...]:
+        return self.states
+
+    @property
+    def centre(self) -> Mapping[str, Tensor]:
+        """The state that all arms lead to."""
+        return self.bends[0]
+
+    @override
+    def coefficients(self, place: tuple[int, float]) -> tuple[float, ...]:
+        arm, t = place
+        first, *others = (1 - t if number == arm else 0.0 for number in range(len(self.states)))
+        return (first, t, *others)
+
+    @override
+    def shares(self, place: tuple[int, float]) -> tuple[float, ...]:
+        arm, t = place
+        return tuple((1 - t) * (number == arm) + t * weight for number, weight in enumerate(self.weights))
+
+    @override
+    def places(self, count: int, span: tuple[float, float], generator: torch.Generator) -> list[tuple[int, float]]:
+        """Every arm as often as the others, in a random order; t as on a path."""
+        rounds = -(-count // len(self.states))
+        arms = torch.cat([torch.randperm(len(self.states), generator=generator) for _ in range(rounds)])
+        return list(zip(arms[:count].tolist(), stratified(count, span, generator), strict=True))
+
+    @override
+    def moved(self, ends: Sequence[Mapping[str, Tensor]], bends: Sequence[Mapping[str, Tensor]]) -> Self:
+        return replace(self, states=tuple(ends), bends=tuple(bends))
 
 
 @dataclass(frozen=True)

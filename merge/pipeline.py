@@ -132,7 +132,8 @@ def choose(job: Job, text: MergeText, saved: SavedPath | None) -> tuple[Ends, Ch
             job.inputs, text, job.plan, job.device, job.progress, job.recipe, job.tasks, beside=job.beside
         )
         aligned = operator.align(in_table=job.in_table)
-        return measured_ends(job), operator.choose(aligned)
+        ends = measured_ends(job)
+        return ends, operator.choose(aligned, ends.trained_by)
     path = PathChooser(job.inputs, text, job.plan, job.device, job.progress, saved, job.tasks, beside=job.beside)
     start = path.align(in_table=job.in_table)
     ends = measured_ends(job)
@@ -262,6 +263,7 @@ def measure(job: Job, text: MergeText, choice: Choice, whole: Whole) -> Measured
     equal = equal_weights(job, choice)
     measured = replace(
         measured,
+        star=() if choice.star is None else measuring.arms(choice.star, choice.universe.config),
         equal=None if equal is None else measuring.of_state(rounded(equal.state, job.dtype), choice.universe.config),
         probe=probe(job, text, choice, measured),
         memorized=memorized(job, text),
@@ -467,7 +469,8 @@ def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None
             return path_plane(choice.path, config, *where) if choice.path.bends else None
         if choice.recipe is None or len(job.ends) != 3:
             return None
-        shares = choice.recipe.plain_weights() if choice.recipe.operator.name == "linear" else None
+        on_plane = choice.recipe.operator.name == "linear" and choice.star is None
+        shares = choice.recipe.plain_weights() if on_plane else None
         return simplex_plane(choice.universe.states[job.base :], shares, config, *where)
     except BadInput:  # two of them are the same, or all lie on one line
         return None

@@ -420,7 +420,8 @@ class MergePlan:
     learn: LearnPlan = field(default_factory=LearnPlan)
     path: Literal["linear"] | CurvePlan | Path = option(
         "linear",
-        "linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models.",
+        "linear, polychain or bezier; or a directory that `isthmus path` wrote, for these two models. Of three or "
+        "more, polychain trains one centre for all.",
         PATH,
         read=read_path,
         recorded=False,

@@ -154,6 +154,7 @@ def _of_operator(job: Job, choice: Choice, measured: Measured | None) -> dict[st
         "base": record_of(job.inputs.first) if job.base else None,
         "method": choice.recipe.to_dict(),
         "soup": _of_weights(job, choice, measured),
+        "star": None if choice.star is None else {**choice.training, "arms": list(measured.star) if measured else []},
     }
 
 

@@ -41,22 +41,22 @@ def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
 
 
 def restore_spectrum(
-    state: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapping[str, Tensor], t: float, table: Family
+    state: Mapping[str, Tensor], ends: Sequence[Mapping[str, Tensor]], shares: Sequence[float], table: Family
 ) -> State:
-    """The state with singular values σ_i = σ_i(A)^(1−t) σ_i(B)^t in every matrix, and its own singular vectors.
+    """The state with singular values σ_i = Π σ_i(end)^share in every matrix, and its own singular vectors.
 
-    That is the point at `t` between the endpoints' log-spectra. `a`, `b` and `state` are in the same form, that of
-    `table`; singular values that are zero to rounding in any of them stay as they are. In float64; the result has the
-    dtype of `state`.
+    That is the average of the ends' log-spectra with `shares`, which sum to 1. The `ends` and `state` are in the same
+    form, that of `table`; singular values that are zero to rounding in any of them stay as they are. In float64; the
+    result has the dtype of `state`.
     """
     pieces = {name: piece.clone() for name, piece in table.split(state).items()}
-    endpoints = [table.measured(table.split(end)) for end in (a, b)]
+    endpoints = [table.measured(table.split(end)) for end in ends]
     for name, matrix in table.measured(pieces).items():
         left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-        ends = [torch.linalg.svdvals(end[name].double()) for end in endpoints]
-        real = torch.stack([x > NULL * x[0] for x in (values, *ends)]).all(0)
-        logs = [end.clamp_min(torch.finfo(torch.float64).tiny).log() for end in ends]
-        values = torch.where(real, torch.lerp(logs[0], logs[1], t).exp(), values)
+        spectra = torch.stack([torch.linalg.svdvals(end[name].double()) for end in endpoints])
+        real = torch.stack([x > NULL * x[0] for x in (values, *spectra)]).all(0)
+        logs = spectra.clamp_min(torch.finfo(torch.float64).tiny).log()
+        values = torch.where(real, (logs.new_tensor(shares) @ logs).exp(), values)
         matrix.copy_((left * values) @ right)
     return table.join(pieces)
 

@@ -20,6 +20,8 @@ IDLE: list[tuple[tuple[object, ...], str]] = [
     ((*LINEAR, "--base", ADAMW), "linear takes no --base"),
     ((*LINEAR, "--path", "linear"), "--path is for two models"),
     ((*LINEAR, "--bends", 2), "--bends is for two models"),
+    ((*LINEAR, *DATA, "--path", "polychain", "--interior", 0.2), "--interior is for two models"),
+    ((*LINEAR, *DATA, "--path", "polychain", "--align", "learned", "--align-steps", 5), "--align-steps is for"),
     ((*LINEAR, "--align-steps", 10), "--align-steps is for --align learned"),
     ((*LINEAR, "--objective", "worst"), "--objective is what t is chosen by, or weights"),
     ((*LINEAR, "--interior", 0.2), "--interior is for two models"),

@@ -23,7 +23,7 @@ from ...eval.barrier import profile
 from ...eval.loss import LossMeter, weighed
 from ...eval.progress import Progress
 from ...eval.targets import shown
-from ..path import Simplex, WeightPath
+from ..path import Simplex, Star, WeightPath
 from ..plans import CurvePlan, LearnPlan
 from ..reading import blocks_to_look_at
 from ..spectra import restore_spectrum
@@ -151,7 +151,7 @@ def train_curve(
     bends = []
     for t in ts:
         state = dict(line(t))
-        bends.append(restore_spectrum(state, line.a, line.b, t, table) if plan.start == "restored" else state)
+        bends.append(restore_spectrum(state, line.ends, (1 - t, t), table) if plan.start == "restored" else state)
         progress.advance()
     start = WeightPath(plan.kind, line.a, line.b, tuple(bends))
 
@@ -162,6 +162,40 @@ def train_curve(
     bent = f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})"
     progress.stage(f"{bent} and the alignment" if moving else bent, training.steps)
     trained = train_path(start, config, fit, height, training, moving=moving, device=device, run=run, progress=progress)
+    return trained, replace(plan, training=training)
+
+
+def train_star(
+    star: Star,
+    config: PretrainedConfig,
+    fit: Mapping[str, Tensor],
+    select: Mapping[str, Tensor],
+    plan: CurvePlan,
+    *,
+    device: str,
+    progress: Progress,
+    run: TrainingState | None = None,
+    moving: LearnedAlignment | None = None,
+) -> tuple[Trained[Star], CurvePlan]:
+    """Train the centre of a star as planned, with the optimizer settled; the plan comes back as it was used.
+
+    The centre starts where that of `star` is. The best one is chosen by the highest excess half-way along every arm and
+    at its end. The alignment is learned with it where it is `moving`.
+    """
+    plan = plan.for_endpoints(())
+    assert plan.optimizer != "auto"
+    meter = select_meter(config, select, device)
+    losses = [meter(state) for state in star.ends]
+    places = [(0, 1.0), *((arm, 0.5) for arm in range(len(losses)))]
+
+    def height(star: Star) -> float:
+        excesses = [meter(star(place)) - weighed(losses, star.shares(place)) for place in places]
+        return float(torch.tensor([[one.label_mean(label) for label in select] for one in excesses]).max())
+
+    training = replace(plan.training, optimizer=plan.optimizer, span=plan.training.span or (CALM, 1.0))
+    centre = f"training the centre of {len(losses)} models ({plan.optimizer})"
+    progress.stage(f"{centre} and the alignment" if moving else centre, training.steps)
+    trained = train_path(star, config, fit, height, training, moving=moving, device=device, run=run, progress=progress)
     return trained, replace(plan, training=training)
 
 
@@ -187,7 +221,7 @@ def height_of(
     return height
 
 
-def training_record(plan: CurvePlan, trained: Trained[WeightPath]) -> dict[str, Any]:
+def training_record(plan: CurvePlan, trained: Trained[Any]) -> dict[str, Any]:
     """What the report says of the training, JSON-ready."""
     training, settings = plan.training, {"kind": plan.kind, "bends": plan.bends, "start": plan.start}
     return {**settings, **asdict(training), "lr": training.peak, **trained.record(training.steps)}

@@ -2,9 +2,8 @@
 
 What is trained are the bends, as pieces of the symmetry table, Q, K and V apart; the alignment of the endpoints, which
 moves them without changing their functions (`isthmus.align.learned`); or both together, as Zhang et al. 2026 (arXiv
-2605.09991) do. Every micro-batch gets one t; eight consecutive ones cover the eighths of `span` in a random order, so
-that t is uniform and evenly spread. The averages of more than two models are trained alike, at random weights
-(`isthmus.merge.path.Simplex`).
+2605.09991) do. Every micro-batch gets one place on the path, a t; of the averages of more than two models, weights, or
+an arm of their star and a t (`isthmus.merge.path`).
 
 Processes, devices and precision are accelerate's business: every process draws the same batches and t, takes its share
 of the rows, and the gradients are averaged.
@@ -45,14 +44,12 @@ if TYPE_CHECKING:
     from .training_state import TrainingState
 
 BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
-STRATA = 8
 EVALUATIONS = 12
 SPACING = 64  # blocks that are trained on between two evaluations, at least: each takes as long as dozens
 TRUE_SHARE = 0.5  # of what a path is taught on the user's text, that text; the rest are its teachers
 
 
 P = TypeVar("P", bound=Averages)
-Place = float | tuple[float, ...]  # t on a path, weights in a simplex
 
 
 @dataclass(frozen=True)
@@ -90,17 +87,16 @@ class Trained(Generic[P]):
 
 
 class Batches:
-    """The rows of every micro-batch of a run, and its t, or weights of more than two `models`; all from one seed.
+    """The rows of every micro-batch of a run, and its place on the `path`; all from one seed.
 
     `fit` has the blocks of every label, (blocks, context). All labels have equal shares, evenly spread; every label's
     blocks are read in a new order on every pass. No label is read more than `MAX_PASSES` times: what it lacks, the text
-    that the models have written (`WRITTEN`) adds, as often as it takes. Weights are evenly spread over the simplex, and
-    then moved half the way to its centre.
+    that the models have written (`WRITTEN`) adds, as often as it takes.
 
     Raises TooLittleText when a label lacks blocks and there is no such text.
     """
 
-    def __init__(self, fit: Mapping[str, Tensor], training: PathTraining, models: int = 2):
+    def __init__(self, fit: Mapping[str, Tensor], training: PathTraining, path: Averages):
         generator = torch.Generator().manual_seed(training.seed)
         self.rows = stacked(list(fit.values()))
         self._given = torch.cat([torch.full((len(blocks),), label != WRITTEN) for label, blocks in fit.items()])
@@ -115,17 +111,10 @@ class Batches:
         self._order = torch.tensor([row for _, row in sorted(draws, key=lambda draw: draw[0])])
         self._size = training.batch // training.accumulate
         micro = training.steps * training.accumulate
-        strata = torch.cat([torch.randperm(STRATA, generator=generator) for _ in range(-(-micro // STRATA))])[:micro]
-        first_t, last_t = training.span or (0.0, 1.0)
-        uniform = (strata + torch.rand(micro, generator=generator)) / STRATA
-        self.places: list[Place] = (first_t + (last_t - first_t) * uniform).tolist()
-        if models > 2:
-            exponential = -torch.rand(micro, models, generator=generator, dtype=torch.float64).clamp_min(1e-12).log()
-            weights = (exponential / exponential.sum(1, keepdim=True) + 1 / models) / 2
-            self.places = [tuple(row) for row in weights.tolist()]
+        self.places = path.places(micro, training.span or (0.0, 1.0), generator)
 
-    def __getitem__(self, micro: int) -> tuple[dict[str, Tensor], Place]:
-        """Micro-batch number `micro`: its `ids` (rows, context), which rows are `given` (rows), and its t or weights.
+    def __getitem__(self, micro: int) -> tuple[dict[str, Tensor], Any]:
+        """Micro-batch number `micro`: its `ids` (rows, context), which rows are `given` (rows), and its place.
 
         A row is given where no model has written it.
         """
@@ -177,10 +166,10 @@ class PathModule(nn.Module):
         ]
         self.trained = nn.ParameterList(leaf for bend in self._bends for leaf in bend)
 
-    def forward(self, ids: Tensor, given: Tensor, place: Place) -> Tensor:
+    def forward(self, ids: Tensor, given: Tensor, place: Any) -> Tensor:
         """Mean cross-entropy per token, in nats, of θ(t) with what it is taught on ids (batch, length).
 
-        `given` (batch) says which rows have true text, `place` is t, or weights. Of masked language models and
+        `given` (batch) says which rows have true text, `place` is one of the path. Of masked language models and
         classifiers, ids are blocks of `isthmus.eval.targets`.
         """
         weights = self._coefficients(place)
@@ -198,7 +187,7 @@ class PathModule(nn.Module):
         return {name: getattr(self, f"end{number}_{index}") for index, name in enumerate(self.names)}
 
     @torch.no_grad()
-    def _taught(self, ids: Tensor, given: Tensor, place: Place) -> Tensor:
+    def _taught(self, ids: Tensor, given: Tensor, place: Any) -> Tensor:
         """The probabilities that θ(t) is taught for the tokens to be predicted, (batch, predicted, vocabulary)."""
         cuts = [round(share * len(ids)) for share in accumulate(self._shares(place))]
         following = predicted(ids).clamp_min(0)[..., None]
@@ -261,7 +250,7 @@ def train_path(
     progress = progress or Progress()
     with run.claimed() if run is not None and is_main() else nullcontext():
         accelerator = _accelerator(training, device, bends=len(path.bends))
-        batches = Batches(fit, training, len(path.ends))
+        batches = Batches(fit, training, path)
         module = PathModule(path, config, moving)
         made = [*(moving.optimizers() if moving else []), *_bend_optimizers(module, training, config)]
         schedule = Schedule(made, training.steps, floor=0.05)

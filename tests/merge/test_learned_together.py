@@ -61,12 +61,12 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
 
 def test_weights_are_evenly_spread_and_near_the_centre() -> None:
     blocks = torch.arange(64 * 4).view(64, 4)
-    places = Batches({"x": blocks}, LearnPlan(steps=32, batch=8).training, models=3).places
+    states = tuple({"w": torch.full((2,), float(number))} for number in range(3))
+    places = Batches({"x": blocks}, LearnPlan(steps=32, batch=8).training, Simplex(states)).places
     weights = torch.tensor(places)
     assert torch.allclose(weights.sum(1), torch.ones(32))
     assert weights.min() >= 1 / 6
     assert torch.allclose(weights.mean(0), torch.full((3,), 1 / 3), atol=0.05)
-    states = tuple({"w": torch.full((2,), float(number))} for number in range(3))
     average = Simplex(states)(places[0])["w"]
     assert average[0].item() == pytest.approx(places[0][1] + 2 * places[0][2])
 

@@ -32,6 +32,7 @@ TEXT = blocks(
     corpus("stdlib:docs:heldout"), ADAMW.tokenizer(), context=32, fit_tokens=768, select_tokens=512, report_tokens=0
 )
 FIT = {"x": TEXT.fit}
+LINE = WeightPath("linear", {}, {})
 
 
 @pytest.fixture(autouse=True)
@@ -117,14 +118,14 @@ def test_a_bends_gradient_is_the_states_gradient_times_its_coefficient(kind: str
 
 
 def test_every_eight_micro_batches_cover_the_eighths_of_the_path() -> None:
-    batches = Batches(FIT, PathTraining(steps=5, batch=8, accumulate=8))
+    batches = Batches(FIT, PathTraining(steps=5, batch=8, accumulate=8), LINE)
     for start in range(0, 40, 8):
         assert sorted(int(8 * t) for t in batches.places[start : start + 8]) == list(range(8))
 
 
 def test_batches_have_equal_shares_of_all_labels_and_read_every_block_before_any_twice() -> None:
     fit = {"x": torch.arange(10)[:, None], "y": torch.arange(100, 120)[:, None]}
-    batches = Batches(fit, PathTraining(steps=10, batch=4))
+    batches = Batches(fit, PathTraining(steps=10, batch=4), LINE)
     rows = torch.cat([batches[step][0]["ids"] for step in range(10)]).flatten().tolist()
     xs, ys = [r for r in rows if r < 100], [r for r in rows if r >= 100]
     assert (len(xs), len(ys)) == (20, 20)
@@ -134,7 +135,7 @@ def test_batches_have_equal_shares_of_all_labels_and_read_every_block_before_any
 
 def test_text_that_is_too_short_is_read_four_times_and_the_models_add_the_rest() -> None:
     fit = {"x": torch.arange(3)[:, None], WRITTEN: torch.arange(100, 105)[:, None]}
-    batches = Batches(fit, PathTraining(steps=10, batch=4))
+    batches = Batches(fit, PathTraining(steps=10, batch=4), LINE)
     drawn = [batches[step][0] for step in range(10)]
     rows = [one["ids"].flatten().tolist() for one in drawn]
     assert sorted(row for batch in rows for row in batch if row < 100) == sorted([0, 1, 2] * 4)
@@ -147,9 +148,9 @@ def test_too_little_text_says_what_would_do() -> None:
     message = r"the text 'x' has 768 tokens to train on, too few for 13 steps, .* take at most 12 steps"
     with pytest.raises(BadInput, match=message):
         train(PathTraining(steps=13, batch=8))
-    Batches(FIT, PathTraining(steps=12, batch=8))
+    Batches(FIT, PathTraining(steps=12, batch=8), LINE)
     with pytest.raises(BadInput, match=r"which would read them 96 times: give more text$"):
-        Batches({"x": FIT["x"][:1]}, PathTraining(steps=12, batch=8))
+        Batches({"x": FIT["x"][:1]}, PathTraining(steps=12, batch=8), LINE)
 
 
 def test_a_batch_that_cannot_be_shared() -> None:
