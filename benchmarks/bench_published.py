@@ -35,7 +35,7 @@ PUBLISHED = [
     },
     {
         "work": "Theus et al. 2025 (arXiv 2506.22712)",
-        "models": "6 layers, width 256 and 512; whole circuits are interpolated, so that the midpoint is no plain model",
+        "models": "6 layers, width 256 and 512; whole circuits are interpolated, whose midpoint is no plain model",
         "Tiny Shakespeare": {"naive": 2.02, "weight matching": 0.34, "learned": 0.02},
         "BookCorpus": {"naive": 4.34, "weight matching": 1.56, "learned": 0.42},
     },
