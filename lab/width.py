@@ -79,8 +79,8 @@ def fits(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Power laws, barrier = c · width^exponent, by least squares of logarithms over all pairs of an optimizer and way.
 
     Each has the exponent with its standard error, and the barriers that it would give the widths `BEYOND`, with an
-    interval that holds 95 % of single pairs if the law goes on. Pairs without a barrier have no logarithm, and count
-    among ``without``.
+    interval that holds 95 % of single pairs if the law goes on. Where some pairs have no barrier, which has no
+    logarithm (``without`` counts them), there is no law.
     """
     found = []
     for optimizer in TRAINED_BY:
@@ -91,8 +91,9 @@ def fits(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for record in records
                 if one == optimizer
             ]
-            fit = {"optimizer": optimizer, "way": way, "without": sum(barrier <= 0 for _, barrier in points)}
-            found.append(fit | _power_law([(x, log(barrier)) for x, barrier in points if barrier > 0]))
+            without = sum(barrier <= 0 for _, barrier in points)
+            law = _power_law([] if without else [(x, log(barrier)) for x, barrier in points])
+            found.append({"optimizer": optimizer, "way": way, "without": without, **law})
     return found
 
 

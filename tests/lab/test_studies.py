@@ -14,12 +14,14 @@ import pytest
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.spectrum import APART, USUAL
-from isthmus.lab.options import QUICK, Effort, StudyOptions
+from isthmus.lab.options import QUICK, Effort, StudyOptions, WidthPlan
 from isthmus.lab.pairs import OPTIMIZERS, kinds, pairs, training_recipe
 from isthmus.lab.planes import triples
 from isthmus.lab.spectra_study import calibrate, expected_verdict, verdict
 from isthmus.lab.studies import STUDIES, run_study
 from isthmus.lab.table import WAYS, rows
+from isthmus.lab.width import effort_of, fits, recipe
+from isthmus.lab.width import table as width_table
 
 STUDIES_OF_RECORD = Path(__file__).parents[2] / "docs" / "studies"
 
@@ -120,6 +122,18 @@ def practice(record: dict[str, Any]) -> None:
         assert all(start["after"] != start["before"] for start in run.values())
 
 
+def width(record: dict[str, Any]) -> None:
+    assert list(record["pairs"]) == [
+        f"{width}, {name}-1, {name}-2" for width in QUICK.widths.widths for name in ("adamw", "muon")
+    ]
+    for row in record["table"]:
+        pair = record["pairs"][f"{row['width']}, {row['optimizer']}-1, {row['optimizer']}-2"]
+        ends = pair["losses"]["naive"]
+        assert row["loss"] == pytest.approx(mean((ends[0], ends[-1])))
+        assert all(row[way] == {"mean": pair["barriers"][way], "std": 0.0} for way in WAYS)
+    assert len(record["fits"]) == 2 * len(WAYS)
+
+
 CHECKS = {
     "relu": relu,
     "table": table,
@@ -127,6 +141,7 @@ CHECKS = {
     "planes": planes,
     "generalization": generalization,
     "practice": practice,
+    "width": width,
 }
 
 
@@ -196,6 +211,32 @@ def test_thresholds_are_chosen_on_one_half_and_tested_on_the_other() -> None:
     assert (kind.low, kind.high) == ((0.6,), (0.7,))
     assert (excess.name, excess.chosen, excess.wrong) == ("max_excess", pytest.approx(0.2), 1)
     assert (between.name, between.chosen, between.wrong) == ("max_excess_apart", pytest.approx(0.04), 0)
+
+
+def test_power_laws_of_barriers_are_found_and_go_on() -> None:
+    losses = {"naive": [3.0, 5.0, 3.2]}
+    barriers = {way: (lambda width: 100 / width) for way in WAYS} | {"one bend": lambda width: max(0.0, 96 - width)}
+    measured = {
+        f"{width}, {name}-1, {name}-2": {"losses": losses, "barriers": {way: of(width) for way, of in barriers.items()}}
+        for width in (64, 128, 256)
+        for name in ("adamw", "muon")
+    }
+    found = {(fit["optimizer"], fit["way"]): fit for fit in fits(measured)}
+    law = found["muon", "combined"]
+    assert law["exponent"] == pytest.approx(-1)
+    assert law["beyond"]["GPT-2 small"]["barrier"] == pytest.approx(100 / 768)
+    assert found["adamw", "one bend"]["without"] == 2
+    assert found["adamw", "one bend"]["exponent"] is None
+    assert [row["loss"] for row in width_table(measured)] == pytest.approx([3.1] * 6)
+
+
+def test_wider_models_are_trained_alike() -> None:
+    effort, plan = Effort(), WidthPlan()
+    narrow, wide = (recipe("adamw-1", width, effort, plan) for width in (128, 512))
+    assert narrow.adamw_lr == training_recipe("adamw-1", effort).adamw_lr == 2 * wide.adamw_lr
+    assert (narrow.steps, wide.steps) == (530, 220)
+    config = effort_of(512, effort, plan).config()
+    assert (config.n_embd, config.n_head, config.n_layer) == (512, 16, 2)
 
 
 def test_verdicts_come_from_the_numbers() -> None:
