@@ -192,7 +192,7 @@ def test_a_search_that_makes_no_sense_is_refused(words: Sequence[Any], sentence:
 
 
 def test_evolution_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isthmus.merge.plans.find_spec", lambda name: None)
+    monkeypatch.setattr("isthmus.merge.plans.operators.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"pip install 'isthmus\[search\]'"):
         SearchPlan("cma")
 
