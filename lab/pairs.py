@@ -27,8 +27,9 @@ from ..eval.progress import Progress
 from ..eval.samples import Writer
 from ..eval.text import Blocks, Text
 from ..eval.text_hashes import TextHashes
-from ..merge.path import WeightPath, read_path, write_path
+from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
+from ..merge.saved_path import read_path, write_path
 from ..merge.training.fitting import train_curve, training_record
 from ..merge.training.text import with_written
 from .options import SEEDS, Effort, StudyOptions

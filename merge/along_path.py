@@ -21,9 +21,10 @@ from ..eval.progress import Progress
 from ..eval.tasks.task_set import TaskSet
 from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
-from .path import SavedPath, WeightPath, read_path
+from .path import WeightPath
 from .plans import CurvePlan, LearnPlan, MergePlan
 from .probe import Probe, probed
+from .saved_path import SavedPath, read_path
 from .search import SURE, Search, grid, inside
 from .spectra import restore_spectrum
 from .task_scores import module_of

@@ -21,10 +21,12 @@ from ..eval.text_hashes import TextHashes
 from .choosing import Choice, Chooser, climb, closed_forms
 from .operators.combined import Combined, Known
 from .operators.statistics import fisher_diagonal, input_moments
-from .path import Star, blend, endpoint_digests
+from .path import blend
 from .plans import CurvePlan, SearchPlan
 from .recipes.recipe import Recipe
+from .saved_path import endpoint_digests
 from .search import SURE
+from .simplex import Star
 from .spectra import restore_spectrum
 from .task_scores import module_of
 from .training.fitting import learn_all, learning_record, movable, train_star, training_record

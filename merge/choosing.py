@@ -24,11 +24,12 @@ from ..eval.samples import Writer
 from ..eval.targets import shown
 from ..eval.text_hashes import TextHashes
 from .observed import Observed
-from .path import Star, WeightPath
+from .path import WeightPath
 from .plans import Align, MergePlan, PathTraining
 from .reading import MergeText, blocks_to_look_at, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
 from .refit import refitted
+from .simplex import Star
 from .training.text import with_written
 from .training.training_state import TrainingState
 

@@ -34,11 +34,12 @@ from ..eval.text import Blocks
 from .by_operator import OperatorChooser
 from .job import pick_device, require_writing
 from .measure import losses_json
-from .path import SavedPath, blend, path_places, read_path
+from .path import blend
 from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text
 from .recipes.recipe import recipe
 from .record import versions
+from .saved_path import SavedPath, path_places, read_path
 from .task_scores import module_of, paired_json
 
 if TYPE_CHECKING:

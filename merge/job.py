@@ -29,12 +29,12 @@ from ..eval.tasks.specs import task_places, task_specs
 from ..eval.tasks.task_set import TaskSet
 from .composition import Composed, composed
 from .contradictions import require_sense
-from .path import path_places
 from .plans import Align, MergePlan
 from .recipes.recipe import Recipe, recipe, recipe_places
 from .recipes.recipe_effect import require_effect
 from .refit import stream_maps
 from .reproduce import merge_command
+from .saved_path import path_places
 from .weight_search.evolution import require_budget
 from .weight_search.weight_table import WeightSpace
 

@@ -17,8 +17,9 @@ from ..eval.accuracy import Accuracies, LogProbs, accuracy, ensemble_log_probs, 
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block, weighed
 from ..eval.progress import Progress
-from .path import Star, WeightPath, blend
+from .path import WeightPath, blend
 from .search import grid
+from .simplex import Star
 from .task_scores import TaskResults, scores_json
 from .vocabulary import Whole, kept_rows, whole_state
 

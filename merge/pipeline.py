@@ -42,7 +42,7 @@ from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
 from .operators.combined import Combined
-from .path import SavedPath, WeightPath
+from .path import WeightPath
 from .plane import path_plane, simplex_plane
 from .plans import CurvePlan, MergePlan
 from .probe import Probe, probed
@@ -50,6 +50,7 @@ from .reading import MergeText, read_text, writer_of
 from .recipes.recipe import Recipe
 from .record import merge_report
 from .result import Merge
+from .saved_path import SavedPath
 from .search import grid
 from .spectra import spectrum
 from .task_scores import task_results

@@ -34,8 +34,9 @@ from ..eval.summary import loss_table, sentences
 from ..eval.text_hashes import TextHashes
 from .differences import explanation_record
 from .observed import Observed
-from .path import WeightPath, write_path
+from .path import WeightPath
 from .saved_adapter import save_adapter
+from .saved_path import write_path
 from .training.training_state import TrainingState
 from .verify import Shown, require_saved, require_shown
 

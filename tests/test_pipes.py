@@ -17,7 +17,7 @@ from isthmus.checkpoint.errors import BadInput
 from isthmus.merge.recipes.yaml_reader import directories_in
 from isthmus.eval.text_hashes import TextHashes
 from isthmus.merge.recipes.mergekit import read_recipe
-from isthmus.merge.path import read_bends
+from isthmus.merge.saved_path import read_bends
 from isthmus.merge.training.training_state import TrainingState
 
 folder = Path(sys.argv[1])

@@ -34,13 +34,13 @@ from ...eval.tasks.task_set import Part, TaskScores, TaskSet
 from ..by_operator import OperatorChooser
 from ..job import Job, open_job, require_recipe, require_writing
 from ..measure import rounded
-from ..path import endpoint_digests
 from ..pipeline import build
 from ..plans import MergePlan, SpectrumPlan
 from ..reading import MergeText, text_of_model
 from ..recipes.recipe import Recipe
 from ..record import PARTS, record_of, versions
 from ..reproduce import chosen_recipe, public_reference
+from ..saved_path import endpoint_digests
 from ..task_scores import module_of
 from ..vocabulary import Whole
 from .comparison_state import ComparisonState, MethodResult, Result

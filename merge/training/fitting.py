@@ -23,9 +23,10 @@ from ...eval.barrier import profile
 from ...eval.loss import LossMeter, weighed
 from ...eval.progress import Progress
 from ...eval.targets import shown
-from ..path import Simplex, Star, WeightPath
+from ..path import WeightPath
 from ..plans import CurvePlan, LearnPlan
 from ..reading import blocks_to_look_at
+from ..simplex import Simplex, Star
 from ..spectra import restore_spectrum
 from .path_training import Trained, train_path
 from .text import a_little

@@ -3,7 +3,7 @@
 What is trained are the bends, as pieces of the symmetry table, Q, K and V apart; the alignment of the endpoints, which
 moves them without changing their functions (`isthmus.align.learned`); or both together, as Zhang et al. 2026 (arXiv
 2605.09991) do. Every micro-batch gets one place on the path, a t; of the averages of more than two models, weights, or
-an arm of their star and a t (`isthmus.merge.path`).
+an arm of their star and a t (`isthmus.merge.simplex`).
 
 Processes, devices and precision are accelerate's business: every process draws the same batches and t, takes its share
 of the rows, and the gradients are averaged.

@@ -20,7 +20,7 @@ from ...checkpoint.serialization import digest
 from ...checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ...checkpoint.strict_json import parse_object
 from ...checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
-from ..path import endpoint_digests, read_bends, write_bends
+from ..saved_path import endpoint_digests, read_bends, write_bends
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -12,10 +12,10 @@ from interrupting import Interrupted
 from merging import combine, merge
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.merge.path import Simplex
 from isthmus.merge.plans import LearnPlan
 from isthmus.merge.recipes.recipe import recipe
 from isthmus.merge.result import Merge
+from isthmus.merge.simplex import Simplex
 from isthmus.merge.training.path_training import Batches
 
 MODELS = tuple(EMBEDDED / name for name in ("adamw-1", "adamw-2", "muon-1"))

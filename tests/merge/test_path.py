@@ -17,7 +17,8 @@ from isthmus.align.pipeline import align_states
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import Checkpoint, load
 from isthmus.eval.text_hashes import TextHashes
-from isthmus.merge.path import WeightPath, coefficients, read_path, write_path
+from isthmus.merge.path import WeightPath, coefficients
+from isthmus.merge.saved_path import read_path, write_path
 
 A, B, M, N = (state_of(tiny_model(seed)) for seed in range(4))
 PATHS = {

@@ -14,10 +14,11 @@ from merging import combine, merge
 
 from isthmus.checkpoint.errors import BadInput
 from isthmus.eval.summary import sentences
-from isthmus.merge.path import Star, WeightPath
+from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, PathTraining
 from isthmus.merge.recipes.recipe import recipe
 from isthmus.merge.result import Merge
+from isthmus.merge.simplex import Star
 
 MODELS = tuple(EMBEDDED / name for name in ("adamw-1", "adamw-2", "muon-1"))
 PLAN = CurvePlan(training=PathTraining(steps=30, batch=8))
