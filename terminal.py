@@ -188,7 +188,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 def print_merge(report: dict[str, Any]) -> None:
     """The losses of a merge or a path, and what its report says."""
-    from .eval.summary import loss_table, sentences, unit
+    from .eval.sentences import sentences
+    from .eval.summary import loss_table, unit
 
     columns, rows = loss_table(report)
     if rows:

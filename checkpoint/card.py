@@ -24,7 +24,7 @@ FIGURE = "path.png"
 def render_card(report: Mapping[str, Any], name: str, table: Any, sentences: Any, *, repo_id: str | None = None) -> str:
     """The card as Markdown with the Hub's metadata.
 
-    `name` is the title of the model, `table` and `sentences` come from `isthmus.eval.summary`, `repo_id` is its future
+    `name` is the title of the model, `table` and `sentences` come from `isthmus.eval`, `repo_id` is its future
     place on the Hub, if that is known. The card shows `FIGURE` if losses were measured.
     """
     environment = _environment()

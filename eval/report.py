@@ -10,8 +10,9 @@ import torch
 from ..checkpoint.card import letter
 from .explanation_page import weights_section
 from .page_templates import page_environment
+from .sentences import sentences
 from .spectrum import log_histogram, stable_rank
-from .summary import loss_table, profiles, sentences, unit
+from .summary import loss_table, profiles, unit
 
 if TYPE_CHECKING:
     from .samples import Sample

@@ -29,8 +29,9 @@ from ..checkpoint.untrusted_text import shortened
 from ..eval.figures import loss_figure, png
 from ..eval.report import render_report
 from ..eval.samples import Sample
+from ..eval.sentences import sentences
 from ..eval.spectrum import Spectrum
-from ..eval.summary import loss_table, sentences
+from ..eval.summary import loss_table
 from ..eval.text_hashes import TextHashes
 from .differences import explanation_record
 from .observed import Observed

@@ -8,7 +8,7 @@ from merging import merge
 from isthmus.checkpoint.loading import load
 from isthmus.eval.loss import Losses
 from isthmus.eval.memorization import OwnWords, own_words
-from isthmus.eval.summary import sentences
+from isthmus.eval.sentences import sentences
 
 pytestmark = pytest.mark.usefixtures("afresh")
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from isthmus.eval.summary import loss_table, sentences
+from isthmus.eval.sentences import sentences
+from isthmus.eval.summary import loss_table
 
 
 def report(**changes: object) -> dict:

@@ -13,7 +13,7 @@ from merging import merge
 from transformers import AutoModelForCausalLM
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.summary import sentences
+from isthmus.eval.sentences import sentences
 from isthmus.merge.plans import Gates, LearnPlan
 
 PAIR = EMBEDDED / "adamw-1", EMBEDDED / "muon-1"

@@ -20,7 +20,8 @@ from isthmus.checkpoint import tensor_inventory
 from isthmus.checkpoint.card import render_card
 from isthmus.checkpoint.errors import BadInput, GateRefused, IncompatibleModels, UnsupportedFamily
 from isthmus.checkpoint.lazy_state import LazyState
-from isthmus.eval.summary import loss_table, sentences
+from isthmus.eval.sentences import sentences
+from isthmus.eval.summary import loss_table
 from isthmus.merge.operators import combined
 from isthmus.merge.plans import Gates
 from isthmus.merge.recipes.mergekit import read_recipe

@@ -16,7 +16,7 @@ from isthmus.eval.corpora import WRITTEN
 from isthmus.eval.loss import Losses, LossMeter
 from isthmus.eval.progress import Progress
 from isthmus.eval.samples import Writer
-from isthmus.eval.summary import sentences
+from isthmus.eval.sentences import sentences
 from isthmus.merge.plans import CurvePlan, Gates, LearnPlan, PathTraining
 from isthmus.merge.probe import Probe, Probed
 
@@ -199,7 +199,7 @@ def test_gates_count_the_worst_text() -> None:
 
 def test_what_was_fitted_to_its_text_is_called_so() -> None:
     row = {"label": "stdlib:code", "barrier": 0.35, "barrier_without_fitting": 0.30, "holds": False}
-    from isthmus.eval.summary import _probe
+    from isthmus.eval.sentences import _probe
 
     (line,) = _probe([row])
     assert line == "fitted to its text: on other text (stdlib:code) the barrier is 0.350 (without learning 0.300)"

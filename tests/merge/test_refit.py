@@ -16,7 +16,7 @@ from isthmus.align.families import family
 from isthmus.align.universe import Universe, align_all
 from isthmus.checkpoint.errors import BadInput, UnsupportedFamily
 from isthmus.checkpoint.loading import load
-from isthmus.eval.summary import sentences
+from isthmus.eval.sentences import sentences
 from isthmus.merge.path import WeightPath, blend
 from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import CurvePlan, SearchPlan

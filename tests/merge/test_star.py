@@ -13,7 +13,7 @@ from interrupting import Interrupted
 from merging import combine, merge
 
 from isthmus.checkpoint.errors import BadInput
-from isthmus.eval.summary import sentences
+from isthmus.eval.sentences import sentences
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, PathTraining
 from isthmus.merge.recipes.recipe import recipe
