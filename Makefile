@@ -35,7 +35,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 bench: .venv/installed
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/bench_*.py benchmarks/page.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf .venv .build build dist isthmus-demo isthmus-demo.log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

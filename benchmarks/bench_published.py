@@ -2,14 +2,11 @@
 
 One pair of every kind, AdamW and Muon, measured as in `isthmus.lab.table`: without alignment, by every closed form,
 learned, and with one bend. What differs from the published ones is in the record beside their numbers. The models are
-trained into DIR, in about an hour on two cores; finished parts there are used.
-
-    python bench_published.py DIR
+trained in `.build/published`; finished parts there are used.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -58,4 +55,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(__file__).parents[1] / ".build" / "published")
