@@ -1,4 +1,4 @@
-"""Draws budget.png from `benchmarks/results/budget.json`: loss against cost, from a merge over wider ones to ensembles."""
+"""Draws budget.png from `benchmarks/results/budget.json`: loss against cost, from a merge to the ensemble."""
 
 from __future__ import annotations
 

@@ -71,6 +71,12 @@ def test_weights_are_evenly_spread_and_near_the_centre() -> None:
     assert average[0].item() == pytest.approx(places[0][1] + 2 * places[0][2])
 
 
+def test_two_models_by_an_operator_learn_alike() -> None:
+    report = combine(recipe("linear", list(map(str, MODELS[:2]))), learn=LearnPlan(steps=16, batch=4), **QUICK).report
+    assert report["alignment"]["method"] == "learned"
+    assert report["merge_point"]["excess"] < 0.5
+
+
 def test_without_text_it_is_refused() -> None:
     with pytest.raises(BadInput, match="is fitted to text: add --data"):
         merge(*MODELS, align="learned")
