@@ -24,7 +24,7 @@ from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan, PathTraining
 from ..merge.search import grid, inside
-from ..merge.training.fitting import learn, train_curve
+from ..merge.training.fitting import Fitter
 from ..merge.training.text import with_written
 from .options import Effort, StudyOptions
 from .pairs import (
@@ -92,10 +92,9 @@ def barriers_on_texts(directory: Path, a: str, b: str, texts: tuple[str, ...], e
     line, pair = WeightPath("linear", start.a, start.b), Universe.of_pair(start)
     ways = {"closed form": (line, start.config)}
     for ending, docs in (("", (to_fit(effort), selected(effort))), (UNREAD, ({}, {}))):
-        fit, select = with_written(writer, learning.training, context, *docs)
-        learned = learn(pair, (first.state, second.state), fit, select, learning, device="cpu", progress=Progress())
-        fit, select = with_written(writer, curve.training, context, *docs)
-        bent, _ = train_curve(line, start.config, fit, select, curve, device="cpu", progress=Progress())
+        fitter = Fitter(*with_written(writer, learning.training, context, *docs))
+        learned = fitter.learn(pair, (first.state, second.state), learning)
+        bent, _ = Fitter(*with_written(writer, curve.training, context, *docs)).curve(line, start.config, curve)
         ways[f"learned{ending}"], ways[f"one bend{ending}"] = (learned.path, learned_config), (bent.path, start.config)
     blocks = {part.label: part.report for part in text(effort, texts)}
     blocks[WRITTEN] = writer.blocks("report", -(-effort.tokens // context), context)

@@ -30,7 +30,7 @@ from ..eval.text_hashes import TextHashes
 from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan, OptimizerName, PathTraining
 from ..merge.saved_path import read_path, write_path
-from ..merge.training.fitting import train_curve, training_record
+from ..merge.training.fitting import Fitter, training_record
 from ..merge.training.text import with_written
 from .options import SEEDS, Effort, StudyOptions
 from .parts import compute
@@ -145,17 +145,10 @@ def aligned(first: Checkpoint, second: Checkpoint, effort: Effort) -> Aligned:
     return align_states(first.state, second.state, first.config, "combined", ids=ids)
 
 
-def training_text(
-    first: Checkpoint, second: Checkpoint, effort: Effort, training: PathTraining
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What a path is fitted to and selected on: docstrings, and text that its two models have written."""
-    return with_written(
-        writer_of(first, second),
-        training,
-        effort.config().n_positions,
-        to_fit(effort),
-        selected(effort),
-    )
+def fitter_of(first: Checkpoint, second: Checkpoint, effort: Effort, training: PathTraining) -> Fitter:
+    """What trains a path between two models, on docstrings and on text that they have written."""
+    context = effort.config().n_positions
+    return Fitter(*with_written(writer_of(first, second), training, context, to_fit(effort), selected(effort)))
 
 
 def writer_of(first: Checkpoint, second: Checkpoint) -> Writer:
@@ -177,9 +170,8 @@ def trained_path(
     first, second = (model(directory / "models", name) for name in (a, b))
     if not place.exists():
         start = start or aligned(first, second, effort)
-        fit, select = training_text(first, second, effort, plan.training)
-        line = WeightPath("linear", start.a, start.b)
-        trained, plan = train_curve(line, start.config, fit, select, plan, device="cpu", progress=Progress())
+        fitter = fitter_of(first, second, effort, plan.training)
+        trained, plan = fitter.curve(WeightPath("linear", start.a, start.b), start.config, plan)
         seen = TextHashes.of(to_fit(effort).values())
         record = training_record(plan, trained)
         with atomic_directory(place) as folder:

@@ -37,7 +37,7 @@ from ..merge.path import WeightPath
 from ..merge.plans import CurvePlan, LearnPlan
 from ..merge.reading import ACTIVATION_TOKENS, blocks_to_look_at
 from ..merge.search import grid
-from ..merge.training.fitting import learn, train_curve
+from ..merge.training.fitting import Fitter
 from .architectures import FEWER, Architecture
 from .demo import CHECKPOINTS
 from .options import SEEDS
@@ -154,13 +154,14 @@ def ablate(
     for name, aligned in steps.items():
         barriers[name] = _barrier(WeightPath("linear", aligned.a, aligned.b), aligned, report)
         progress.advance()
-    trained = learn(Universe.of_pair(steps["activations"]), (a, b), fit, select, plan, device="cpu", progress=progress)
+    fitter = Fitter(fit, select, progress=progress)
+    trained = fitter.learn(Universe.of_pair(steps["activations"]), (a, b), plan)
     trained.alignment.verify(b, trained.alignment.apply(b, table), config)
     barriers["learned"] = _barrier(trained.path, steps["activations"], report)
     if bend is not None:
         start = steps["activations"]
         line = WeightPath("linear", start.a, start.b)
-        curve, _ = train_curve(line, start.config, fit, select, bend, device="cpu", progress=progress)
+        curve, _ = fitter.curve(line, start.config, bend)
         barriers[BEND] = _barrier(curve.path, start, report)
     return barriers
 

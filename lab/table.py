@@ -17,18 +17,17 @@ from ..eval.progress import Progress
 from ..merge.path import WeightPath
 from ..merge.plans import LearnPlan
 from ..merge.search import grid
-from ..merge.training.fitting import learn
 from .options import Effort, StudyOptions
 from .pairs import (
     aligned,
     all_pairs,
+    fitter_of,
     kind_of,
     loss_meter,
     model,
     model_names,
     train_models,
     trained_path,
-    training_text,
 )
 from .parts import compute, spread
 
@@ -70,8 +69,7 @@ def measure_pair(directory: Path, a: str, b: str, effort: Effort) -> Mapping[str
     closed = starts["combined"] = aligned(first, second, effort)
     paths = {way: WeightPath("linear", start.a, start.b) for way, start in starts.items()}
     pair, plan = Universe.of_pair(closed), LearnPlan(steps=effort.learning)
-    fit, select = training_text(first, second, effort, plan.training)
-    paths["learned"] = learn(pair, states, fit, select, plan, device="cpu", progress=Progress()).path
+    paths["learned"] = fitter_of(first, second, effort, plan.training).learn(pair, states, plan).path
     paths["one bend"], _ = trained_path(directory, a, b, effort, start=closed)
     profiles = {
         way: profile(path, loss_meter(starts.get(way, closed).config, effort), grid()) for way, path in paths.items()

@@ -28,7 +28,7 @@ from .saved_path import SavedPath, read_path
 from .search import SURE, Search, grid, inside
 from .spectra import restore_spectrum
 from .task_scores import module_of
-from .training.fitting import learn, learning_record, movable, train_curve, training_record
+from .training.fitting import learning_record, movable, training_record
 from .training.training_state import TrainingState
 from .verify import require_same_function
 
@@ -137,15 +137,14 @@ class PathChooser(Chooser):
         """The candidate with its alignment learned, or as it was where its barrier is no higher."""
         began = time.monotonic()
         asked = plan if self.plan.budget == 1 else (plan, self.plan.budget)
-        labels, fit, select, run = self.training(start.aligned, asked, plan.training)
-        trained = learn(
-            start.aligned, self.states, fit, select, plan, device=self.device, progress=self.progress, run=run
-        )
+        labels, fitter = self.training(start.aligned, asked, plan.training)
+        trained, run = fitter.learn(start.aligned, self.states, plan), fitter.run
         aligned = self.moved(trained.alignments)
         if start.aligned.widening is not None:
             aligned = aligned.with_room(start.aligned.widening, seed=self.plan.seed)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
-        seconds, seen = start.seconds + time.monotonic() - began, TextHashes.of(fit[label] for label in labels)
+        seconds = start.seconds + time.monotonic() - began
+        seen = TextHashes.of(fitter.fit[label] for label in labels)
         closed = start.aligned.alignment
         candidate = Candidate(aligned, seconds, learning=record, seen=seen, run=run, closed=closed)
         candidate = self._searched(candidate, "learned alignment")
@@ -214,23 +213,13 @@ class PathChooser(Chooser):
         """The candidate with a trained curve for its path, and B's alignment learned with it where asked for."""
         with_alignment = self.plan.alignment == "learned"
         began, closed = time.monotonic(), chosen.aligned.alignment
-        labels, fit, select, run = self.training(chosen.aligned, (curve, with_alignment), curve.training)
+        labels, fitter = self.training(chosen.aligned, (curve, with_alignment), curve.training)
         line, moving, config = chosen.line, None, chosen.aligned.config
         if with_alignment:
-            ends, moving = movable(chosen.aligned, self.states, fit)
+            ends, moving = movable(chosen.aligned, self.states, fitter.fit)
             line = WeightPath.line(ends)
             config = Alignment("learned", {}, 0.0).config(config)
-        trained, curve = train_curve(
-            line,
-            config,
-            fit,
-            select,
-            curve,
-            device=self.device,
-            progress=self.progress,
-            run=run,
-            moving=moving,
-        )
+        trained, curve = fitter.curve(line, config, curve, moving)
         record, path = {**training_record(curve, trained), "fit_on": labels}, trained.path
         if with_alignment:
             aligned = self.moved(trained.alignments)
@@ -238,9 +227,9 @@ class PathChooser(Chooser):
             learning = {"start": chosen.aligned.alignment.method, "with_bends": True}
             seconds = chosen.seconds + time.monotonic() - began
             chosen = replace(chosen, aligned=aligned, seconds=seconds, learning=learning)
-        seen = TextHashes.of(fit[label] for label in labels)
+        seen = TextHashes.of(fitter.fit[label] for label in labels)
         bent = self._searched(
-            replace(chosen, curve=path, training=record, seen=seen, run=run, closed=closed), curve.kind
+            replace(chosen, curve=path, training=record, seen=seen, run=fitter.run, closed=closed), curve.kind
         )
         if self.plan.alignment == "auto" and self._is_worse_elsewhere(bent, chosen):
             bends = tuple(dict(line(number / (curve.bends + 1))) for number in range(1, curve.bends + 1))

@@ -27,9 +27,8 @@ from .recipes.recipe import Recipe
 from .saved_path import endpoint_digests
 from .search import SURE
 from .simplex import Star
-from .spectra import restore_spectrum
 from .task_scores import module_of
-from .training.fitting import learn_all, learning_record, movable, train_star, training_record
+from .training.fitting import learning_record, movable, started, training_record
 from .training.training_state import TrainingState
 from .verify import require_same_function
 from .weight_search.chosen import ChosenWeights, WeightChooser
@@ -99,14 +98,12 @@ class OperatorChooser(Chooser):
     def _learned(self, start: Average) -> Universe:
         """The models with their alignment learned, or as they were where their average loses no less then."""
         plan = self.plan.learn
-        labels, fit, select, run = self.training(start.aligned, plan, plan.training)
-        trained = learn_all(
-            start.aligned, self.states, fit, select, plan, device=self.device, progress=self.progress, run=run
-        )
+        labels, fitter = self.training(start.aligned, plan, plan.training)
+        trained = fitter.learn_all(start.aligned, self.states, plan)
         learned = self._measured(self.moved(trained.alignments))
         lower = _is_surely_positive(start.losses - learned.losses)
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
-        self.fitted = Fitted(record, seen=TextHashes.of(fit[label] for label in labels), run=run)
+        self.fitted = Fitted(record, seen=TextHashes.of(fitter.fit[label] for label in labels), run=fitter.run)
         return (learned if lower else start).aligned
 
     def _average(self, method: Method) -> Average:
@@ -171,26 +168,14 @@ class OperatorChooser(Chooser):
         shares = self.recipe.plain_weights()
         assert shares is not None, "require_sense"
         with_alignment = self.plan.alignment == "learned"
-        labels, fit, select, run = self.training(start, (curve, with_alignment), curve.training)
+        labels, fitter = self.training(start, (curve, with_alignment), curve.training)
         ends, moving, config = start.states, None, start.config
         if with_alignment:
-            ends, moving = movable(start, self.states, fit)
+            ends, moving = movable(start, self.states, fitter.fit)
             config = Alignment("learned").config(config)
-        middle, table = dict(blend(ends, shares)), family(config)
         self.progress.stage("starting the centre")
-        if curve.start == "restored":
-            middle = restore_spectrum(middle, ends, shares, table)
-        trained, curve = train_star(
-            Star(tuple(ends), (middle,), tuple(shares)),
-            config,
-            fit,
-            select,
-            curve,
-            device=self.device,
-            progress=self.progress,
-            run=run,
-            moving=moving,
-        )
+        middle = started(blend(ends, shares), ends, shares, curve, family(config))
+        trained, curve = fitter.star(Star(tuple(ends), (middle,), tuple(shares)), config, curve, moving)
         aligned, star, learning = start, trained.path, None
         if with_alignment:
             aligned = self.moved(trained.alignments)
@@ -200,7 +185,8 @@ class OperatorChooser(Chooser):
         average = meter(blend(star.ends, shares)).mean
         record = {**training_record(curve, trained), "kind": "star", "fit_on": labels}
         record |= {"select_loss": meter(star.centre).mean, "select_loss_average": average}
-        self.fitted = Fitted(learning, record, TextHashes.of(fit[label] for label in labels), run)
+        seen = TextHashes.of(fitter.fit[label] for label in labels)
+        self.fitted = Fitted(learning, record, seen, fitter.run)
         return Arms(aligned, star)
 
     def _in_memory(self, lazy: Combined) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from .reading import MergeText, blocks_to_look_at, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
 from .refit import refitted
 from .simplex import Star
+from .training.fitting import Fitter
 from .training.text import with_written
 from .training.training_state import TrainingState
 
@@ -159,17 +160,15 @@ class Chooser:
             aligned = align_all(states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
         return self.completed(aligned)
 
-    def training(
-        self, start: Universe, plan: object, training: PathTraining
-    ) -> tuple[list[str], dict[str, Tensor], dict[str, Tensor], TrainingState | None]:
-        """The labels to train on, what is fitted and selected on for them, and where the training is kept."""
+    def training(self, start: Universe, plan: object, training: PathTraining) -> tuple[list[str], Fitter]:
+        """The labels to train on, and what trains on them."""
         labels = self.text.training_labels(self.plan.fit_on)
         fit, select = with_written(
             self.writer, training, self.inputs.context, self.text.fit(0, labels), self.text.select
         )
         given = {label: fit[label] for label in labels if label != WRITTEN}  # what is written, the rest says
         run = TrainingState.of_run(self.beside, self.inputs.members, start, plan, given)
-        return labels, fit, select, run
+        return labels, Fitter(fit, select, self.device, self.progress, run)
 
     def moved(self, alignments: Sequence[Alignment]) -> Universe:
         """The models under alignments that were learned, verified."""

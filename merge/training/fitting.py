@@ -7,7 +7,7 @@ that line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,20 +20,21 @@ from ...align.learned import LearnedAlignment, common_basis, has_basis
 from ...align.methods import KEEP_FORM
 from ...align.universe import Universe
 from ...eval.barrier import profile
-from ...eval.loss import LossMeter, weighed
+from ...eval.loss import Losses, LossMeter, weighed
 from ...eval.progress import Progress
 from ...eval.targets import shown
-from ..path import WeightPath
-from ..plans import CurvePlan, LearnPlan
+from ..path import Averages, WeightPath
+from ..plans import CurvePlan, LearnPlan, PathTraining
 from ..reading import blocks_to_look_at
 from ..simplex import Simplex, Star
 from ..spectra import restore_spectrum
-from .path_training import Trained, train_path
+from .path_training import P, Trained, train_path
 from .text import a_little
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from ...align.symmetry import Family, State
     from .training_state import TrainingState
 
 CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained
@@ -71,155 +72,158 @@ def movable(
     return begun, moving
 
 
-def learn(
-    start: Universe,
-    states: Sequence[Mapping[str, Tensor]],
-    fit: Mapping[str, Tensor],
-    select: Mapping[str, Tensor],
-    plan: LearnPlan,
-    *,
-    device: str,
-    progress: Progress,
-    run: TrainingState | None = None,
-) -> Trained[WeightPath]:
-    """Train the alignment of two states on `fit` blocks; the best one by the barrier on `select`, at worst the start.
+@dataclass(frozen=True)
+class Fitter:
+    """Trains alignments and bends on `fit` blocks, label → (blocks, context), and takes the best by `select` blocks.
 
-    `states` are these as they were, `start` as their alignment in closed form made them.
+    `run` is where a training is kept while it goes on, and resumed from.
     """
-    ends, moving = movable(start, states, fit)
-    line, config = WeightPath.line(ends), Alignment("learned").config(start.config)
-    height = height_of(line, config, select, BETWEEN, device)
-    progress.stage("learning the alignment", plan.steps)
-    return train_path(
-        line, config, fit, height, plan.training, moving=moving, device=device, run=run, progress=progress
-    )
+
+    fit: Mapping[str, Tensor]
+    select: Mapping[str, Tensor]
+    device: str = "cpu"
+    progress: Progress = field(default_factory=Progress)
+    run: TrainingState | None = None
+
+    def learn(self, start: Universe, states: Sequence[Mapping[str, Tensor]], plan: LearnPlan) -> Trained[WeightPath]:
+        """The alignment of two states, trained; the best one by the barrier, at worst the start.
+
+        `states` are these as they were, `start` as their alignment in closed form made them.
+        """
+        ends, moving = movable(start, states, self.fit)
+        line, config = WeightPath.line(ends), Alignment("learned").config(start.config)
+        height = self._height_of(line, config, BETWEEN)
+        self.progress.stage("learning the alignment", plan.steps)
+        return self._train(line, config, height, plan.training, moving)
+
+    def learn_all(self, start: Universe, states: Sequence[Mapping[str, Tensor]], plan: LearnPlan) -> Trained[Simplex]:
+        """As `learn`, for any number of states, with the loss of their averages; the best by that of equal weights."""
+        ends, moving = movable(start, states, self.fit)
+        config, equal = Alignment("learned").config(start.config), (1 / len(ends),) * len(ends)
+        height = self._height_at(ends, config, (equal,))
+        self.progress.stage("learning the alignment", plan.steps)
+        return self._train(Simplex(ends), config, height, plan.training, moving)
+
+    def curve(
+        self, line: WeightPath, config: PretrainedConfig, plan: CurvePlan, moving: LearnedAlignment | None = None
+    ) -> tuple[Trained[WeightPath], CurvePlan]:
+        """The straight path `line`, bent as planned, with the optimizer settled; the plan comes back as it was used.
+
+        B's alignment is learned with the bends where it is `moving`.
+        """
+        plan = plan.for_endpoints(())
+        table = family(config)
+        ts = [number / (plan.bends + 1) for number in range(1, plan.bends + 1)]
+        self.progress.stage("starting the bends", len(ts))
+        bends = []
+        for t in ts:
+            bends.append(started(line(t), line.ends, (1 - t, t), plan, table))
+            self.progress.advance()
+        start = WeightPath(plan.kind, line.a, line.b, tuple(bends))
+        between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
+        height, apart = self._height_of(line, config, between), CALM / (plan.bends + 1)
+        what = f"{plan.bends} bend{'s' * (plan.bends > 1)}"
+        return self._bent(start, config, height, plan, (apart, 1 - apart), what, moving)
+
+    def star(
+        self, star: Star, config: PretrainedConfig, plan: CurvePlan, moving: LearnedAlignment | None = None
+    ) -> tuple[Trained[Star], CurvePlan]:
+        """The same for the centre of a star, which starts where that of `star` is.
+
+        The best one is that of the lowest highest excess half-way along every arm and at its end.
+        """
+        plan, models = plan.for_endpoints(()), len(star.ends)
+        places = [(0, 1.0), *((arm, 0.5) for arm in range(models))]
+        height = self._height_at(star.ends, config, places)
+        return self._bent(star, config, height, plan, (CALM, 1.0), f"the centre of {models} models", moving)
+
+    def _bent(
+        self,
+        start: P,
+        config: PretrainedConfig,
+        height: Callable[[P], float],
+        plan: CurvePlan,
+        span: tuple[float, float],
+        what: str,
+        moving: LearnedAlignment | None,
+    ) -> tuple[Trained[P], CurvePlan]:
+        """A path with its bends trained, at t in `span` unless the plan says where."""
+        assert plan.optimizer != "auto"
+        training = replace(plan.training, optimizer=plan.optimizer, span=plan.training.span or span)
+        stage = f"training {what} ({plan.optimizer})"
+        self.progress.stage(f"{stage} and the alignment" if moving else stage, training.steps)
+        return self._train(start, config, height, training, moving), replace(plan, training=training)
+
+    def _train(
+        self,
+        start: P,
+        config: PretrainedConfig,
+        height: Callable[[P], float],
+        training: PathTraining,
+        moving: LearnedAlignment | None,
+    ) -> Trained[P]:
+        return train_path(
+            start,
+            config,
+            self.fit,
+            height,
+            training,
+            moving=moving,
+            device=self.device,
+            run=self.run,
+            progress=self.progress,
+        )
+
+    def _meter(self, config: PretrainedConfig) -> LossMeter:
+        """What measures losses on a little of every text to select on."""
+        return LossMeter(config, a_little(self.select), device=self.device)
+
+    def _height_of(
+        self, line: WeightPath, config: PretrainedConfig, between: Sequence[float]
+    ) -> Callable[[WeightPath], float]:
+        """The height of any path with the ends of `line`: its highest excess at the t in `between`, on the worst label
+        of some select text; NaN where a loss is NaN.
+        """
+        meter = self._meter(config)
+        ends = profile(line, meter, (0.0, 1.0))
+
+        def height(path: WeightPath) -> float:
+            measured = ends.with_points((t, meter(path(t))) for t in between)
+            return self._highest([measured.excess(t) for t in between])
+
+        return height
+
+    def _height_at(
+        self, ends: Sequence[Mapping[str, Tensor]], config: PretrainedConfig, places: Sequence[Any]
+    ) -> Callable[[Averages], float]:
+        """The same of averages of `ends`, at some places: how far these lie above the ends, each with its share."""
+        meter = self._meter(config)
+        losses = [meter(state) for state in ends]
+
+        def height(averages: Averages) -> float:
+            return self._highest([meter(averages(at)) - weighed(losses, averages.shares(at)) for at in places])
+
+        return height
+
+    def _highest(self, excesses: Sequence[Losses]) -> float:
+        return float(torch.tensor([[one.label_mean(label) for label in self.select] for one in excesses]).max())
 
 
-def learn_all(
-    start: Universe,
-    states: Sequence[Mapping[str, Tensor]],
-    fit: Mapping[str, Tensor],
-    select: Mapping[str, Tensor],
-    plan: LearnPlan,
-    *,
-    device: str,
-    progress: Progress,
-    run: TrainingState | None = None,
-) -> Trained[Simplex]:
-    """As `learn`, for any number of states, with the loss of their averages; the best one by that of equal weights."""
-    ends, moving = movable(start, states, fit)
-    config, equal = Alignment("learned").config(start.config), (1 / len(ends),) * len(ends)
-    meter = select_meter(config, select, device)
-    losses = [meter(state) for state in ends]
-    mean = weighed(losses, equal)
-
-    def height(averages: Simplex) -> float:
-        excess = meter(averages(equal)) - mean
-        return max(excess.label_mean(label) for label in select)
-
-    progress.stage("learning the alignment", plan.steps)
-    return train_path(
-        Simplex(ends), config, fit, height, plan.training, moving=moving, device=device, run=run, progress=progress
-    )
+def started(
+    state: Mapping[str, Tensor],
+    ends: Sequence[Mapping[str, Tensor]],
+    shares: Sequence[float],
+    plan: CurvePlan,
+    table: Family,
+) -> State:
+    """Where a bend starts: at an average of `ends` with these `shares`, by default with their singular values."""
+    whole = dict(state)
+    return restore_spectrum(whole, ends, shares, table) if plan.start == "restored" else whole
 
 
 def learning_record(plan: LearnPlan, trained: Trained[Any], start: str) -> dict[str, Any]:
     """What the report says of the learning, JSON-ready; `start` is the method of the closed form."""
     return {"start": start, **asdict(plan), **trained.record(plan.steps)}
-
-
-def train_curve(
-    line: WeightPath,
-    config: PretrainedConfig,
-    fit: Mapping[str, Tensor],
-    select: Mapping[str, Tensor],
-    plan: CurvePlan,
-    *,
-    device: str,
-    progress: Progress,
-    run: TrainingState | None = None,
-    moving: LearnedAlignment | None = None,
-) -> tuple[Trained[WeightPath], CurvePlan]:
-    """Bend the straight path `line` as planned, with the optimizer settled; the plan comes back as it was used.
-
-    B's alignment is learned with the bends where it is `moving`.
-    """
-    plan = plan.for_endpoints(())
-    assert plan.optimizer != "auto"
-    table = family(config)
-    ts = [number / (plan.bends + 1) for number in range(1, plan.bends + 1)]
-    progress.stage("starting the bends", len(ts))
-    bends = []
-    for t in ts:
-        state = dict(line(t))
-        bends.append(restore_spectrum(state, line.ends, (1 - t, t), table) if plan.start == "restored" else state)
-        progress.advance()
-    start = WeightPath(plan.kind, line.a, line.b, tuple(bends))
-
-    between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
-    height = height_of(line, config, select, between, device)
-    apart = CALM / (plan.bends + 1)
-    training = replace(plan.training, optimizer=plan.optimizer, span=plan.training.span or (apart, 1 - apart))
-    bent = f"training {plan.bends} bend{'s' * (plan.bends > 1)} ({plan.optimizer})"
-    progress.stage(f"{bent} and the alignment" if moving else bent, training.steps)
-    trained = train_path(start, config, fit, height, training, moving=moving, device=device, run=run, progress=progress)
-    return trained, replace(plan, training=training)
-
-
-def train_star(
-    star: Star,
-    config: PretrainedConfig,
-    fit: Mapping[str, Tensor],
-    select: Mapping[str, Tensor],
-    plan: CurvePlan,
-    *,
-    device: str,
-    progress: Progress,
-    run: TrainingState | None = None,
-    moving: LearnedAlignment | None = None,
-) -> tuple[Trained[Star], CurvePlan]:
-    """Train the centre of a star as planned, with the optimizer settled; the plan comes back as it was used.
-
-    The centre starts where that of `star` is. The best one is chosen by the highest excess half-way along every arm and
-    at its end. The alignment is learned with it where it is `moving`.
-    """
-    plan = plan.for_endpoints(())
-    assert plan.optimizer != "auto"
-    meter = select_meter(config, select, device)
-    losses = [meter(state) for state in star.ends]
-    places = [(0, 1.0), *((arm, 0.5) for arm in range(len(losses)))]
-
-    def height(star: Star) -> float:
-        excesses = [meter(star(place)) - weighed(losses, star.shares(place)) for place in places]
-        return float(torch.tensor([[one.label_mean(label) for label in select] for one in excesses]).max())
-
-    training = replace(plan.training, optimizer=plan.optimizer, span=plan.training.span or (CALM, 1.0))
-    centre = f"training the centre of {len(losses)} models ({plan.optimizer})"
-    progress.stage(f"{centre} and the alignment" if moving else centre, training.steps)
-    trained = train_path(star, config, fit, height, training, moving=moving, device=device, run=run, progress=progress)
-    return trained, replace(plan, training=training)
-
-
-def select_meter(config: PretrainedConfig, select: Mapping[str, Tensor], device: str) -> LossMeter:
-    """What measures losses on a little of every text to select on."""
-    return LossMeter(config, a_little(select), device=device)
-
-
-def height_of(
-    line: WeightPath, config: PretrainedConfig, select: Mapping[str, Tensor], between: Sequence[float], device: str
-) -> Callable[[WeightPath], float]:
-    """The height of any path with the ends of `line`: its highest excess at the t in `between`, on the worst label of
-    some select text; NaN where a loss is NaN.
-    """
-    meter = select_meter(config, select, device)
-    ends = profile(line, meter, (0.0, 1.0))
-
-    def height(path: WeightPath) -> float:
-        measured = ends.with_points((t, meter(path(t))) for t in between)
-        excesses = [measured.excess(t) for t in between]
-        return float(torch.tensor([[one.label_mean(label) for label in select] for one in excesses]).max())
-
-    return height
 
 
 def training_record(plan: CurvePlan, trained: Trained[Any]) -> dict[str, Any]:

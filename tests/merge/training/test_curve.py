@@ -9,7 +9,7 @@ from isthmus.eval.corpora import WRITTEN, corpus
 from isthmus.eval.progress import Progress
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, PathTraining
-from isthmus.merge.training.fitting import train_curve, training_record
+from isthmus.merge.training.fitting import Fitter, training_record
 
 
 class Notes(Progress):
@@ -29,14 +29,10 @@ def test_from_a_model_to_itself_there_is_nothing_to_learn_but_from_true_text(lab
         corpus("stdlib:docs"), model.tokenizer(), context=64, fit_tokens=24_576, select_tokens=1024, report_tokens=0
     )
     progress = Notes()
-    trained, plan = train_curve(
+    trained, plan = Fitter({label: text.fit}, {label: text.select}, progress=progress).curve(
         WeightPath("linear", state, state),
         model.config,
-        {label: text.fit},
-        {label: text.select},
         CurvePlan(training=PathTraining(steps=24, batch=8, lr=3e-4)),
-        device="cpu",
-        progress=progress,
     )
     excesses = [entry["select_excess"] for entry in training_record(plan, trained)["history"]]
     assert abs(excesses[0]) < 1e-6

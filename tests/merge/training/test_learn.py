@@ -20,7 +20,7 @@ from isthmus.eval.loss import LossMeter
 from isthmus.eval.progress import Progress
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, LearnPlan, PathTraining
-from isthmus.merge.training.fitting import learn, movable
+from isthmus.merge.training.fitting import Fitter, movable
 from isthmus.merge.training.path_training import PathModule, Trained
 from isthmus.merge.training.training_state import TrainingState
 
@@ -41,10 +41,8 @@ class World:
     report: dict[str, torch.Tensor]
 
     def learned(self, plan: LearnPlan, kept: TrainingState | None = None, progress: Progress | None = None) -> Trained:
-        progress = progress or Progress()
-        return learn(
-            self.start, (self.a, self.b), self.fit, self.select, plan, device="cpu", progress=progress, run=kept
-        )
+        fitter = Fitter(self.fit, self.select, progress=progress or Progress(), run=kept)
+        return fitter.learn(self.start, (self.a, self.b), plan)
 
 
 @pytest.fixture(scope="module")
