@@ -58,8 +58,8 @@ def align_states(
     in memory at any time, and the aligned states are made when they are looked up.
 
     Raises BadInput for activations without text, and for ``learned``, which is trained
-    (`isthmus.merge.training.fitting.Fitter.learn`); AlignmentError when the aligned model's log-probabilities differ by more
-    than rounding (`isthmus.align.alignment.Alignment.verify`); UnsupportedFamily.
+    (`isthmus.merge.training.fitting.Fitter.learn`); AlignmentError when the aligned model's log-probabilities differ by
+    more than rounding (`isthmus.align.alignment.Alignment.verify`); UnsupportedFamily.
     """
     if method == "none":
         return Aligned(a, b, config, Alignment("none"), 0.0)

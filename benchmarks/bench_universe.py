@@ -31,7 +31,7 @@ CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
 TEXTS = ["stdlib:docs:heldout", "stdlib:code:heldout"]
 THREE = ("adamw-1", "adamw-2", "muon-1")
 WAYS = ("orthogonal", "combined", "permutation", "learned", "star")
-FITTED = ["fitted=stdlib:docs:train", "fitted code=stdlib:code:train"]
+FITTED = ["fitted=stdlib:docs:train", "fitted-code=stdlib:code:train"]
 
 
 def universe(way: str) -> dict[str, object]:
@@ -41,7 +41,7 @@ def universe(way: str) -> dict[str, object]:
     if way == "star":
         plan = replace(plan, path=CurvePlan())
     if way in ("learned", "star"):
-        plan = replace(plan, data=[*FITTED, *TEXTS], fit_on=["fitted", "fitted code"], report_on=["docs", "code"])
+        plan = replace(plan, data=[*FITTED, *TEXTS], fit_on=["fitted", "fitted-code"], report_on=["docs", "code"])
     report = merge_models(three, plan).report
     excess = report["baselines"]["average"]["excess"]
     own = {
