@@ -157,7 +157,10 @@ def practice_figure(record: Mapping[str, Any]) -> Figure:
 
 
 def width_figure(record: Mapping[str, Any]) -> Figure:
-    """Mean barriers against width, with standard deviations, for every optimizer and way; both axes logarithmic."""
+    """Mean barriers against width, with standard deviations, for every optimizer and way; the axis of barriers is
+    logarithmic above 0.01 nats and linear below, where some are 0.
+    """
+    highest = max(row[way]["mean"] + row[way]["std"] for row in record["table"] for way in WAY_STYLES)
     figure = blank(9.6, 4.2)
     optimizers = list(dict.fromkeys(row["optimizer"] for row in record["table"]))
     axes = list(figure.subplots(1, len(optimizers), sharey=True, squeeze=False).flat)
@@ -167,7 +170,9 @@ def width_figure(record: Mapping[str, Any]) -> Figure:
         for (way, style), marker in zip(WAY_STYLES.items(), MARKERS, strict=False):
             means, errors = ([row[way][key] for row in rows] for key in ("mean", "std"))
             axis.errorbar(widths, means, yerr=errors, marker=marker, markersize=5, capsize=2, label=way, **style)
-        axis.set(xscale="log", yscale="log", xlabel="width", title=NAMES[optimizer])
+        axis.set(xscale="log", xlabel="width", title=NAMES[optimizer])
+        axis.set_yscale("symlog", linthresh=0.01)
+        axis.set_ylim(-0.001, 1.5 * highest)
         axis.set_xticks(widths, [str(width) for width in widths])
         axis.minorticks_off()
     axes[0].set_ylabel("barrier, nats per token")

@@ -114,7 +114,7 @@ def _power_law(points: list[tuple[float, float]]) -> dict[str, Any]:
         error = (variance * (1 + 1 / len(xs) + (log(width) - centre) ** 2 / spread_of_x)) ** 0.5
         reach = float(t.ppf(0.975, degrees)) * error
         beyond[name] = {"barrier": exp(middle), "from": exp(middle - reach), "to": exp(middle + reach)}
-    return {"exponent": line.slope, "stderr": line.stderr, "beyond": beyond}
+    return {"exponent": float(line.slope), "stderr": float(line.stderr), "beyond": beyond}
 
 
 def _grouped(measured: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
