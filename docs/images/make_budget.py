@@ -20,7 +20,7 @@ for axis, (pair, name) in zip(figure.subplots(1, 3, sharey=True), NAMES.items(),
     ensemble = next(row["ensemble"] for row in ROWS if row["pair"] == pair)
     axis.plot([2], [ensemble], "*", color=ORANGE, markersize=13, label="ensemble of both")
     axis.axhline(0, color=GREY, linewidth=0.8)
-    axis.set(title=name, xlabel="parameters, of one model's")
+    axis.set(title=name, xlabel="parameters, over one model's")
     if pair == next(iter(NAMES)):
         axis.set_ylabel("loss above both models' mean, nats")
         axis.legend(frameon=False, fontsize="small")
