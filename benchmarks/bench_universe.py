@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean
 
 import torch
 from measurement import RESULTS, record
@@ -28,6 +29,7 @@ from isthmus.merge.pipeline import merge_models
 from isthmus.merge.plans import CurvePlan, MergePlan, SpectrumPlan
 
 CHECKPOINTS = Path(__file__).parents[1] / "lab" / "checkpoints"
+UNSEEN = ("docs", "code")
 TEXTS = ["stdlib:docs:heldout", "stdlib:code:heldout"]
 THREE = ("adamw-1", "adamw-2", "muon-1")
 WAYS = ("orthogonal", "combined", "permutation", "learned", "star")
@@ -41,30 +43,21 @@ def universe(way: str) -> dict[str, object]:
     if way == "star":
         plan = replace(plan, path=CurvePlan())
     if way in ("learned", "star"):
-        plan = replace(plan, data=[*FITTED, *TEXTS], fit_on=["fitted", "fitted-code"], report_on=["docs", "code"])
+        plan = replace(plan, data=[*FITTED, *TEXTS], fit_on=["fitted", "fitted-code"], report_on=UNSEEN)
     report = merge_models(three, plan).report
-    excess = report["baselines"]["average"]["excess"]
-    own = {
-        "uniform_average_excess": round(excess, 4),
-        "naive_average_excess": round(report["baselines"]["naive_average"]["excess"], 4),
-        "excess_by_text": {label: round(value, 4) for label, value in report["merge_point"]["excesses"].items()},
-        "spectrum": report["spectrum"]["verdict"],
-        "seconds": round(report["seconds"]),
-    }
-    if way == "star":
-        return own | {
-            "centre_excess": round(report["merge_point"]["excess"], 4),
-            "arms": [round(arm["barrier"], 4) for arm in report["star"]["arms"]],
-        }
-    if way == "learned":
-        return own
-    pairs = {}
+    by_text = {label: round(value, 4) for label, value in report["merge_point"]["excesses"].items()}
+    own = {"excess_by_text": by_text, "spectrum": report["spectrum"]["verdict"], "seconds": round(report["seconds"])}
+    if way in ("learned", "star"):
+        return {"excess": round(mean(by_text[label] for label in UNSEEN), 4), **own}
+    pairs, excess = {}, report["baselines"]["average"]["excess"]
     for a, b in itertools.combinations(THREE, 2):
         line = merge_models(
             [CHECKPOINTS / a, CHECKPOINTS / b], MergePlan(TEXTS, align=align, spectrum=SpectrumPlan(False))
         )
         pairs[f"{a}, {b}"] = round(line.report["barrier"], 4)
     return {
+        "excess": round(excess, 4),
+        "naive_average_excess": round(report["baselines"]["naive_average"]["excess"], 4),
         **own,
         "pairwise_barriers": pairs,
         "ratio_to_worst_pair": round(excess / max(pairs.values()), 3),
