@@ -74,8 +74,8 @@ def alignment() -> Iterator[Row]:
 def training() -> Iterator[Row]:
     """Steps of training, beside plain ones; Muon beside torch's."""
     for name, case in _result("bends")["cases"].items():
-        ours, plain = f"{case['bend']:.2f} s", f"a plain step, {case['plain']:.2f} s"
-        yield f"a step of a curve ({name})", ours, plain, _ratio(case["bend"], case["plain"]), "", _script("bends")
+        ours, plain = f"{case['own']:.2f} s", f"a plain step, {case['plain']:.2f} s"
+        yield name, ours, plain, _ratio(case["own"], case["plain"]), "", _script("bends")
     muon = _result("muon")["seconds"]
     ours, peer = f"{muon['float32']:.3f} s, in float32", f"torch.optim.Muon in bfloat16, {muon['torch']:.2f} s"
     ratio = _ratio(muon["float32"], muon["torch"])
