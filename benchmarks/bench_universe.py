@@ -48,7 +48,10 @@ def universe(way: str) -> dict[str, object]:
     by_text = {label: round(value, 4) for label, value in report["merge_point"]["excesses"].items()}
     own = {"excess_by_text": by_text, "spectrum": report["spectrum"]["verdict"], "seconds": round(report["seconds"])}
     if way in ("learned", "star"):
-        return {"excess": round(mean(by_text[label] for label in UNSEEN), 4), **own}
+        own = {"excess": round(mean(by_text[label] for label in UNSEEN), 4), **own}
+        arms = [arm["barrier"] for arm in (report["star"] or {"arms": ()})["arms"]]
+        over = {"mean over all texts": report["merge_point"]["excess"], "highest along arms": max(arms)} if arms else {}
+        return own | {name: round(value, 4) for name, value in over.items()}
     pairs, excess = {}, report["baselines"]["average"]["excess"]
     for a, b in itertools.combinations(THREE, 2):
         line = merge_models(

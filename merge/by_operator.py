@@ -127,7 +127,6 @@ class OperatorChooser(Chooser):
         weights = self._weighted(aligned, statistics)
         recipe = self.recipe if weights is None else weights.recipe
         lazy = self._lazy(recipe, aligned, statistics)
-        self.progress.stage(f"merging ({recipe.operator.name})", len(lazy))
         state: Mapping[str, Tensor] = self._in_memory(lazy) if star is None else star.path.centre
         record = {
             "method": aligned.alignment.method,
@@ -190,6 +189,7 @@ class OperatorChooser(Chooser):
         return Arms(aligned, star)
 
     def _in_memory(self, lazy: Combined) -> dict[str, Tensor]:
+        self.progress.stage(f"merging ({self.recipe.operator.name})", len(lazy))
         state = {}
         for name in lazy:
             state[name] = lazy[name]

@@ -78,7 +78,7 @@ class Choice:
     the spectrum, `refitted` of what least squares fitted; `seen` is the text that the path was trained on, `run` where
     the training is kept until the result is saved, `closed` the alignment that it began with, None where nothing was
     fitted. By an operator, `recipe` is the one with the weights that were chosen, `soup` what the report says of them,
-    `star` the arms to the state where that is a trained centre,
+    `star` the arms to the state where that is a trained centre, `training` then how it was,
     and `equal` what equal weights make, computed when it is looked up. `adapter` is the one that the
     state is made by, where the merge is saved as one; `observed` compares the state with the models while it is read.
     """
