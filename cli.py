@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -35,7 +36,7 @@ from .eval.tasks.specs import task_places
 from .lab.architectures import Architecture
 from .merge.comparing.plan import ComparePlan
 from .merge.idle import idle_in_align, idle_in_compare, idle_in_ensemble, idle_in_explain, idle_in_merge, require_effect
-from .merge.options import PANELS, PATH, TRAINING, Field, Option, build, option, options_of, value_of
+from .merge.options import PANELS, PATH, RUNNING, TRAINING, Field, Option, build, option, options_of, value_of
 from .merge.plans import (
     SEARCHES,
     Align,
@@ -59,6 +60,7 @@ from .terminal import (
     print_extraction,
     print_findings,
     print_fingerprints,
+    print_forecast,
     print_merge,
     print_push,
     print_spectra,
@@ -377,6 +379,14 @@ def merge(
     optimizers: Optimizers,
     restart: Restart = False,
     push: PushOptions,
+    forecast: Annotated[
+        bool,
+        Option(
+            "Say what this would read, train and measure, in what memory and time on this machine, and stop.",
+            RUNNING,
+            name="--plan",
+        ),
+    ] = False,
     given: Given,
     reply: Reply,
 ) -> None:
@@ -397,6 +407,14 @@ def merge(
     )
     require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
     target = _target_of_merge(push, reply)
+    if forecast:
+        with screen(reply.quiet) as progress:
+            from .merge.forecast import forecast as forecast_of
+
+            recipe, plan = _recipe(models, operator, plan, given) if by_operator else (models, plan)
+            foreseen = forecast_of(recipe, plan, progress=progress, before=time.process_time())
+        reply.give(foreseen.to_dict(), print_forecast, "nothing was merged: leave --plan out")
+        return
     if restart:
         _drop_training(output)
     with screen(reply.quiet) as progress:

@@ -201,6 +201,54 @@ def print_merge(report: dict[str, Any]) -> None:
         say(sentence)
 
 
+def print_forecast(report: dict[str, Any]) -> None:
+    """What a merge would do, stage by stage, and what all of it would take."""
+    table = _table("stage", "tokens", "time", "memory")
+    opening = {"name": "checking and reading text", "seconds": report["opening_seconds"], "memory": 0}
+    for stage in (opening, *report["stages"]):
+        tokens = sum(stage.get(key, 0) for key in ("tokens_evaluated", "tokens_trained", "tokens_generated"))
+        shown = f"{tokens:,}" if tokens else ""
+        memory = f"+ {_bytes(stage['memory'])}" if stage["memory"] else ""
+        table.add_row(cell(stage["name"]), shown, _duration(stage["seconds"]), memory)
+    _print_table(table)
+    steps, tokens = report["training_steps"], report["tokens_trained"]
+    training = f", {steps:,} training steps on {tokens:,} tokens" if steps else ""
+    say(
+        f"{len(report['models'])} models of {report['weights'] / 1e6:,.1f} M weights: {_bytes(report['bytes_read'])} "
+        f"to read, {_bytes(report['bytes_stored'])} to write, {report['tokens_evaluated']:,} tokens through models"
+        f"{training}; {report['operations']:.1e} floating-point operations"
+    )
+    threads = f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
+    where = f"on {report['device']}" + (f" ({threads})" if report["device"] == "cpu" else "")
+    say(
+        f"about {_duration(report['seconds'])} {where}, and {_bytes(report['memory'])} of memory, of "
+        f"{_bytes(report['machine_memory'])} here"
+    )
+    if report["memory"] > report["machine_memory"]:
+        say(("that is more memory than this machine has", "yellow"))
+    if report["seconds_otherwise"] is not None:
+        less_or_more = _duration(report["seconds_otherwise"])
+        if report["relatives"]:
+            say(f"the models look like relatives, which need no alignment; if they do need one, about {less_or_more}")
+        else:
+            say(f"if no alignment is needed after all, about {less_or_more}")
+
+
+def _duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _bytes(count: float) -> str:
+    """An amount of memory as people say it."""
+    return (
+        f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count:,.0f} bytes"
+    )
+
+
 def print_alignment(report: dict[str, Any]) -> None:
     """How B was aligned."""
     say(

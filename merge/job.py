@@ -93,9 +93,14 @@ class Job:
 
 
 def open_job(
-    models: Sequence[str | Path | Checkpoint] | Recipe, plan: MergePlan, beside: Path | None, progress: Progress
+    models: Sequence[str | Path | Checkpoint] | Recipe,
+    plan: MergePlan,
+    beside: Path | None,
+    progress: Progress,
+    *,
+    in_memory: bool = True,
 ) -> Job:
-    """The models, checked and opened: all of them in one form, in memory where they will be measured."""
+    """The models, checked and opened: all of them in one form, `in_memory` where they will be measured."""
     began = time.monotonic()
     given, joined = _models_and_recipe(models)
     plain = plan.as_lora is not None or (plan.vocabulary is not None and not plan.data)
@@ -135,7 +140,7 @@ def open_job(
     dtype = _dtype(plan, joined, inputs)
     under = _shared_base(joined, inputs) if plan.as_lora is not None else None
     command = merge_command(plan, joined, inputs)
-    if not plan.is_plain and plan.max_memory is None:
+    if in_memory and not plan.is_plain and plan.max_memory is None:
         inputs = inputs.in_memory()
     return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside, tasks, under)
 

@@ -252,7 +252,7 @@ def train_path(
         accelerator = _accelerator(training, device, bends=len(path.bends))
         batches = Batches(fit, training, path)
         module = PathModule(path, config, moving)
-        made = [*(moving.optimizers() if moving else []), *_bend_optimizers(module, training, config)]
+        made = path_optimizers(module, training, config)
         schedule = Schedule(made, training.steps, floor=0.05)
         prepared, *optimizers = accelerator.prepare(module, *made)
 
@@ -300,11 +300,13 @@ def train_path(
     return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignments)
 
 
-def _bend_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:
+def path_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:
+    """The optimizers of all that is trained: of the alignment, where that moves, and of the bends."""
     leaves, table = module.leaves(), family(config)
+    made = module.moving.optimizers() if module.moving else []
     if not leaves:
-        return []
-    return make_optimizers(
+        return made
+    return made + make_optimizers(
         training.optimizer,
         leaves,
         table.matrices,
