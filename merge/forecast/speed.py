@@ -40,7 +40,8 @@ SMALL = 2e7  # weights of a model that is measured with all of its layers
 WORTH = 0.08  # seconds that a measurement goes on for, at least once
 EVALUATED = 6e9  # floating-point operations of one forward pass that is timed
 TRAINED = 1.5e9  # of the forward passes of a training step
-MOMENTS = 6  # tokens that are written one after the other
+LARGEST = 4e8  # of one token through a model whose training is timed
+MOMENTS, MANY = 6, 32  # tokens that are written one after the other, and texts at a time
 MATRIX, ROWS, BYTES = 384, 512, 2**25  # sizes of the problems of algebra, of what is mixed, and of what is read
 
 
@@ -72,14 +73,20 @@ def speed_of_model(
     """
     whole = int(config.num_hidden_layers)
     depths = (whole,) if whole <= 2 or _weights(config) <= SMALL else (1, 2)
-    measured = []
+    rates, kept = [], []
     for depth in depths:
         model = _Shallow(config, depth, ids, device)
-        measured.append((model.speed(trainee, writes=writes), model.memory(trainee)))
+        speed, memory = model.evaluation(), Memory()
+        if trainee is not None:
+            training, memory = model.training(trainee, speed)
+            speed += training
+        if writes and model.writes:
+            speed += model.writing()
+        rates.append(speed)
+        kept.append(memory)
         del model
         gc.collect()
-    rates, memory = (_at_depth([one[part] for one in measured], whole) for part in (0, 1))
-    return rates, memory
+    return _at_depth(rates, whole), _at_depth(kept, whole)
 
 
 def _at_depth(measured: list[Any], depth: int) -> Any:
@@ -130,35 +137,40 @@ class _Shallow:
         count = max(1, min(64, tokens // length))
         return self.ids[torch.arange(count) % len(self.ids)][:, :length]
 
-    def speed(self, trainee: Trainee | None, *, writes: bool) -> Work:
-        """What takes as long as this model is deep."""
+    def evaluation(self) -> Work:
+        """A forward pass, as losses are measured."""
         rows = self.rows(EVALUATED)
         meter = LossMeter(self.config, {"": rows}, device=self.device)
-        measured = Work(evaluated=self._timed(lambda: meter(self.state)) / rows.numel())
-        if trainee is not None:
-            measured += self._of_training(trainee)
-        if writes and self.writes:
-            measured += self._of_writing()
-        return measured
+        return Work(evaluated=self._timed(lambda: meter(self.state)) / rows.numel())
 
-    def _timed(self, run: Callable[[], object]) -> float:
-        return timed(run, self.device)
+    def _timed(self, run: Callable[[], object], *, warm: bool = False) -> float:
+        return timed(run, self.device, warm=warm)
 
-    def _of_writing(self) -> Work:
+    def writing(self) -> Work:
+        """Text that the model writes, one text alone and many."""
+
         def write(count: int) -> float:
             first, length = self.ids[:1, :1].repeat(count, 1), 1 + MOMENTS
             return self._timed(
                 lambda: written_blocks(self.state, self.config, first, length, seed=0, device=self.device)
             )
 
-        alone, many = write(1), write(32)
-        return Work(written=max(0.0, many - alone) / (31 * MOMENTS), moments=alone / MOMENTS)
+        alone, many = write(1), write(MANY)
+        return Work(written=max(0.0, many - alone) / ((MANY - 1) * MOMENTS), moments=alone / MOMENTS)
 
-    def _of_training(self, trainee: Trainee) -> Work:
-        step, (few, many) = self.step(trainee), self._two_lengths()
-        short, long = (self._timed(partial(step, rows)) for rows in (few, many))
-        by_token = max(0.0, long - short) / (many.numel() - few.numel())
-        return Work(trained=by_token, steps=max(0.0, long - by_token * many.numel()))
+    def training(self, trainee: Trainee, evaluation: Work) -> tuple[Work, Memory]:
+        """A step, and what it keeps for its backward pass; of a large model from the `evaluation` of one."""
+        if self.operations > LARGEST:
+            copies = 4.0 * self.operations / 2 * (trainee.models + trainee.bends) * 4
+            return Work(trained=4 * evaluation.evaluated, moved=copies), Memory()
+        step = _Step(self, trainee)
+        few, many = self._two_lengths()
+        kept_of_many, kept_of_few = step.kept(many), step.kept(few)
+        long, short = (self._timed(partial(step, rows), warm=True) for rows in (many, few))
+        more = many.numel() - few.numel()
+        by_token, kept = max(0.0, long - short) / more, max(0.0, kept_of_many - kept_of_few) / more
+        rate = Work(trained=by_token, steps=max(0.0, long - by_token * many.numel()))
+        return rate, Memory(kept, max(0.0, kept_of_many - kept * many.numel()))
 
     def _two_lengths(self) -> tuple[Tensor, Tensor]:
         many = self.rows(TRAINED)
@@ -167,54 +179,47 @@ class _Shallow:
             return many[: len(many) // 4 or 1], many
         return many[:1, : max(4, many.shape[1] // 4)], many
 
-    def step(self, trainee: Trainee) -> Callable[[Tensor], object]:
-        """A whole training step on blocks of text."""
-        module, optimizers, place = self._module(trainee)
 
-        def step(rows: Tensor) -> None:
-            loss = module(rows.to(self.device), torch.zeros(len(rows), device=self.device), place)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+class _Step:
+    """A whole training step of a shallow model on blocks of text; called with these."""
 
-        return step
-
-    def _module(self, trainee: Trainee) -> tuple[PathModule, list[torch.optim.Optimizer], Any]:
-        ends = tuple(dict(self.state) for _ in range(trainee.models))
-        path, place = _path(trainee, ends, self.state)
+    def __init__(self, model: _Shallow, trainee: Trainee):
+        ends = tuple(dict(model.state) for _ in range(trainee.models))
+        path, self.place = _path(trainee, ends, model.state)
         moving = None
         if trainee.moving:
-            table = family(self.config).untied()
+            table = family(model.config).untied()
             starts = [Alignment("orthogonal", table.identity())] * (trainee.models - 1)
             moving = LearnedAlignment(starts, ends, table)
-        module = PathModule(path, self.config, moving).to(self.device)
-        optimizers = path_optimizers(module, PathTraining(optimizer=trainee.optimizer), self.config)
-        return module, optimizers, place
+        self.device = model.device
+        self.module = PathModule(path, model.config, moving).to(self.device)
+        settings = PathTraining(optimizer=trainee.optimizer)
+        self.optimizers = path_optimizers(self.module, settings, model.config)
 
-    def memory(self, trainee: Trainee | None) -> Memory:
-        """What a training step keeps for its backward pass."""
-        if trainee is None:
-            return Memory()
-        module, _, place = self._module(trainee)
-        kept = []
-        lengths = self._two_lengths()
-        for rows in lengths:
-            bytes_of: dict[int, int] = {}
+    def _loss(self, rows: Tensor) -> Tensor:
+        loss: Tensor = self.module(rows.to(self.device), torch.zeros(len(rows), device=self.device), self.place)
+        return loss
 
-            def keep(tensor: Tensor, bytes_of: dict[int, int] = bytes_of) -> Tensor:
-                storage = tensor.untyped_storage()
-                bytes_of[storage.data_ptr()] = storage.nbytes()
-                return tensor
+    def __call__(self, rows: Tensor) -> None:
+        """One step."""
+        self._loss(rows).backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
 
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss = module(rows.to(self.device), torch.zeros(len(rows), device=self.device), place)
-            del loss
-            kept.append(sum(bytes_of.values()))
-        few, many = lengths
-        by_token = max(0.0, kept[1] - kept[0]) / (many.numel() - few.numel())
-        return Memory(by_token, max(0.0, kept[1] - by_token * many.numel()))
+    def kept(self, rows: Tensor) -> float:
+        """One step, and the bytes that it kept for its backward pass."""
+        bytes_of: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            bytes_of[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            self(rows)
+        return float(sum(bytes_of.values()))
 
 
 def _path(
@@ -267,9 +272,10 @@ def speed_of_disk(job: Job) -> Work:
     return Work(read=reading, stored=timed(write) / BYTES)
 
 
-def timed(run: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds that something takes, the fastest of some runs after a first one."""
-    run()
+def timed(run: Callable[[], object], device: str = "cpu", *, warm: bool = False) -> float:
+    """Seconds that something takes, the fastest of some runs, after a first one unless that is done: it is `warm`."""
+    if not warm:
+        run()
     taken: list[float] = []
     while sum(taken) < WORTH:
         _wait(device)
