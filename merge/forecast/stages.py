@@ -286,8 +286,9 @@ class Outline:
         looked_at = (evaluations * points + trainee.models) * SELECT_BLOCKS * self.context
         tokens = training.steps * training.batch * self.context
         work = Work(trained=tokens, steps=training.steps * training.accumulate)
-        copies = trainee.models * (1 + 2 * trainee.moving) + trainee.bends * (1 + 3 + 2)
-        copies += trainee.models * trainee.moving * 2
+        # Ends as teachers and, where they move, as they began and as the best of them are; bends with their gradients,
+        # two moments, the best of them and the newest.
+        copies = trainee.models * (1 + 2.5 * trainee.moving) + 6 * trainee.bends
         micro = training.batch // training.accumulate * self.context
         backward = self.kept.besides + self.kept.by_token * micro
         holds = self._universe + copies * self.aligned + backward
@@ -413,7 +414,8 @@ class Outline:
         labels = len(self.text.report)
         if labels and self.writes:
             length = min(HEART_LENGTH, self.context)
-            tokens = self.ends * labels * HEART_BLOCKS * length
+            blocks = sum(min(HEART_BLOCKS, len(rows)) for rows in self.text.report.values())
+            tokens = self.ends * blocks * length
             work = Work(evaluated=2.0 * tokens, written=tokens / 2, moments=float(self.ends * labels * length // 2))
             yield Stage("looking for text that the models know by heart", work, held)
         for member in self.job.inputs.whole[self.job.base :]:

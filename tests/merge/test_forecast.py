@@ -22,9 +22,9 @@ from transformers import BertForMaskedLM, Gemma3ForCausalLM, LlamaForCausalLM, M
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
 from isthmus.checkpoint.errors import BadInput, IncompatibleModels
-from isthmus.eval import samples
+from isthmus.eval import memorization, samples
 from isthmus.eval.loss import LossMeter
-from isthmus.merge.forecast import Forecast, alignments, forecast
+from isthmus.merge.forecast import Forecast, alignments, forecast, stages
 from isthmus.merge.forecast.speed import shallow
 from isthmus.merge.forecast.work import Work
 from isthmus.merge.plans import CurvePlan, LearnPlan, MergePlan, PathTraining
@@ -65,9 +65,9 @@ class Counted:
             self.evaluated += sum(rows.numel() for rows in own.values())
             return measured(meter, state, blocks)
 
-        def blocks(*arguments: Any, **keywords: Any) -> Tensor:
-            rows = written(*arguments, **keywords)
-            self.written += rows.numel()
+        def blocks(state: Any, config: Any, first: Tensor, length: int, **keywords: Any) -> Tensor:
+            rows = written(state, config, first, length, **keywords)
+            self.written += rows.numel() - first.numel()
             return rows
 
         def forward(module: Any, ids: Tensor, given: Tensor, place: Any) -> Tensor:
@@ -76,7 +76,8 @@ class Counted:
             return step(module, ids, given, place)
 
         monkeypatch.setattr(LossMeter, "token_losses", token_losses)
-        monkeypatch.setattr(samples, "written_blocks", blocks)
+        for module in (samples, memorization):
+            monkeypatch.setattr(module, "written_blocks", blocks)
         monkeypatch.setattr(path_training.PathModule, "forward", forward)
 
 
@@ -87,15 +88,16 @@ def of(names: tuple[str, ...], plan: dict[str, Any]) -> Forecast:
 @pytest.mark.parametrize("case", PLANS)
 def test_a_merge_does_what_was_foreseen(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names, plan = PLANS[case]
+    monkeypatch.setattr(stages, "RESOLUTION", 3)  # as planes are drawn in tests
     work = (foreseen := of(names, plan)).work
-    counted, stages = Counted(monkeypatch), Stages()
-    merge(*(EMBEDDED / name for name in names), progress=stages, **plan)
+    counted, shown = Counted(monkeypatch), Stages()
+    merge(*(EMBEDDED / name for name in names), progress=shown, **plan)
     assert (counted.steps, counted.trained) == (work.steps, work.trained)
     assert counted.evaluated == pytest.approx(work.evaluated - 2048, rel=0.2)  # saving measures once more
     assert counted.written == pytest.approx(work.written, rel=0.15)
     foreseen_names = [stage.name.partition(" (")[0] for stage in foreseen.stages]
     heavy = ("aligning", "learning", "training", "measuring", "looking for", "writing samples")
-    for name in dict.fromkeys(name.partition(" (")[0] for name in stages.names if name.startswith(heavy)):
+    for name in dict.fromkeys(name.partition(" (")[0] for name in shown.names if name.startswith(heavy)):
         assert name in foreseen_names, f"{name!r} was not foreseen"
 
 
@@ -111,10 +113,9 @@ def test_strangers_are_told_from_relatives() -> None:
     assert strangers.otherwise < strangers.total
 
 
-def test_text_that_is_too_short_to_learn_on_is_not_learned_on(tmp_path: Path) -> None:
-    text = tmp_path / "short.txt"
-    text.write_text("\n\n".join(f"Word number {number} of a short text, and a few more." for number in range(130)))
-    foreseen = of(STRANGERS, {"data": (str(text),), "tokens": 1024})
+def test_text_that_leaves_nothing_to_learn_on_is_not_learned_on(tmp_path: Path) -> None:
+    (tmp_path / "again.txt").write_text("again " * 30_000)
+    foreseen = of(STRANGERS, {"data": (str(tmp_path / "again.txt"),), "tokens": 1024})
     assert foreseen.work.steps == 0
 
 
