@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ from .checkpoint.reference import require_path, shown_name
 from .checkpoint.saving import replace_file
 from .checkpoint.untrusted_text import json_text, plain, plain_lines
 from .eval.processes import is_main
-from .eval.progress import Progress
+from .eval.progress import Progress, Remaining
 
 STDOUT = 1
 
@@ -149,11 +150,18 @@ class BarProgress(Progress):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False, style="dim"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._remaining = Remaining([])
+        self.wants_expectations = console.is_terminal
+
+    def expect(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Show from now on how long the whole still takes."""
+        self._remaining = Remaining(stages)
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """Print them, above the bar."""
@@ -163,12 +171,25 @@ class BarProgress(Progress):
         """Replace the bar by one for a new stage."""
         if self._task is not None:
             self.rich.remove_task(self._task)
-        self._task = self.rich.add_task(visible(name), total=total, note="")
+        self._task = self.rich.add_task(visible(name), total=total, note="", left="")
+        self._remaining.stage(name, time.monotonic())
+        self._show_remaining()
 
     def advance(self, steps: int = 1) -> None:
         """Move the bar."""
         if self._task is not None:
             self.rich.advance(self._task, steps)
+            self._show_remaining()
+
+    def _show_remaining(self) -> None:
+        """How long the whole still takes, where that is known."""
+        task = next((task for task in self.rich.tasks if task.id == self._task), None)
+        if task is None or self._task is None:
+            return
+        share = task.completed / task.total if task.total else 0.0
+        seconds = self._remaining.seconds(min(1.0, share), time.monotonic())
+        if seconds is not None:
+            self.rich.update(self._task, left=f"about {_duration(seconds)} in all")
 
     def note(self, text: str) -> None:
         """Show a number beside the bar."""

@@ -28,6 +28,7 @@ from ..checkpoint.rows import in_blocks
 from ..eval.fingerprint import fingerprint_of, optimizer_of
 from ..eval.loss import bytes_of
 from ..eval.memorization import own_words
+from ..eval.processes import is_main
 from ..eval.progress import Progress
 from ..eval.quantization import quantization_cost
 from ..eval.samples import Sample, samples
@@ -38,6 +39,7 @@ from .by_operator import OperatorChooser
 from .choosing import Choice
 from .composition import naming_of
 from .differences import differences, explanation_record, observed
+from .forecast import expected
 from .job import Job, open_job
 from .measure import Measured, Measuring, rounded
 from .offloaded import measured_from_disk
@@ -87,6 +89,8 @@ def merge_models(
     text, same_text, saved = read(job)
     if job.plan.max_memory is not None:
         return from_disk(job, text)
+    if job.progress.wants_expectations and is_main():
+        job.progress.expect(expected(job, text))
     ends, choice = choose(job, text, saved)
     choice = as_adapter(job, choice)
     whole = build(job, choice)

@@ -4,6 +4,6 @@
 the work of all stages (`stages`, `work`, `alignments`).
 """
 
-from .forecast import Forecast, forecast
+from .forecast import Forecast, expected, forecast
 
-__all__ = ["Forecast", "forecast"]
+__all__ = ["Forecast", "expected", "forecast"]

@@ -26,6 +26,7 @@ from .stages import Outline
 from .work import NOTHING, Stage, Work
 
 LATER = 0.12e9  # bytes of libraries that are imported as they are needed: accelerate, matplotlib, their caches
+LONG = 2e12  # floating-point operations of a merge whose progress bar says how long the whole takes
 BACKWARD = 3  # times the operations of a forward pass that a training step takes
 
 
@@ -59,9 +60,8 @@ class Forecast:
 
     @property
     def operations(self) -> float:
-        """Floating-point operations, about: two for every weight and token forwards, and what aligning multiplies."""
-        work, each = self.work, 2.0 * self.weights
-        return each * (work.evaluated + work.written + (1 + BACKWARD) * work.trained) + work.products
+        """Floating-point operations, about."""
+        return _operations(self.work, self.weights)
 
     @property
     def total(self) -> float:
@@ -124,8 +124,13 @@ def forecast(
     job = open_job(models, plan, None, progress, in_memory=False)
     text, enough = _text(job)
     elapsed = before + time.monotonic() - began
+    return foreseen(job, text, enough, elapsed)
+
+
+def foreseen(job: Job, text: MergeText, enough: bool = True, elapsed: float = 0.0) -> Forecast:
+    """The same of models that are open and text that is read, which is `enough` to learn an alignment on or not."""
     outline, resident = Outline(job, text, enough), _resident()
-    progress.stage("measuring how fast this machine is")
+    job.progress.stage("measuring how fast this machine is")
     rates = speed_of_algebra() + speed_of_disk(job)
     if any(stage.work.evaluated for stage in outline.stages()):
         measured, kept = speed_of_model(
@@ -135,8 +140,7 @@ def forecast(
     stages, otherwise = outline.stages(), None
     relatives = not any(finding.cause == "base" for finding in job.inputs.findings)
     if job.plan.alignment == "auto" and job.in_table:
-        as_they_are = replace(job, plan=replace(job.plan, align="none"))
-        others = replace(outline, job=as_they_are).stages()
+        others = _as_they_are(outline).stages()
         stages, others = (others, stages) if relatives else (stages, others)
         otherwise = elapsed + sum(stage.work.seconds(rates) for stage in others)
     return Forecast(
@@ -152,6 +156,33 @@ def forecast(
         relatives,
         otherwise,
     )
+
+
+def _as_they_are(outline: Outline) -> Outline:
+    """The same merge of models that need no alignment."""
+    return replace(outline, job=replace(outline.job, plan=replace(outline.job.plan, align="none")))
+
+
+def expected(job: Job, text: MergeText) -> list[tuple[str, float]]:
+    """The stages of a merge and their seconds, for its progress bar; none of what is short anyway, for finding out how
+    fast the machine is takes a second or two.
+    """
+    outline = Outline(job, text)
+    relatives = not any(finding.cause == "base" for finding in job.inputs.findings)
+    likely = _as_they_are(outline) if relatives and job.plan.alignment == "auto" else outline
+    work = sum((stage.work for stage in likely.stages()), NOTHING)
+    if _operations(work, outline.state / 4) < LONG:
+        return []
+    try:
+        whole = foreseen(job, text)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return []  # an architecture that takes no fewer layers: no reason not to merge
+    return [(stage.name, seconds) for stage, seconds in zip(whole.stages, whole.seconds, strict=True)]
+
+
+def _operations(work: Work, weights: float) -> float:
+    """Floating-point operations, about: two for every weight and token forwards, and what aligning multiplies."""
+    return 2.0 * weights * (work.evaluated + work.written + (1 + BACKWARD) * work.trained) + work.products
 
 
 def _text(job: Job) -> tuple[MergeText, bool]:

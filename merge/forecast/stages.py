@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -150,13 +151,14 @@ class Outline:
 
     @property
     def _is_curve(self) -> bool:
-        return isinstance(self.job.plan.path, CurvePlan)
+        """Whether the path has bends, trained now or before."""
+        return self.job.plan.path != "linear"
 
     @property
     def _learns(self) -> bool:
         """Whether an alignment is learned for a straight line or for averages."""
         plan = self.job.plan
-        if self._is_curve or self.table is None:
+        if plan.path != "linear" or self.table is None:
             return False
         if self.job.recipe is not None:
             return plan.alignment == "learned"
@@ -217,6 +219,11 @@ class Outline:
 
     def _along_path(self) -> Iterator[Stage]:
         plan = self.job.plan
+        if isinstance(plan.path, Path):
+            work = self._measured(EXPLORED * self.select, 10)
+            yield Stage("choosing: the path", work, self._universe + self.aligned + self.logits)
+            yield from self._spectra()
+            return
         methods = closed_forms(plan.alignment, in_table=self.job.in_table)
         learned = self._learns
         if learned and plan.alignment == "auto":

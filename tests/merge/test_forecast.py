@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,27 @@ def test_a_merge_does_what_was_foreseen(case: str, monkeypatch: pytest.MonkeyPat
     heavy = ("aligning", "learning", "training", "measuring", "looking for", "writing samples")
     for name in dict.fromkeys(name.partition(" (")[0] for name in shown.names if name.startswith(heavy)):
         assert name in foreseen_names, f"{name!r} was not foreseen"
+
+
+class Watched(Stages):
+    """A progress bar that wants to know how long all takes."""
+
+    wants_expectations = True
+    expected: Sequence[tuple[str, float]] = ()
+
+    def expect(self, stages: Sequence[tuple[str, float]]) -> None:
+        self.expected = stages
+
+
+def test_a_progress_bar_of_a_long_merge_knows_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, plan = PLANS["learned"]
+    quick, long = Watched(), Watched()
+    unseen = merge(*(EMBEDDED / name for name in names), progress=quick, **plan).report
+    assert quick.expected == []
+    monkeypatch.setattr(sys.modules[forecast.__module__], "LONG", 1.0)
+    seen = merge(*(EMBEDDED / name for name in names), progress=long, **plan).report
+    assert [name for name, _ in long.expected] == [stage.name for stage in of(names, plan).stages]
+    assert seen["profile"] == unseen["profile"]  # finding out how fast the machine is draws no random numbers of others
 
 
 def test_strangers_are_told_from_relatives() -> None:
