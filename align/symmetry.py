@@ -237,16 +237,17 @@ class Family:
         Of every matrix that is several side by side, each of these, under the name of the piece with a number before
         the kind: ``layers.0.experts.gate`` is ``layers.0.experts.3.gate`` and so on.
         """
-        matrices = {}
-        for name in self.matrices:
-            stack = self.pieces[name].stack
-            if stack is None:
-                matrices[name] = pieces[name]
-            else:
-                place, _, kind = name.rpartition(".")
-                apart = enumerate(stack.apart(pieces[name]))
-                matrices |= {f"{place}.{number}.{kind}": matrix for number, matrix in apart}
-        return matrices
+        return {name: matrix for piece in self.matrices for name, matrix in self.matrices_of(piece, pieces[piece])}
+
+    def matrices_of(self, name: str, piece: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The same of one piece: itself, or each of those that are side by side in it."""
+        stack = self.pieces[name].stack
+        if stack is None:
+            yield name, piece
+            return
+        place, _, kind = name.rpartition(".")
+        for number, matrix in enumerate(stack.apart(piece)):
+            yield f"{place}.{number}.{kind}", matrix
 
     def occurrences(self, space: str) -> Iterator[tuple[str, int]]:
         """Every (piece, axis) on which a space acts."""

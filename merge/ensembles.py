@@ -33,7 +33,7 @@ from ..eval.tasks.task_set import TaskScores, TaskSet
 from ..eval.text import Blocks
 from .by_operator import OperatorChooser
 from .job import pick_device, require_writing
-from .measure import losses_json
+from .measured import losses_json
 from .path import blend
 from .plans import EnsemblePlan, MergePlan, refuse
 from .reading import read_text

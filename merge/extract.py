@@ -27,7 +27,7 @@ from ..eval.corpora import text_places
 from ..eval.loss import Losses, LossMeter
 from ..eval.progress import Progress
 from .job import pick_device
-from .measure import losses_json
+from .measured import losses_json
 from .options import unusual
 from .plans import ExtractPlan
 from .reading import text_of_model

@@ -19,7 +19,7 @@ from ..checkpoint.serialization import save_small_files, save_weights
 from ..checkpoint.working_folders import WorkingFolder
 from ..eval.loss import ensemble_losses, offloaded_token_losses, per_block
 from ..eval.progress import Progress
-from .measure import Measured
+from .measured import Measured
 from .path import blend
 from .recipes.recipe import Recipe
 

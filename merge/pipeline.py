@@ -41,7 +41,8 @@ from .composition import naming_of
 from .differences import differences, explanation_record, observed
 from .forecast import expected
 from .job import Job, open_job
-from .measure import Measured, Measuring, rounded
+from .measure import Measuring, rounded
+from .measured import Measured
 from .offloaded import measured_from_disk
 from .operators.combined import Combined
 from .path import WeightPath

@@ -19,7 +19,7 @@ from ..eval.targets import is_labelled, is_masked, lengths, predicted
 from ..eval.text import Blocks
 from .choosing import Choice
 from .job import Job
-from .measure import Measured, unmeasured
+from .measured import Measured, unmeasured
 from .reproduce import chosen_recipe
 
 PARTS = ("fit", "select", "report")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..align.canonical import canonical
 from ..align.families import family
+from ..align.streamed import streamed_canonical
 from ..align.symmetry import Family, State
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
@@ -31,13 +31,18 @@ if TYPE_CHECKING:
 def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
     """Singular values of every matrix of a state in canonical form, Q, K and V apart: name → float64, descending.
 
+    The matrices are made one after the other, so that of a state on disk a few are in memory at any time.
+
     Raises UnsupportedFamily.
     """
     table = family(config)
-    form = canonical(state, table)
+    pieces, untied = streamed_canonical(state, table), table.untied()
+    spectra: Spectrum = {}
     with finite_algebra("measuring the spectrum"):
-        matrices = table.untied().measured(table.untied().split(form))
-        return {name: singular_values(matrix) for name, matrix in matrices.items()}
+        for piece in untied.matrices:
+            for name, matrix in untied.matrices_of(piece, pieces[piece]):
+                spectra[name] = singular_values(matrix)
+    return spectra
 
 
 def restore_spectrum(

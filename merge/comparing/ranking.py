@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...eval.loss import Losses
-from ..measure import losses_json
+from ..measured import losses_json
 from ..search import SURE
 from ..task_scores import scores_json
 from .comparison_state import MethodResult, Result
