@@ -34,7 +34,7 @@ def singular_values(matrix: Tensor) -> Tensor:
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
     for rows in tall.split(ROWS):
         exact = rows.double()
-        gram.addmm_(exact.T, exact)
+        gram += exact.T @ exact
     values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
     return torch.masked_select(values, values > NULL * values[0])
 

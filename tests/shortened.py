@@ -18,10 +18,6 @@ def shorten() -> None:
     for module, name in ((isthmus.checkpoint.card, "_environment"), (isthmus.eval.page_templates, "page_environment")):
         setattr(module, name, cache(getattr(module, name)))
 
-    import isthmus.merge.forecast.speed
-
-    isthmus.merge.forecast.speed.WORTH = 0.0  # how fast this machine is matters to no test: everything is timed once
-
     import isthmus.eval.memorization
     import isthmus.eval.samples
     import isthmus.merge.aligned_checkpoint
@@ -41,3 +37,8 @@ def shorten() -> None:
     # And models write less: a token at a time, that takes as long for a small model as for a large one.
     isthmus.merge.probe.TOKENS, isthmus.merge.probe.LENGTH = 1024, 32
     isthmus.eval.memorization.BLOCKS, isthmus.eval.memorization.LENGTH = 4, 32
+
+    # How fast this machine is matters to no test: everything is timed once. Last, as it takes amounts of others.
+    import isthmus.merge.forecast.speed
+
+    isthmus.merge.forecast.speed.WORTH = 0.0

@@ -277,7 +277,7 @@ def timed(run: Callable[[], object], device: str = "cpu", *, warm: bool = False)
     if not warm:
         run()
     taken: list[float] = []
-    while sum(taken) < WORTH:
+    while not taken or sum(taken) < WORTH:
         _wait(device)
         began = time.perf_counter()
         run()

@@ -112,7 +112,7 @@ class Watched(Stages):
 
 
 def test_a_progress_bar_of_a_long_merge_knows_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    names, plan = PLANS["learned"]
+    names, plan = PLANS["a closed form at a point"]
     quick, long = Watched(), Watched()
     unseen = merge(*(EMBEDDED / name for name in names), progress=quick, **plan).report
     assert quick.expected == []
