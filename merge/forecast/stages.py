@@ -3,63 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from ...align.alignment import Alignment
-from ...align.families import family
 from ...align.methods import LOOKING, Method
-from ...align.symmetry import Family
 from ...checkpoint.gguf_source import GgufSource
-from ...checkpoint.task import CAUSAL, task_of
-from ...eval.loss import LOGITS_AT_ONCE
 from ...eval.memorization import BLOCKS as HEART_BLOCKS
 from ...eval.memorization import LENGTH as HEART_LENGTH
 from ...eval.samples import CACHE_BYTES
 from ..choosing import closed_forms
-from ..job import Job
 from ..plane import BLOCKS as PLANE_BLOCKS
 from ..plane import RESOLUTION
 from ..plans import MAX_PASSES, CurvePlan, PathTraining
 from ..probe import BETWEEN as PROBED
 from ..probe import LENGTH as PROBE_LENGTH
 from ..probe import TOKENS as PROBE_TOKENS
-from ..reading import ACTIVATION_TOKENS, MergeText
+from ..reading import ACTIVATION_TOKENS
 from ..search import grid
 from ..training.fitting import BETWEEN
 from ..training.path_training import EVALUATIONS, SPACING
 from ..training.text import SELECT_BLOCKS
 from ..weight_search.coordinate import EVALUATIONS as COORDINATE_EVALUATIONS
 from . import alignments
-from .speed import Memory, Trainee
+from .amounts import FLOAT32, Amounts
 from .work import NOTHING, Stage, Work
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    pass
 
 EXPLORED = 2.5  # times the select text that a path is measured on until its lowest and highest points are inside
 COMPARED = 10.0  # times, where a learned alignment is held against what it began with, all points on all of it
 SETTLED = 2.0  # times, until the lowest point is told from the others
 SAMPLES, SAMPLE_TOKENS = 2, 64  # of every label, and how long
 FIGURES = 1.5  # seconds that drawing and the report take
-FLOAT32 = 4.0
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What one merge will do on some text, which is `enough` to learn an alignment on or not; `kept` is what training
-    keeps for its backward pass.
-    """
-
-    job: Job
-    text: MergeText
-    enough: bool = True
-    kept: Memory = field(default_factory=Memory)
+class Outline(Amounts):
+    """What one merge will do."""
 
     def stages(self) -> list[Stage]:
         """All stages, in order."""
@@ -69,146 +52,20 @@ class Outline:
         steps = self._by_operator() if self.job.recipe is not None else self._along_path()
         return [*self._opening(), *steps, *self._measuring(), *self._saving()]
 
-    # What is there.
-
-    @cached_property
-    def models(self) -> int:
-        """All models, the base among them."""
-        return len(self.job.inputs.members)
-
-    @cached_property
-    def ends(self) -> int:
-        """The models that are merged."""
-        return len(self.job.ends)
-
-    @cached_property
-    def table(self) -> Family | None:
-        """The symmetry table of the models, where their architecture has one."""
-        return family(self.job.inputs.first.config) if self.job.in_table else None
-
-    @cached_property
-    def state(self) -> float:
-        """Bytes of one model's weights in memory."""
-        return FLOAT32 * sum(math.prod(shape) for shape in self.job.inputs.first.schema.shapes.values())
-
-    @cached_property
-    def aligned(self) -> float:
-        """The same of an aligned model, with an unembedding of its own and wider MLPs where there is a budget."""
-        if self.table is None:
-            return self.state
-        whole = FLOAT32 * sum(math.prod(shape) for shape in self.table.untied().schema().shapes.values())
-        return whole * (1 + 0.5 * (self.job.plan.budget - 1))
-
-    @property
-    def config(self) -> PretrainedConfig:
-        """The configuration that most is done with: of aligned models, where there are any."""
-        config = self.job.inputs.first.config
-        if self.table is None or self.job.plan.alignment == "none":
-            return config
-        return Alignment("orthogonal").config(config)
-
-    @cached_property
-    def context(self) -> int:
-        """Tokens of a block."""
-        return self.job.inputs.context
-
-    @cached_property
-    def labels(self) -> int:
-        """Labels that are fitted to and chosen on."""
-        return max(1, len(self.text.labels))
-
-    @cached_property
-    def writes(self) -> bool:
-        """Whether the models write text."""
-        return task_of(self.job.inputs.first.config) == CAUSAL
-
-    def _tokens(self, blocks: Mapping[str, Tensor]) -> float:
-        """Tokens of text, or those that will be written where there is none."""
-        given = sum(rows.numel() for rows in blocks.values())
-        return float(given or (self.job.plan.tokens if self.job.plan.writes_text else 0))
-
-    @cached_property
-    def select(self) -> float:
-        """Tokens that are chosen by."""
-        return self._tokens(self.text.select)
-
-    @cached_property
-    def report(self) -> float:
-        """Tokens that are reported on."""
-        return self._tokens(self.text.report)
-
-    @cached_property
-    def held(self) -> float:
-        """Bytes of the models as they are read."""
-        return self.models * self.state * (2 if self.job.inputs.growth is not None else 1)
-
-    @cached_property
-    def logits(self) -> float:
-        """Bytes that one forward pass needs: the logits, their gradient-free copies, and a state that is mixed."""
-        vocabulary = int(self.job.inputs.first.config.vocab_size)
-        at_once = max(LOGITS_AT_ONCE, self.context * vocabulary)
-        return 3 * FLOAT32 * min(at_once, max(self.select, self.report, 1) * vocabulary) + self.aligned
-
-    @property
-    def _is_curve(self) -> bool:
-        """Whether the path has bends, trained now or before."""
-        return self.job.plan.path != "linear"
-
-    @property
-    def _learns(self) -> bool:
-        """Whether an alignment is learned for a straight line or for averages."""
-        plan = self.job.plan
-        if plan.path != "linear" or self.table is None:
-            return False
-        if self.job.recipe is not None:
-            return plan.alignment == "learned"
-        weights = int(self.state / FLOAT32)
-        return plan.alignment == "learned" or (
-            plan.alignment == "auto"
-            and bool(self.text)
-            and self.enough
-            and self.job.inputs.head is None
-            and plan.learn.affordable(weights, self.context, self.job.device)
-        )
-
-    @property
-    def training(self) -> PathTraining | None:
-        """How bends or an alignment are trained; None where nothing is."""
-        plan = self.job.plan
-        if isinstance(plan.path, CurvePlan):
-            return plan.path.training
-        return plan.learn.training if self._learns else None
-
-    @property
-    def trainee(self) -> Trainee | None:
-        """What is trained."""
-        plan, ends = self.job.plan, self.ends
-        if isinstance(plan.path, CurvePlan):
-            stated = {evidence[0].optimizer for evidence in self.job.inputs.provenance[self.job.base :] if evidence}
-            curve = plan.path.for_endpoints(list(stated))
-            assert curve.optimizer != "auto"
-            return Trainee(ends, curve.bends if ends == 2 else 1, plan.alignment == "learned", curve.optimizer)
-        return Trainee(ends, 0, True, "adamw") if self._learns else None
-
-    # What is done.
+    def _on_disk(self) -> float:
+        """Bytes of the weights of all models in their files."""
+        models = self.job.inputs.whole
+        shapes = ((model.dtype.itemsize, shape) for model in models for shape in model.schema.shapes.values())
+        return float(sum(size * math.prod(shape) for size, shape in shapes))
 
     def _opening(self) -> Iterator[Stage]:
-        read = sum(
-            member.dtype.itemsize * math.prod(shape)
-            for member in self.job.inputs.whole
-            for shape in member.schema.shapes.values()
-        )
-        yield Stage("reading the models", Work(read=read, moved=2 * self.held), self.held)
+        yield Stage("reading the models", Work(read=self._on_disk(), moved=2 * self.held), self.held)
         if self.job.plan.writes_text:
             yield self._writing_text(2 * self.job.plan.tokens, times=2)
 
     def _streamed(self) -> Iterator[Stage]:
         """Models that are merged tensor by tensor, and measured from the disk where there is text."""
-        read = (
-            FLOAT32
-            / 2
-            * sum(math.prod(shape) for member in self.job.inputs.members for shape in member.schema.shapes.values())
-        )
+        read = self._on_disk()
         if not self.text:
             yield Stage("merging", Work(read=read, moved=4 * self.models * self.state), 0.05 * self.state)
             return
@@ -221,11 +78,11 @@ class Outline:
         plan = self.job.plan
         if isinstance(plan.path, Path):
             work = self._measured(EXPLORED * self.select, 10)
-            yield Stage("choosing: the path", work, self._universe + self.aligned + self.logits)
+            yield Stage("choosing: the path", work, self.universe + self.aligned + self.logits)
             yield from self._spectra()
             return
         methods = closed_forms(plan.alignment, in_table=self.job.in_table)
-        learned = self._learns
+        learned = self.learns
         if learned and plan.alignment == "auto":
             methods = (*methods, "combined")
         for method in methods:
@@ -236,33 +93,27 @@ class Outline:
         if isinstance(plan.path, CurvePlan):
             yield from self._bends(plan.path)
         if plan.t is None and self.select:
-            yield Stage("choosing t", self._measured(SETTLED * self.select, 6), self._universe + self.logits)
+            yield Stage("choosing t", self._measured(SETTLED * self.select, 6), self.universe + self.logits)
 
     def _measured(self, tokens: float, states: float) -> Work:
         """Losses of so many states, on so many tokens together."""
         return Work(evaluated=tokens, moved=states * 3 * self.aligned)
-
-    @property
-    def _universe(self) -> float:
-        """Bytes that the models and the aligned ones take."""
-        aligns = self.job.plan.alignment != "none" and self.table is not None
-        return self.held + (self.models * self.aligned if aligns else 0.0)
 
     def _closed_form(self, method: Method) -> Iterator[Stage]:
         if method != "none":
             assert self.table is not None
             tokens = ACTIVATION_TOKENS if method in LOOKING else 0
             work = alignments.alignment(self.table, method, self.models, tokens)
-            yield Stage(f"aligning ({method})", work, self._universe + 2.5 * self.aligned)
+            yield Stage(f"aligning ({method})", work, self.universe + 2.5 * self.aligned)
         if self.select:
             work = self._measured(EXPLORED * self.select, 10)
-            yield Stage(f"choosing: the path, align {method}", work, self._universe + self.logits)
+            yield Stage(f"choosing: the path, align {method}", work, self.universe + self.logits)
 
     def _learning(self) -> Iterator[Stage]:
         training = self.job.plan.learn.training
         yield from self._training("learning the alignment", training, len(BETWEEN))
         work = self._measured((EXPLORED + COMPARED) * self.select, 20)
-        yield Stage("choosing: the path, learned alignment", work, self._universe + self.logits)
+        yield Stage("choosing: the path, learned alignment", work, self.universe + self.logits)
         if self.job.plan.alignment == "auto":
             yield from self._probe("measuring on other text", 2, own=False)
 
@@ -270,13 +121,13 @@ class Outline:
         assert self.table is not None
         if curve.start == "restored":
             work = curve.bends * alignments.restored(self.table, self.ends)
-            yield Stage("starting the bends", work, self._universe + self.aligned)
+            yield Stage("starting the bends", work, self.universe + self.aligned)
         bends = curve.bends if self.ends == 2 else 1
         what = f"{bends} bend{'s' * (bends > 1)}" if self.ends == 2 else f"the centre of {self.ends} models"
         points = 2 * bends + 1 if self.ends == 2 else self.ends + 1
         yield from self._training(f"training {what}", curve.training, points)
         work = self._measured(EXPLORED * self.select, 10)
-        yield Stage("choosing: the path", work, self._universe + self.aligned + self.logits)
+        yield Stage("choosing: the path", work, self.universe + self.aligned + self.logits)
         if self.job.plan.alignment == "auto" and self.ends == 2:
             yield from self._probe("measuring on other text", 2, own=False)
 
@@ -298,12 +149,12 @@ class Outline:
         copies = trainee.models * (1 + 2.5 * trainee.moving) + 6 * trainee.bends
         micro = training.batch // training.accumulate * self.context
         backward = self.kept.besides + self.kept.by_token * micro
-        holds = self._universe + copies * self.aligned + backward
+        holds = self.universe + copies * self.aligned + backward
         yield Stage(name, work + self._measured(looked_at, evaluations * points), holds)
 
     def _writing_text(self, tokens: float, times: int = 1) -> Stage:
         """Text that two models write, so many times."""
-        return Stage("writing text", self._written(tokens, self.context, 2 * times), self._universe)
+        return Stage("writing text", self._written(tokens, self.context, 2 * times), self.universe)
 
     def _written(self, tokens: float, length: int, models: int) -> Work:
         """So many tokens in texts of a length, by some models in turn; as many texts at a time as memory allows."""
@@ -314,9 +165,9 @@ class Outline:
         return Work(written=tokens, moments=models * math.ceil(texts / at_once) * length)
 
     def _spectra(self) -> Iterator[Stage]:
-        if self.table is not None and (self.job.measures_spectrum or self._is_curve):
+        if self.table is not None and (self.job.measures_spectrum or self.is_curve):
             work = self.ends * alignments.spectrum(self.table)
-            yield Stage("measuring the models' spectra", work, self._universe + 2 * self.aligned)
+            yield Stage("measuring the models' spectra", work, self.universe + 2 * self.aligned)
 
     def _by_operator(self) -> Iterator[Stage]:
         plan, recipe = self.job.plan, self.job.recipe
@@ -328,12 +179,12 @@ class Outline:
                 assert self.table is not None
                 tokens = ACTIVATION_TOKENS if method in LOOKING else 0
                 work = alignments.alignment(self.table, method, self.models, tokens)
-                yield Stage(f"aligning ({method})", work, self._universe + 2 * self.aligned)
+                yield Stage(f"aligning ({method})", work, self.universe + 2 * self.aligned)
             if tries:
                 times = 1 + (number == 0) * self.ends
                 work = self._measured(times * self.select, times)
-                yield Stage("choosing the alignment", work, self._universe + self.logits)
-        if self._learns:
+                yield Stage("choosing the alignment", work, self.universe + self.logits)
+        if self.learns:
             yield from self._training("learning the alignment", plan.learn.training, 1)
         yield from self._spectra()
         if isinstance(plan.path, CurvePlan):
@@ -342,10 +193,10 @@ class Outline:
         if recipe.operator.knows is not None:
             passes = 3.0 if recipe.operator.knows == "fisher" else 2.0
             work = self.models * Work(evaluated=passes * ACTIVATION_TOKENS)
-            yield Stage(f"statistics for {recipe.operator.name}", work, self._universe + self.models * self.aligned)
+            yield Stage(f"statistics for {recipe.operator.name}", work, self.universe + self.models * self.aligned)
         yield from self._weights()
         work = Work(moved=4 * self.models * self.aligned)
-        yield Stage(f"merging ({recipe.operator.name})", work, self._universe + self.aligned)
+        yield Stage(f"merging ({recipe.operator.name})", work, self.universe + self.aligned)
 
     def _weights(self) -> Iterator[Stage]:
         plan = self.job.plan
@@ -363,12 +214,12 @@ class Outline:
             evaluations = float(2 * self.ends)
         merged = 4 * self.models * self.aligned * evaluations
         work = Work(evaluated=evaluations * self.select, moved=merged) + further
-        yield Stage("choosing weights", work, self._universe + self.aligned + self.logits)
+        yield Stage("choosing weights", work, self.universe + self.aligned + self.logits)
 
     def _measuring(self) -> Iterator[Stage]:
         """All that comes after the merge is built."""
         is_path, plan = self.job.recipe is None, self.job.plan
-        held = self._universe + 2 * self.aligned + self.logits
+        held = self.universe + 2 * self.aligned + self.logits
         if plan.refit:
             work = self.models * Work(evaluated=2.0 * ACTIVATION_TOKENS) + self._measured(2 * self.select, 2)
             yield Stage("fitting maps to the stream by least squares", work, held)
@@ -379,25 +230,25 @@ class Outline:
             aligns = plan.alignment != "none" and self.table is not None
             passes = float(self.ends + 2 + aligns + self.job.base)
             if is_path:
-                passes = (len(grid()) * (1 + aligns + self._is_curve)) + 1
+                passes = (len(grid()) * (1 + aligns + self.is_curve)) + 1
             yield Stage("measuring on the report text", self._measured(passes * self.report, passes), held)
-            if self._is_curve and not is_path:
+            if self.is_curve and not is_path:
                 points = 4 * self.ends + 1
                 yield Stage("measuring the arms of the star", self._measured(points * self.report, points), held)
             if is_path:
-                fitted = self._learns or self._is_curve
+                fitted = self.learns or self.is_curve
                 yield from self._probe("measuring on other text", 1 + fitted, own=fitted)
             yield from self._known_by_heart(held)
         if is_path and self.job.measures_spectrum and self.table is not None:
             work = (len(grid()) - 2) * alignments.spectrum(self.table)
-            yield Stage("measuring the spectrum", work, self._universe + 3 * self.aligned)
+            yield Stage("measuring the spectrum", work, self.universe + 3 * self.aligned)
         elif self.job.measures_spectrum and self.table is not None:
-            yield Stage("measuring the spectrum", alignments.spectrum(self.table), self._universe + 3 * self.aligned)
+            yield Stage("measuring the spectrum", alignments.spectrum(self.table), self.universe + 3 * self.aligned)
         if self.report and self.writes and self.job.inputs.tokenizer_owner.has_tokenizer and self.text:
             texts = (min(3, self.ends) + 1) * SAMPLES * len(self.text.report)
             work = Work(written=0.0, moments=float(texts * SAMPLE_TOKENS))
             yield Stage("writing samples", work, held)
-        drawn = (is_path and self._is_curve) or (not is_path and self.ends == 3)
+        drawn = (is_path and self.is_curve) or (not is_path and self.ends == 3)
         if self.report and drawn:
             blocks = sum(min(len(rows), PLANE_BLOCKS) for rows in self.text.report.values()) or PLANE_BLOCKS
             work = self._measured(RESOLUTION**2 * blocks * self.context, RESOLUTION**2)
@@ -413,9 +264,9 @@ class Outline:
         if self.text and self.writes:
             labels = 2
             work = self._written(PROBE_TOKENS, length, 2)
-            yield Stage("writing text", work, self._universe)
+            yield Stage("writing text", work, self.universe)
         tokens = paths * points * labels * PROBE_TOKENS + own * paths * points * self.report
-        yield Stage(name, self._measured(tokens, paths * points * (1 + own)), self._universe + self.logits)
+        yield Stage(name, self._measured(tokens, paths * points * (1 + own)), self.universe + self.logits)
 
     def _known_by_heart(self, held: float) -> Iterator[Stage]:
         labels = len(self.text.report)
@@ -433,7 +284,7 @@ class Outline:
     def _saving(self) -> Iterator[Stage]:
         bytes_ = self.job.dtype.itemsize / FLOAT32 * (self.aligned if not self.job.plan.is_plain else self.state)
         work = Work(stored=bytes_, read=bytes_, moved=2 * self.aligned, fixed=FIGURES)
-        held = 0.0 if self.job.plan.is_plain else self._universe + 2 * self.aligned
+        held = 0.0 if self.job.plan.is_plain else self.universe + 2 * self.aligned
         if self.text:
             work += Work(evaluated=self.report)
             held += self.logits
