@@ -1,6 +1,10 @@
 """What `isthmus merge --plan` foresees beside what then happens: time and memory of whole processes, six commands.
 
 The baseline is the merge itself. Times are those of a machine that does nothing else.
+
+    python bench_plan.py [WORD ...]
+
+measures the commands whose names have one of the words; of the others, what was recorded stays.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measurement import measure, record
+from measurement import RESULTS, measure, record
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 DATA = ("--data", "stdlib:docs:heldout", "--data", "stdlib:code:heldout")
@@ -32,7 +36,8 @@ def commands(gpt2: list[Path]) -> dict[str, list[object]]:
 
 
 def main(wanted: list[str]) -> None:
-    program, rows = Path(sys.executable).parent / "isthmus", {}
+    program, file = Path(sys.executable).parent / "isthmus", RESULTS / "plan.json"
+    rows = json.loads(file.read_text())["commands"] if wanted and file.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         gpt2 = [work / "a", work / "b"]

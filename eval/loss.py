@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from ..align.memory import release_freed
 from ..checkpoint.errors import BadInput
 from ..checkpoint.model import arguments, empty_model, with_tied
 from ..checkpoint.task import CLASSIFIERS, MASKED, auto_class, task_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 LOGITS_AT_ONCE = 2**24
+STATES = 4  # that are measured until what they freed is given back: glibc would keep more than all of them hold
 ABSENT = -1.0  # among losses, which are 0 or more: a block has fewer targets than others
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -117,6 +119,7 @@ class LossMeter:
             )
         self.config, self.blocks, self.device, self.on_blocks = config, blocks, torch.device(device), on_blocks
         self.model = empty_model(config)
+        self._states = 0
 
     @torch.no_grad()
     def token_losses(
@@ -131,7 +134,11 @@ class LossMeter:
             return out
 
         own = self.blocks if blocks is None else blocks
-        return label_losses(logits, own, self.config.vocab_size, self.on_blocks)
+        losses = label_losses(logits, own, self.config.vocab_size, self.on_blocks)
+        self._states += 1
+        if self._states % STATES == 0:
+            release_freed()
+        return losses
 
     def __call__(self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None) -> Losses:
         """The losses of one state."""

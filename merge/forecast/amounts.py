@@ -58,6 +58,11 @@ class Amounts:
         return FLOAT32 * sum(math.prod(shape) for shape in self.job.inputs.first.schema.shapes.values())
 
     @cached_property
+    def largest(self) -> float:
+        """The same of its largest tensor."""
+        return FLOAT32 * max(math.prod(shape) for shape in self.job.inputs.first.schema.shapes.values())
+
+    @cached_property
     def aligned(self) -> float:
         """The same of an aligned model, with an unembedding of its own and wider MLPs where there is a budget."""
         if self.table is None:
@@ -110,10 +115,10 @@ class Amounts:
 
     @cached_property
     def logits(self) -> float:
-        """Bytes that one forward pass needs: the logits, their gradient-free copies, and a state that is mixed."""
+        """Bytes that one forward pass needs: the logits and their logarithms, and a state that is mixed."""
         vocabulary = int(self.job.inputs.first.config.vocab_size)
         at_once = max(LOGITS_AT_ONCE, self.context * vocabulary)
-        return 3 * FLOAT32 * min(at_once, max(self.select, self.report, 1) * vocabulary) + self.aligned
+        return 2 * FLOAT32 * min(at_once, max(self.select, self.report, 1) * vocabulary) + self.aligned
 
     @property
     def is_curve(self) -> bool:

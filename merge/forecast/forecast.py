@@ -25,7 +25,7 @@ from .speed import speed_of_algebra, speed_of_disk, speed_of_model
 from .stages import Outline
 from .work import NOTHING, Stage, Work
 
-LATER = 0.12e9  # bytes of libraries that are imported as they are needed: accelerate, matplotlib, their caches
+LATER = 0.05e9  # bytes of libraries that are imported as they are needed: accelerate, matplotlib, their caches
 LONG = 2e12  # floating-point operations of a merge whose progress bar says how long the whole takes
 BACKWARD = 3  # times the operations of a forward pass that a training step takes
 

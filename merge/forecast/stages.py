@@ -37,7 +37,7 @@ EXPLORED = 2.5  # times the select text that a path is measured on until its low
 COMPARED = 10.0  # times, where a learned alignment is held against what it began with, all points on all of it
 SETTLED = 2.0  # times, until the lowest point is told from the others
 SAMPLES, SAMPLE_TOKENS = 2, 64  # of every label, and how long
-FIGURES = 1.5  # seconds that drawing and the report take
+FIGURES, PAGES = 1.5, 0.3  # seconds that the report and the card take, with figures and without
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outline(Amounts):
         """Models that are merged tensor by tensor, and measured from the disk where there is text."""
         read = self._on_disk()
         if not self.text:
-            yield Stage("merging", Work(read=read, moved=4 * self.models * self.state), 0.05 * self.state)
+            yield Stage("merging", Work(read=read, moved=4 * self.models * self.state), 2 * self.largest)
             return
         memory = self.state if self.job.plan.max_memory is None else 0.0
         passes = self.ends + 2 + self.job.base
@@ -167,7 +167,7 @@ class Outline(Amounts):
     def _spectra(self) -> Iterator[Stage]:
         if self.table is not None and (self.job.measures_spectrum or self.is_curve):
             work = self.ends * alignments.spectrum(self.table)
-            yield Stage("measuring the models' spectra", work, self.universe + 2 * self.aligned)
+            yield Stage("measuring the models' spectra", work, self.universe + 0.5 * self.aligned)
 
     def _by_operator(self) -> Iterator[Stage]:
         plan, recipe = self.job.plan, self.job.recipe
@@ -241,9 +241,9 @@ class Outline(Amounts):
             yield from self._known_by_heart(held)
         if is_path and self.job.measures_spectrum and self.table is not None:
             work = (len(grid()) - 2) * alignments.spectrum(self.table)
-            yield Stage("measuring the spectrum", work, self.universe + 3 * self.aligned)
+            yield Stage("measuring the spectrum", work, self.universe + 1.5 * self.aligned)
         elif self.job.measures_spectrum and self.table is not None:
-            yield Stage("measuring the spectrum", alignments.spectrum(self.table), self.universe + 3 * self.aligned)
+            yield Stage("measuring the spectrum", alignments.spectrum(self.table), self.universe + 1.5 * self.aligned)
         if self.report and self.writes and self.job.inputs.tokenizer_owner.has_tokenizer and self.text:
             texts = (min(3, self.ends) + 1) * SAMPLES * len(self.text.report)
             work = Work(written=0.0, moments=float(texts * SAMPLE_TOKENS))
@@ -283,7 +283,7 @@ class Outline(Amounts):
 
     def _saving(self) -> Iterator[Stage]:
         bytes_ = self.job.dtype.itemsize / FLOAT32 * (self.aligned if not self.job.plan.is_plain else self.state)
-        work = Work(stored=bytes_, read=bytes_, moved=2 * self.aligned, fixed=FIGURES)
+        work = Work(stored=bytes_, read=bytes_, moved=2 * self.aligned, fixed=FIGURES if self.report else PAGES)
         held = 0.0 if self.job.plan.is_plain else self.universe + 2 * self.aligned
         if self.text:
             work += Work(evaluated=self.report)
