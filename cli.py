@@ -6,7 +6,6 @@ A parameter of a command that is a plan (`isthmus.merge.plans`) stands for the o
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import shlex
 import signal
@@ -14,14 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import partial
-from operator import itemgetter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
 import typer
-from typer.core import TyperCommand
 
 from .checkpoint.errors import BadInput, IsthmusError
 from .checkpoint.outputs import require_outputs
@@ -36,9 +32,8 @@ from .eval.tasks.specs import task_places
 from .lab.architectures import Architecture
 from .merge.comparing.plan import ComparePlan
 from .merge.idle import idle_in_align, idle_in_compare, idle_in_ensemble, idle_in_explain, idle_in_merge, require_effect
-from .merge.options import PANELS, PATH, RUNNING, TRAINING, Field, Option, build, option, options_of, value_of
+from .merge.options import PATH, PUSHING, RUNNING, TRAINING, Option, option
 from .merge.plans import (
-    SEARCHES,
     Align,
     AlignPlan,
     CurvePlan,
@@ -50,6 +45,8 @@ from .merge.plans import (
     PlanePlan,
 )
 from .merge.recipes.yaml_reader import directories_in, is_recipe
+from .merge.typer_commands import Command, Given, shown_examples
+from .merge.typer_commands import command as command_of
 from .terminal import (
     emit,
     fail,
@@ -78,22 +75,13 @@ TERMINATED = 143
 AGAIN = 0.2  # seconds
 INTERRUPTED = 130
 COLLECT_EVERY = 10_000  # objects: torch makes a million while it is imported, and they all stay
-PUSHING = "Pushing to the Hub"
-
-Command = Callable[..., None]
-
-
-def _shown(*examples: tuple[str, str]) -> str:
-    shown = [f"{purpose}\n  isthmus {words}" for purpose, words in examples]
-    return "\n\n".join(["Examples", *shown])
-
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Merge transformer checkpoints along low-loss paths.",
-    epilog=_shown(
+    epilog=shown_examples(
         ("Can these be merged?", "check ./a ./b"),
         ("Merge them at the best point for a text", "merge ./a ./b -o merged --data law.txt"),
     ),
@@ -101,7 +89,7 @@ app = typer.Typer(
 lab = typer.Typer(
     no_args_is_help=True,
     help="The studies, and how the embedded checkpoints were made.",
-    epilog=_shown(
+    epilog=shown_examples(
         ("A study in a minute, to see that it runs", "lab table study --quick"), ("The whole study", "lab table study")
     ),
 )
@@ -165,10 +153,6 @@ def _argument(help: str) -> Any:
     return typer.Argument(help=help, show_default=False)
 
 
-class Given(dict[str, str]):
-    """The options on the command line, by their first names, as they are written there."""
-
-
 # A plan of which a command takes some fields and no others.
 Silent = Annotated[Reply, ("quiet", "debug")]
 Study = Annotated[StudyArguments, ("quick", "workers")]
@@ -183,106 +167,11 @@ Overwrite = Annotated[bool, Option("Replace an output directory that is not empt
 Restart = Annotated[bool, Option("Drop an interrupted training of this output.", TRAINING)]
 
 
-class _Command(TyperCommand):
-    """A command in which `--search` may stand alone, as it did when there was one way to search."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words of a command line."""
-        followed = zip(args, [*args[1:], "-"], strict=False)
-        alone = [word == "--search" and following.startswith("-") for word, following in followed]
-        spelled = [f"--search={SEARCHES[0]}" if one else word for word, one in zip(args, alone, strict=True)]
-        return super().parse_args(ctx, spelled)
-
-
 def command(
     *examples: tuple[str, str], group: typer.Typer = app, name: str | None = None, about: str = ""
 ) -> Callable[[Command], Command]:
-    """Make a function a command. Its help is `about`, or its docstring, and `examples`."""
-
-    def register(function: Command) -> Command:
-        paragraphs = (about or inspect.getdoc(function) or "").split("\n\n")
-        words = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-        group.command(name, cls=_Command, help=words, epilog=_shown(*examples))(_with_options(function))
-        return function
-
-    return register
-
-
-def _with_options(function: Command) -> Command:
-    """The function as typer reads it: in place of a parameter that is a plan, the options of that plan."""
-    readers: dict[str, Callable[[dict[str, Any]], Any]] = {}
-    words = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        kind, *marks = get_args(parameter.annotation) or (parameter.annotation,)
-        mark = next((mark for mark in marks if isinstance(mark, Option)), None)
-        described: list[Field] = []
-        if isinstance(kind, type) and is_dataclass(kind):
-            only = next((mark for mark in marks if isinstance(mark, tuple)), None)
-            readers[name], described = partial(build, kind, only=only), options_of(kind, only)
-        elif mark is not None:
-            described = [Field(name, kind, mark.named(name), None, parameter.default)]
-            readers[name] = partial(value_of, described[0])
-        else:
-            readers[name] = itemgetter(name)
-        if not described and kind is not Given:
-            words[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for field in described:
-            words.setdefault(field.key, _as_parameter(field))
-
-    def run(context: typer.Context, **values: Any) -> None:
-        values["given"] = _given(context)
-        function(**{name: read(values) for name, read in readers.items()})
-
-    ordered = sorted(words.values(), key=_place_in_help)
-    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in ordered}
-    run.__name__, run.__doc__ = function.__name__, function.__doc__
-    return run
-
-
-def _as_parameter(field: Field) -> inspect.Parameter:
-    described, kind = cast("Option", field.option), cast("Any", field.kind)
-    default = described.unset if field.default is None else None if field.many else field.default
-    if field.many:
-        kind = cast("Any", list)[str if described.read else get_args(kind)[0]] | None
-    elif described.read:
-        kind = str
-    elif choices := _choices(kind):
-        kind = Literal[(described.unset, *choices) if described.unset else choices]
-        kind = kind | None if default is None else kind
-    typer_option = typer.Option(
-        *(described.name, described.short) if described.short else (described.name,),
-        help=described.help,
-        min=described.minimum,
-        show_default=described.shown_default or default not in (None, inspect.Parameter.empty),
-        rich_help_panel=described.panel,
-    )
-    return inspect.Parameter(
-        field.key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, typer_option]
-    )
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return tuple(word for part in get_args(kind) for word in _choices(part))
-
-
-def _place_in_help(parameter: inspect.Parameter) -> int:
-    """Where in the help the panel of an option stands: the one without a name of its own comes first."""
-    panels = [getattr(mark, "rich_help_panel", None) for mark in get_args(parameter.annotation)]
-    panel = next((panel for panel in panels if panel), None)
-    return (None, *PANELS, PUSHING).index(panel)
-
-
-def _given(context: typer.Context) -> Given:
-    given = Given()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if source is not None and source.name == "COMMANDLINE" and parameter.param_type_name == "option":
-            off = context.params.get(str(parameter.name)) is False and parameter.secondary_opts
-            given[parameter.opts[0]] = (parameter.secondary_opts if off else parameter.opts)[0]
-    return given
+    """Make a function a command (`isthmus.merge.typer_commands.command`)."""
+    return command_of(group, *examples, name=name, about=about)
 
 
 def _print_version(wanted: bool) -> None:
@@ -379,7 +268,7 @@ def merge(
     optimizers: Optimizers,
     restart: Restart = False,
     push: PushOptions,
-    forecast: Annotated[
+    only_plan: Annotated[
         bool,
         Option(
             "Say what this would read, train and measure, in what memory and time on this machine, and stop.",
@@ -407,12 +296,12 @@ def merge(
     )
     require_outputs(reply.json_file, [("the output", output)], inputs, overwrite=overwrite)
     target = _target_of_merge(push, reply)
-    if forecast:
+    if only_plan:
         with screen(reply.quiet) as progress:
-            from .merge.forecast import forecast as forecast_of
+            from .merge.forecast import forecast
 
             recipe, plan = _recipe(models, operator, plan, given) if by_operator else (models, plan)
-            foreseen = forecast_of(recipe, plan, progress=progress, before=time.process_time())
+            foreseen = forecast(recipe, plan, progress=progress, before=time.process_time())
         reply.give(foreseen.to_dict(), print_forecast, "nothing was merged: leave --plan out")
         return
     if restart:

@@ -24,6 +24,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from .checkpoint.checks.cost import shown_size
 from .checkpoint.errors import IsthmusError
 from .checkpoint.redaction import redact, redacted
 from .checkpoint.reference import require_path, shown_name
@@ -189,7 +190,7 @@ class BarProgress(Progress):
         share = task.completed / task.total if task.total else 0.0
         seconds = self._remaining.seconds(min(1.0, share), time.monotonic())
         if seconds is not None:
-            self.rich.update(self._task, left=f"about {_duration(seconds)} in all")
+            self.rich.update(self._task, left=f"about {_duration(seconds)} left in all")
 
     def note(self, text: str) -> None:
         """Show a number beside the bar."""
@@ -229,21 +230,22 @@ def print_forecast(report: dict[str, Any]) -> None:
     for stage in (opening, *report["stages"]):
         tokens = sum(stage.get(key, 0) for key in ("tokens_evaluated", "tokens_trained", "tokens_generated"))
         shown = f"{tokens:,}" if tokens else ""
-        memory = f"+ {_bytes(stage['memory'])}" if stage["memory"] else ""
+        memory = f"+ {shown_size(stage['memory'])}" if stage["memory"] else ""
         table.add_row(cell(stage["name"]), shown, _duration(stage["seconds"]), memory)
     _print_table(table)
     steps, tokens = report["training_steps"], report["tokens_trained"]
+    read, stored = (shown_size(report[f"bytes_{what}"]) for what in ("read", "stored"))
     training = f", {steps:,} training steps on {tokens:,} tokens" if steps else ""
     say(
-        f"{len(report['models'])} models of {report['weights'] / 1e6:,.1f} M weights: {_bytes(report['bytes_read'])} "
-        f"to read, {_bytes(report['bytes_stored'])} to write, {report['tokens_evaluated']:,} tokens through models"
-        f"{training}; {report['operations']:.1e} floating-point operations"
+        f"{len(report['models'])} models of {report['weights'] / 1e6:,.1f} M weights: {read} to read, {stored} to "
+        f"write, {report['tokens_evaluated']:,} tokens through models{training}; {report['operations']:.1e} "
+        "floating-point operations"
     )
     threads = f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
     where = f"on {report['device']}" + (f" ({threads})" if report["device"] == "cpu" else "")
     say(
-        f"about {_duration(report['seconds'])} {where}, and {_bytes(report['memory'])} of memory, of "
-        f"{_bytes(report['machine_memory'])} here"
+        f"about {_duration(report['seconds'])} {where}, and {shown_size(report['memory'])} of memory, of "
+        f"{shown_size(report['machine_memory'])} here"
     )
     if report["memory"] > report["machine_memory"]:
         say(("that is more memory than this machine has", "yellow"))
@@ -261,13 +263,6 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def _bytes(count: float) -> str:
-    """An amount of memory as people say it."""
-    return (
-        f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count:,.0f} bytes"
-    )
 
 
 def print_alignment(report: dict[str, Any]) -> None:

@@ -110,9 +110,7 @@ class Family:
         shapes: dict[str, tuple[int, ...]] = {}
         wholes: dict[str, list[int]] = {}
         for piece in self.pieces.values():
-            sizes = [
-                axis.size * math.prod(self.spaces[space].group.size for space in axis.spaces) for axis in piece.axes
-            ]
+            sizes = self.shape_of(piece)
             if piece.parameter in wholes:
                 assert piece.view is not None
                 sizes[piece.view.axis] += wholes[piece.parameter][piece.view.axis]
@@ -126,6 +124,10 @@ class Family:
         tied = {target: source for target, source in pairs.items() if target not in shapes}
         buffers = re.compile(self.buffers) if self.buffers else None
         return Schema(shapes, tied, self.prefix, buffers, self.sound, self.limits, self.task, aligns=True)
+
+    def shape_of(self, piece: Piece) -> list[int]:
+        """How long the axes of a piece are."""
+        return [axis.size * math.prod(self.spaces[space].group.size for space in axis.spaces) for axis in piece.axes]
 
     def identity(self) -> Elements:
         """The elements that move nothing."""

@@ -87,15 +87,19 @@ def written_blocks(
         remove_invalid_values=True,  # of a model that gives NaN: its loss will tell
         pad_token_id=_end_token(config),
     )
-    layers, width = (int(getattr(config, name, 1)) for name in ("num_hidden_layers", "hidden_size"))
-    at_once = max(1, CACHE_BYTES // (8 * layers * width * length))
     rows = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for part in first.chunk(-(-len(first) // at_once)):
+        for part in first.chunk(-(-len(first) // texts_at_once(config, length))):
             ids = part.to(device)
             rows.append(model.generate(ids, attention_mask=torch.ones_like(ids)).cpu())
     return torch.cat(rows)
+
+
+def texts_at_once(config: PretrainedConfig, length: int) -> int:
+    """How many texts of a length a model writes at a time, so that their keys and values fit into `CACHE_BYTES`."""
+    layers, width = (int(getattr(config, name, 1)) for name in ("num_hidden_layers", "hidden_size"))
+    return max(1, CACHE_BYTES // (8 * layers * width * length))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ SPECTRUM = "The spectrum: the singular values of the weights"
 GATES = "Gates: save nothing unless the merge is good enough"
 TRAINING = "Training of curved paths and learned alignments"
 RUNNING = "Where and how: memory, precision, device, seed"
-PANELS = (TEXT, TASKS, ALIGNMENT, MEMBERS, PATH, OPERATORS, SPECTRUM, GATES, TRAINING, RUNNING)
+PUSHING = "Pushing to the Hub"
+PANELS = (TEXT, TASKS, ALIGNMENT, MEMBERS, PATH, OPERATORS, SPECTRUM, GATES, TRAINING, RUNNING, PUSHING)
 
 
 @dataclass(frozen=True)

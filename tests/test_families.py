@@ -34,7 +34,8 @@ import isthmus
 from isthmus.align.canonical import canonical
 from isthmus.align.families import FAMILIES, family
 from isthmus.align.pipeline import align_states
-from isthmus.merge.plans import CurvePlan, LearnPlan, PathTraining
+from isthmus.merge.forecast import forecast
+from isthmus.merge.plans import CurvePlan, LearnPlan, MergePlan, PathTraining
 
 DATA = ["stdlib:docs"]
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {
@@ -104,6 +105,17 @@ def test_it_is_merged(pair: Pair, method: str, tmp_path: Path) -> None:
     assert merged.report["alignment"]["method"] in (method, "combined", "orthogonal")  # learning may not help
     assert {part["block"] for part in merged.report["data"]} == {64}
     assert opened(tmp_path / "merged").config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("path", ["linear", "polychain"])
+def test_what_a_merge_takes_is_foreseen(pair: Pair, path: str) -> None:
+    training = PathTraining(steps=2, batch=2)
+    curve = {"path": CurvePlan(training=training)} if path == "polychain" else {}
+    plan = MergePlan(data=DATA, tokens=256, context=64, align="learned", learn=LearnPlan(steps=2, batch=2), **curve)
+    foreseen = forecast(pair, plan)
+    assert foreseen.work.steps == 2
+    assert foreseen.work.trained == 2 * 2 * 64
+    assert all(seconds > 0 for seconds in foreseen.seconds)
 
 
 def test_from_the_hub_to_the_hub(

@@ -48,8 +48,9 @@ class Cost:
         if not self.download:
             download = "nothing is left to download"
         else:
-            download = f"{_size(self.download)} to download, {self.seconds:.0f} s at {MBIT_PER_S} Mbit/s"
-        return f"{download}; {self.what} takes about {_size(self.memory)} of memory and {_size(self.output)} of disk"
+            download = f"{shown_size(self.download)} to download, {self.seconds:.0f} s at {MBIT_PER_S} Mbit/s"
+        memory, disk = shown_size(self.memory), shown_size(self.output)
+        return f"{download}; {self.what} takes about {memory} of memory and {disk} of disk"
 
 
 def cost_of(
@@ -74,17 +75,20 @@ def cost_findings(cost: Cost) -> list[Finding]:
     findings = []
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if cost.memory > memory:
-        what = f"{cost.what} takes about {_size(cost.memory)} of memory, and this machine has {_size(memory)}"
+        needed, there = shown_size(cost.memory), shown_size(memory)
+        what = f"{cost.what} takes about {needed} of memory, and this machine has {there}"
         findings.append(Finding("degrades", what, "use a larger machine, or --align none --t without --data", "memory"))
     cache = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     if cost.download > free:
-        what = f"{_size(cost.download)} are to be downloaded, and the disk of the cache has {_size(free)} free"
+        needed, there = shown_size(cost.download), shown_size(free)
+        what = f"{needed} are to be downloaded, and the disk of the cache has {there} free"
         findings.append(Finding("degrades", what, "make room, or set HF_HOME to another disk", "disk"))
     return findings
 
 
-def _size(count: float) -> str:
+def shown_size(count: float) -> str:
+    """An amount of memory or disk, as people say it."""
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
     return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

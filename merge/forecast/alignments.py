@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
+
 from ...align.methods import KEEP_FORM, LOOKING, Method
 from ...align.symmetry import Family
 from .work import ASSIGNMENT_POWER, NOTHING, Work
@@ -51,24 +53,12 @@ def restored(table: Family, models: int) -> Work:
 
 def _matrices(table: Family) -> list[tuple[int, int]]:
     """The rows and columns of all matrices whose spectra are measured, the smaller number first."""
-    sizes = []
-    for name in table.matrices:
-        stack, shape = table.pieces[name].stack, list(_shape(table, name))
-        count = 1 if stack is None else stack.count
-        if stack is not None:
-            shape[stack.axis] //= count
-        sizes += [(min(shape), max(shape))] * count
-    return sizes
-
-
-def _shape(table: Family, name: str) -> tuple[int, ...]:
-    """The shape of a piece."""
-    axes = table.pieces[name].axes
-    return tuple(axis.size * math.prod(table.spaces[one].group.size for one in axis.spaces) for axis in axes)
+    pieces = {name: torch.empty(table.shape_of(table.pieces[name]), device="meta") for name in table.matrices}
+    return [(min(matrix.shape), max(matrix.shape)) for matrix in table.measured(pieces).values()]
 
 
 def _numbers(table: Family) -> int:
-    return sum(math.prod(_shape(table, name)) for name in table.pieces)
+    return sum(math.prod(table.shape_of(piece)) for piece in table.pieces.values())
 
 
 def _layers(table: Family) -> tuple[Work, Work, Work]:
@@ -81,8 +71,9 @@ def _layers(table: Family) -> tuple[Work, Work, Work]:
     stream = Work(singular=float(width) ** 3)
     for name, position in table.occurrences(table.stream):
         if name in table.compared:
-            numbers = math.prod(_shape(table, name))
-            stream += Work(products=2.0 * numbers * _shape(table, name)[position], moved=8.0 * numbers)
+            shape = table.shape_of(table.pieces[name])
+            numbers = math.prod(shape)
+            stream += Work(products=2.0 * numbers * shape[position], moved=8.0 * numbers)
     return layers, ends, stream
 
 
@@ -97,7 +88,7 @@ def _space(table: Family, space: str) -> Work:
     for name, position in table.occurrences(space):
         if name not in table.compared:
             continue
-        shape = _shape(table, name)
+        shape = table.shape_of(table.pieces[name])
         numbers = math.prod(shape)
         others = sum(size for axis, size in enumerate(shape) if axis != position and _turns(table, name, axis))
         work += Work(products=2.0 * numbers * (shape[position] + others), moved=8.0 * numbers)

@@ -13,10 +13,10 @@ from torch import Tensor
 from ...align.alignment import Alignment
 from ...align.families import family
 from ...align.symmetry import Family
-from ...checkpoint.task import CAUSAL, task_of
+from ...eval.fingerprint import optimizer_of
 from ...eval.loss import LOGITS_AT_ONCE
 from ..job import Job
-from ..plans import CurvePlan, PathTraining
+from ..plans import CurvePlan
 from ..reading import MergeText
 from .speed import Memory, Trainee
 
@@ -91,7 +91,7 @@ class Amounts:
     @cached_property
     def writes(self) -> bool:
         """Whether the models write text."""
-        return task_of(self.job.inputs.first.config) == CAUSAL
+        return self.job.inputs.first.schema.writes
 
     def _tokens(self, blocks: Mapping[str, Tensor]) -> float:
         """Tokens of text, or those that will be written where there is none."""
@@ -143,20 +143,12 @@ class Amounts:
         )
 
     @property
-    def training(self) -> PathTraining | None:
-        """How bends or an alignment are trained; None where nothing is."""
-        plan = self.job.plan
-        if isinstance(plan.path, CurvePlan):
-            return plan.path.training
-        return plan.learn.training if self.learns else None
-
-    @property
     def trainee(self) -> Trainee | None:
         """What is trained."""
         plan, ends = self.job.plan, self.ends
         if isinstance(plan.path, CurvePlan):
-            stated = {evidence[0].optimizer for evidence in self.job.inputs.provenance[self.job.base :] if evidence}
-            curve = plan.path.for_endpoints(list(stated))
+            documented = self.job.inputs.provenance[self.job.base :]
+            curve = plan.path.for_endpoints([optimizer_of(evidence, None).optimizer for evidence in documented])
             assert curve.optimizer != "auto"
             return Trainee(ends, curve.bends if ends == 2 else 1, plan.alignment == "learned", curve.optimizer)
         return Trainee(ends, 0, True, "adamw") if self.learns else None

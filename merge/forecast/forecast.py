@@ -137,12 +137,9 @@ def foreseen(job: Job, text: MergeText, enough: bool = True, elapsed: float = 0.
             outline.config, _blocks(text, job), job.device, trainee=outline.trainee, writes=outline.writes
         )
         rates, outline = rates + measured, replace(outline, kept=kept)
-    stages, otherwise = outline.stages(), None
-    relatives = not any(finding.cause == "base" for finding in job.inputs.findings)
-    if job.plan.alignment == "auto" and job.in_table:
-        others = _as_they_are(outline).stages()
-        stages, others = (others, stages) if relatives else (stages, others)
-        otherwise = elapsed + sum(stage.work.seconds(rates) for stage in others)
+    likely, other = _ways(outline)
+    stages = likely.stages()
+    otherwise = None if other is None else elapsed + sum(stage.work.seconds(rates) for stage in other.stages())
     return Forecast(
         tuple(stages),
         tuple(stage.work.seconds(rates) for stage in stages),
@@ -153,25 +150,32 @@ def foreseen(job: Job, text: MergeText, enough: bool = True, elapsed: float = 0.
         elapsed,
         job.device,
         torch.get_num_threads(),
-        relatives,
+        _are_relatives(job),
         otherwise,
     )
 
 
-def _as_they_are(outline: Outline) -> Outline:
-    """The same merge of models that need no alignment."""
-    return replace(outline, job=replace(outline.job, plan=replace(outline.job.plan, align="none")))
+def _are_relatives(job: Job) -> bool:
+    """Whether nothing that `check` found says that the models were trained from different bases."""
+    return not any(finding.cause == "base" for finding in job.inputs.findings)
+
+
+def _ways(outline: Outline) -> tuple[Outline, Outline | None]:
+    """The way that a merge likely goes, and the other one that ``auto`` may take; None where nothing hangs on it."""
+    job = outline.job
+    if job.plan.alignment != "auto" or not job.in_table:
+        return outline, None
+    as_they_are = replace(outline, job=replace(job, plan=replace(job.plan, align="none")))
+    return (as_they_are, outline) if _are_relatives(job) else (outline, as_they_are)
 
 
 def expected(job: Job, text: MergeText) -> list[tuple[str, float]]:
     """The stages of a merge and their seconds, for its progress bar; none of what is short anyway, for finding out how
     fast the machine is takes a second or two.
     """
-    outline = Outline(job, text)
-    relatives = not any(finding.cause == "base" for finding in job.inputs.findings)
-    likely = _as_they_are(outline) if relatives and job.plan.alignment == "auto" else outline
+    likely, _ = _ways(Outline(job, text))
     work = sum((stage.work for stage in likely.stages()), NOTHING)
-    if _operations(work, outline.state / 4) < LONG:
+    if _operations(work, likely.state / 4) < LONG:
         return []
     try:
         whole = foreseen(job, text)

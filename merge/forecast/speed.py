@@ -71,7 +71,7 @@ def speed_of_model(
     `ids` are blocks of text (blocks, context) as the models are measured on; training is measured where there is a
     `trainee`, and writing where the merge `writes`.
     """
-    whole = int(config.num_hidden_layers)
+    whole = int(getattr(config, "num_hidden_layers", 1))
     depths = (whole,) if whole <= 2 or _weights(config) <= SMALL else (1, 2)
     rates, kept = [], []
     for depth in depths:
@@ -103,7 +103,9 @@ def _at_depth(measured: list[Any], depth: int) -> Any:
 
 def shallow(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     """The same architecture with fewer layers."""
-    facts, whole = config.to_dict(), int(config.num_hidden_layers)
+    facts, whole = config.to_dict(), int(getattr(config, "num_hidden_layers", layers))
+    if whole == layers:
+        return config
     name = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     facts[name] = layers
     for key, value in facts.items():

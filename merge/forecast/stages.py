@@ -12,7 +12,7 @@ from ...align.methods import LOOKING, Method
 from ...checkpoint.gguf_source import GgufSource
 from ...eval.memorization import BLOCKS as HEART_BLOCKS
 from ...eval.memorization import LENGTH as HEART_LENGTH
-from ...eval.samples import CACHE_BYTES
+from ...eval.samples import texts_at_once
 from ..choosing import closed_forms
 from ..plane import BLOCKS as PLANE_BLOCKS
 from ..plane import RESOLUTION
@@ -99,12 +99,15 @@ class Outline(Amounts):
         """Losses of so many states, on so many tokens together."""
         return Work(evaluated=tokens, moved=states * 3 * self.aligned)
 
-    def _closed_form(self, method: Method) -> Iterator[Stage]:
+    def _aligning(self, method: Method) -> Iterator[Stage]:
         if method != "none":
             assert self.table is not None
             tokens = ACTIVATION_TOKENS if method in LOOKING else 0
             work = alignments.alignment(self.table, method, self.models, tokens)
             yield Stage(f"aligning ({method})", work, self.universe + 2.5 * self.aligned)
+
+    def _closed_form(self, method: Method) -> Iterator[Stage]:
+        yield from self._aligning(method)
         if self.select:
             work = self._measured(EXPLORED * self.select, 10)
             yield Stage(f"choosing: the path, align {method}", work, self.universe + self.logits)
@@ -158,9 +161,7 @@ class Outline(Amounts):
 
     def _written(self, tokens: float, length: int, models: int) -> Work:
         """So many tokens in texts of a length, by some models in turn; as many texts at a time as memory allows."""
-        config = self.job.inputs.first.config
-        layers, width = int(config.num_hidden_layers), int(config.hidden_size)
-        at_once = max(1, CACHE_BYTES // (8 * layers * width * length))
+        at_once = texts_at_once(self.job.inputs.first.config, length)
         texts = math.ceil(tokens / length / models)
         return Work(written=tokens, moments=models * math.ceil(texts / at_once) * length)
 
@@ -175,11 +176,7 @@ class Outline(Amounts):
         tries = plan.alignment in ("auto", "learned")
         methods = closed_forms(plan.alignment, in_table=self.job.in_table, all_of_them=True)
         for number, method in enumerate(methods):
-            if method != "none":
-                assert self.table is not None
-                tokens = ACTIVATION_TOKENS if method in LOOKING else 0
-                work = alignments.alignment(self.table, method, self.models, tokens)
-                yield Stage(f"aligning ({method})", work, self.universe + 2 * self.aligned)
+            yield from self._aligning(method)
             if tries:
                 times = 1 + (number == 0) * self.ends
                 work = self._measured(times * self.select, times)
@@ -199,21 +196,17 @@ class Outline(Amounts):
         yield Stage(f"merging ({recipe.operator.name})", work, self.universe + self.aligned)
 
     def _weights(self) -> Iterator[Stage]:
-        plan = self.job.plan
-        if not plan.chooses_weights:
+        if not self.job.plan.chooses_weights:
             return
-        search = plan.weight_search
-        evaluations = float(COORDINATE_EVALUATIONS / 2)
-        further = NOTHING
-        if search is not None and search.method == "cma":
-            evaluations = search.evaluations
-        elif search is not None and search.method == "gradient":
-            evaluations = 4.0
-            further = Work(evaluated=3.0 * search.steps * search.batch * self.context)
-        elif search is None:
-            evaluations = float(2 * self.ends)
+        search, learned = self.job.plan.weight_search, NOTHING
+        if search is None:  # a greedy soup
+            evaluations = 2.0 * self.ends
+        elif search.method == "gradient":
+            evaluations, learned = 4.0, Work(evaluated=3.0 * search.tokens(self.context))
+        else:
+            evaluations = search.evaluations if search.method == "cma" else COORDINATE_EVALUATIONS / 2
         merged = 4 * self.models * self.aligned * evaluations
-        work = Work(evaluated=evaluations * self.select, moved=merged) + further
+        work = Work(evaluated=evaluations * self.select, moved=merged) + learned
         yield Stage("choosing weights", work, self.universe + self.aligned + self.logits)
 
     def _measuring(self) -> Iterator[Stage]:
@@ -239,14 +232,13 @@ class Outline(Amounts):
                 fitted = self.learns or self.is_curve
                 yield from self._probe("measuring on other text", 1 + fitted, own=fitted)
             yield from self._known_by_heart(held)
-        if is_path and self.job.measures_spectrum and self.table is not None:
-            work = (len(grid()) - 2) * alignments.spectrum(self.table)
+        if self.job.measures_spectrum and self.table is not None:
+            points = len(grid()) - 2 if is_path else 1
+            work = points * alignments.spectrum(self.table)
             yield Stage("measuring the spectrum", work, self.universe + 1.5 * self.aligned)
-        elif self.job.measures_spectrum and self.table is not None:
-            yield Stage("measuring the spectrum", alignments.spectrum(self.table), self.universe + 1.5 * self.aligned)
         if self.report and self.writes and self.job.inputs.tokenizer_owner.has_tokenizer and self.text:
             texts = (min(3, self.ends) + 1) * SAMPLES * len(self.text.report)
-            work = Work(written=0.0, moments=float(texts * SAMPLE_TOKENS))
+            work = Work(moments=float(texts * SAMPLE_TOKENS))
             yield Stage("writing samples", work, held)
         drawn = (is_path and self.is_curve) or (not is_path and self.ends == 3)
         if self.report and drawn:

@@ -81,7 +81,7 @@ def test_the_report_names_the_text_and_the_model(monkeypatch: pytest.MonkeyPatch
         gap = Losses({"docs": torch.full((3,), next(gaps), dtype=torch.float64)})
         return OwnWords(gap, Losses({"docs": torch.full((3,), 0.25, dtype=torch.float64)}))
 
-    monkeypatch.setattr("isthmus.merge.pipeline.own_words", known)
+    monkeypatch.setattr("isthmus.merge.beside_losses.own_words", known)
     found = merge(EMBEDDED / "docs", EMBEDDED / "code", data=("stdlib:docs",), tokens=256, align="none", t=0.5)
     assert found.report["memorized"] == [{"model": 0, "label": "docs", "gap": 1.0, "alike": 0.25}]
     (sentence,) = (line for line in sentences(found.report) if "by heart" in line)
