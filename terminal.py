@@ -24,11 +24,11 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from .checkpoint.checks.cost import shown_size
 from .checkpoint.errors import IsthmusError
 from .checkpoint.redaction import redact, redacted
 from .checkpoint.reference import require_path, shown_name
 from .checkpoint.saving import replace_file
+from .checkpoint.sizes import shown_size
 from .checkpoint.untrusted_text import json_text, plain, plain_lines
 from .eval.processes import is_main
 from .eval.progress import Progress, Remaining

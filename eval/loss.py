@@ -7,7 +7,6 @@ and on disk.
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 LOGITS_AT_ONCE = 2**24
 STATES = 4  # that are measured until what they freed is given back: glibc would keep more than all of them hold
 ABSENT = -1.0  # among losses, which are 0 or more: a block has fewer targets than others
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
@@ -203,14 +201,6 @@ def ensemble_losses(members: list[dict[str, Tensor]]) -> Losses:
         averaged = -(stacked.logsumexp(0) - math.log(len(members)))
         combined[label] = torch.where(values == ABSENT, values.double(), averaged)
     return per_block(combined)
-
-
-def bytes_of(size: str) -> int:
-    """The bytes that ``6GB``, ``500M`` or ``1000000`` stand for. Raises BadInput for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", size.strip(), re.IGNORECASE)
-    if match is None:
-        raise BadInput(f"--max-memory is a size such as 6GB or 500MB; got '{size}'")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 @torch.no_grad()

@@ -23,8 +23,8 @@ from ..checkpoint.finite import require_writable
 from ..checkpoint.loading import Checkpoint
 from ..checkpoint.optimizer_evidence import Evidence
 from ..checkpoint.rows import in_blocks
+from ..checkpoint.sizes import bytes_of
 from ..eval.fingerprint import fingerprint_of, optimizer_of
-from ..eval.loss import bytes_of
 from ..eval.processes import is_main
 from ..eval.progress import Progress
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among

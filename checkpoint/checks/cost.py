@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import schema_of
 from ..model import Families
+from ..sizes import shown_size
 from ..small_files import small_files
 from ..source import Source
 from .finding import Finding
@@ -85,10 +86,3 @@ def cost_findings(cost: Cost) -> list[Finding]:
         what = f"{needed} are to be downloaded, and the disk of the cache has {there} free"
         findings.append(Finding("degrades", what, "make room, or set HF_HOME to another disk", "disk"))
     return findings
-
-
-def shown_size(count: float) -> str:
-    """An amount of memory or disk, as people say it."""
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

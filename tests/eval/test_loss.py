@@ -6,9 +6,8 @@ import pytest
 import torch
 from conftest import state_of, tiny_config, tiny_model
 
-from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.loading import load
-from isthmus.eval.loss import Losses, LossMeter, bytes_of, ensemble_losses, offloaded_token_losses, per_block
+from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, offloaded_token_losses, per_block
 
 IDS = torch.randint(128, (6, 32), generator=torch.Generator().manual_seed(3))
 BLOCKS = {
@@ -74,16 +73,3 @@ def test_losses_do_not_depend_on_where_layers_lie(saved, memory: int) -> None:
     expected = LossMeter(checkpoint.config, BLOCKS).token_losses(checkpoint.state)
     assert all(torch.allclose(losses[label], expected[label], atol=1e-5) for label in BLOCKS)
     assert sum(seen) == 6
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [("6GB", 6 * 10**9), ("1.5 g", 1_500_000_000), ("500MiB", 500 * 10**6), ("123", 123)]
-)
-def test_sizes(size: str, expected: int) -> None:
-    assert bytes_of(size) == expected
-
-
-@pytest.mark.parametrize("size", ["", "much", "-1GB", "6 giga"])
-def test_what_is_no_size(size: str) -> None:
-    with pytest.raises(BadInput, match="a size such as 6GB"):
-        bytes_of(size)
