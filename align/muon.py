@@ -31,11 +31,15 @@ class Muon(torch.optim.Muon):
                 if matrix.grad is not None:
                     update = self._momentum(matrix, matrix.grad, group["momentum"], group["nesterov"])
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    for part, its_update in zip(_apart(matrix, group), _apart(update, group), strict=True):
-                        step = orthogonalised(its_update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                        outputs, inputs = part.T.shape if group.get("transposed") else part.shape
-                        part.add_(step, alpha=-group["lr"] * max(1.0, outputs / inputs) ** 0.5)
+                    self.move(matrix, update, group)
         return loss
+
+    def move(self, matrix: Tensor, update: Tensor, group: Mapping[str, Any]) -> None:
+        """Take the step of a matrix, of an update that is not orthogonal yet."""
+        for part, its_update in zip(_apart(matrix, group), _apart(update, group), strict=True):
+            step = orthogonalised(its_update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            outputs, inputs = part.T.shape if group.get("transposed") else part.shape
+            part.add_(step, alpha=-group["lr"] * max(1.0, outputs / inputs) ** 0.5)
 
     def _momentum(self, matrix: Tensor, gradient: Tensor, momentum: float, nesterov: bool) -> Tensor:
         state = self.state[matrix]

@@ -25,7 +25,7 @@ from isthmus.merge.path import Kind, WeightPath
 from isthmus.merge.plans import OptimizerName
 from isthmus.merge.training.fitting import movable
 from isthmus.merge.training.optimizers import make_optimizers
-from isthmus.merge.training.path_training import PathModule
+from isthmus.merge.training.path_loss import PathModule
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints"
 BATCH, ROUNDS = (32, 128), 15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -72,11 +73,21 @@ class LazyState(Mapping[str, Tensor]):
 
     def first_rows(self, name: str, count: int) -> Tensor:
         """At most the first `count` rows of a tensor, float32."""
+        return self._rows(name, 0, count)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """The rows `start:stop` of a tensor, float32, checked; fewer where it has no more."""
+        rows = self._rows(name, start, stop)
+        self._require_finite(name, rows)
+        return rows
+
+    def _rows(self, name: str, start: int, stop: int) -> Tensor:
         conversion = self._conversions[name]
         stored = self._stored[conversion.stored[0]]
         if conversion.rule is not None or stored.info.start < 0 or not stored.info.shape:
-            return self[name][:count]
-        rows = next(iter(_read_blocks(stored, [min(count, stored.info.shape[0])], self._model)))
+            return self[name][start:stop]
+        start, stop = (min(row, stored.info.shape[0]) for row in (start, stop))
+        rows = next(iter(_read_blocks(stored, [stop - start], self._model, start)))
         self._require_unchanged()
         return rows.float()
 
@@ -105,12 +116,13 @@ class LazyState(Mapping[str, Tensor]):
         return len(self._conversions)
 
 
-def _read_blocks(stored: StoredTensor, rows: Sequence[int], model: str) -> Iterator[Tensor]:
-    """Blocks of a stored tensor in its own dtype; `rows` says how many rows each has, from the first on."""
+def _read_blocks(stored: StoredTensor, rows: Sequence[int], model: str, first: int = 0) -> Iterator[Tensor]:
+    """Blocks of a stored tensor in its own dtype; `rows` says how many rows each has, from row number `first` on."""
+    dtype = DTYPES[stored.info.dtype]
     with opened(stored.path, stored.version, model) as file:
-        file.seek(stored.info.start)
+        file.seek(stored.info.start + first * prod(stored.info.shape[1:]) * dtype.itemsize)
         for count in rows:
-            block = torch.empty((count, *stored.info.shape[1:]), dtype=DTYPES[stored.info.dtype])
+            block = torch.empty((count, *stored.info.shape[1:]), dtype=dtype)
             read_into(file, block.view(-1).view(torch.uint8).numpy().data, stored.path.name, model)
             yield block
 

@@ -68,17 +68,30 @@ def save_weights(
             "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard},
         }
         write_json(directory / "model.safetensors.index.json", index)
-    digests = {}
-    with _one_thread():
-        for file, shard in zip(files, shards, strict=True):
-            with _Writer(directory / file) as out:
-                out.write(_header({name: (names[name], sizes[name]) for name in shard}, dtype))
-                for name in shard:
-                    for block in written_blocks(in_blocks(state, name), dtype, name, maker):
-                        content = block.contiguous()
-                        out.write(content.flatten().view(torch.uint8).numpy().data)
-            digests[file] = out.digest
-    return digests
+    return {
+        file: save_tensors(directory / file, {name: names[name] for name in shard}, state, dtype, maker=maker)
+        for file, shard in zip(files, shards, strict=True)
+    }
+
+
+def save_tensors(
+    file: Path,
+    names: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    maker: str = "the model",
+) -> str:
+    """Write tensors into one safetensors file, as `save_weights` does; returns its SHA-256, 64 hex digits."""
+    item = torch.empty(0, dtype=dtype).element_size()
+    sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
+    with _one_thread(), _Writer(file) as out:
+        out.write(_header({name: (shape, sizes[name]) for name, shape in names.items()}, dtype))
+        for name in names:
+            for block in written_blocks(in_blocks(state, name), dtype, name, maker):
+                content = block.contiguous()
+                out.write(content.flatten().view(torch.uint8).numpy().data)
+    return out.digest
 
 
 def save_small_files(directory: Path, facts: Mapping[str, Any], files: Mapping[str, Path], dtype: torch.dtype) -> None:

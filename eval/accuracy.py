@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from ..checkpoint.model import arguments, empty_model, with_tied
+from .forward import logits_of
 from .loss import Losses, by_batches
 from .targets import IGNORED, predicted, scores, shown
 
@@ -37,15 +36,12 @@ def label_log_probs(
     on_blocks: Callable[[int], None] = lambda count: None,
 ) -> LogProbs:
     """The log-probabilities of all labels, float32, by a classifier on labelled blocks (`isthmus.eval.targets`)."""
-    model = empty_model(config)
-    full = with_tied({name: state[name].to(device, torch.float32) for name in state}, model)
-    results = {}
+    logits, results = logits_of(config, device)(state), {}
     for label, rows in blocks.items():
         width = predicted(rows).shape[1]
 
         def log_probs(ids: Tensor, width: int = width) -> Tensor:
-            logits = functional_call(model, dict(full), (), arguments(model, shown(ids).to(device))).logits
-            own = scores(logits, ids).float().log_softmax(-1).cpu()
+            own = scores(logits(shown(ids)), ids).float().log_softmax(-1).cpu()
             return torch.nn.functional.pad(own, (0, 0, 0, width - own.shape[1]))
 
         results[label] = by_batches(log_probs, rows, int(config.vocab_size), on_blocks)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ..align.memory import release_freed
 from ..checkpoint.errors import BadInput
-from ..checkpoint.model import arguments, empty_model, with_tied
+from ..checkpoint.model import arguments
 from ..checkpoint.task import CLASSIFIERS, MASKED, auto_class, task_of
 from ..checkpoint.trial_loading import quiet
 from ..checkpoint.working_folders import WorkingFolder
+from .forward import logits_of
 from .processes import shared
 from .targets import IGNORED, is_labelled, is_masked, lengths, predicted, scores, shown
 
@@ -116,7 +116,7 @@ class LossMeter:
                 "have to predict: give it blocks in which some are hidden (isthmus.eval.text.Text.of_model)"
             )
         self.config, self.blocks, self.device, self.on_blocks = config, blocks, torch.device(device), on_blocks
-        self.model = empty_model(config)
+        self._logits_of = logits_of(config, device)
         self._states = 0
 
     @torch.no_grad()
@@ -124,15 +124,8 @@ class LossMeter:
         self, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """−log p of every predicted token, float32, label → (blocks, predicted); on `blocks`, by default its own."""
-        full = with_tied({name: state[name].to(self.device, torch.float32) for name in state}, self.model)
-
-        def logits(ids: Tensor) -> Tensor:
-            given = arguments(self.model, ids.to(self.device))
-            out: Tensor = functional_call(self.model, dict(full), (), given).logits
-            return out
-
         own = self.blocks if blocks is None else blocks
-        losses = label_losses(logits, own, self.config.vocab_size, self.on_blocks)
+        losses = label_losses(self._logits_of(state), own, self.config.vocab_size, self.on_blocks)
         self._states += 1
         if self._states % STATES == 0:
             release_freed()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 def several() -> bool:
@@ -15,28 +18,73 @@ def several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def sharding() -> bool:
+    """Whether several processes share every model (FSDP), as `accelerate launch --use_fsdp` asks for, and its
+    environment variable does where that cannot be said, as without GPUs.
+    """
+    return several() and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes files and to the terminal."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def processes_of_job() -> PartialState:
+    """What accelerate knows of the processes: on processors alone it counts them only if it is told that there are no
+    GPUs.
+    """
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     """compute(rows): every process computes its share of the rows, and all of them get all results."""
     if not several():
         return compute(rows)
-    from accelerate import PartialState
     from accelerate.utils import gather
 
-    processes = PartialState()
+    processes = processes_of_job()
     with processes.split_between_processes(rows, apply_padding=True) as mine:
         gathered: Tensor = gather(compute(mine).to(processes.device))
     return gathered[: rows.shape[0]].to("cpu")
 
 
+def averaged(value: float) -> float:
+    """The mean of a number over all processes."""
+    if not several():
+        return value
+    import torch
+    from accelerate.utils import reduce
+
+    device = processes_of_job().device
+    mean: Tensor = reduce(torch.tensor(value, dtype=torch.float32, device=device), "mean")
+    return mean.item()
+
+
+def from_main(compute: Callable[[], T]) -> T:
+    """What the main process computes, in all of them: something small that can be pickled."""
+    if not several():
+        return compute()
+    from accelerate.utils import broadcast_object_list
+
+    processes_of_job()
+    content: list[Any] = [compute() if is_main() else None]
+    broadcast_object_list(content)
+    value: T = content[0]
+    return value
+
+
+def wait_for_everyone() -> None:
+    """Wait until all processes are here."""
+    if several():
+        processes_of_job().wait_for_everyone()
+
+
 def finish() -> None:
     """Wait for the other processes and leave the process group."""
     if several():
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
-        PartialState().destroy_process_group()
+        wait_for_everyone()
+        processes_of_job().destroy_process_group()

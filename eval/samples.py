@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length
 from ..checkpoint.errors import BadInput
-from ..checkpoint.model import empty_model, with_tied
 from ..checkpoint.task import CAUSAL, CLASSIFIERS, task_of
+from .forward import runnable
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def written_blocks(
     """
     from transformers import GenerationConfig
 
-    model = _runnable({name: tensor.to(device, torch.float32) for name, tensor in state.items()}, config)
+    model = runnable(state, config, device)
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -127,7 +127,7 @@ def samples(
     chosen = [(label, ids[:prompt_tokens]) for label, table in blocks.items() for ids in table[:per_label]]
     continuations: list[dict[str, str]] = [{} for _ in chosen]
     for name, (state, config) in models.items():
-        model = _runnable(state, config)
+        model = runnable(state, config)
         length = min(new_tokens, context - prompt_tokens)
         for place, (_, ids) in enumerate(chosen):
             torch.manual_seed(seed)
@@ -145,12 +145,6 @@ def samples(
         Sample(label, str(tokenizer.decode(ids, skip_special_tokens=True)), texts)
         for (label, ids), texts in zip(chosen, continuations, strict=True)
     )
-
-
-def _runnable(state: Mapping[str, Tensor], config: PretrainedConfig) -> Any:
-    model = empty_model(config)
-    model.load_state_dict(with_tied(state, model), assign=True)
-    return model
 
 
 def _end_token(config: PretrainedConfig) -> int:

@@ -26,7 +26,7 @@ from .plans import CurvePlan, LearnPlan, MergePlan
 from .probe import Probe, probed
 from .saved_path import SavedPath, read_path
 from .search import SURE, Search, grid, inside
-from .spectra import restore_spectrum
+from .spectra import restored_spectrum
 from .task_scores import module_of
 from .training.fitting import learning_record, movable, training_record
 from .training.training_state import TrainingState
@@ -106,7 +106,7 @@ class PathChooser(Chooser):
             return chosen
         if plan.alignment == "learned":
             return self._learned(chosen, plan.learn)
-        if not in_table or chosen.is_flat or self.inputs.head is not None:
+        if not in_table or chosen.is_flat or self.inputs.head is not None or self.folder is not None:
             return chosen
         return self._learned_if_it_pays(chosen)
 
@@ -247,7 +247,7 @@ class PathChooser(Chooser):
         """The point at `t` with its spectrum restored, or as it is where the loss would rise; and the two losses."""
         before = chosen.at(t)
         a, b = (chosen.comparable(state) for state in chosen.aligned.states)
-        after = restore_spectrum(dict(before), (a, b), (1 - t, t), family(chosen.aligned.config))
+        after = dict(restored_spectrum(dict(before), (a, b), (1 - t, t), family(chosen.aligned.config)))
         meter = self.meter("restoring the spectrum", chosen.aligned.config, 2)
         losses = [meter(state).mean for state in (before, after)]
         lowers = losses[1] <= losses[0]

@@ -18,6 +18,7 @@ from .along_path import closed_line
 from .choosing import Choice
 from .job import Job
 from .measured import Measured
+from .path import WeightPath
 from .plane import path_plane, simplex_plane
 from .probe import Probe, probed
 from .reading import MergeText, writer_of
@@ -37,7 +38,8 @@ def probe(job: Job, text: MergeText, choice: Choice, measured: Measured) -> tupl
         return ()
     path, closed = (choice.path, choice.universe.config), None
     if choice.closed is not None:
-        closed = closed_line(job.inputs, choice.closed)
+        line = WeightPath.line(choice.universe.states), choice.universe.config
+        closed = line if choice.closed is choice.universe.alignment else closed_line(job.inputs, choice.closed)
     on_probe = probed(path, closed, blocks, choice.t, *where)
     own = probed(path, closed, text.report, choice.t, *where) if closed else on_probe
     return on_probe.rows(own)

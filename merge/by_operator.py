@@ -173,7 +173,7 @@ class OperatorChooser(Chooser):
             ends, moving = movable(start, self.states, fitter.fit)
             config = Alignment("learned").config(config)
         self.progress.stage("starting the centre")
-        middle = started(blend(ends, shares), ends, shares, curve, family(config))
+        middle = dict(started(blend(ends, shares), ends, shares, curve, family(config)))
         trained, curve = fitter.star(Star(tuple(ends), (middle,), tuple(shares)), config, curve, moving)
         aligned, star, learning = start, trained.path, None
         if with_alignment:

@@ -19,6 +19,7 @@ from ..checkpoint.finite import finite_algebra
 from ..checkpoint.inputs import Inputs
 from ..eval.corpora import WRITTEN
 from ..eval.loss import LossMeter
+from ..eval.processes import from_main, sharding
 from ..eval.progress import Progress
 from ..eval.samples import Writer
 from ..eval.targets import shown
@@ -29,6 +30,7 @@ from .plans import Align, MergePlan, PathTraining
 from .reading import MergeText, blocks_to_look_at, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
 from .refit import refitted
+from .shared_folder import SharedFolder, on_main
 from .simplex import Star
 from .training.fitting import Fitter
 from .training.text import with_written
@@ -151,6 +153,8 @@ class Chooser:
             self.progress.stage(f"aligning ({method})")
         ids = shown(self.blocks_to_look_at()) if method in LOOKING else None
         seed, advance = self.plan.seed, self.progress.advance
+        if self.folder is not None and method != "none":
+            return self._aligned_by_main(method, self.folder)
         with finite_algebra(f"{method} alignment"):
             states = self.states
             if self.inputs.contexts is not None and method != "none":  # rows of other models must not be matched
@@ -160,6 +164,27 @@ class Chooser:
             aligned = align_all(states, self.config, method, ids=ids, stream=stream, seed=seed, on_match=advance)
         return self.completed(aligned)
 
+    def _aligned_by_main(self, method: Method, folder: SharedFolder) -> Universe:
+        """The same of two models that are shared: the main process aligns them layer by layer, and all read that."""
+
+        def align() -> Universe:
+            with finite_algebra(f"{method} alignment"):
+                advance = self.progress.advance
+                seed = self.plan.seed
+                return align_all(self.states, self.config, method, stream=True, seed=seed, on_match=advance)
+
+        aligned = on_main(align)
+        alignment, error = from_main(lambda: _facts_of(aligned))
+        config = alignment.config(self.config)
+        shapes, states = family(config).schema().shapes, aligned.states if aligned else (None, None)
+        a, b = (folder.put(f"{method}-{end}", shapes, state) for end, state in zip("ab", states, strict=True))
+        return Universe((a, b), config, (alignment,), error, (alignment.score,))
+
+    @cached_property
+    def folder(self) -> SharedFolder | None:
+        """Where states lie that no process has whole; None where every process has all it needs."""
+        return SharedFolder(self.beside) if sharding() else None
+
     def training(self, start: Universe, plan: object, training: PathTraining) -> tuple[list[str], Fitter]:
         """The labels to train on, and what trains on them."""
         labels = self.text.training_labels(self.plan.fit_on)
@@ -168,7 +193,7 @@ class Chooser:
         )
         given = {label: fit[label] for label in labels if label != WRITTEN}  # what is written, the rest says
         run = TrainingState.of_run(self.beside, self.inputs.members, start, plan, given)
-        return labels, Fitter(fit, select, self.device, self.progress, run)
+        return labels, Fitter(fit, select, self.device, self.progress, run, self.folder)
 
     def moved(self, alignments: Sequence[Alignment]) -> Universe:
         """The models under alignments that were learned, verified."""
@@ -213,3 +238,9 @@ class Chooser:
         select = self.text.select
         self.progress.stage(stage, points * sum(map(len, select.values())))
         return LossMeter(config, select, device=self.device, on_blocks=self.progress.advance)
+
+
+def _facts_of(aligned: Universe | None) -> tuple[Alignment, float]:
+    """The alignment of two models, and how far it was verified."""
+    assert aligned is not None, "the main process has aligned them"
+    return aligned.alignment, aligned.max_log_prob_error

@@ -24,6 +24,7 @@ from ..checkpoint.source import Source
 from ..checkpoint.task import classifier_task
 from ..checkpoint.token_rows import ChosenRow, VocabularyPlan
 from ..eval.corpora import text_places
+from ..eval.processes import sharding
 from ..eval.progress import Progress
 from ..eval.tasks.specs import task_places, task_specs
 from ..eval.tasks.task_set import TaskSet
@@ -35,6 +36,7 @@ from .recipes.recipe_effect import require_effect
 from .refit import stream_maps
 from .reproduce import merge_command
 from .saved_path import path_places
+from .shareable import require_shareable
 from .weight_search.evolution import require_budget
 from .weight_search.weight_table import WeightSpace
 
@@ -140,7 +142,9 @@ def open_job(
     dtype = _dtype(plan, joined, inputs)
     under = _shared_base(joined, inputs) if plan.as_lora is not None else None
     command = merge_command(plan, joined, inputs)
-    if in_memory and not plan.is_plain and plan.max_memory is None:
+    if sharding():
+        require_shareable(plan, joined, inputs)
+    elif in_memory and not plan.is_plain and plan.max_memory is None:
         inputs = inputs.in_memory()
     return Job(plan, joined, inputs, places, dtype, device, command, began, progress, beside, tasks, under)
 

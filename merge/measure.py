@@ -12,6 +12,7 @@ from ..align.universe import Universe
 from ..checkpoint.config import build_config, run_alike
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.loading import Checkpoint
+from ..checkpoint.rows import ComputedState, rows_of
 from ..eval.accuracy import LogProbs, accuracy, ensemble_log_probs, label_log_probs
 from ..eval.barrier import Profile, profile
 from ..eval.loss import Losses, LossMeter, ensemble_losses, per_block, weighed
@@ -207,6 +208,10 @@ class Measuring:
         return Accuracy(tuple(accuracy(one, self.report) for one in own), accuracy(of(*merged), self.report), baselines)
 
 
-def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state as it will be read back from disk."""
-    return {name: state[name].to(dtype).float() for name in state}
+def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> ComputedState:
+    """The state as it will be read back from disk, tensor by tensor when looked up."""
+
+    def rows(name: str, start: int, stop: int) -> Tensor:
+        return rows_of(state, name, start, stop).to(dtype).float()
+
+    return ComputedState(state, lambda name: state[name].to(dtype).float(), rows=rows)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..checkpoint.rows import ComputedState, in_blocks
+from ..checkpoint.rows import ComputedState, in_blocks, rows_of
 
 if TYPE_CHECKING:
     pass
@@ -60,7 +60,10 @@ def blend(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> C
         for rows in zip(*(in_blocks(part, name) for part in parts), strict=True):
             yield mix(rows, shares)
 
-    return ComputedState(parts[0], lambda name: mix([part[name] for part in parts], shares), blocks)
+    def rows(name: str, start: int, stop: int) -> Tensor:
+        return mix([rows_of(part, name, start, stop) for part in parts], shares)
+
+    return ComputedState(parts[0], lambda name: mix([part[name] for part in parts], shares), blocks, rows)
 
 
 def stratified(count: int, span: tuple[float, float], generator: torch.Generator) -> list[float]:

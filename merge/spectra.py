@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..align.families import family
 from ..align.streamed import streamed_canonical
-from ..align.symmetry import Family, State
+from ..align.symmetry import Family
 from ..checkpoint.errors import IncompatibleModels
 from ..checkpoint.finite import finite_algebra
 from ..checkpoint.loading import load
 from ..checkpoint.opening import open_source
 from ..checkpoint.optimizer_evidence import file_evidence
+from ..checkpoint.rows import ComputedState
 from ..eval.fingerprint import fingerprint_of, judge, optimizer_of
 from ..eval.progress import Progress
 from ..eval.spectrum import NULL, Spectrum, mean_distance, singular_values, stable_rank
@@ -45,25 +46,40 @@ def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
     return spectra
 
 
-def restore_spectrum(
+def restored_spectrum(
     state: Mapping[str, Tensor], ends: Sequence[Mapping[str, Tensor]], shares: Sequence[float], table: Family
-) -> State:
+) -> ComputedState:
     """The state with singular values σ_i = Π σ_i(end)^share in every matrix, and its own singular vectors.
 
     That is the average of the ends' log-spectra with `shares`, which sum to 1. The `ends` and `state` are in the same
     form, that of `table`; singular values that are zero to rounding in any of them stay as they are. In float64; the
-    result has the dtype of `state`.
+    result has the dtype of `state`. Every tensor is made when it is looked up.
     """
-    pieces = {name: piece.clone() for name, piece in table.split(state).items()}
-    endpoints = [table.measured(table.split(end)) for end in ends]
-    for name, matrix in table.measured(pieces).items():
-        left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-        spectra = torch.stack([torch.linalg.svdvals(end[name].double()) for end in endpoints])
-        real = torch.stack([x > NULL * x[0] for x in (values, *spectra)]).all(0)
-        logs = spectra.clamp_min(torch.finfo(torch.float64).tiny).log()
-        values = torch.where(real, (logs.new_tensor(shares) @ logs).exp(), values)
-        matrix.copy_((left * values) @ right)
-    return table.join(pieces)
+    parts, matrices = table.parts(), set(table.matrices)
+
+    def restored(parameter: str) -> Tensor:
+        whole = [one[parameter] for one in (state, *ends)]
+        pieces = []
+        for name in parts[parameter]:
+            piece, *others = (table.pieces[name].of(tensor) for tensor in whole)
+            pieces.append(piece.clone())
+            if name in matrices:
+                beside = zip(*(table.matrices_of(name, other) for other in others), strict=True)
+                for (_, matrix), its_ends in zip(table.matrices_of(name, pieces[-1]), beside, strict=True):
+                    _restore(matrix, [end for _, end in its_ends], shares)
+        return table.fused(pieces, parts[parameter])
+
+    return ComputedState(parts, restored)
+
+
+def _restore(matrix: Tensor, ends: Sequence[Tensor], shares: Sequence[float]) -> None:
+    """Give a matrix the averaged singular values of others."""
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    spectra = torch.stack([torch.linalg.svdvals(end.double()) for end in ends])
+    real = torch.stack([x > NULL * x[0] for x in (values, *spectra)]).all(0)
+    logs = spectra.clamp_min(torch.finfo(torch.float64).tiny).log()
+    values = torch.where(real, (logs.new_tensor(shares) @ logs).exp(), values)
+    matrix.copy_((left * values) @ right)
 
 
 def compare_models(references: Sequence[str | Path], progress: Progress) -> dict[str, Any]:

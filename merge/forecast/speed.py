@@ -30,7 +30,8 @@ from ..job import Job
 from ..path import Averages, WeightPath
 from ..plans import OptimizerName, PathTraining
 from ..simplex import Simplex, Star
-from ..training.path_training import PathModule, path_optimizers
+from ..training.path_loss import PathModule
+from ..training.placement import path_optimizers
 from .work import ASSIGNMENT_POWER, Work
 
 if TYPE_CHECKING:

@@ -98,7 +98,7 @@ class CurvePlan:
 
     `optimizer` ``auto`` is the one that trained both endpoints, where it is known and one of these, else AdamW
     (`for_endpoints`). The bends start on the straight line, at `start` ``restored`` with the endpoints' singular values
-    put back (`isthmus.merge.spectra.restore_spectrum`).
+    put back (`isthmus.merge.spectra.restored_spectrum`).
     """
 
     kind: CurveKind = training_option(

@@ -21,20 +21,24 @@ from ...align.methods import KEEP_FORM
 from ...align.universe import Universe
 from ...eval.barrier import profile
 from ...eval.loss import Losses, LossMeter, weighed
+from ...eval.processes import sharding
 from ...eval.progress import Progress
+from ...eval.sharded import sharded_model
 from ...eval.targets import shown
 from ..path import Averages, WeightPath
 from ..plans import CurvePlan, LearnPlan, PathTraining
 from ..reading import blocks_to_look_at
+from ..shared_folder import SharedFolder
 from ..simplex import Simplex, Star
-from ..spectra import restore_spectrum
-from .path_training import P, Trained, train_path
+from ..spectra import restored_spectrum
+from .path_loss import P
+from .path_training import Trained, train_path
 from .text import a_little
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from ...align.symmetry import Family, State
+    from ...align.symmetry import Family
     from .training_state import TrainingState
 
 CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained
@@ -76,7 +80,8 @@ def movable(
 class Fitter:
     """Trains alignments and bends on `fit` blocks, label → (blocks, context), and takes the best by `select` blocks.
 
-    `run` is where a training is kept while it goes on, and resumed from.
+    `run` is where a training is kept while it goes on, and resumed from, `folder` where bends lie that no process has
+    whole.
     """
 
     fit: Mapping[str, Tensor]
@@ -84,6 +89,7 @@ class Fitter:
     device: str = "cpu"
     progress: Progress = field(default_factory=Progress)
     run: TrainingState | None = None
+    folder: SharedFolder | None = None
 
     def learn(self, start: Universe, states: Sequence[Mapping[str, Tensor]], plan: LearnPlan) -> Trained[WeightPath]:
         """The alignment of two states, trained; the best one by the barrier, at worst the start.
@@ -117,7 +123,7 @@ class Fitter:
         self.progress.stage("starting the bends", len(ts))
         bends = []
         for t in ts:
-            bends.append(started(line(t), line.ends, (1 - t, t), plan, table))
+            bends.append(self._placed(started(line(t), line.ends, (1 - t, t), plan, table), config))
             self.progress.advance()
         start = WeightPath(plan.kind, line.a, line.b, tuple(bends))
         between = [number / (2 * plan.bends + 2) for number in range(1, 2 * plan.bends + 2)]
@@ -152,7 +158,16 @@ class Fitter:
         training = replace(plan.training, optimizer=plan.optimizer, span=plan.training.span or span)
         stage = f"training {what} ({plan.optimizer})"
         self.progress.stage(f"{stage} and the alignment" if moving else stage, training.steps)
-        return self._train(start, config, height, training, moving), replace(plan, training=training)
+        trained = self._train(start, config, height, training, moving)
+        if self.folder is not None:
+            shapes = {name: tuple(tensor.shape) for name, tensor in trained.path.bends[0].items()}
+            bends = [self.folder.put(f"bend-{i}", shapes, bend) for i, bend in enumerate(trained.path.bends, start=1)]
+            trained = replace(trained, path=trained.path.moved(start.ends, bends))
+        return trained, replace(plan, training=training)
+
+    def _placed(self, start: Mapping[str, Tensor], config: PretrainedConfig) -> Mapping[str, Tensor]:
+        """The state that a bend starts at, in memory: of this process, or shared by all."""
+        return sharded_model(config, self.device).shared_in_turn(start) if sharding() else dict(start)
 
     def _train(
         self,
@@ -215,10 +230,11 @@ def started(
     shares: Sequence[float],
     plan: CurvePlan,
     table: Family,
-) -> State:
-    """Where a bend starts: at an average of `ends` with these `shares`, by default with their singular values."""
-    whole = dict(state)
-    return restore_spectrum(whole, ends, shares, table) if plan.start == "restored" else whole
+) -> Mapping[str, Tensor]:
+    """Where a bend starts: at an average of `ends` with these `shares`, by default with their singular values; tensor
+    by tensor when looked up.
+    """
+    return restored_spectrum(state, ends, shares, table) if plan.start == "restored" else state
 
 
 def learning_record(plan: LearnPlan, trained: Trained[Any], start: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ biases are trained by AdamW. Lion (Chen et al. 2023, arXiv 2302.06675) takes the
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,12 +33,14 @@ def make_optimizers(
     lr: float,
     adamw_lr: float,
     weight_decay: float = 0.0,
+    muon: Callable[..., torch.optim.Optimizer] | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Optimizers over the leaves of one or several states, pieces by name.
 
     With ``muon``, the `matrices` are trained at `lr`, those of `stacks` each of the matrices that they are by itself,
     and everything else by AdamW at `adamw_lr`; the other two train all. Vectors (norms, biases) are never decayed.
-    Matrices are (outputs, inputs), those of `transposed` (inputs, outputs).
+    Matrices are (outputs, inputs), those of `transposed` (inputs, outputs). Another `muon` than the usual one is called
+    with pairs of a name and its leaf, and the same settings.
     """
     kinds = frozenset(matrices)
     named = [(key, leaf) for state in leaves for key, leaf in state.items()]
@@ -47,10 +49,12 @@ def make_optimizers(
     vectors = [leaf for _, leaf in named if leaf.ndim == 1]
     if name == "muon":
         groups = _groups(others, vectors, weight_decay)
-        return [
-            Muon(_by_layout(named, kinds, stacks or {}, transposed), lr=lr, weight_decay=weight_decay, momentum=0.95),
-            torch.optim.AdamW(groups, lr=adamw_lr, betas=BETAS),
-        ]
+        settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95}
+        if muon is None:
+            turning: torch.optim.Optimizer = Muon(_by_layout(named, kinds, stacks or {}, transposed), **settings)
+        else:
+            turning = muon([(key, leaf) for key, leaf in named if key in kinds], **settings)
+        return [turning, torch.optim.AdamW(groups, lr=adamw_lr, betas=BETAS)]
     groups = _groups([*others, *hidden], vectors, weight_decay)
     if name == "lion":
         from lion_pytorch import Lion

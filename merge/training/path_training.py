@@ -6,7 +6,7 @@ moves them without changing their functions (`isthmus.align.learned`); or both t
 an arm of their star and a t (`isthmus.merge.simplex`).
 
 Processes, devices and precision are accelerate's business: every process draws the same batches and t, takes its share
-of the rows, and the gradients are averaged.
+of the rows, and the gradients are averaged. Where the weights are is that of `isthmus.merge.training.placement`.
 """
 
 from __future__ import annotations
@@ -15,41 +15,31 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from ...align.families import family
 from ...align.learned import LearnedAlignment
-from ...align.symmetry import Family, State
 from ...checkpoint.errors import BadInput, TooLittleText
-from ...checkpoint.model import arguments, empty_model, with_tied
 from ...eval.corpora import WRITTEN
-from ...eval.processes import is_main
+from ...eval.processes import averaged, is_main, sharding
 from ...eval.progress import Progress
-from ...eval.targets import IGNORED, predicted, scores, shown, stacked
-from ..path import Averages, mix
+from ...eval.targets import stacked
+from ..path import Averages
 from ..plans import MAX_PASSES, PathTraining
-from .optimizers import Schedule, make_optimizers
+from .path_loss import P, teachers
+from .placement import Placement, Replicated, Sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch.optim import Optimizer
     from transformers import PretrainedConfig
 
     from ...align.alignment import Alignment
     from .training_state import TrainingState
 
-BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
 EVALUATIONS = 12
 SPACING = 64  # blocks that are trained on between two evaluations, at least: each takes as long as dozens
-TRUE_SHARE = 0.5  # of what a path is taught on the user's text, that text; the rest are its teachers
-
-
-P = TypeVar("P", bound=Averages)
 
 
 @dataclass(frozen=True)
@@ -111,15 +101,18 @@ class Batches:
         self._order = torch.tensor([row for _, row in sorted(draws, key=lambda draw: draw[0])])
         self._size = training.batch // training.accumulate
         micro = training.steps * training.accumulate
+        self._path = path
         self.places = path.places(micro, training.span or (0.0, 1.0), generator)
 
     def __getitem__(self, micro: int) -> tuple[dict[str, Tensor], Any]:
-        """Micro-batch number `micro`: its `ids` (rows, context), which rows are `given` (rows), and its place.
+        """Micro-batch number `micro`: its `ids` (rows, context), which rows are `given`, the `teacher` of each (rows),
+        and its place.
 
         A row is given where no model has written it.
         """
-        chosen = self._order[micro * self._size : (micro + 1) * self._size]
-        return {"ids": self.rows[chosen], "given": self._given[chosen]}, self.places[micro]
+        chosen, place = self._order[micro * self._size : (micro + 1) * self._size], self.places[micro]
+        teacher = teachers(self._path.shares(place), len(chosen))
+        return {"ids": self.rows[chosen], "given": self._given[chosen], "teacher": teacher}, place
 
 
 def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]:
@@ -138,93 +131,6 @@ def _shares(fit: Mapping[str, Tensor], training: PathTraining) -> dict[str, int]
                 f"text{f', or take at most {limit} steps' if limit else ''}"
             )
     return shares
-
-
-class PathModule(nn.Module):
-    """The loss at θ(t) as a function of the bends, and of the endpoints where these are `moving`.
-
-    The endpoints are teachers: (1 − t) of the rows are to be predicted as A predicts them, the others as B does, in
-    expectation as the ensemble of both with these weights does, at the cost of one more forward pass (distillation:
-    Hinton et al. 2015, arXiv 1503.02531). Of more models, every one teaches a share of the rows that is its weight. On
-    text that was given, and not written by the models, the teacher's probabilities are averaged with the token that
-    does follow, by `TRUE_SHARE`.
-    """
-
-    def __init__(self, path: Averages, config: PretrainedConfig, moving: LearnedAlignment | None = None):
-        super().__init__()
-        self._table: Family = family(config)
-        self._coefficients, self._shares = path.coefficients, path.shares
-        self._model = (empty_model(config),)  # in a tuple: its weights are not ours
-        self.names = tuple(self._table.pieces)
-        self.moving = moving
-        self._ends = len(path.ends)
-        for number, state in enumerate(path.ends):
-            for index, piece in enumerate(self._table.split(state).values()):
-                self.register_buffer(f"end{number}_{index}", piece.detach().clone(), persistent=False)
-        self._bends = [
-            [nn.Parameter(piece.detach().clone()) for piece in self._table.split(bend).values()] for bend in path.bends
-        ]
-        self.trained = nn.ParameterList(leaf for bend in self._bends for leaf in bend)
-
-    def forward(self, ids: Tensor, given: Tensor, place: Any) -> Tensor:
-        """Mean cross-entropy per token, in nats, of θ(t) with what it is taught on ids (batch, length).
-
-        `given` (batch) says which rows have true text, `place` is one of the path. Of masked language models and
-        classifiers, ids are blocks of `isthmus.eval.targets`.
-        """
-        weights = self._coefficients(place)
-        first, *others = self.moving() if self.moving else map(self._end, range(self._ends))
-        points = [first, *self.leaves(), *others]
-        pieces = {name: mix([point[name] for point in points], weights) for name in self.names}
-        scores, taught = self._scores(pieces, ids), self._taught(ids, given, place)
-        asked = predicted(ids) != IGNORED
-        if not bool(asked.all()):
-            return nn.functional.cross_entropy(scores[asked], taught[asked])
-        return nn.functional.cross_entropy(scores.flatten(0, 1), taught.flatten(0, 1))
-
-    def _end(self, number: int) -> State:
-        """The pieces of an endpoint where it began."""
-        return {name: getattr(self, f"end{number}_{index}") for index, name in enumerate(self.names)}
-
-    @torch.no_grad()
-    def _taught(self, ids: Tensor, given: Tensor, place: Any) -> Tensor:
-        """The probabilities that θ(t) is taught for the tokens to be predicted, (batch, predicted, vocabulary)."""
-        cuts = [round(share * len(ids)) for share in accumulate(self._shares(place))]
-        following = predicted(ids).clamp_min(0)[..., None]
-        width = following.shape[1]
-        taught = [
-            self._scores(self._end(number), ids[start:stop], width)
-            for number, (start, stop) in enumerate(pairwise([0, *cuts[:-1], len(ids)]))
-            if stop > start
-        ]
-        truth = TRUE_SHARE * given[:, None, None]
-        targets = torch.cat(taught).softmax(-1).mul_(1 - truth)
-        return targets.scatter_add_(-1, following, truth.to(targets.dtype).expand_as(following))
-
-    def _scores(self, pieces: State, ids: Tensor, width: int | None = None) -> Tensor:
-        """The logits for the targets, float32, as pieces of a model give them; of `width` targets, if so many others
-        have.
-        """
-        model = self._model[0]
-        state = with_tied(self._table.join(pieces), model)
-        logits: Tensor = functional_call(model, state, (), arguments(model, shown(ids))).logits
-        own = scores(logits, ids).float()
-        return own if width is None else nn.functional.pad(own, (0, 0, 0, width - own.shape[1]))
-
-    def leaves(self) -> list[State]:
-        """The parameters of every bend, by the names of their pieces."""
-        return [dict(zip(self.names, bend, strict=True)) for bend in self._bends]
-
-    def now(self, path: P) -> P:
-        """The path as it now is, on the CPU."""
-        bends = [self._on_cpu(bend) for bend in self.leaves()]
-        if self.moving is None:
-            return path.moved(path.ends, bends)
-        with torch.no_grad():
-            return path.moved([self._on_cpu(end) for end in self.moving()], bends)
-
-    def _on_cpu(self, pieces: State) -> State:
-        return self._table.join({name: piece.detach().to("cpu", copy=True) for name, piece in pieces.items()})
 
 
 def train_path(
@@ -251,13 +157,13 @@ def train_path(
     with run.claimed() if run is not None and is_main() else nullcontext():
         accelerator = _accelerator(training, device, bends=len(path.bends))
         batches = Batches(fit, training, path)
-        module = PathModule(path, config, moving)
-        made = path_optimizers(module, training, config)
-        schedule = Schedule(made, training.steps, floor=0.05)
-        prepared, *optimizers = accelerator.prepare(module, *made)
-
+        placed: Placement[P] = (
+            Sharded(accelerator, path, config, training)
+            if sharding()
+            else Replicated(accelerator, path, config, training, moving)
+        )
         if run is not None and run.exists():
-            first, history, best, alignments = _resumed(run, accelerator, path, moving)
+            first, history, best, alignments = _resumed(run, placed, path, moving)
         else:
             first, history, best = 0, [(0, None, height(path))], path
             alignments = moving.alignments() if moving else ()
@@ -267,55 +173,35 @@ def train_path(
         for step in range(first, training.steps):
             if _since_best(history) >= training.patience:
                 break
-            schedule.set(step)
+            placed.schedule.set(step)
             for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
                 rows, place = batches[micro]
-                with accelerator.split_between_processes(rows) as mine, accelerator.accumulate(prepared):
-                    loss = prepared(mine["ids"].to(accelerator.device), mine["given"].to(accelerator.device), place)
-                    accelerator.backward(loss)
-                    losses.append(loss.item())
-            norm, done = accelerator.clip_grad_norm_(module.parameters(), 1.0), step + 1
-            if not torch.isfinite(torch.as_tensor(norm)):
+                share = slice(accelerator.process_index, None, accelerator.num_processes)  # of every teacher's rows
+                losses.append(placed.lower({name: part[share] for name, part in rows.items()}, place))
+            done = step + 1
+            if not torch.isfinite(placed.clip()):
                 diverged = done
                 break
-            for optimizer in optimizers:
+            for optimizer in placed.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             if done % every == 0 or done == training.steps:
-                newest = module.now(path)
+                newest = placed.now(path)
                 reached = height(newest)
                 if not math.isfinite(reached):
                     diverged = done
                     break
-                history.append((done, sum(losses) / len(losses), reached))
+                history.append((done, averaged(sum(losses) / len(losses)), reached))
                 losses.clear()
                 if _since_best(history) == 0:
                     best, alignments = newest, moving.alignments() if moving else ()
                 if run is not None:
                     states = tuple(dict(state) for state in (*best.bends, *(best.ends if moving else ())))
-                    run.save(accelerator, done, history, states, alignments)
+                    run.save(placed, done, history, states, alignments)
             progress.note(f"barrier {max(0.0, history[-1][2]):.3f}")
             progress.advance()
     lowest = min(history, key=lambda entry: entry[2])[0]
     return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignments)
-
-
-def path_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:
-    """The optimizers of all that is trained: of the alignment, where that moves, and of the bends."""
-    leaves, table = module.leaves(), family(config)
-    made = module.moving.optimizers() if module.moving else []
-    if not leaves:
-        return made
-    return made + make_optimizers(
-        training.optimizer,
-        leaves,
-        table.matrices,
-        stacks=table.stacks,
-        transposed=table.transposed,
-        lr=training.peak,
-        adamw_lr=BESIDE_MUON * training.peak,
-        weight_decay=training.weight_decay,
-    )
 
 
 def _accelerator(training: PathTraining, device: str, *, bends: int) -> Accelerator:
@@ -343,10 +229,10 @@ def _accelerator(training: PathTraining, device: str, *, bends: int) -> Accelera
 
 
 def _resumed(
-    run: TrainingState, accelerator: Accelerator, path: P, moving: LearnedAlignment | None
+    run: TrainingState, placed: Placement[P], path: P, moving: LearnedAlignment | None
 ) -> tuple[int, list[tuple[int, float | None, float]], P, tuple[Alignment, ...]]:
     """The steps that are done, the history, the best path so far, its alignments. Raises BadInput for another run."""
-    first, history, states, alignments = run.load(accelerator)
+    first, history, states, alignments = run.load(placed)
     bends, ends = states[: len(path.bends)], states[len(path.bends) :]
     shapes = {name: tensor.shape for name, tensor in path.ends[-1].items()}
     complete = len(bends) == len(path.bends) and len(ends) == (len(path.ends) if moving else 0) and bool(history)

@@ -20,17 +20,17 @@ from ...checkpoint.serialization import digest
 from ...checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ...checkpoint.strict_json import parse_object
 from ...checkpoint.working_folders import LOCK, FolderLock, hidden_sibling, remove_leftovers
-from ..saved_path import endpoint_digests, read_bends, write_bends
+from ...eval.processes import is_main, wait_for_everyone
+from ..saved_path import endpoint_digests
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from ...align.symmetry import State
     from ...align.universe import Universe
     from ...checkpoint.loading import Checkpoint
+    from .placement import Placement
 
 Entry = tuple[int, float | None, float]
-BEST, ALIGNMENT = "best.safetensors", "alignment-{}.safetensors"
+ALIGNMENT = "alignment-{}.safetensors"
 
 
 class TrainingState:
@@ -87,7 +87,7 @@ class TrainingState:
 
     def save(
         self,
-        accelerator: Accelerator,
+        placed: Placement[Any],
         step: int,
         history: Sequence[Entry],
         best: Sequence[State],
@@ -95,9 +95,8 @@ class TrainingState:
     ) -> None:
         """Keep the run after `step` steps, the best states so far and their alignments; every process calls this."""
         target = self.folder / f"step-{step}"
-        accelerator.save_state(str(target))
-        if accelerator.is_main_process:
-            write_bends(target / BEST, best)
+        placed.save(target, best)
+        if is_main():
             for number, alignment in enumerate(alignments):
                 alignment.save(target / ALIGNMENT.format(number))
             latest = {"identity": self.identity, "step": step, "history": [list(entry) for entry in history]}
@@ -105,10 +104,10 @@ class TrainingState:
             for old in self.folder.glob("step-*"):
                 if old != target:
                     shutil.rmtree(old, ignore_errors=True)
-        accelerator.wait_for_everyone()
+        wait_for_everyone()
 
     def load(
-        self, accelerator: Accelerator
+        self, placed: Placement[Any]
     ) -> tuple[int, list[Entry], tuple[dict[str, Tensor], ...], tuple[Alignment, ...]]:
         """Put the run back; returns the steps done, the history, and the best states so far with their alignments."""
         try:
@@ -125,11 +124,10 @@ class TrainingState:
                 require_regular_file(file, target.name)
             kept = len(list(target.glob(ALIGNMENT.format("*"))))
             alignments = tuple(Alignment.load(target / ALIGNMENT.format(number)) for number in range(kept))
-            best = read_bends(target / BEST)
-            accelerator.load_state(str(target))
+            best = placed.load(target)
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception:  # accelerate and torch raise many kinds for a file that is damaged or of another run
+        except Exception:  # torch and accelerate raise many kinds for a file that is damaged or of another run
             raise self.damaged() from None
         return done, history, best, alignments
 

@@ -24,7 +24,7 @@ def test_two_processes_train_and_measure_what_one_does(isthmus, saved, afresh, t
     options = ["--data", "stdlib:docs:heldout", "--align", "orthogonal", "--tokens", 352, "--steps", 6, "--batch", 4]
     alone = isthmus("path", *models, "-o", tmp_path / "1", *options)
     assert alone.code == 0, alone.err
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "-m", "isthmus"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "-m", "isthmus"]
     command = [*launch, "path", *models, "-o", tmp_path / "2", *options]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ from isthmus.merge.forecast.speed import shallow
 from isthmus.merge.forecast.work import Work
 from isthmus.merge.plans import CurvePlan, LearnPlan, MergePlan, PathTraining
 from isthmus.merge.spectra import spectrum
-from isthmus.merge.training import path_training
+from isthmus.merge.training import path_loss
 
 DOCS = ("stdlib:docs:heldout",)
 STRANGERS, RELATIVES = ("adamw-1", "muon-1"), ("docs", "code")
@@ -56,7 +56,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.evaluated = self.written = self.trained = self.steps = 0
-        measured, written, step = LossMeter.token_losses, samples.written_blocks, path_training.PathModule.forward
+        measured, written, step = LossMeter.token_losses, samples.written_blocks, path_loss.PathModule.forward
 
         def token_losses(
             meter: LossMeter, state: Mapping[str, Tensor], blocks: Mapping[str, Tensor] | None = None
@@ -78,7 +78,7 @@ class Counted:
         monkeypatch.setattr(LossMeter, "token_losses", token_losses)
         for module in (samples, memorization):
             monkeypatch.setattr(module, "written_blocks", blocks)
-        monkeypatch.setattr(path_training.PathModule, "forward", forward)
+        monkeypatch.setattr(path_loss.PathModule, "forward", forward)
 
 
 def of(names: tuple[str, ...], plan: dict[str, Any]) -> Forecast:

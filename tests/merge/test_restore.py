@@ -8,7 +8,7 @@ from transformers import MixtralForCausalLM
 
 from isthmus.align.families import family
 from isthmus.merge.path import WeightPath
-from isthmus.merge.spectra import restore_spectrum
+from isthmus.merge.spectra import restored_spectrum
 
 TABLE = family(tiny_config())
 A, B = state_of(tiny_model(0)), state_of(tiny_model(1))
@@ -17,7 +17,7 @@ A, B = state_of(tiny_model(0)), state_of(tiny_model(1))
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
 def test_singular_values_lie_between_the_endpoints_and_vectors_stay(t: float) -> None:
     middle = dict(WeightPath("linear", A, B)(t))
-    restored = restore_spectrum(middle, (A, B), (1 - t, t), TABLE)
+    restored = restored_spectrum(middle, (A, B), (1 - t, t), TABLE)
     assert restored.keys() == middle.keys()
     for name in TABLE.matrices:
         before, after = TABLE.piece(middle, name).double(), TABLE.piece(restored, name).double()
@@ -31,7 +31,7 @@ def test_singular_values_lie_between_the_endpoints_and_vectors_stay(t: float) ->
 def test_of_experts_every_matrix_has_values_of_its_own() -> None:
     a, b = (tiny_rotary(MixtralForCausalLM, seed, num_local_experts=3) for seed in (0, 1))
     table, states = family(a.config), [state_of(model) for model in (a, b)]
-    restored = restore_spectrum(dict(WeightPath("linear", *states)(0.5)), states, (0.5, 0.5), table)
+    restored = restored_spectrum(dict(WeightPath("linear", *states)(0.5)), states, (0.5, 0.5), table)
     ends = [table.measured(table.split(state)) for state in states]
     for name, matrix in table.measured(table.split(restored)).items():
         logs = [torch.linalg.svdvals(end[name].double()).log() for end in ends]
@@ -45,7 +45,7 @@ def by_hand(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
 def test_everything_but_matrices_stays() -> None:
     middle = dict(WeightPath("linear", A, B)(0.5))
-    restored = restore_spectrum(middle, (A, B), (0.5, 0.5), TABLE)
+    restored = restored_spectrum(middle, (A, B), (0.5, 0.5), TABLE)
     matrices = {TABLE.pieces[name].parameter for name in TABLE.matrices}
     for name in middle.keys() - matrices:
         assert torch.equal(restored[name], middle[name])
@@ -56,6 +56,6 @@ def test_null_directions_stay_null() -> None:
     flat = {name: value.clone() for name, value in A.items()}
     weight = flat["transformer.h.0.mlp.c_fc.weight"]
     weight -= weight.mean(0)
-    restored = restore_spectrum(flat, (flat, B), (0.5, 0.5), TABLE)["transformer.h.0.mlp.c_fc.weight"]
+    restored = restored_spectrum(flat, (flat, B), (0.5, 0.5), TABLE)["transformer.h.0.mlp.c_fc.weight"]
     assert torch.isfinite(restored).all()
     assert restored.mean(0).abs().max() < 1e-6

@@ -21,7 +21,8 @@ from isthmus.eval.progress import Progress
 from isthmus.merge.path import WeightPath
 from isthmus.merge.plans import CurvePlan, LearnPlan, PathTraining
 from isthmus.merge.training.fitting import Fitter, movable
-from isthmus.merge.training.path_training import PathModule, Trained
+from isthmus.merge.training.path_loss import PathModule
+from isthmus.merge.training.path_training import Trained
 from isthmus.merge.training.training_state import TrainingState
 
 DATA = ("stdlib:docs", "stdlib:code")

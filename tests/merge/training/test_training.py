@@ -20,7 +20,8 @@ from isthmus.eval.loss import LossMeter
 from isthmus.eval.progress import Progress
 from isthmus.merge.path import WeightPath, coefficients
 from isthmus.merge.plans import PathTraining
-from isthmus.merge.training.path_training import WRITTEN, Batches, PathModule, Trained, train_path
+from isthmus.merge.training.path_loss import PathModule
+from isthmus.merge.training.path_training import WRITTEN, Batches, Trained, train_path
 from isthmus.merge.training.training_state import TrainingState
 
 ADAMW, MUON = load(EMBEDDED / "adamw-1"), load(EMBEDDED / "muon-1")

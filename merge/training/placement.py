@@ -1,0 +1,184 @@
+"""Where the weights of a path are while it is trained: all in every process, or a share of them in each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ...align.families import family
+from ...align.symmetry import State
+from ..plans import PathTraining
+from ..saved_path import read_bends, write_bends
+from .optimizers import Schedule, make_optimizers
+from .path_loss import P, PathModule
+from .sharded_path import ShardedPath, sharded_optimizers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.optim import Optimizer
+    from transformers import PretrainedConfig
+
+    from ...align.learned import LearnedAlignment
+
+BESIDE_MUON = 0.4  # AdamW's learning rate for what is no hidden matrix, as a share of Muon's
+BEST = "best.safetensors"
+
+
+class Placement(ABC, Generic[P]):
+    """A path that is trained, its optimizers and their schedule."""
+
+    optimizers: list[Optimizer]
+    schedule: Schedule
+
+    @abstractmethod
+    def lower(self, rows: Mapping[str, Tensor], place: Any) -> float:
+        """Add the gradient of a micro-batch, its rows by name, at a place; returns its loss."""
+
+    @abstractmethod
+    def clip(self) -> Tensor:
+        """Scale the gradient of all that is trained to a norm of 1, if it is more; returns what that was."""
+
+    @abstractmethod
+    def now(self, path: P) -> P:
+        """A copy of the path as it now is."""
+
+    @abstractmethod
+    def save(self, folder: Path, best: Sequence[State]) -> None:
+        """Keep all that it takes to go on, and the best states so far; every process calls this."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> tuple[State, ...]:
+        """Go on from what `save` wrote; returns the best states."""
+
+
+class Replicated(Placement[P]):
+    """Every process has all weights, and accelerate averages their gradients (DDP)."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        path: P,
+        config: PretrainedConfig,
+        training: PathTraining,
+        moving: LearnedAlignment | None,
+    ):
+        self._accelerator, self._moving = accelerator, moving
+        self._module = PathModule(path, config, moving)
+        made = path_optimizers(self._module, training, config)
+        self.schedule = Schedule(made, training.steps, floor=0.05)
+        self._prepared, *self.optimizers = accelerator.prepare(self._module, *made)
+
+    @override
+    def lower(self, rows: Mapping[str, Tensor], place: Any) -> float:
+        device = self._accelerator.device
+        with self._accelerator.accumulate(self._prepared):
+            loss: Tensor = self._prepared(
+                rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device)
+            )
+            self._accelerator.backward(loss)
+        return loss.item()
+
+    @override
+    def clip(self) -> Tensor:
+        return torch.as_tensor(self._accelerator.clip_grad_norm_(self._module.parameters(), 1.0))
+
+    @override
+    def now(self, path: P) -> P:
+        return self._module.now(path)
+
+    @override
+    def save(self, folder: Path, best: Sequence[State]) -> None:
+        self._accelerator.save_state(str(folder))
+        if self._accelerator.is_main_process:
+            write_bends(folder / BEST, best)
+
+    @override
+    def load(self, folder: Path) -> tuple[State, ...]:
+        best = read_bends(folder / BEST)
+        self._accelerator.load_state(str(folder))
+        return best
+
+
+class Sharded(Placement[P]):
+    """Every process has its rows of all weights, of their gradients and of what optimizers keep of them (FSDP2)."""
+
+    def __init__(self, accelerator: Accelerator, path: P, config: PretrainedConfig, training: PathTraining):
+        self._accelerator, self._micro = accelerator, training.accumulate
+        self._module = ShardedPath(path, config, str(accelerator.device))
+        adamw_lr = BESIDE_MUON * training.peak
+        self.optimizers = sharded_optimizers(self._module, training, family(config), adamw_lr)
+        self.schedule = Schedule(self.optimizers, training.steps, floor=0.05)
+
+    @override
+    def lower(self, rows: Mapping[str, Tensor], place: Any) -> float:
+        device = self._accelerator.device
+        with self._accelerator.autocast():
+            loss: Tensor = self._module(
+                rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device)
+            )
+        (loss / self._micro).backward()
+        self._module.collect(place)
+        return loss.item()
+
+    @override
+    def clip(self) -> Tensor:
+        norm: Any = nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
+        whole: Tensor = norm.full_tensor()
+        return whole
+
+    @override
+    def now(self, path: P) -> P:
+        return self._module.now(path)
+
+    @override
+    def save(self, folder: Path, best: Sequence[State]) -> None:
+        from torch.distributed.checkpoint.state_dict_saver import save
+
+        save(self._content(best), checkpoint_id=folder)
+
+    @override
+    def load(self, folder: Path) -> tuple[State, ...]:
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load
+
+        best = self._module.copies()
+        content = self._content(best)
+        load(content, checkpoint_id=folder)
+        set_state_dict(
+            self._module,
+            self.optimizers,
+            model_state_dict=content["bends"],
+            optim_state_dict=content["optimizers"],
+        )
+        return best
+
+    def _content(self, best: Sequence[State]) -> dict[str, Any]:
+        """What is kept, with whose rows are whose, so that another number of processes can go on."""
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        bends, optimizers = get_state_dict(self._module, self.optimizers)
+        return {"bends": bends, "optimizers": optimizers, "best": {str(i): dict(state) for i, state in enumerate(best)}}
+
+
+def path_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:
+    """The optimizers of all that is trained: of the alignment, where that moves, and of the bends."""
+    leaves, table = module.leaves(), family(config)
+    made = module.moving.optimizers() if module.moving else []
+    if not leaves:
+        return made
+    return made + make_optimizers(
+        training.optimizer,
+        leaves,
+        table.matrices,
+        stacks=table.stacks,
+        transposed=table.transposed,
+        lr=training.peak,
+        adamw_lr=BESIDE_MUON * training.peak,
+        weight_decay=training.weight_decay,
+    )
