@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def several() -> bool:
@@ -50,6 +51,20 @@ def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     with processes.split_between_processes(rows, apply_padding=True) as mine:
         gathered: Tensor = gather(compute(mine).to(processes.device))
     return gathered[: rows.shape[0]].to("cpu")
+
+
+def in_turn(items: Sequence[T], compute: Callable[[T], R]) -> list[R]:
+    """compute(item) of every item: processes compute their share of the items, and all of them get all results, which
+    are small and can be pickled.
+    """
+    if not several():
+        return [compute(item) for item in items]
+    from accelerate.utils import gather_object
+
+    processes = processes_of_job()
+    own = range(processes.process_index, len(items), processes.num_processes)
+    results: dict[int, R] = dict(gather_object([(number, compute(items[number])) for number in own]))
+    return [results[number] for number in range(len(items))]
 
 
 def averaged(value: float) -> float:

@@ -25,7 +25,7 @@ from ..checkpoint.optimizer_evidence import Evidence
 from ..checkpoint.rows import in_blocks
 from ..checkpoint.sizes import bytes_of
 from ..eval.fingerprint import fingerprint_of, optimizer_of
-from ..eval.processes import is_main
+from ..eval.processes import several, wait_for_everyone
 from ..eval.progress import Progress
 from ..eval.spectrum import PathSpectrum, Spectrum, SpectrumReport, Thresholds, along_path, among
 from ..eval.tasks.specs import required
@@ -84,14 +84,16 @@ def merge_models(
     text, same_text, saved = read(job)
     if job.plan.max_memory is not None:
         return from_disk(job, text)
-    if job.progress.wants_expectations and is_main():
+    if job.progress.wants_expectations and not several():  # the probe is of one process
         job.progress.expect(expected(job, text))
     ends, choice = choose(job, text, saved)
     choice = as_adapter(job, choice)
     whole = build(job, choice)
     measured = measure(job, text, choice, whole)
     judgement = judge(job, choice, ends)
-    return result(job, choice, ends, text, whole, measured, judgement, same_text)
+    merge = result(job, choice, ends, text, whole, measured, judgement, same_text)
+    wait_for_everyone()  # the main process may go on, and remove what others read
+    return merge
 
 
 def streamed(job: Job) -> Choice:

@@ -22,6 +22,7 @@ from ..checkpoint.opening import open_source
 from ..checkpoint.optimizer_evidence import file_evidence
 from ..checkpoint.rows import ComputedState
 from ..eval.fingerprint import fingerprint_of, judge, optimizer_of
+from ..eval.processes import in_turn
 from ..eval.progress import Progress
 from ..eval.spectrum import NULL, Spectrum, mean_distance, singular_values, stable_rank
 
@@ -32,18 +33,20 @@ if TYPE_CHECKING:
 def spectrum(state: Mapping[str, Tensor], config: PretrainedConfig) -> Spectrum:
     """Singular values of every matrix of a state in canonical form, Q, K and V apart: name → float64, descending.
 
-    The matrices are made one after the other, so that of a state on disk a few are in memory at any time.
+    The matrices are made one after the other, so that of a state on disk a few are in memory at any time; of several
+    processes, each measures a share of them.
 
     Raises UnsupportedFamily.
     """
     table = family(config)
     pieces, untied = streamed_canonical(state, table), table.untied()
-    spectra: Spectrum = {}
+
+    def measured(piece: str) -> Spectrum:
+        return {name: singular_values(matrix) for name, matrix in untied.matrices_of(piece, pieces[piece])}
+
     with finite_algebra("measuring the spectrum"):
-        for piece in untied.matrices:
-            for name, matrix in untied.matrices_of(piece, pieces[piece]):
-                spectra[name] = singular_values(matrix)
-    return spectra
+        parts = in_turn(untied.matrices, measured)
+    return {name: values for part in parts for name, values in part.items()}
 
 
 def restored_spectrum(

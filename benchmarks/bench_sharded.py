@@ -1,0 +1,91 @@
+"""A bend between two GPT-2s, trained by one process, and by two and four that share every weight (FSDP2, gloo).
+
+Every process records its own peak of memory, of the whole job: opening, writing text, training and measuring. Spectra
+are not measured along the path: they take most of the time, and little memory. The models are random, 12 layers of
+width 1,024 (152M parameters, 0.6 GB in float32), aligned in no way; four steps of eight blocks of 64 tokens.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from measurement import record
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints" / "adamw-1"
+OPTIONS = ["--data", "stdlib:docs:heldout", "--align", "none", "--tokens", "1024", "--context", "64"]
+OPTIONS += ["--steps", "4", "--batch", "8", "--bend-lr", "1e-4", "--no-spectrum", "--quiet"]
+PROCESSES = (1, 2, 4)
+
+
+def make(directory: Path, seed: int) -> None:
+    """One random model with the embedded tokenizer."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    vocabulary = json.loads((EMBEDDED / "config.json").read_text())["vocab_size"]
+    config = GPT2Config(vocab_size=vocabulary, n_positions=128, n_embd=1024, n_layer=12, n_head=16)
+    config.bos_token_id = config.eos_token_id = 0
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(EMBEDDED / name, directory)
+
+
+def run(arguments: list[str]) -> None:
+    """The command line, in this process, whose peak of memory is written down as it ends."""
+
+    def write() -> None:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        peaks = Path(os.environ["ISTHMUS_BENCH_PEAKS"], os.environ.get("RANK", "0"))
+        peaks.write_text(str(int(line.split()[1]) * 1024))
+
+    atexit.register(write)
+    sys.argv = ["isthmus", *arguments]
+    runpy.run_module("isthmus", run_name="__main__")
+
+
+def measured(work: Path, processes: int) -> dict[str, object]:
+    """Seconds, the highest peak of a process in GB, and the losses on the path."""
+    peaks, output = work / f"peaks-{processes}", work / f"path-{processes}"
+    peaks.mkdir()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)] * (processes > 1)
+    command = [*(launch or [sys.executable]), __file__, "--run", "path", str(work / "a"), str(work / "b")]
+    settings = {"ISTHMUS_BENCH_PEAKS": str(peaks), "ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
+    began = time.perf_counter()
+    subprocess.run([*command, "-o", str(output), *OPTIONS], check=True, env={**os.environ, **settings})
+    seconds = time.perf_counter() - began
+    report = json.loads((output / "isthmus.json").read_text())
+    peak = [int(file.read_text()) / 1e9 for file in sorted(peaks.iterdir())]
+    losses = [point["loss"] for point in report["profile"]]
+    return {"seconds": round(seconds, 1), "peak_GB": [round(one, 3) for one in peak], "losses": losses}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("ISTHMUS_BENCH_DIR")) as folder:
+        work = Path(folder)
+        for seed, name in enumerate("ab"):
+            make(work / name, seed)
+        runs = {str(count): measured(work, count) for count in PROCESSES}
+    alone = runs["1"]
+    for one in runs.values():
+        one["memory_ratio"] = round(max(one["peak_GB"]) / max(alone["peak_GB"]), 3)  # type: ignore[type-var,operator]
+        pairs = zip(one.pop("losses"), alone["losses"], strict=True) if one is not alone else ()  # type: ignore[call-overload]
+        one["apart"] = max((abs(a - b) for a, b in pairs), default=0.0)
+    alone.pop("losses")
+    record("sharded", {"processes": runs})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--run"]:
+        run(sys.argv[2:])
+    else:
+        main()

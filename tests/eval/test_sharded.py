@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from sharded_jobs import launched, trained_bend
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_that_share_all_weights_compute_what_one_does(processes: int, tmp_path: Path) -> None:
+    """Logits of two architectures, gradients of bends, and two steps of every optimizer; gloo on the CPU."""
+    done = launched(processes, "computes_what_one_process_computes", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted among two after five steps of twelve, and ended by four, as if it had been two all along."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    for processes, stop, folder in ((2, "99", "whole"), (2, "5", "parts"), (4, "99", "parts")):
+        monkeypatch.setenv("STOP", stop)
+        done = launched(processes, "trains", tmp_path / folder)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / folder / "bend.safetensors").exists() == (stop == "99")
+    whole, parts = (trained_bend(tmp_path / folder) for folder in ("whole", "parts"))
+    assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-4
+    histories = [ast.literal_eval((tmp_path / folder / "history").read_text()) for folder in ("whole", "parts")]
+    for one, other in zip(*histories, strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
+    assert histories[0][-1][2] < histories[0][0][2]
