@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..checkpoint.errors import AlignmentError, BadInput
-from ..checkpoint.model import log_probs
+from ..checkpoint.model import log_probs, streamed_log_probs
+from ..checkpoint.rows import ComputedState
 from .activations import cross_correlations
 from .alignment import TOLERANCE, Alignment, random_ids
 from .canonical import canonical
@@ -26,7 +27,8 @@ from .matching import length, match
 from .memory import release_freed
 from .methods import LOOKING, Method
 from .pipeline import Aligned, align_states
-from .symmetry import Elements, Family, State
+from .streamed import joined_state, stored_pieces, streamed_canonical
+from .symmetry import Elements, Family
 from .width import Widening, widening_of
 
 if TYPE_CHECKING:
@@ -147,7 +149,8 @@ def align_all(
 ) -> Universe:
     """Align N states of one configuration to each other; the first stays, but for its form.
 
-    Two states are aligned by `isthmus.align.pipeline.align_states`, whose `method`, `ids` and `stream` these are.
+    Two states are aligned by `isthmus.align.pipeline.align_states`, whose `method`, `ids` and `stream` these are. With
+    `stream`, of any number of states only some layers are in memory at any time.
 
     Raises as that does.
     """
@@ -161,12 +164,16 @@ def align_all(
         raise BadInput("more than two models are aligned by a closed form: take permutation, orthogonal or combined")
     if method in LOOKING and ids is None:
         raise BadInput(f"'{method}' matches what the models compute on text: give token ids")
+    if stream and method in LOOKING:
+        raise BadInput(f"'{method}' looks at whole models: models that stay on disk take permutation or orthogonal")
     table, alignment = family(config), Alignment(method)
     untied = table.untied()
-    pieces = [untied.split(canonical(state, table)) for state in states]
+    pieces: Sequence[Mapping[str, Tensor]] = [
+        streamed_canonical(state, table) if stream else untied.split(canonical(state, table)) for state in states
+    ]
     release_freed()
     ids = ids if method in LOOKING else None
-    problem = _Group(pieces, alignment.acting(untied), method, alignment.config(config), ids)
+    problem = _Group(pieces, alignment.acting(untied), method, alignment.config(config), ids, stream)
     elements: list[Elements] = [{}]
     for index in range(1, len(states)):
         elements.append(problem.matched(index, elements, others=[0]))
@@ -181,14 +188,21 @@ def align_all(
         if scores[-1] - scores[-2] < RISE * abs(scores[-1]):
             break
     alignments = [Alignment(method, own, scores[-1]) for own in elements]
-    if alignment.folds:
+    moving = list(zip(alignments[1:], states[1:], strict=True))
+    moved: list[Mapping[str, Tensor]] = [states[0] if stream else dict(states[0])]
+    if alignment.folds and stream:
+        moved = [joined_state(own, untied, element) for own, element in zip(pieces, elements, strict=True)]
+    elif alignment.folds:
         moved = [untied.join(problem.moved(i, own)) for i, own in enumerate(elements)]
+    elif stream:
+        stored = ((stored_pieces(state, table), each.elements) for each, state in moving)
+        moved += [joined_state(own, table.permuting(), element) for own, element in stored]
     else:
-        moving = zip(alignments[1:], states[1:], strict=True)
-        moved = [dict(states[0]), *(each.apply(state, table) for each, state in moving)]
+        moved += [each.apply(state, table) for each, state in moving]
     release_freed()
+    measure = streamed_log_probs if stream else log_probs
     errors = [
-        each.verify(state, there, config, seed=seed)
+        each.verify(state, there, config, seed=seed, measure=measure)
         for each, state, there in zip(alignments[1:], states[1:], moved[1:], strict=True)
     ]
     return Universe(tuple(moved), alignment.config(config), tuple(alignments[1:]), max(errors), tuple(scores))
@@ -196,31 +210,40 @@ def align_all(
 
 @dataclass(frozen=True)
 class _Group:
-    """Canonical pieces of N states, and the matching of one of them to the mean of others."""
+    """Canonical pieces of N states, and the matching of one of them to the mean of others.
 
-    pieces: Sequence[State]
+    What is made of pieces that are `streamed` is made again whenever it is looked up.
+    """
+
+    pieces: Sequence[Mapping[str, Tensor]]
     table: Family
     method: Method
     config: PretrainedConfig
     ids: Tensor | None
+    streamed: bool = False
 
-    def moved(self, index: int, elements: Elements) -> State:
+    def moved(self, index: int, elements: Elements) -> Mapping[str, Tensor]:
         """The pieces of one state under its elements."""
+        pieces = self.pieces[index]
         if not elements:
-            return dict(self.pieces[index])
-        return {name: self.table.act(name, piece, elements) for name, piece in self.pieces[index].items()}
+            return pieces
+        return self._made(lambda name: self.table.act(name, pieces[name], elements))
+
+    def _made(self, piece: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+        made = ComputedState(self.table.pieces, piece)
+        return made if self.streamed else dict(made)
 
     def matched(
         self, index: int, elements: Sequence[Elements], others: Sequence[int], start: Elements | None = None
     ) -> Elements:
         """The elements that match one state to the mean of `others`, as they are moved."""
-        target, *rest = near = [self.moved(other, elements[other]) for other in others]
-        if rest:
-            target = {name: sum((there[name] for there in rest), target[name]) / len(near) for name in target}
+        first, *rest = near = [self.moved(other, elements[other]) for other in others]
+        mean = self._made(lambda name: sum((there[name] for there in rest), first[name]) / len(near))
+        target = mean if rest else first
         seen, weigh = self._seen(index, near), self.method != "activations"
         return match(target, self.pieces[index], self.table, activations=seen, weigh=weigh, start=start).elements
 
-    def _seen(self, index: int, near: Sequence[State]) -> dict[str, Tensor] | None:
+    def _seen(self, index: int, near: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
         """The correlations of one state's activations with those of others, averaged over these."""
         if self.ids is None:
             return None
@@ -231,12 +254,12 @@ class _Group:
     def score(self, elements: Sequence[Elements]) -> float:
         """The mean cosine of all pairs of moved states, over the weights that a space acts on."""
         moved = [self.moved(index, own) for index, own in enumerate(elements)]
-        cosines = []
-        for i, one in enumerate(moved):
-            for other in moved[:i]:
-                inner = bound = 0.0
-                for name in self.table.compared:
-                    inner += float((one[name] * other[name]).sum())
-                    bound += length(one[name]) * length(other[name])
-                cosines.append(inner / bound)
-        return sum(cosines) / len(cosines)
+        pairs = [(i, j) for i in range(len(moved)) for j in range(i)]
+        inner, bound = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
+        for name in self.table.compared:
+            own = [one[name] for one in moved]
+            lengths = list(map(length, own))
+            for i, j in pairs:
+                inner[i, j] += float((own[i] * own[j]).sum())
+                bound[i, j] += lengths[i] * lengths[j]
+        return sum(inner[pair] / bound[pair] for pair in pairs) / len(pairs)

@@ -127,7 +127,9 @@ class OperatorChooser(Chooser):
         weights = self._weighted(aligned, statistics)
         recipe = self.recipe if weights is None else weights.recipe
         lazy = self._lazy(recipe, aligned, statistics)
-        state: Mapping[str, Tensor] = self._in_memory(lazy) if star is None else star.path.centre
+        state: Mapping[str, Tensor] = lazy if self.plan.max_memory is not None else self._in_memory(lazy)
+        if star is not None:
+            state = star.path.centre
         record = {
             "method": aligned.alignment.method,
             "score": aligned.scores[-1],

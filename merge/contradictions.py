@@ -74,7 +74,7 @@ def _against_operator(plan: MergePlan, recipe: Recipe) -> dict[str, bool]:
     several = "soup and --search both choose weights: leave one out"
     alone = f"{operator.name} of one model has no weights to choose: give two models or more"
     in_memory = {
-        f"--align {plan.alignment}": plan.alignment != "none",
+        f"--align {plan.alignment}": plan.alignment not in ("none", "permutation", "orthogonal"),
         choice: chosen,
         f"--method {operator.name}": operator.knows is not None,
         "the spectrum": plan.wants_spectrum,
@@ -227,6 +227,8 @@ def _without_text(plan: MergePlan, recipe: Recipe | None) -> dict[str, bool]:
         f"without text alignments cannot be compared: add --data, or say --align none{without}": compares,
         f"{recipe and recipe.operator.name} weighs parameters by what they do on text: add --data": bool(knows),
         f"the weights of {plan.choice_of_weights} are chosen by the loss on text: add --data": plan.chooses_weights,
-        "--max-memory is for measuring: without --data, models never are in memory whole": plan.max_memory is not None,
+        "--max-memory is for measuring and aligning: without --data and --align, models never are in memory whole": (
+            plan.max_memory is not None and aligned == "none"
+        ),
         "--max-barrier and --require-gain need a loss: add --data": plan.gates.need_loss,
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..align.families import FAMILIES
+from ..align.universe import Universe
 from ..checkpoint.config import schema_of
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.lazy_state import LazyState
@@ -42,13 +43,15 @@ class Scratch:
 def measured_from_disk(
     recipe: Recipe,
     inputs: Inputs,
+    aligned: Universe,
     state: Mapping[str, Tensor],
     parts: Mapping[str, Tensor],
     memory: int,
     dtype: torch.dtype,
     progress: Progress,
 ) -> tuple[Measured, Mapping[str, Tensor], Scratch]:
-    """All models, their plain average, their ensemble and the merge on the report text, with `memory` bytes of weights.
+    """All models, their plain average, that of the aligned ones, their ensemble and the merge on the report text, with
+    `memory` bytes of weights.
 
     The merge is written once and measured as it will be saved; its state on disk comes back, with the folder in which
     it lies.
@@ -72,16 +75,21 @@ def measured_from_disk(
         return losses_of_model
 
     progress.stage(f"merging ({recipe.operator.name})")
-    merged = scratch.put("merge", state, facts, dtype)
+    aligned_facts = aligned.facts(facts)
+    merged = scratch.put("merge", state, aligned_facts, dtype)
     even = [1 / len(ends)] * len(ends)
     average = scratch.put("average", blend([end.state for end in ends], even), facts, dtype)
     members = [model_losses(end) for end in ends]
-    naive = per_block(losses("the plain average", average))
+    naive = together = per_block(losses("the plain average", average))
+    if aligned.alignment.method != "none":
+        moved = aligned.states[len(inputs.members) - len(ends) :]
+        place = scratch.put("aligned", blend(moved, even), aligned_facts, dtype)
+        together = per_block(losses("the average of the aligned models", place))
     whole = Measured(
         tuple(per_block(member) for member in members),
         tuple(recipe.plain_weights() or even),
         naive,
-        naive,
+        together,
         per_block(losses("the merge", merged)),
         ensemble_losses(members),
         per_block(model_losses(inputs.members[0], "the base")) if base else None,

@@ -300,16 +300,26 @@ def kept_if_refused(training: TrainingState | None) -> Iterator[None]:
 
 
 def from_disk(job: Job, text: MergeText) -> Merge:
-    """A merge of models larger than memory: written once, measured from there, and saved from there."""
+    """A merge of models larger than memory, aligned layer by layer where that is asked for: with text, written once,
+    measured from there, and saved from there.
+    """
     memory = _memory(job)
     assert job.recipe is not None
     assert memory is not None
-    choice = streamed(job)
+    method = job.plan.alignment
+    assert method != "auto", "require_sense"
+    chooser = OperatorChooser(job.inputs, text, job.plan, job.device, job.progress, job.recipe, beside=job.beside)
+    aligned = chooser.aligned_by(method, stream=True)
+    choice = streamed(job) if aligned.alignment.method == "none" else chooser.choose(aligned)
+    whole = Whole.of(choice.state, aligned.facts(job.inputs.first.facts), job.inputs, None)
+    if not text:
+        return result(job, choice, measured_ends(job), text, whole)
     measured, state, scratch = measured_from_disk(
-        job.recipe, job.inputs, choice.state, text.report, memory, job.dtype, job.progress
+        job.recipe, job.inputs, aligned, choice.state, text.report, memory, job.dtype, job.progress
     )
     job.plan.gates.pass_loss(measured.report())
-    merge = result(job, replace(choice, state=state), measured_ends(job), text, measured=measured)
+    whole = replace(whole, state=state)
+    merge = result(job, replace(choice, state=state), measured_ends(job), text, whole, measured=measured)
     return replace(merge, scratch=scratch)
 
 

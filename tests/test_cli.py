@@ -462,7 +462,7 @@ def test_more_than_two_models_and_recipes(isthmus, tmp_path: Path) -> None:
         ((DOCS, CODE, ADAMW, "--align-steps", 5, "--data", "stdlib:docs"), "--align-steps is for --align learned"),
         ((DOCS, CODE, "--method", "ties"), "give --base"),
         ((DOCS, CODE, "--method", "linear", "--weight", "heavy"), "a number, or a gradient"),
-        ((DOCS, CODE, "--method", "linear", "--max-memory", "1GB"), "is for measuring"),
+        ((DOCS, CODE, "--method", "linear", "--max-memory", "1GB"), "--max-memory is for measuring and aligning"),
         (("none.yml",), "cannot read the recipe 'none.yml'"),
         (("none.yml", "--method", "ties"), "leave --method out"),
         (("none.yml", "--t", 0.3), "leave --t out"),

@@ -54,8 +54,8 @@ class MergePlan:
 
     **By an operator**, `soup` says where weights come from: the recipe (``uniform``), or a ``greedy`` choice of models
     on the select text; or they are searched for, as `search` says (``search`` is the older word for ``coordinate``).
-    `max_memory`, a size such as ``6GB``, is for models larger than memory: they are merged from disk to disk and
-    measured from there.
+    `max_memory`, a size such as ``6GB``, is for models larger than memory: they are aligned layer by layer, merged from
+    disk to disk and measured from there.
 
     `dtype` is what the result is saved in: by default the recipe's, else the models' own when they share one, else
     float32. `vocabulary` brings models with tokens of their own to one vocabulary. With `as_lora`, a rank, the merge is
@@ -141,7 +141,9 @@ class MergePlan:
     )
     seed: int = seed_option()
     max_memory: str | None = operator_option(
-        None, "For models larger than memory: measure them with this much of one in memory (6GB), the rest from disk."
+        None,
+        "For models larger than memory: align them layer by layer, and measure them with this much of one in memory "
+        "(6GB), the rest from disk.",
     )
     optimizers: tuple[str | None, str | None] = (None, None)
     gates: Gates = field(default_factory=Gates)

@@ -14,6 +14,7 @@ from isthmus.align.pipeline import align_states
 from isthmus.align.universe import align_all
 from isthmus.checkpoint.errors import BadInput
 from isthmus.checkpoint.model import log_probs
+from isthmus.checkpoint.rows import ComputedState
 
 MODEL = tiny_model(0)
 CONFIG, STATE = MODEL.config, state_of(MODEL)
@@ -46,6 +47,21 @@ def test_the_first_stays_and_two_are_aligned_as_a_pair() -> None:
     pair = align_states(STATE, other, CONFIG)
     assert all(torch.equal(found.states[0][name], pair.a[name]) for name in pair.a)
     assert all(torch.allclose(found.states[1][name], pair.b[name], atol=1e-6) for name in pair.b)
+
+
+@pytest.mark.parametrize("method", ["permutation", "orthogonal"])
+def test_streamed_it_is_the_same(method: str) -> None:
+    """No state is asked for more than a few of its tensors at a time, and none is kept."""
+    states = [state_of(tiny_model(seed)) for seed in range(3)]
+    whole = align_all(states, CONFIG, method)
+    streamed = align_all([ComputedState(state, state.__getitem__) for state in states], CONFIG, method, stream=True)
+    assert all(isinstance(state, ComputedState) for state in streamed.states)
+    assert streamed.scores == pytest.approx(whole.scores, abs=1e-6)
+    for one, other in zip(whole.states, streamed.states, strict=True):
+        assert list(one) == list(other)
+        assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    with pytest.raises(BadInput, match="take permutation or orthogonal"):
+        align_all(states, CONFIG, "combined", ids=torch.zeros(1, 4, dtype=torch.long), stream=True)
 
 
 def test_rounds_only_raise_the_agreement_and_cycles_close() -> None:

@@ -244,9 +244,30 @@ def test_models_that_stay_on_disk_are_measured_to_the_same_numbers(tmp_path: Pat
     assert all(torch.equal(x, weights(tmp_path / "out")[n]) for n, x in weights(tmp_path / "streamed").items())
 
 
+@pytest.mark.parametrize("method", ["permutation", "orthogonal"])
+def test_models_that_stay_on_disk_are_aligned_there(tmp_path: Path, method: str) -> None:
+    """Three of them; with text and without, the same weights as in memory."""
+    three = recipe("linear", [BASE, OTHER, MUON])
+    memory, disk = combine(three, align=method, **QUICK), combine(three, align=method, max_memory="1MB", **QUICK)
+    blind = combine(three, align=method, max_memory="1MB")
+    for name, merge in (("memory", memory), ("disk", disk), ("blind", blind)):
+        merge.save(tmp_path / name)
+    for name in ("disk", "blind"):
+        others = weights(tmp_path / name)
+        assert all(torch.allclose(x, others[n], atol=2e-3) for n, x in weights(tmp_path / "memory").items())
+    for key in ("merge_point", "baselines"):
+        assert disk.report[key].keys() == memory.report[key].keys()
+    assert disk.report["merge_point"]["loss"] == pytest.approx(memory.report["merge_point"]["loss"], abs=1e-3)
+    average, naive = (disk.report["baselines"][name]["loss"] for name in ("average", "naive_average"))
+    assert average == pytest.approx(memory.report["baselines"]["average"]["loss"], abs=2e-3)
+    assert average < naive - 0.3
+    assert disk.report["alignment"]["method"] == blind.report["alignment"]["method"] == method
+    assert disk.report["alignment"]["max_log_prob_error"] < 1e-4
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"align": "orthogonal"}, {"soup": "greedy"}, {"measure_spectrum": True}, {"gates": Gates(require_spectrum=True)}],
+    [{"align": "combined"}, {"soup": "greedy"}, {"measure_spectrum": True}, {"gates": Gates(require_spectrum=True)}],
 )
 def test_what_needs_models_in_memory(options: dict[str, object]) -> None:
     with pytest.raises(BadInput, match="needs the models in memory"):
