@@ -401,7 +401,7 @@ def train_path(
     """Train a curved path between two models and save it, for `merge --path OUT`.
 
     The same command again goes on with a training that was interrupted. With `accelerate launch -m isthmus path ...` it
-    runs on several processes or GPUs.
+    runs on several GPUs, and with `--use_fsdp` after `launch` these share all weights.
     """
     require_outputs(reply.json_file, [("the output", output)], _inputs((a, b), plan.data), overwrite=overwrite)
     if restart:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..checkpoint.lazy_state import LazyState
 from ..checkpoint.path_conflicts import output_path
-from ..checkpoint.scratch import stored_state
 from ..checkpoint.serialization import save_tensors
+from ..checkpoint.stored_state import stored_state
 from ..checkpoint.working_folders import WorkingFolder, hidden_sibling
 from ..eval.processes import from_main, is_main, wait_for_everyone
 from ..eval.sharded import SharedState

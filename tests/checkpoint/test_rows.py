@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from isthmus.checkpoint import rows
 from isthmus.checkpoint.errors import CorruptCheckpoint
 from isthmus.checkpoint.loading import load
-from isthmus.checkpoint.rows import in_blocks, row_counts
+from isthmus.checkpoint.rows import ComputedState, in_blocks, row_counts, rows_of
+from isthmus.checkpoint.stored_state import stored_state
 
 
 @pytest.fixture
@@ -70,3 +71,35 @@ def test_a_file_that_is_cut_off_while_it_is_read(saved, small_blocks: None) -> N
     file.write_bytes(file.read_bytes()[:-20_000])
     with pytest.raises(CorruptCheckpoint, match="was changed while it was read"):
         _ = [list(in_blocks(state, name)) for name in state]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_some_rows_are_those_of_the_tensor(saved, dtype: torch.dtype, pickled: bool, small_blocks: None) -> None:
+    """From the disk, of what is computed in blocks or whole; also none, and more than there are."""
+    directory = saved("model", dtype=dtype)
+    if pickled:
+        torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
+        (directory / "model.safetensors").unlink()
+    state = load(directory).state
+    states = [state, ComputedState(state, state.__getitem__, lambda name: in_blocks(state, name))]
+    states += [ComputedState(state, state.__getitem__), dict(state)]
+    for name in state:
+        length = len(state[name])
+        for start, stop in ((0, length), (3, 11), (length - 2, length), (length, length + 5), (2, 2)):
+            for one in states:
+                assert torch.equal(rows_of(one, name, start, stop), state[name][start:stop])
+
+
+def test_rows_of_a_file_of_tensors_are_checked(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(12.0).view(4, 3), "b": torch.tensor([1.0, float("nan")])}
+    save_file(tensors, tmp_path / "file.safetensors")
+    state = stored_state(tmp_path / "file.safetensors", "the file")
+    assert torch.equal(state["a"], tensors["a"])
+    assert torch.equal(rows_of(state, "a", 1, 3), tensors["a"][1:3])
+    assert rows_of(state, "b", 0, 1).tolist() == [1]
+    with pytest.raises(CorruptCheckpoint, match="'b' of 'the file' holds NaN or Inf"):
+        rows_of(state, "b", 1, 2)
+    save_file({"a": tensors["a"] + 1}, tmp_path / "file.safetensors")
+    with pytest.raises(CorruptCheckpoint, match="was changed"):
+        rows_of(state, "a", 1, 3)
