@@ -22,7 +22,7 @@ from measurement import record
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints" / "adamw-1"
 OPTIONS = ["--data", "stdlib:docs:heldout", "--align", "none", "--tokens", "1024", "--context", "64"]
-OPTIONS += ["--steps", "4", "--batch", "8", "--bend-lr", "1e-4", "--no-spectrum", "--quiet"]
+OPTIONS += ["--steps", "4", "--batch", "8", "--bend-lr", "1e-4", "--path", "polychain", "--no-spectrum", "--quiet"]
 PROCESSES = (1, 2, 4)
 
 
@@ -58,7 +58,7 @@ def measured(work: Path, processes: int) -> dict[str, object]:
     peaks, output = work / f"peaks-{processes}", work / f"path-{processes}"
     peaks.mkdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)] * (processes > 1)
-    command = [*(launch or [sys.executable]), __file__, "--run", "path", str(work / "a"), str(work / "b")]
+    command = [*(launch or [sys.executable]), __file__, "--run", "merge", str(work / "a"), str(work / "b")]
     settings = {"ISTHMUS_BENCH_PEAKS": str(peaks), "ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
     subprocess.run([*command, "-o", str(output), *OPTIONS], check=True, env={**os.environ, **settings})

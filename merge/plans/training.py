@@ -37,7 +37,7 @@ class PathTraining:
 
     A step reads `batch` blocks over all processes, in `accumulate` micro-batches. `lr` None takes `LEARNING_RATES`,
     `precision` None what accelerate was launched with. Training stops when the height of the path on the select text
-    has not fallen in `patience` evaluations.
+    has not fallen in `patience` evaluations, whatever it was at the start.
     """
 
     steps: int = training_option(300, "Training steps.", minimum=1)

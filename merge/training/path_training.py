@@ -171,7 +171,7 @@ def train_path(
         every, diverged = max(training.steps // EVALUATIONS, -(-SPACING // training.batch)), None
         losses: list[float] = []
         for step in range(first, training.steps):
-            if _since_best(history) >= training.patience:
+            if _since_best(history[1:]) >= training.patience:  # steps may first lead up, and then below the start
                 break
             placed.schedule.set(step)
             for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
@@ -243,6 +243,6 @@ def _resumed(
 
 
 def _since_best(history: Sequence[tuple[int, Any, float]]) -> int:
-    """How many evaluations there were after the one with the lowest height."""
+    """How many evaluations there were after the one with the lowest height; 0 for none at all."""
     heights = [entry[2] for entry in history]
-    return len(heights) - 1 - heights.index(min(heights))
+    return len(heights) - 1 - heights.index(min(heights)) if heights else 0
