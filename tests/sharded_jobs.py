@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PretrainedConfig
+from transformers import BertForTokenClassification, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PretrainedConfig
 
 HERE = Path(__file__).parent
 ROWS, LENGTH = 8, 12
@@ -41,6 +41,14 @@ def llama(seed: int) -> LlamaForCausalLM:
     return model
 
 
+def bert(seed: int) -> BertForTokenClassification:
+    """A classifier of tokens, some of which have one of three labels."""
+    from tiny_models import tiny_bert
+
+    model: BertForTokenClassification = tiny_bert(BertForTokenClassification, seed, vocab_size=61, num_labels=3)
+    return model
+
+
 def _louder(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
     with torch.no_grad():
         for parameter in model.parameters():
@@ -56,8 +64,9 @@ def state_of(model: torch.nn.Module) -> dict[str, Tensor]:
 def computes_what_one_process_computes(_: Path) -> None:
     """Logits, gradients and steps of every optimizer are those of all weights in one process."""
     from isthmus.align.families import family
-    from isthmus.checkpoint.model import log_probs
+    from isthmus.checkpoint.model import log_probs, outputs
     from isthmus.eval.sharded import sharded_model
+    from isthmus.eval.targets import IGNORED, labelled, predicted, shown
     from isthmus.merge.path import WeightPath
     from isthmus.merge.plans import PathTraining
     from isthmus.merge.training.path_loss import PathModule, teachers
@@ -65,11 +74,16 @@ def computes_what_one_process_computes(_: Path) -> None:
     from isthmus.merge.training.sharded_path import ShardedPath, sharded_optimizers
 
     process, processes = _place()
-    for make in (gpt2, llama):
+    for make in (gpt2, llama, bert):
         first, second, third = (make(seed) for seed in range(3))
         a, b, middle = map(state_of, (first, second, third))
         config: PretrainedConfig = first.config
+        config.architectures = [make.__annotations__["return"]]  # as it is read from files
         ids = torch.randint(61, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+        if make is bert:  # of row r, r + 1 tokens have labels, so that no two processes have as many
+            has_label = torch.arange(LENGTH) <= torch.arange(ROWS)[:, None]
+            ids = torch.where(has_label, labelled(ids, ids % 3), ids)
+        targets = int((predicted(ids) != IGNORED).sum()) / processes
         model = sharded_model(config)
         shared = model.shared(a)
         held = sum(tensor.to_local().numel() for tensor in shared.values())  # type: ignore[attr-defined]
@@ -79,9 +93,9 @@ def computes_what_one_process_computes(_: Path) -> None:
         for state in (a, shared, b):
             model.load(state)
             with torch.no_grad():
-                own = model.logits(ids[process : process + 1]).log_softmax(-1)
+                own = outputs(model.logits(shown(ids)[process : process + 1]), config)
             whole = b if state is b else a
-            assert (own - log_probs(whole, config, ids[process : process + 1])).abs().max() < 1e-5
+            assert (own - log_probs(whole, config, shown(ids)[process : process + 1])).abs().max() < 1e-5
 
         path, t = WeightPath("polychain", a, b, (middle,)), 0.35
         given, teacher = torch.arange(ROWS) % 3 == 0, teachers((1 - t, t), ROWS)
@@ -93,7 +107,7 @@ def computes_what_one_process_computes(_: Path) -> None:
             of_all = sharded_optimizers(together, training, table, 4e-3)
             for _ in range(2):
                 alone(ids, given, t, teacher).backward()
-                together(ids[share], given[share], t, teacher[share]).backward()
+                together(ids[share], given[share], t, teacher[share], targets).backward()
                 together.collect(t)
                 ours = {name: leaf.grad.full_tensor() for name, leaf in together.leaves()[0].items()}  # type: ignore[union-attr,operator]
                 theirs = {name: leaf.grad for name, leaf in alone.leaves()[0].items()}

@@ -45,19 +45,23 @@ class PathLoss(nn.Module, ABC):
         super().__init__()
         self._coefficients, self._shares = path.coefficients, path.shares
 
-    def forward(self, ids: Tensor, given: Tensor, place: Any, teacher: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, given: Tensor, place: Any, teacher: Tensor | None = None, targets: float | None = None
+    ) -> Tensor:
         """Mean cross-entropy per token, in nats, of θ(t) with what it is taught on ids (batch, length).
 
         `given` (batch) says which rows have true text, `place` is one of the path, `teacher` (batch) the number of the
         end that teaches each row, by default as `teachers` says. Of masked language models and classifiers, ids are
-        blocks of `isthmus.eval.targets`.
+        blocks of `isthmus.eval.targets`, and the mean is over as many `targets` as each process has on average, where
+        processes share a batch.
         """
         teacher = teachers(self._shares(place), len(ids)).to(ids.device) if teacher is None else teacher
         taught = self._taught(ids, given, teacher, place)
         own = scores(self.logits(place, ids), ids).float()
         asked = predicted(ids) != IGNORED
         if not bool(asked.all()):
-            return nn.functional.cross_entropy(own[asked], taught[asked])
+            total = nn.functional.cross_entropy(own[asked], taught[asked], reduction="sum")
+            return total / (targets or asked.sum())
         return nn.functional.cross_entropy(own.flatten(0, 1), taught.flatten(0, 1))
 
     @abstractmethod

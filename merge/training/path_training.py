@@ -25,7 +25,7 @@ from ...checkpoint.errors import BadInput, TooLittleText
 from ...eval.corpora import WRITTEN
 from ...eval.processes import averaged, is_main, sharding
 from ...eval.progress import Progress
-from ...eval.targets import stacked
+from ...eval.targets import IGNORED, predicted, stacked
 from ..path import Averages
 from ..plans import MAX_PASSES, PathTraining
 from .path_loss import P, teachers
@@ -177,7 +177,8 @@ def train_path(
             for micro in range(step * training.accumulate, (step + 1) * training.accumulate):
                 rows, place = batches[micro]
                 share = slice(accelerator.process_index, None, accelerator.num_processes)  # of every teacher's rows
-                losses.append(placed.lower({name: part[share] for name, part in rows.items()}, place))
+                targets = int((predicted(rows["ids"]) != IGNORED).sum()) / accelerator.num_processes
+                losses.append(placed.lower({name: part[share] for name, part in rows.items()}, place, targets))
             done = step + 1
             if not torch.isfinite(placed.clip()):
                 diverged = done

@@ -37,8 +37,10 @@ class Placement(ABC, Generic[P]):
     schedule: Schedule
 
     @abstractmethod
-    def lower(self, rows: Mapping[str, Tensor], place: Any) -> float:
-        """Add the gradient of a micro-batch, its rows by name, at a place; returns its loss."""
+    def lower(self, rows: Mapping[str, Tensor], place: Any, targets: float) -> float:
+        """Add the gradient of a micro-batch, its rows by name, at a place; returns its loss, the mean over so many
+        targets.
+        """
 
     @abstractmethod
     def clip(self) -> Tensor:
@@ -75,11 +77,11 @@ class Replicated(Placement[P]):
         self._prepared, *self.optimizers = accelerator.prepare(self._module, *made)
 
     @override
-    def lower(self, rows: Mapping[str, Tensor], place: Any) -> float:
+    def lower(self, rows: Mapping[str, Tensor], place: Any, targets: float) -> float:
         device = self._accelerator.device
         with self._accelerator.accumulate(self._prepared):
             loss: Tensor = self._prepared(
-                rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device)
+                rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device), targets
             )
             self._accelerator.backward(loss)
         return loss.item()
@@ -116,11 +118,11 @@ class Sharded(Placement[P]):
         self.schedule = Schedule(self.optimizers, training.steps, floor=0.05)
 
     @override
-    def lower(self, rows: Mapping[str, Tensor], place: Any) -> float:
+    def lower(self, rows: Mapping[str, Tensor], place: Any, targets: float) -> float:
         device = self._accelerator.device
         with self._accelerator.autocast():
             loss: Tensor = self._module(
-                rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device)
+                rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device), targets
             )
         (loss / self._micro).backward()
         self._module.collect(place)

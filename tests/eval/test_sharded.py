@@ -9,7 +9,7 @@ from sharded_jobs import launched, trained_bend
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_that_share_all_weights_compute_what_one_does(processes: int, tmp_path: Path) -> None:
-    """Logits of two architectures, gradients of bends, and two steps of every optimizer; gloo on the CPU."""
+    """Logits of three architectures, gradients of bends, and two steps of every optimizer; gloo on the CPU."""
     done = launched(processes, "computes_what_one_process_computes", tmp_path)
     assert done.returncode == 0, done.stderr
 
