@@ -70,10 +70,10 @@ class Counted:
             self.written += rows.numel() - first.numel()
             return rows
 
-        def forward(module: Any, ids: Tensor, given: Tensor, place: Any) -> Tensor:
+        def forward(module: Any, ids: Tensor, *others: Any) -> Tensor:
             self.trained += ids.numel()
             self.steps += 1
-            return step(module, ids, given, place)
+            return step(module, ids, *others)
 
         monkeypatch.setattr(LossMeter, "token_losses", token_losses)
         for module in (samples, memorization):
