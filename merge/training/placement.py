@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ...align.families import family
+from ...align.memory import release_freed
 from ...align.symmetry import State
 from ..plans import PathTraining
 from ..saved_path import read_bends, write_bends
@@ -126,6 +127,7 @@ class Sharded(Placement[P]):
             )
         (loss / self._micro).backward()
         self._module.collect(place)
+        release_freed()  # what layers were put together in: glibc would keep more than a process's share of the weights
         return loss.item()
 
     @override
