@@ -82,7 +82,19 @@ def training() -> Iterator[Row]:
     yield "a step of Muon, 4 layers of width 128", ours, peer, ratio, "", _script("muon")
 
 
-SECTIONS = {"Averages and operators": averages, "Before a merge": opening, "Alignment": alignment, "Training": training}
+def planning() -> Iterator[Row]:
+    """What `--plan` foresees, beside what then happens."""
+    for name, one in _result("plan")["commands"].items():
+        yield name, "", "what then happens", f"{one['time_ratio']:.2f}", f"{one['memory_ratio']:.2f}", _script("plan")
+
+
+SECTIONS = {
+    "Averages and operators": averages,
+    "Before a merge": opening,
+    "Alignment": alignment,
+    "Training": training,
+    "What `--plan` foresees": planning,
+}
 
 
 def page() -> str:
