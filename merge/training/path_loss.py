@@ -59,7 +59,7 @@ class PathLoss(nn.Module, ABC):
         taught = self._taught(ids, given, teacher, place)
         own = scores(self.logits(place, ids), ids).float()
         asked = predicted(ids) != IGNORED
-        if not bool(asked.all()):
+        if targets or not bool(asked.all()):
             total = nn.functional.cross_entropy(own[asked], taught[asked], reduction="sum")
             return total / (targets or asked.sum())
         return nn.functional.cross_entropy(own.flatten(0, 1), taught.flatten(0, 1))

@@ -120,8 +120,11 @@ class Sharded(Placement[P]):
 
     @override
     def lower(self, rows: Mapping[str, Tensor], place: Any, targets: float) -> float:
+        from accelerate.utils import AutocastKwargs
+
         device = self._accelerator.device
-        with self._accelerator.autocast():
+        # Casts are not kept: the same parameters hold another state at the next pass.
+        with self._accelerator.autocast(AutocastKwargs(cache_enabled=False)):
             loss: Tensor = self._module(
                 rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device), targets
             )
