@@ -50,8 +50,7 @@ def save_weights(
     `maker` says in errors whose tensors they are. Raises NotFinite for values that are not finite in `dtype`
     (`isthmus.checkpoint.finite.written_blocks`).
     """
-    item = torch.empty(0, dtype=dtype).element_size()
-    sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
+    sizes = _sizes(names, dtype)
     shards: list[list[str]] = [[]]
     filled = 0  # bytes of the last shard
     for name in names:
@@ -83,8 +82,7 @@ def save_tensors(
     maker: str = "the model",
 ) -> str:
     """Write tensors into one safetensors file, as `save_weights` does; returns its SHA-256, 64 hex digits."""
-    item = torch.empty(0, dtype=dtype).element_size()
-    sizes = {name: torch.Size(shape).numel() * item for name, shape in names.items()}
+    sizes = _sizes(names, dtype)
     with _one_thread(), _Writer(file) as out:
         out.write(_header({name: (shape, sizes[name]) for name, shape in names.items()}, dtype))
         for name in names:
@@ -129,6 +127,11 @@ def digest(state: Mapping[str, Tensor]) -> str:
         sha256.update(f"{name}{list(tensor.shape)}".encode())
         sha256.update(tensor.flatten().view(torch.uint8).numpy().data)
     return sha256.hexdigest()
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, int]:
+    """The bytes of tensors of these shapes."""
+    return {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in shapes.items()}
 
 
 def _header(tensors: Mapping[str, tuple[tuple[int, ...], int]], dtype: torch.dtype) -> bytes:

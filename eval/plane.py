@@ -6,7 +6,7 @@ is orthogonal to x. Both are in units of ‖θ_2 − θ_1‖, so that the models
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.errors import BadInput
-from ..checkpoint.rows import ComputedState
+from ..checkpoint.rows import ComputedState, rows_of
 from .loss import LossMeter
 
 State = Mapping[str, Tensor]
@@ -40,9 +40,14 @@ class Plane:
 
 def affine_combination(states: Sequence[State], weights: Sequence[float]) -> ComputedState:
     """Σ w_i θ_i over three states with weights that sum to 1 and may be negative, tensor by tensor."""
-    return ComputedState(
-        states[0], lambda name: torch.stack([w * state[name] for w, state in zip(weights, states, strict=True)]).sum(0)
-    )
+
+    def combined(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.stack([w * tensor for w, tensor in zip(weights, tensors, strict=True)]).sum(0)
+
+    def rows(name: str, start: int, stop: int) -> Tensor:
+        return combined(rows_of(state, name, start, stop) for state in states)
+
+    return ComputedState(states[0], lambda name: combined(state[name] for state in states), rows=rows)
 
 
 def coordinates(states: Sequence[State]) -> tuple[float, float]:

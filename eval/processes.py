@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from torch import Tensor
 
+PATIENCE = timedelta(days=1)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -33,12 +35,12 @@ def is_main() -> bool:
 
 def processes_of_job() -> PartialState:
     """What accelerate knows of the processes: on processors alone it counts them only if it is told that there are no
-    GPUs.
+    GPUs. They wait for each other as long as `PATIENCE`, as while the main one aligns large models.
     """
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
 
 
 def shared(rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:

@@ -120,6 +120,7 @@ def samples(
     prompt_tokens: int = 24,
     new_tokens: int = 64,
     seed: int = 0,
+    device: str = "cpu",
 ) -> tuple[Sample, ...]:
     """Continue the beginnings of report blocks with every model, sampled at temperature 0.7 from the top 40 tokens."""
     context = min(context_length(config) or DEFAULT_CONTEXT for _, config in models.values())
@@ -127,13 +128,14 @@ def samples(
     chosen = [(label, ids[:prompt_tokens]) for label, table in blocks.items() for ids in table[:per_label]]
     continuations: list[dict[str, str]] = [{} for _ in chosen]
     for name, (state, config) in models.items():
-        model = runnable(state, config)
+        model = runnable(state, config, device)
         length = min(new_tokens, context - prompt_tokens)
         for place, (_, ids) in enumerate(chosen):
             torch.manual_seed(seed)
+            prompt = ids[None].to(device)
             out = model.generate(
-                ids[None],
-                attention_mask=torch.ones_like(ids[None]),
+                prompt,
+                attention_mask=torch.ones_like(prompt),
                 max_new_tokens=length,
                 do_sample=True,
                 temperature=0.7,

@@ -7,13 +7,14 @@ processes compute together, in the same order.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint.model import arguments, empty_model
 from ..checkpoint.rows import ComputedState, rows_of
@@ -56,28 +57,35 @@ class ShardedModel:
         self._process, self._processes = self._mesh.get_local_rank(), self._mesh.size()
         model: Any = empty_model(config).float()  # whatever the files have
         model.tie_weights()
-        layers = set(getattr(model, "_no_split_modules", None) or ())
-        for layer in [layer for layer in model.modules() if type(layer).__name__ in layers]:
+        for layer in _layers(model):
             fully_shard(layer, mesh=self._mesh)
         # What is in no layer is dropped after every pass, too: the next one is another state's.
         fully_shard(model, mesh=self._mesh, reshard_after_forward=True)
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._buffers: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         model.to_empty(device=self.device)
+        self._buffers = dict(model.named_buffers(remove_duplicate=False))
         for name, buffer in buffers.items():
-            model.get_buffer(name).copy_(buffer)
+            self._buffers[name].copy_(buffer)
         self.module: Any = model
         self.parameters: dict[str, Any] = dict(self.module.named_parameters(remove_duplicate=False))
 
     def shared(self, state: Mapping[str, Tensor]) -> SharedState:
         """A copy of a state in float32, of which every process has its rows; of one on disk, these alone are read."""
+        return SharedState({name: self._shared(name, self._rows(state, name).clone()) for name in state})
+
+    def _shared(self, name: str, rows: Tensor) -> Tensor:
+        """A tensor of which this process has these rows."""
         from torch.distributed.tensor import DTensor, Shard
 
-        shared = SharedState()
-        for name in state:
-            like, rows = self.parameters[name], self._rows(state, name).clone()
-            shape, stride = like.shape, like.stride()
-            shared[name] = DTensor.from_local(rows, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+        like = self._like(name)
+        shape, stride = like.shape, like.stride()
+        shared: Tensor = DTensor.from_local(rows, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
         return shared
+
+    def _like(self, name: str) -> Any:
+        """The parameter of a name, or a buffer that states have: every process has all of that."""
+        return self.parameters[name] if name in self.parameters else self._buffers[name]
 
     def shared_in_turn(self, state: Mapping[str, Tensor]) -> SharedState:
         """As `shared`, of a state whose tensors take long to compute: each is computed by one process, in turn."""
@@ -87,7 +95,7 @@ class ShardedModel:
         own = {name: state[name] for name, owner in owners.items() if owner == self._process}
         shared = SharedState()
         for name, owner in owners.items():
-            whole = own.pop(name) if owner == self._process else torch.empty(self.parameters[name].shape)
+            whole = own.pop(name) if owner == self._process else torch.empty(self._like(name).shape)
             whole = whole.to(self.device, torch.float32)
             shared[name] = distribute_tensor(whole, self._mesh, [Shard(0)], src_data_rank=owner)
         return shared
@@ -96,7 +104,12 @@ class ShardedModel:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Compute with a state from now on: shared, or any other."""
         for name in state:
-            self.parameters[name].to_local().copy_(self._rows(state, name))
+            rows = self._rows(state, name)
+            if name in self.parameters:
+                self.parameters[name].to_local().copy_(rows)
+            else:
+                shared: Any = self._shared(name, rows)
+                self._buffers[name].copy_(shared.full_tensor())
 
     def logits(self, ids: Tensor) -> Tensor:
         """The logits of token ids (batch, length), on the model's device; every process may have other ids."""
@@ -109,13 +122,24 @@ class ShardedModel:
         return whole[start:stop]
 
     def _rows(self, state: Mapping[str, Tensor], name: str) -> Tensor:
-        rows = rows_of(state, name, *self._span(len(self.parameters[name])))
+        rows = rows_of(state, name, *self._span(len(self._like(name))))
         return rows.to(self.device, torch.float32)
 
     def _span(self, rows: int) -> tuple[int, int]:
         """Which rows of so many are this process's: as many as everyone's, the last ones fewer, as `torch.chunk`."""
         share = -(-rows // self._processes)
         return min(self._process * share, rows), min((self._process + 1) * share, rows)
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The modules that are put together one by one, inner ones before those around them: not those with a weight that
+    is tied to another's, which has to be there for both.
+    """
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    alone = [layer for layer in layers if all(uses[id(parameter)] == 1 for parameter in layer.parameters())]
+    return alone[::-1]
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class PathChooser(Chooser):
             replace(chosen, curve=path, training=record, seen=seen, run=fitter.run, closed=closed), curve.kind
         )
         if self.plan.alignment == "auto" and self._is_worse_elsewhere(bent, chosen):
-            bends = tuple(dict(line(number / (curve.bends + 1))) for number in range(1, curve.bends + 1))
+            bends = tuple(line(number / (curve.bends + 1)) for number in range(1, curve.bends + 1))
             record = {**record, "best_step": 0, "worse_elsewhere": True}
             bent = self._searched(replace(bent, curve=replace(path, bends=bends), training=record), curve.kind)
         return bent

@@ -85,7 +85,7 @@ def samples_of(job: Job, whole: Whole, text: MergeText) -> tuple[Sample, ...]:
         letter(place): (member.state, member.config) for place, member in enumerate(members)
     }
     models["merge"] = (whole.state, build_config(whole.facts, "merge"))
-    return samples(models, owner.tokenizer(), text.report, seed=job.plan.seed)
+    return samples(models, owner.tokenizer(), text.report, seed=job.plan.seed, device=job.device)
 
 
 def plane_of(job: Job, choice: Choice, text: MergeText) -> dict[str, Any] | None:

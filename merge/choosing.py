@@ -30,7 +30,7 @@ from .plans import Align, MergePlan, PathTraining
 from .reading import MergeText, blocks_to_look_at, tokens_per_label, writer_of
 from .recipes.recipe import Recipe
 from .refit import refitted
-from .shared_folder import SharedFolder, on_main
+from .shared_folder import SharedFolder
 from .simplex import Star
 from .training.fitting import Fitter
 from .training.text import with_written
@@ -167,16 +167,17 @@ class Chooser:
     def _aligned_by_main(self, method: Method, folder: SharedFolder) -> Universe:
         """The same of two models that are shared: the main process aligns them layer by layer, and all read that."""
 
-        def align() -> Universe:
-            with finite_algebra(f"{method} alignment"):
-                advance = self.progress.advance
-                seed = self.plan.seed
-                return align_all(self.states, self.config, method, stream=True, seed=seed, on_match=advance)
+        own: list[Universe] = []
 
-        aligned = on_main(align)
-        alignment, error = from_main(lambda: _facts_of(aligned))
-        config = alignment.config(self.config)
-        shapes, states = family(config).schema().shapes, aligned.states if aligned else (None, None)
+        def align() -> tuple[Alignment, float]:
+            seed, advance = self.plan.seed, self.progress.advance
+            with finite_algebra(f"{method} alignment"):
+                own.append(align_all(self.states, self.config, method, stream=True, seed=seed, on_match=advance))
+            return own[0].alignment, own[0].max_log_prob_error
+
+        alignment, error = from_main(align)
+        config, states = alignment.config(self.config), own[0].states if own else (None, None)
+        shapes = family(config).schema().shapes
         a, b = (folder.put(f"{method}-{end}", shapes, state) for end, state in zip("ab", states, strict=True))
         return Universe((a, b), config, (alignment,), error, (alignment.score,))
 
@@ -238,9 +239,3 @@ class Chooser:
         select = self.text.select
         self.progress.stage(stage, points * sum(map(len, select.values())))
         return LossMeter(config, select, device=self.device, on_blocks=self.progress.advance)
-
-
-def _facts_of(aligned: Universe | None) -> tuple[Alignment, float]:
-    """The alignment of two models, and how far it was verified."""
-    assert aligned is not None, "the main process has aligned them"
-    return aligned.alignment, aligned.max_log_prob_error

@@ -36,7 +36,7 @@ from .recipes.recipe_effect import require_effect
 from .refit import stream_maps
 from .reproduce import merge_command
 from .saved_path import path_places
-from .shareable import require_shareable
+from .shareable import require_alignable_on_disk, require_shareable
 from .weight_search.evolution import require_budget
 from .weight_search.weight_table import WeightSpace
 
@@ -142,6 +142,7 @@ def open_job(
     dtype = _dtype(plan, joined, inputs)
     under = _shared_base(joined, inputs) if plan.as_lora is not None else None
     command = merge_command(plan, joined, inputs)
+    require_alignable_on_disk(plan, inputs)
     if sharding():
         require_shareable(plan, joined, inputs)
     elif in_memory and not plan.is_plain and plan.max_memory is None:

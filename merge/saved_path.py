@@ -7,14 +7,13 @@ that the bends were trained on, by hashes, so that no loss is measured on it lat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..align.alignment import FILE as ALIGNMENT
@@ -23,14 +22,14 @@ from ..align.families import family
 from ..checkpoint.errors import BadInput, CorruptCheckpoint, one_line
 from ..checkpoint.finite import require_writable
 from ..checkpoint.path_conflicts import Place
+from ..checkpoint.rows import ComputedState
 from ..checkpoint.saving import write_json
-from ..checkpoint.serialization import digest
+from ..checkpoint.serialization import digest, save_tensors
 from ..checkpoint.size_limits import DOCUMENT, read_bytes, require_regular_file
 from ..checkpoint.strict_json import parse_object
 from ..eval.text_hashes import TextHashes
 
 if TYPE_CHECKING:
-    from ..align.symmetry import State
     from ..checkpoint.loading import Checkpoint
 
 from .path import Kind, WeightPath
@@ -67,10 +66,16 @@ def path_places(path: object) -> list[Place]:
     return [Place.of("the path", path)] if isinstance(path, Path) else []
 
 
-def write_bends(file: Path, bends: Sequence[State]) -> None:
-    """All bends in one safetensors file; names are ``<number>/<tensor>``."""
-    tensors = {f"{i}/{name}": value.contiguous() for i, bend in enumerate(bends) for name, value in bend.items()}
-    file.write_bytes(save(tensors))  # save_file would make it unreadable for others
+def write_bends(file: Path, bends: Sequence[Mapping[str, Tensor]]) -> None:
+    """All bends in one safetensors file, float32, tensor by tensor; names are ``<number>/<tensor>``."""
+    places = {f"{i}/{name}": (bend, name) for i, bend in enumerate(bends) for name in bend}
+    shapes = {place: tuple(bend[name].shape) for place, (bend, name) in places.items()}
+
+    def tensor(place: str) -> Tensor:
+        bend, name = places[place]
+        return bend[name]
+
+    save_tensors(file, shapes, ComputedState(places, tensor), torch.float32, maker="a bend of the path")
 
 
 def read_bends(file: Path) -> tuple[dict[str, Tensor], ...]:
@@ -100,7 +105,7 @@ def write_path(
     """Write a path into a directory that is there."""
     for number, bend in enumerate(path.bends, start=1):
         require_writable(bend, torch.float32, f"bend {number} of the path")
-    write_bends(directory / "bends.safetensors", [{n: b[n] for n in b} for b in path.bends])
+    write_bends(directory / "bends.safetensors", path.bends)
     alignment.save(directory / ALIGNMENT)  # its map was verified
     seen.save(directory / "seen.safetensors")
     digests = zip(endpoints, endpoint_digests(endpoints), strict=True)

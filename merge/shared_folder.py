@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +16,6 @@ from ..checkpoint.stored_state import stored_state
 from ..checkpoint.working_folders import WorkingFolder, hidden_sibling
 from ..eval.processes import from_main, is_main, wait_for_everyone
 from ..eval.sharded import SharedState
-
-Result = TypeVar("Result")
 
 
 class SharedFolder:
@@ -49,8 +46,3 @@ class SharedFolder:
             save_tensors(file, shapes, state, torch.float32, maker=name)
         wait_for_everyone()
         return stored_state(file, name, self)
-
-
-def on_main(compute: Callable[[], Result]) -> Result | None:
-    """What is computed by the main process alone, and not by the others."""
-    return compute() if is_main() else None

@@ -6,12 +6,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import BertForTokenClassification, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PretrainedConfig
+from transformers import (
+    BertForMaskedLM,
+    BertForTokenClassification,
+    DeepseekV3ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 HERE = Path(__file__).parent
 ROWS, LENGTH = 8, 12
@@ -80,13 +91,13 @@ def computes_what_one_process_computes(_: Path) -> None:
         config: PretrainedConfig = first.config
         config.architectures = [make.__annotations__["return"]]  # as it is read from files
         ids = torch.randint(61, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
-        if make is bert:  # of row r, r + 1 tokens have labels, so that no two processes have as many
-            has_label = torch.arange(LENGTH) <= torch.arange(ROWS)[:, None]
+        if make is bert:  # of every second row three tokens have labels, else one: processes have more and fewer
+            has_label = torch.arange(LENGTH) <= 2 * (torch.arange(ROWS)[:, None] % 2)
             ids = torch.where(has_label, labelled(ids, ids % 3), ids)
         targets = int((predicted(ids) != IGNORED).sum()) / processes
         model = sharded_model(config)
         shared = model.shared(a)
-        held = sum(tensor.to_local().numel() for tensor in shared.values())  # type: ignore[attr-defined]
+        held = sum(len(local(tensor).flatten()) for tensor in shared.values())
         assert held <= 1.1 * sum(tensor.numel() for tensor in a.values()) / processes
         _require_same(a, shared.gathered())
         _require_same(a, model.shared_in_turn(a).gathered())
@@ -109,16 +120,14 @@ def computes_what_one_process_computes(_: Path) -> None:
                 alone(ids, given, t, teacher).backward()
                 together(ids[share], given[share], t, teacher[share], targets).backward()
                 together.collect(t)
-                ours = {name: leaf.grad.full_tensor() for name, leaf in together.leaves()[0].items()}  # type: ignore[union-attr,operator]
-                theirs = {name: leaf.grad for name, leaf in alone.leaves()[0].items()}
-                theirs = table.join(theirs)  # type: ignore[arg-type]
+                ours, theirs = gradients(together.leaves()[0]), table.join(gradients(alone.leaves()[0]))
                 largest = max(gradient.abs().max() for gradient in theirs.values())
                 assert max((ours[name] - theirs[name]).abs().max() for name in theirs) < 1e-5 * largest
                 for one in (*of_one, *of_all):
                     _drop_rounding(one, 1e-4 * largest)  # steps of AdamW and Lion are its sign
                     one.step()
                     one.zero_grad()
-            moved, ours = alone.now(path).bends[0], together.now(path).bends[0].gathered()  # type: ignore[attr-defined]
+            moved, ours = alone.now(path).bends[0], gathered(together.now(path).bends[0])
             apart = {name: ours[name] - moved[name] for name in middle}
             change = _norm({name: moved[name] - middle[name] for name in middle})
             assert _norm(apart) < (0.05 if optimizer == "lion" else 1e-4) * change, optimizer
@@ -147,8 +156,11 @@ def trains(folder: Path) -> None:
             if self.done == stop:
                 raise KeyboardInterrupt
 
-    training = PathTraining(steps=12, batch=8, optimizer="muon", lr=1e-2)  # type: ignore[arg-type]
+    training = PathTraining(steps=12, batch=8, optimizer="muon", lr=1e-2)
     run, start = TrainingState(folder / "run", {}), WeightPath("polychain", a, b, (middle,))
+    if os.environ.get("BENDS") == "2":  # of which the second is never reached
+        training = replace(training, optimizer="adamw", span=(0.1, 0.3))
+        start = replace(start, bends=(middle, state_of(gpt2(3))))
     fit = {"x": text}
     try:
         trained = path_training.train_path(
@@ -156,11 +168,70 @@ def trains(folder: Path) -> None:
         )
     except KeyboardInterrupt:
         return
-    bend = trained.path.bends[0]
-    whole = {name: bend.gathered()[name] for name in bend}  # type: ignore[attr-defined]
+    whole = gathered(trained.path.bends[0])
     if _place()[0] == 0:
         save_file(whole, folder / "bend.safetensors")
         (folder / "history").write_text(repr(trained.history))
+
+
+def computes_in_bfloat16(_: Path) -> None:
+    """Casts are of the state that is run: all gradients arrive, and are nearly those in float32."""
+    from isthmus.align.families import family
+    from isthmus.merge.path import WeightPath
+    from isthmus.merge.plans import PathTraining
+    from isthmus.merge.training.path_loss import PathModule, teachers
+    from isthmus.merge.training.path_training import accelerator_of
+    from isthmus.merge.training.placement import Sharded
+
+    process, processes = _place()
+    config, (a, b, middle) = gpt2(0).config, (state_of(gpt2(seed)) for seed in range(3))
+    path, t, training = WeightPath("polychain", a, b, (middle,)), 0.5, PathTraining(precision="bf16")
+    ids = torch.randint(61, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    rows = {"ids": ids, "given": torch.arange(ROWS) % 3 == 0, "teacher": teachers((1 - t, t), ROWS)}
+    alone = PathModule(path, config)
+    alone(rows["ids"], rows["given"], t, rows["teacher"]).backward()
+    placed = Sharded(accelerator_of(training, "cpu", bends=1), path, config, training)
+    share = {name: part[process::processes] for name, part in rows.items()}
+    placed.lower(share, t, ROWS * (LENGTH - 1) / processes)
+    ours, theirs = gradients(placed.module.leaves()[0]), family(config).join(gradients(alone.leaves()[0]))
+    apart = _norm({name: ours[name] - theirs[name] for name in theirs})
+    assert 1e-4 < apart / _norm(theirs) < 0.05
+
+
+def runs_what_has_buffers_and_ties(_: Path) -> None:
+    """Models whose layers are not all of one kind: their logits, with every state in turn."""
+    from tiny_models import tiny_bert, tiny_rotary
+
+    from isthmus.checkpoint.model import log_probs
+    from isthmus.eval.sharded import sharded_model
+
+    def deepseek(seed: int) -> PreTrainedModel:
+        facts = {
+            "n_routed_experts": 4,
+            "n_group": 2,
+            "topk_group": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+        }
+        facts |= {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+        return tiny_rotary(DeepseekV3ForCausalLM, seed, first_k_dense_replace=1, num_key_value_heads=6, **facts)
+
+    ids = torch.randint(61, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    for make in (lambda seed: tiny_bert(BertForMaskedLM, seed), deepseek):
+        models = [make(seed) for seed in range(2)]
+        config = models[0].config
+        config.architectures = [type(models[0]).__name__]
+        model, has_buffers = sharded_model(config), make is deepseek
+        for one in (*models, models[0]):
+            state = state_of(one)
+            kept = {name: buffer + 1 for name, buffer in one.named_buffers() if name.endswith("score_correction_bias")}
+            assert bool(kept) == has_buffers
+            state |= kept
+            for form in (state, model.shared(state)):
+                model.load(form)
+                with torch.no_grad():
+                    own = model.logits(ids).log_softmax(-1)
+                assert (own - log_probs(state, config, ids)).abs().max() < 1e-5
 
 
 def trained_bend(folder: Path) -> dict[str, Tensor]:
@@ -172,6 +243,22 @@ def _require_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Non
     assert set(one) == set(other)
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+def local(tensor: Any) -> Tensor:
+    """This process's rows of a tensor that is shared."""
+    rows: Tensor = tensor.to_local()
+    return rows
+
+
+def gathered(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The whole tensors of a state that is shared; of one that is not, as they are."""
+    return {name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for name, tensor in state.items()}
+
+
+def gradients(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of all leaves, whole; all of them have one."""
+    return gathered({name: leaf.grad for name, leaf in leaves.items()})
 
 
 def _norm(state: Mapping[str, Tensor]) -> float:

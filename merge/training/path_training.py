@@ -23,7 +23,7 @@ from torch import Tensor
 from ...align.learned import LearnedAlignment
 from ...checkpoint.errors import BadInput, TooLittleText
 from ...eval.corpora import WRITTEN
-from ...eval.processes import averaged, is_main, sharding
+from ...eval.processes import averaged, is_main, processes_of_job, several, sharding
 from ...eval.progress import Progress
 from ...eval.targets import IGNORED, predicted, stacked
 from ..path import Averages
@@ -155,7 +155,7 @@ def train_path(
     """
     progress = progress or Progress()
     with run.claimed() if run is not None and is_main() else nullcontext():
-        accelerator = _accelerator(training, device, bends=len(path.bends))
+        accelerator = accelerator_of(training, device, bends=len(path.bends))
         batches = Batches(fit, training, path)
         placed: Placement[P] = (
             Sharded(accelerator, path, config, training)
@@ -205,12 +205,14 @@ def train_path(
     return Trained(best, history[-1][0], lowest, diverged, tuple(history), alignments)
 
 
-def _accelerator(training: PathTraining, device: str, *, bends: int) -> Accelerator:
+def accelerator_of(training: PathTraining, device: str, *, bends: int) -> Accelerator:
     """Processes, devices and precision. Raises BadInput for a precision or a batch that training cannot have."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import GradientAccumulationPlugin
 
+    if several():
+        processes_of_job()
     AcceleratorState._reset_state()  # the precision of an earlier run in this process is not ours
     accelerator = Accelerator(
         cpu=device == "cpu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ BEST = "best.safetensors"
 class Placement(ABC, Generic[P]):
     """A path that is trained, its optimizers and their schedule."""
 
+    kept: ClassVar[str]  # how a run that is saved holds its weights; another placement cannot go on with it
     optimizers: list[Optimizer]
     schedule: Schedule
 
@@ -63,6 +64,8 @@ class Placement(ABC, Generic[P]):
 class Replicated(Placement[P]):
     """Every process has all weights, and accelerate averages their gradients (DDP)."""
 
+    kept = "whole"
+
     def __init__(
         self,
         accelerator: Accelerator,
@@ -71,7 +74,7 @@ class Replicated(Placement[P]):
         training: PathTraining,
         moving: LearnedAlignment | None,
     ):
-        self._accelerator, self._moving = accelerator, moving
+        self._accelerator = accelerator
         self._module = PathModule(path, config, moving)
         made = path_optimizers(self._module, training, config)
         self.schedule = Schedule(made, training.steps, floor=0.05)
@@ -111,11 +114,13 @@ class Replicated(Placement[P]):
 class Sharded(Placement[P]):
     """Every process has its rows of all weights, of their gradients and of what optimizers keep of them (FSDP2)."""
 
+    kept = "shared"
+
     def __init__(self, accelerator: Accelerator, path: P, config: PretrainedConfig, training: PathTraining):
         self._accelerator, self._micro = accelerator, training.accumulate
-        self._module = ShardedPath(path, config, str(accelerator.device))
+        self.module = ShardedPath(path, config, str(accelerator.device))
         adamw_lr = BESIDE_MUON * training.peak
-        self.optimizers = sharded_optimizers(self._module, training, family(config), adamw_lr)
+        self.optimizers = sharded_optimizers(self.module, training, family(config), adamw_lr)
         self.schedule = Schedule(self.optimizers, training.steps, floor=0.05)
 
     @override
@@ -125,52 +130,68 @@ class Sharded(Placement[P]):
         device = self._accelerator.device
         # Casts are not kept: the same parameters hold another state at the next pass.
         with self._accelerator.autocast(AutocastKwargs(cache_enabled=False)):
-            loss: Tensor = self._module(
+            loss: Tensor = self.module(
                 rows["ids"].to(device), rows["given"].to(device), place, rows["teacher"].to(device), targets
             )
         (loss / self._micro).backward()
-        self._module.collect(place)
+        self.module.collect(place)
         release_freed()  # what layers were put together in: glibc would keep more than a process's share of the weights
         return loss.item()
 
     @override
     def clip(self) -> Tensor:
-        norm: Any = nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
+        norm: Any = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         whole: Tensor = norm.full_tensor()
         return whole
 
     @override
     def now(self, path: P) -> P:
-        return self._module.now(path)
+        return self.module.now(path)
 
     @override
     def save(self, folder: Path, best: Sequence[State]) -> None:
         from torch.distributed.checkpoint.state_dict_saver import save
 
-        save(self._content(best), checkpoint_id=folder)
+        kept = {str(number): self._states_of(optimizer) for number, optimizer in enumerate(self.optimizers)}
+        save(self._content(best) | {"optimizers": kept}, checkpoint_id=folder)
+
+    def _states_of(self, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+        """What an optimizer keeps of every leaf that it has moved, by its number."""
+        return {str(i): dict(optimizer.state[leaf]) for i, leaf in enumerate(self._leaves()) if leaf in optimizer.state}
 
     @override
     def load(self, folder: Path) -> tuple[State, ...]:
-        from torch.distributed.checkpoint.state_dict import set_state_dict
+        """With whose rows are whose, so that another number of processes can go on.
+
+        A bend that no step has reached yet has no state of an optimizer, and gets none.
+        """
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
         from torch.distributed.checkpoint.state_dict_loader import load
 
-        best = self._module.copies()
-        content = self._content(best)
+        best, leaves = self.module.copies(), self._leaves()
+        metadata = FileSystemReader(folder).read_metadata()
+        kept: dict[str, dict[str, dict[str, Any]]] = {str(number): {} for number in range(len(self.optimizers))}
+        for key, (kind, *where) in (metadata.planner_data or {}).items():
+            if kind == "optimizers":
+                optimizer, leaf, name = where
+                like, size = leaves[int(leaf)].detach(), getattr(metadata.state_dict_metadata[key], "size", None)
+                shared = size == like.shape
+                value = torch.zeros_like(like) if shared else None if size is None else torch.zeros(size)
+                kept[optimizer].setdefault(leaf, {})[name] = value
+        content = self._content(best) | {"optimizers": kept}
         load(content, checkpoint_id=folder)
-        set_state_dict(
-            self._module,
-            self.optimizers,
-            model_state_dict=content["bends"],
-            optim_state_dict=content["optimizers"],
-        )
+        for number, optimizer in enumerate(self.optimizers):
+            for leaf, state in content["optimizers"][str(number)].items():
+                optimizer.state[leaves[int(leaf)]] = state
         return best
 
-    def _content(self, best: Sequence[State]) -> dict[str, Any]:
-        """What is kept, with whose rows are whose, so that another number of processes can go on."""
-        from torch.distributed.checkpoint.state_dict import get_state_dict
+    def _leaves(self) -> list[Tensor]:
+        return list(self.module.trained)
 
-        bends, optimizers = get_state_dict(self._module, self.optimizers)
-        return {"bends": bends, "optimizers": optimizers, "best": {str(i): dict(state) for i, state in enumerate(best)}}
+    def _content(self, best: Sequence[State]) -> dict[str, Any]:
+        """The bends as they are, and as they were best; what is loaded is written into these tensors."""
+        bends = {str(number): leaf.detach() for number, leaf in enumerate(self._leaves())}
+        return {"bends": bends, "best": {str(number): dict(state) for number, state in enumerate(best)}}
 
 
 def path_optimizers(module: PathModule, training: PathTraining, config: PretrainedConfig) -> list[Optimizer]:

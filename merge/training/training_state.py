@@ -100,6 +100,7 @@ class TrainingState:
             for number, alignment in enumerate(alignments):
                 alignment.save(target / ALIGNMENT.format(number))
             latest = {"identity": self.identity, "step": step, "history": [list(entry) for entry in history]}
+            latest["weights"] = placed.kept
             replace_json(self.folder / "latest.json", latest)
             for old in self.folder.glob("step-*"):
                 if old != target:
@@ -112,7 +113,9 @@ class TrainingState:
         """Put the run back; returns the steps done, the history, and the best states so far with their alignments."""
         try:
             latest = self._latest()
-            done = latest["step"]
+            kept, done = latest.get("weights", "whole"), latest["step"]
+            if kept != placed.kept:
+                raise _of_others(kept)
             target = self.folder / f"step-{done}"
             if type(done) is not int or not target.is_dir():
                 raise ValueError("no step of this run")
@@ -125,7 +128,7 @@ class TrainingState:
             kept = len(list(target.glob(ALIGNMENT.format("*"))))
             alignments = tuple(Alignment.load(target / ALIGNMENT.format(number)) for number in range(kept))
             best = placed.load(target)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.OutOfMemoryError, BadInput):
             raise
         except Exception:  # torch and accelerate raise many kinds for a file that is damaged or of another run
             raise self.damaged() from None
@@ -167,3 +170,12 @@ class TrainingState:
         remove_leftovers(hidden_sibling(self.folder / "latest.json", STAGING))
         with suppress(OSError):  # somebody put something else there
             self.folder.rmdir()
+
+
+def _of_others(kept: str) -> BadInput:
+    shared = "by processes that share all weights (FSDP): go on with two or more that do"
+    whole = "with all weights in each process: go on without FSDP"
+    return BadInput(
+        f"the unfinished run that is kept for this output was trained {shared if kept == 'shared' else whole}, or add "
+        "--restart to drop it"
+    )

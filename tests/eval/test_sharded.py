@@ -14,6 +14,28 @@ def test_processes_that_share_all_weights_compute_what_one_does(processes: int, 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("job", ["computes_in_bfloat16", "runs_what_has_buffers_and_ties"])
+def test_what_else_they_compute(job: str, tmp_path: Path) -> None:
+    done = launched(2, job, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bend_that_no_step_has_reached_yet_does_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No optimizer has a state for it, nor has what is kept of the run; what shares nothing says who can go on."""
+    monkeypatch.setenv("BENDS", "2")
+    for stop in ("2", "99"):
+        monkeypatch.setenv("STOP", stop)
+        done = launched(2, "trains", tmp_path)
+        assert done.returncode == 0, done.stderr
+        if stop == "2":
+            alone = launched(1, "trains", tmp_path)
+            assert alone.returncode != 0
+            assert "was trained by processes that share all weights (FSDP): go on with two or more" in alone.stderr
+    assert (tmp_path / "bend.safetensors").exists()
+
+
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted among two after five steps of twelve, and ended by four, as if it had been two all along."""
     (tmp_path / "whole").mkdir()
