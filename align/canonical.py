@@ -56,7 +56,8 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
     """
     pieces = {name: piece.double() if piece.ndim == 1 else piece for name, piece in pieces.items()}
 
-    for norm in (norm for norm in table.norms if norm.folds and norm.weight in pieces):
+    folding = [norm for norm in table.norms if norm.folds and norm.weight in pieces]
+    for norm in folding:
         scale = norm.scale(pieces[norm.weight])
         shift = pieces[norm.bias] if norm.bias is not None else torch.zeros_like(scale)
         stays = norm.bias is not None and not norm.shifts
@@ -84,9 +85,9 @@ def canonical_pieces(pieces: Mapping[str, Tensor], table: Family) -> State:
         pieces[norm.weight] = norm.weight_of(torch.ones_like(scale))
         if norm.bias is not None:
             pieces[norm.bias] = shift / scale if stays else torch.zeros_like(shift)
-        release_freed()
+        if len(folding) > 1:  # of a single layer little is freed, and often
+            release_freed()
 
-    release_freed()
     for bias in (bias for bias in table.vanishing if bias.piece in pieces):
         cleared = pieces[bias.piece].clone()
         (cleared if bias.view is None else bias.view.in_runs(cleared)).zero_()

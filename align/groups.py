@@ -20,17 +20,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .assignment import assignment
 from .motions import FreeMatrices, Motion, Rotation
-
-
-def assignment(similarity: Tensor) -> Tensor:
-    """The permutation p that maximises Σ_i similarity[p[i], i]; similarity (n, n), rows B, columns A."""
-    from scipy.optimize import linear_sum_assignment  # a third of a second that a plain average does not need
-
-    # In the layout and with the sign that scipy works on, so that it makes no copies of its own.
-    costs = torch.empty(similarity.shape, dtype=torch.float64).copy_(similarity.T).neg_()
-    _, columns = linear_sum_assignment(costs.numpy())
-    return torch.from_numpy(columns).to(torch.int64)
 
 
 def procrustes(cross: Tensor) -> Tensor:
@@ -83,6 +74,10 @@ class Group(ABC):
         """An upper bound of `attained` that is quicker to compute."""
         return self.attained(cross)
 
+    def trace(self, cross: Tensor, element: Tensor) -> float:
+        """What an element g attains, tr(gᵀ C); cross (n, n)."""
+        return float(self.act(cross, 0, element).diagonal().sum())
+
     @abstractmethod
     def permutations(self) -> Group:
         """Those of its elements that only reorder: what acts on a state in any form."""
@@ -130,6 +125,10 @@ class Permutation(Group):
 
     def bound(self, cross: Tensor) -> Tensor:
         return cross.amax(-2).sum(-1)
+
+    def trace(self, cross: Tensor, element: Tensor) -> float:
+        columns = torch.arange(len(cross))
+        return float(cross[self.act(columns, 0, element), columns].sum())
 
     def permutations(self) -> Group:
         return self

@@ -26,7 +26,7 @@ barrier by 0 to 4 percent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,6 +42,7 @@ from .symmetry import Elements, Family
 INSIDE_HEADS = 4.0
 BESIDE_WEIGHTS = 0.5  # how much the activations of a space count, against all the weights on which it acts
 ORDERS = 5  # how often the order of queries is looked for again
+WORKERS = 4  # layers that are solved at a time, at most
 COPY = 1e-7  # how close to the upper bound an objective is taken for that of an exact copy
 
 
@@ -60,6 +61,15 @@ def length(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """The elements of a space of blocks, what they say of the stream, and what pieces without a stream attain."""
+
+    elements: Elements
+    cross: Tensor | None
+    value: float
+
+
 class _Problem:
     """The pieces of A and B that carry information, and the linearised problem of each space."""
 
@@ -73,7 +83,10 @@ class _Problem:
         weigh: bool = True,
     ):
         self.table = table
-        self._pool = ThreadPoolExecutor(max_workers=2)  # one for all sweeps: every new thread keeps memory of its own
+        threads = torch.get_num_threads()
+        workers = min(threads, WORKERS)
+        # One pool for all sweeps: every new thread keeps memory of its own.
+        self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
         # What no activation shows is compared by weights all the same.
         self.names = table.compared if weigh else _unseen(table, activations or {})
         self.a, self.b = a, b
@@ -108,6 +121,24 @@ class _Problem:
             for name, position in table.occurrences(self.stream)
             if name in self.names and all(set(axis.spaces) <= {self.stream} for axis in table.pieces[name].axes)
         }
+        owners = {inner: space for space in self.layers for inner in (space, *self._inside(space))}
+        # The pieces on which a space acts, or one inside of it.
+        self.of_layer: dict[str, list[str]] = {space: [] for space in self.layers}
+        for name in self.names:
+            acting = (space for axis in table.pieces[name].axes for space in axis.spaces)
+            for owner in [owners[space] for space in acting if space in owners][:1]:
+                self.of_layer[owner].append(name)
+        moved_by_none = set(self.names).difference(self._stream_alone, *self.of_layer.values())
+        self._fixed = sum(
+            self.weights[name] * float((a[name] * b[name]).sum(dtype=torch.float64)) for name in moved_by_none
+        )
+
+    def _inside(self, space: str) -> Iterator[str]:
+        for inner in self.table.inner(space):
+            yield from (inner, *self._inside(inner))
+
+    def _has_stream(self, name: str) -> bool:
+        return any(self.stream in axis.spaces for axis in self.table.pieces[name].axes)
 
     def _weight(self, name: str) -> float:
         acting = {space for axis in self.table.pieces[name].axes for space in axis.spaces}
@@ -120,7 +151,7 @@ class _Problem:
     def _term(self, name: str, position: int, moved: Tensor) -> Tensor:
         """w Bᵀ A of one piece along one axis: (n, n), rows B, columns A."""
         mine, other = (x.movedim(position, 0).reshape(x.shape[position], -1) for x in (self.a[name], moved))
-        return self.weights[name] * (other @ mine.T)
+        return (other @ mine.T).mul_(self.weights[name])
 
     def cross(
         self, space: str, elements: Elements, names: Collection[str], seen: Tensor | None = None
@@ -136,17 +167,11 @@ class _Problem:
                 continue
             if space == self.stream and name in self._stream_alone:
                 term = self._stream_alone[name]
+                total = term.clone() if total is None else total.add_(term)
             else:
-                moved = self.table.act(name, self.b[name], elements, skip=skip)
-                term = self._term(name, position, moved)
-            total = term.clone() if total is None else total.add_(term)
+                term = self._term(name, position, self.table.act(name, self.b[name], elements, skip=skip))
+                total = term if total is None else total.add_(term)
         return total
-
-    def cross_of_stream(self, elements: Elements) -> Tensor:
-        """`cross` of the residual stream."""
-        cross = self.cross(self.stream, elements, self.names, self.seen.get(self.stream))
-        assert cross is not None
-        return cross
 
     def starts(self) -> Elements:
         """Elements of the stream to begin with, by name."""
@@ -231,7 +256,7 @@ class _Problem:
             solved[inner] = self.table.spaces[inner].group.solve(pairs[solved[space], blocks])
         if order is not None:
             solved[self.nested[space]] = order[solved[space], blocks]
-        return solved, float(group.act(values, 0, solved[space]).diagonal().sum())
+        return solved, group.trace(values, solved[space])
 
     def _solve_experts(self, space: str, elements: Elements) -> tuple[Elements, float]:
         experts = self.experts[space]
@@ -241,52 +266,70 @@ class _Problem:
         b = {name: self.weights[name] * self.table.act(name, self.b[name], elements, skip=skip) for name in acted}
         return experts.solve(self.table, a, b, self.cross(space, elements, self.bare[space]))
 
-    def solve_layers(self, elements: Elements) -> Elements:
-        """The spaces of all layers given the stream: independent of each other, so two at a time."""
-        solved = dict(elements)
-        for layer, _ in self._pool.map(lambda space: self.solve_blocks(space, elements), self.layers):
-            solved |= layer
-        return solved
+    def solve_layer(self, space: str, elements: Elements) -> _Layer:
+        """A space of blocks, and what its pieces say of the stream then: each is looked up once, for both."""
+        solved, _ = self.solve_blocks(space, elements)
+        now = elements | solved
+        value = 0.0
+        for name in self.of_layer[space]:
+            if not self._has_stream(name):
+                moved = self.table.act(name, self.b[name], now)
+                value += self.weights[name] * float((self.a[name] * moved).sum(dtype=torch.float64))
+        return _Layer(solved, self.cross(self.stream, now, self.of_layer[space]), value)
 
     def sweep(self, elements: Elements) -> tuple[Elements, float]:
-        """All spaces once, the layers first, and the objective that the new elements attain."""
-        elements = self.solve_layers(elements)
-        cross = self.cross_of_stream(elements)
-        elements[self.stream] = self.table.spaces[self.stream].group.solve(cross)
-        return elements, self.objective(elements, cross)
+        """All spaces once, the layers first, and the objective that the new elements attain.
 
-    def objective(self, elements: Elements, cross: Tensor) -> float:
+        The layers are independent of each other given the stream, and several are solved at a time.
+        """
+        cross, value = self.cross(self.stream, elements, self._stream_alone, self.seen.get(self.stream)), 0.0
+        solved = dict(elements)
+        for layer in self._pool.map(lambda space: self.solve_layer(space, elements), self.layers):
+            solved |= layer.elements
+            value += layer.value
+            release_freed()
+            if layer.cross is not None:
+                cross = layer.cross if cross is None else cross.add_(layer.cross)
+        assert cross is not None
+        solved[self.stream] = self.table.spaces[self.stream].group.solve(cross)
+        return solved, self._objective(solved, cross, value)
+
+    def _objective(self, elements: Elements, cross: Tensor, value: float) -> float:
         """Σ_p w_p ⟨A_p, g·B_p⟩ + Σ tr(gᵀ C) over its upper bound Σ_p w_p ‖A_p‖ ‖B_p‖ + …: 1 for an exact copy.
 
-        From the stream's `cross`-product, in which all pieces that the stream acts on are summed up.
+        From the stream's `cross`-product, in which all pieces that the stream acts on are summed up, and the `value` of
+        the others.
         """
         moved = self.table.act_on_space(self.stream, cross, 0, elements)
-        value = float(moved.diagonal().sum(dtype=torch.float64))
-        for name in self.names:
-            if not any(self.stream in axis.spaces for axis in self.table.pieces[name].axes):
-                moved = self.table.act(name, self.b[name], elements)
-                value += self.weights[name] * float((self.a[name] * moved).sum(dtype=torch.float64))
+        value += self._fixed + float(moved.diagonal().sum(dtype=torch.float64))
         for space, seen in self.seen.items():
             if space != self.stream:
                 value += float(self.table.act_on_space(space, seen, 0, elements).diagonal().sum())
         return value / self.total
 
-    def promise(self, residual: Tensor) -> float:
-        """How good a start is: an upper bound of what the stream's own pieces and some layers attain with it.
+    def promises(self, starts: Mapping[str, Tensor]) -> dict[str, float]:
+        """How good elements of the stream are to start with, by name: an upper bound of what its own pieces and some
+        layers attain with each.
 
         The first and the last layer are looked at. Heads are solved; of neurons an upper bound is enough, which spares
         the assignment problem.
         """
-        elements: Elements = {self.stream: residual}
         crosses = [*self._stream_alone.values(), *([self.seen[self.stream]] if self.stream in self.seen else [])]
-        value = sum(
-            float(self.table.act_on_space(self.stream, cross, 0, elements).diagonal().sum()) for cross in crosses
-        )
-        for name in _ends([name for name in self.layers if name not in self.heads and name not in self.experts]):
-            value += float(self.table.spaces[name].group.bound(self.similarity(name, elements)[0]))
+        begun: dict[str, Elements] = {start: {self.stream: element} for start, element in starts.items()}
+        values = {
+            start: sum(
+                float(self.table.act_on_space(self.stream, cross, 0, elements).diagonal().sum()) for cross in crosses
+            )
+            for start, elements in begun.items()
+        }
+        bounded = [name for name in self.layers if name not in self.heads and name not in self.experts]
+        for name in _ends(bounded):  # one after the other for all starts: its pieces may be read from disk
+            for start, elements in begun.items():
+                values[start] += float(self.table.spaces[name].group.bound(self.similarity(name, elements)[0]))
         for name in (*_ends(self.heads), *_ends([name for name in self.layers if name in self.experts])):
-            value += self.solve_blocks(name, elements)[1]
-        return value
+            for start, elements in begun.items():
+                values[start] += self.solve_blocks(name, elements)[1]
+        return values
 
 
 def _unseen(table: Family, seen: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -348,7 +391,7 @@ def match(
         name, elements = "given", dict(start)
     else:
         starts = problem.starts()
-        promises = {one: problem.promise(residual) for one, residual in starts.items()}
+        promises = problem.promises(starts)
         name = max(promises, key=lambda one: promises[one])
         elements = {problem.stream: starts[name]}
     score, count = -float("inf"), 0

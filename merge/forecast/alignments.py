@@ -9,7 +9,7 @@ import torch
 
 from ...align.methods import KEEP_FORM, LOOKING, Method
 from ...align.symmetry import Family
-from .work import ASSIGNMENT_POWER, NOTHING, Work
+from .work import NOTHING, Work
 
 SWEEPS = 4  # over all spaces, until the objective rises by less than a hundredth: measured 3 to 5
 STARTS = 4  # of the residual stream, that are compared by what the first and the last layer promise
@@ -81,7 +81,7 @@ def _space(table: Family, space: str) -> Work:
     """One space of a layer and what is inside of it."""
     group = table.spaces[space].group
     inside = [table.spaces[name].group.size for name in table.inner(space)]
-    work = Work(assigned=float(group.size) ** ASSIGNMENT_POWER)
+    work = Work(assigned=float(group.size) ** 2)
     for size in inside:
         if size > 1:  # the nuclear norms of all pairs of blocks
             work += Work(singular=float(group.size) ** 2 * size**3)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...align.alignment import Alignment
+from ...align.assignment import LARGE, assignment
 from ...align.families import family
 from ...align.learned import LearnedAlignment
 from ...checkpoint.lazy_state import LazyState
@@ -32,7 +33,7 @@ from ..plans import OptimizerName, PathTraining
 from ..simplex import Simplex, Star
 from ..training.path_loss import PathModule
 from ..training.placement import path_optimizers
-from .work import ASSIGNMENT_POWER, Work
+from .work import Work
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -239,17 +240,15 @@ def _path(
 
 def speed_of_algebra() -> Work:
     """The same of what the processor does, whatever the models."""
-    from scipy.optimize import linear_sum_assignment
-
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(2 * ROWS, 2 * ROWS, generator=generator)
     exact = torch.randn(MATRIX, MATRIX, generator=generator, dtype=torch.float64)
-    costs = square[:ROWS, :ROWS].numpy()
+    similarity = square[:LARGE, :LARGE]
     large = torch.ones(BYTES // 4)
     return Work(
         products=timed(lambda: square @ square) / (2 * float(len(square)) ** 3),
         singular=timed(lambda: torch.linalg.svd(exact)) / float(MATRIX) ** 3,
-        assigned=timed(lambda: linear_sum_assignment(costs)) / float(ROWS) ** ASSIGNMENT_POWER,
+        assigned=timed(lambda: assignment(similarity)) / float(LARGE) ** 2,
         moved=timed(lambda: torch.lerp(large, large, 0.5)) / (2 * BYTES),
         fixed=1.0,
     )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
-# The time of an assignment problem of n rows is that of n to this power: measured on n = 512 to 2,048.
-ASSIGNMENT_POWER = 2.4
-
 
 @dataclass(frozen=True)
 class Work:
@@ -15,9 +12,9 @@ class Work:
     `evaluated` are tokens through the whole model without gradients, `trained` those of training steps, `steps` these
     steps; `written` tokens that a model writes, `moments` how often it writes the next one of all its texts. `products`
     are floating-point operations of float32 matrix products, `singular` n³ over all singular value decompositions of
-    n × n matrices in float64, `assigned` n to the `ASSIGNMENT_POWER` over all assignment problems of n rows. `moved`
-    are bytes of weights that are combined in memory, `read` and `stored` bytes from and to the disk; `fixed` seconds of
-    what any machine does once, such as drawing figures.
+    n × n matrices in float64, `assigned` n² over all assignment problems of n rows. `moved` are bytes of weights that
+    are combined in memory, `read` and `stored` bytes from and to the disk; `fixed` seconds of what any machine does
+    once, such as drawing figures.
     """
 
     evaluated: float = 0.0
