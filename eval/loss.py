@@ -150,13 +150,22 @@ def label_losses(
 
         def losses(ids: Tensor, width: int = width) -> Tensor:
             found, targets = scores(logits(shown(ids)), ids), predicted(ids)
-            values = torch.nn.functional.cross_entropy(found.mT, targets.to(found.device), reduction="none").cpu()
+            values = cross_entropy(found, targets).cpu()
             if is_labelled(ids):
                 values = values.masked_fill(targets == IGNORED, ABSENT)
             return torch.nn.functional.pad(values, (0, width - values.shape[1]), value=ABSENT)
 
         result[label] = by_batches(losses, rows, vocabulary, on_blocks)
     return result
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """−log p of targets (blocks, n) by logits (blocks, n, classes); 0 where they are `IGNORED`.
+
+    Block by block: nothing as large as all logits is held beside them, and those of a target lie side by side.
+    """
+    pairs = zip(logits, targets.to(logits.device), strict=True)
+    return torch.stack([torch.nn.functional.cross_entropy(*pair, reduction="none") for pair in pairs])
 
 
 def by_batches(

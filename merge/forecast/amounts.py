@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 FLOAT32 = 4.0
+MIDDLE = 16  # numbers of a token beside its logits, as a multiple of the width: four copies of an MLP's
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,15 @@ class Amounts:
         return self.models * self.state * (2 if self.job.inputs.growth is not None else 1)
 
     @cached_property
-    def logits(self) -> float:
-        """Bytes that one forward pass needs: the logits and their logarithms, and a state that is mixed."""
-        vocabulary = int(self.job.inputs.first.config.vocab_size)
-        at_once = max(LOGITS_AT_ONCE, self.context * vocabulary)
-        return 2 * FLOAT32 * min(at_once, max(self.select, self.report, 1) * vocabulary) + self.aligned
+    def forward(self) -> float:
+        """Bytes that one forward pass needs: a state that is mixed, and the logits with a copy or with what a layer has
+        in the middle of its MLP.
+        """
+        config = self.job.inputs.first.config
+        vocabulary = int(config.vocab_size)
+        tokens = min(max(LOGITS_AT_ONCE / vocabulary, self.context), max(self.select, self.report, 1))
+        beside = max(vocabulary, MIDDLE * getattr(config, "hidden_size", 0))
+        return FLOAT32 * tokens * (vocabulary + beside) + self.aligned
 
     @property
     def is_curve(self) -> bool:

@@ -72,13 +72,13 @@ class Outline(Amounts):
         memory = self.state if self.job.plan.max_memory is None else 0.0
         passes = self.ends + 2 + self.job.base
         work = Work(evaluated=passes * self.report, read=2 * read + passes * self.state, stored=2 * self.state)
-        yield Stage("merging and measuring from disk", work, memory + self.logits)
+        yield Stage("merging and measuring from disk", work, memory + self.forward)
 
     def _along_path(self) -> Iterator[Stage]:
         plan = self.job.plan
         if isinstance(plan.path, Path):
             work = self._measured(EXPLORED * self.select, 10)
-            yield Stage("choosing: the path", work, self.universe + self.aligned + self.logits)
+            yield Stage("choosing: the path", work, self.universe + self.aligned + self.forward)
             yield from self._spectra()
             return
         methods = closed_forms(plan.alignment, in_table=self.job.in_table)
@@ -93,7 +93,7 @@ class Outline(Amounts):
         if isinstance(plan.path, CurvePlan):
             yield from self._bends(plan.path)
         if plan.t is None and self.select:
-            yield Stage("choosing t", self._measured(SETTLED * self.select, 6), self.universe + self.logits)
+            yield Stage("choosing t", self._measured(SETTLED * self.select, 6), self.universe + self.forward)
 
     def _measured(self, tokens: float, states: float) -> Work:
         """Losses of so many states, on so many tokens together."""
@@ -110,13 +110,13 @@ class Outline(Amounts):
         yield from self._aligning(method)
         if self.select:
             work = self._measured(EXPLORED * self.select, 10)
-            yield Stage(f"choosing: the path, align {method}", work, self.universe + self.logits)
+            yield Stage(f"choosing: the path, align {method}", work, self.universe + self.forward)
 
     def _learning(self) -> Iterator[Stage]:
         training = self.job.plan.learn.training
         yield from self._training("learning the alignment", training, len(BETWEEN))
         work = self._measured((EXPLORED + COMPARED) * self.select, 20)
-        yield Stage("choosing: the path, learned alignment", work, self.universe + self.logits)
+        yield Stage("choosing: the path, learned alignment", work, self.universe + self.forward)
         if self.job.plan.alignment == "auto":
             yield from self._probe("measuring on other text", 2, own=False)
 
@@ -130,7 +130,7 @@ class Outline(Amounts):
         points = 2 * bends + 1 if self.ends == 2 else self.ends + 1
         yield from self._training(f"training {what}", curve.training, points)
         work = self._measured(EXPLORED * self.select, 10)
-        yield Stage("choosing: the path", work, self.universe + self.aligned + self.logits)
+        yield Stage("choosing: the path", work, self.universe + self.aligned + self.forward)
         if self.job.plan.alignment == "auto" and self.ends == 2:
             yield from self._probe("measuring on other text", 2, own=False)
 
@@ -180,7 +180,7 @@ class Outline(Amounts):
             if tries:
                 times = 1 + (number == 0) * self.ends
                 work = self._measured(times * self.select, times)
-                yield Stage("choosing the alignment", work, self.universe + self.logits)
+                yield Stage("choosing the alignment", work, self.universe + self.forward)
         if self.learns:
             yield from self._training("learning the alignment", plan.learn.training, 1)
         yield from self._spectra()
@@ -207,12 +207,12 @@ class Outline(Amounts):
             evaluations = search.evaluations if search.method == "cma" else COORDINATE_EVALUATIONS / 2
         merged = 4 * self.models * self.aligned * evaluations
         work = Work(evaluated=evaluations * self.select, moved=merged) + learned
-        yield Stage("choosing weights", work, self.universe + self.aligned + self.logits)
+        yield Stage("choosing weights", work, self.universe + self.aligned + self.forward)
 
     def _measuring(self) -> Iterator[Stage]:
         """All that comes after the merge is built."""
         is_path, plan = self.job.recipe is None, self.job.plan
-        held = self.universe + 2 * self.aligned + self.logits
+        held = self.universe + 2 * self.aligned + self.forward
         if plan.refit:
             work = self.models * Work(evaluated=2.0 * ACTIVATION_TOKENS) + self._measured(2 * self.select, 2)
             yield Stage("fitting maps to the stream by least squares", work, held)
@@ -258,7 +258,7 @@ class Outline(Amounts):
             work = self._written(PROBE_TOKENS, length, 2)
             yield Stage("writing text", work, self.universe)
         tokens = paths * points * labels * PROBE_TOKENS + own * paths * points * self.report
-        yield Stage(name, self._measured(tokens, paths * points * (1 + own)), self.universe + self.logits)
+        yield Stage(name, self._measured(tokens, paths * points * (1 + own)), self.universe + self.forward)
 
     def _known_by_heart(self, held: float) -> Iterator[Stage]:
         labels = len(self.text.report)
@@ -279,5 +279,5 @@ class Outline(Amounts):
         held = 0.0 if self.job.plan.is_plain else self.universe + 2 * self.aligned
         if self.text:
             work += Work(evaluated=self.report)
-            held += self.logits
+            held += self.forward
         yield Stage("saving", work, held)

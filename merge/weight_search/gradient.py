@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from ...checkpoint.errors import TooLittleText
 from ...checkpoint.model import arguments, empty_model, with_tied
-from ...eval.loss import LOGITS_AT_ONCE
+from ...eval.loss import LOGITS_AT_ONCE, cross_entropy
 from ...eval.targets import IGNORED, lengths, predicted, scores, shown, stacked
 from ..operators.combined import Combined
 from .objective import Evaluations, MergeWithWeights
@@ -58,7 +58,7 @@ def _block_losses(model: nn.Module, state: Mapping[str, Tensor], rows: Tensor, d
     """The mean loss per target of every block, (blocks,)."""
     logits = functional_call(model, dict(state), (), arguments(model, shown(rows).to(device))).logits
     targets = predicted(rows).to(device)
-    values = torch.nn.functional.cross_entropy(scores(logits, rows).float().mT, targets, reduction="none")
+    values = cross_entropy(scores(logits, rows).float(), targets)
     return values.sum(1) / (targets != IGNORED).sum(1)  # what is ignored counts 0
 
 

@@ -7,7 +7,8 @@ import torch
 from conftest import state_of, tiny_config, tiny_model
 
 from isthmus.checkpoint.loading import load
-from isthmus.eval.loss import Losses, LossMeter, ensemble_losses, offloaded_token_losses, per_block
+from isthmus.eval.loss import Losses, LossMeter, cross_entropy, ensemble_losses, offloaded_token_losses, per_block
+from isthmus.eval.targets import IGNORED
 
 IDS = torch.randint(128, (6, 32), generator=torch.Generator().manual_seed(3))
 BLOCKS = {
@@ -25,6 +26,16 @@ def test_the_loss_is_that_of_transformers(tied: bool) -> None:
         expected = [model(row[None], labels=row[None]).loss.item() for row in IDS]
     assert measured.per_block["text"].tolist() == pytest.approx(expected, abs=1e-5)
     assert measured.mean == pytest.approx(sum(expected) / 6, abs=1e-5)
+
+
+def test_every_target_is_as_exact_as_float32_allows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(3, 7, 50_257, generator=generator)
+    targets = torch.randint(50_257, (3, 7), generator=generator)
+    targets[1, 4:] = IGNORED
+    exact = -logits.double().log_softmax(-1).gather(-1, targets.clamp_min(0)[..., None])[..., 0]
+    exact[1, 4:] = 0
+    torch.testing.assert_close(cross_entropy(logits, targets).double(), exact, atol=4e-6, rtol=0)
 
 
 def test_one_meter_measures_many_states_and_counts_blocks() -> None:
