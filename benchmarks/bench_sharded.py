@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -63,8 +64,26 @@ def run(arguments: list[str]) -> None:
     runpy.run_module("isthmus", run_name="__main__")
 
 
-def measured(work: Path, processes: int) -> dict[str, object]:
-    """Seconds, the highest peak of a process in GB, and the losses on the path."""
+@dataclass(frozen=True)
+class Run:
+    """Seconds, the peak of every process in bytes, and the losses on the path."""
+
+    seconds: float
+    peaks: list[int]
+    losses: list[float]
+
+    def beside(self, alone: Run) -> dict[str, object]:
+        """JSON-ready, with the highest peak as a share of that of one process, and how far the losses are apart."""
+        return {
+            "seconds": round(self.seconds, 1),
+            "peak_GB": [round(peak / 1e9, 3) for peak in self.peaks],
+            "memory_ratio": round(max(self.peaks) / max(alone.peaks), 3),
+            "apart": max(abs(mine - theirs) for mine, theirs in zip(self.losses, alone.losses, strict=True)),
+        }
+
+
+def measured(work: Path, processes: int) -> Run:
+    """The whole job by so many processes."""
     peaks, output = work / f"peaks-{processes}", work / f"path-{processes}"
     peaks.mkdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)] * (processes > 1)
@@ -74,9 +93,8 @@ def measured(work: Path, processes: int) -> dict[str, object]:
     subprocess.run([*command, "-o", str(output), *OPTIONS], check=True, env={**os.environ, **settings})
     seconds = time.perf_counter() - began
     report = json.loads((output / "isthmus.json").read_text())
-    peak = [int(file.read_text()) / 1e9 for file in sorted(peaks.iterdir())]
-    losses = [point["loss"] for point in report["profile"]]
-    return {"seconds": round(seconds, 1), "peak_GB": [round(one, 3) for one in peak], "losses": losses}
+    each = [int(file.read_text()) for file in sorted(peaks.iterdir())]
+    return Run(seconds, each, [point["loss"] for point in report["profile"]])
 
 
 def main() -> None:
@@ -84,14 +102,8 @@ def main() -> None:
         work = Path(folder)
         for seed, name in enumerate("ab"):
             make(work / name, seed)
-        runs = {str(count): measured(work, count) for count in PROCESSES}
-    alone = runs["1"]
-    for one in runs.values():
-        one["memory_ratio"] = round(max(one["peak_GB"]) / max(alone["peak_GB"]), 3)  # type: ignore[type-var,operator]
-        pairs = zip(one.pop("losses"), alone["losses"], strict=True) if one is not alone else ()  # type: ignore[call-overload]
-        one["apart"] = max((abs(a - b) for a, b in pairs), default=0.0)
-    alone.pop("losses")
-    record("sharded", {"processes": runs})
+        runs = {count: measured(work, count) for count in PROCESSES}
+    record("sharded", {"processes": {str(count): run.beside(runs[1]) for count, run in runs.items()}})
 
 
 if __name__ == "__main__":

@@ -126,27 +126,34 @@ def samples(
     context = min(context_length(config) or DEFAULT_CONTEXT for _, config in models.values())
     prompt_tokens = min(prompt_tokens, context // 2)
     chosen = [(label, ids[:prompt_tokens]) for label, table in blocks.items() for ids in table[:per_label]]
+    prompts = torch.stack([ids for _, ids in chosen]).to(device)
     continuations: list[dict[str, str]] = [{} for _ in chosen]
     for name, (state, config) in models.items():
         model = runnable(state, config, device)
-        length = min(new_tokens, context - prompt_tokens)
-        for place, (_, ids) in enumerate(chosen):
+        with torch.random.fork_rng():
             torch.manual_seed(seed)
-            prompt = ids[None].to(device)
-            out = model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=length,
+            written = model.generate(
+                prompts,
+                attention_mask=torch.ones_like(prompts),
+                max_new_tokens=min(new_tokens, context - prompt_tokens),
                 do_sample=True,
                 temperature=0.7,
                 top_k=40,
                 pad_token_id=_end_token(config),
             )
-            continuations[place][name] = str(tokenizer.decode(out[0, ids.numel() :], skip_special_tokens=True))
+        for texts, row in zip(continuations, written[:, prompts.shape[1] :].tolist(), strict=True):
+            texts[name] = str(tokenizer.decode(_until_end(row, config), skip_special_tokens=True))
     return tuple(
         Sample(label, str(tokenizer.decode(ids, skip_special_tokens=True)), texts)
         for (label, ids), texts in zip(chosen, continuations, strict=True)
     )
+
+
+def _until_end(tokens: list[int], config: PretrainedConfig) -> list[int]:
+    """The tokens of a text up to its end; what stands behind fills up the rows of those that are written together."""
+    end = config.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
 def _end_token(config: PretrainedConfig) -> int:

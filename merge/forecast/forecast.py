@@ -25,7 +25,7 @@ from .speed import speed_of_algebra, speed_of_disk, speed_of_model
 from .stages import Outline
 from .work import NOTHING, Stage, Work
 
-LATER = 0.05e9  # bytes of libraries that are imported as they are needed: accelerate, matplotlib, their caches
+LATER = 0.05e9  # bytes of libraries that are imported where there is text: accelerate, matplotlib, their caches
 LONG = 2e12  # floating-point operations of a merge whose progress bar says how long the whole takes
 BACKWARD = 3  # times the operations of a forward pass that a training step takes
 
@@ -143,7 +143,7 @@ def foreseen(job: Job, text: MergeText, enough: bool = True, elapsed: float = 0.
     return Forecast(
         tuple(stages),
         tuple(stage.work.seconds(rates) for stage in stages),
-        resident + LATER + max(stage.holds for stage in stages),
+        resident + LATER * bool(text) + max(stage.holds for stage in stages),
         tuple(member.name for member in job.inputs.whole),
         round(outline.state / 4),
         {part.label: {"select": part.select.numel(), "report": part.report.numel()} for part in text.parts},

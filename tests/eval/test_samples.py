@@ -32,6 +32,26 @@ def test_all_models_go_on_from_the_same_prompts() -> None:
     assert samples(models, tokenizer, {"x": ids}, per_label=2, new_tokens=12) == written
 
 
+def test_a_text_that_ends_early_is_shown_to_its_end() -> None:
+    """Of texts that are written together, the others go on; where no end is known, all do."""
+    checkpoint = load(EMBEDDED / "docs")
+    tokenizer, blocks = checkpoint.tokenizer(), torch.arange(200, 248).view(2, 24)
+
+    def written(end: int | list[int] | None) -> list[str]:
+        config = type(checkpoint.config).from_dict({**checkpoint.config.to_dict(), "eos_token_id": end})
+        models = {"m": (dict(checkpoint.state), config)}
+        texts = samples(models, tokenizer, {"x": blocks}, per_label=2, new_tokens=12)
+        return [one.continuations["m"] for one in texts]
+
+    first, second = written(None)
+    tokens = tokenizer.encode(first)
+    end = next(token for place, token in enumerate(tokens) if place > 2 and token not in tokenizer.encode(second))
+    shorter, same = written([end, 1023])
+    assert same == second
+    assert first.startswith(shorter)
+    assert 0 < len(shorter) < len(first)
+
+
 def test_a_context_shorter_than_a_prompt_and_a_sample() -> None:
     """24 tokens of prompt leave 8 of a context of 32."""
     tokenizer = load(EMBEDDED / "docs").tokenizer()
