@@ -32,7 +32,7 @@ class Random(Mapping[str, object]):
 
         from isthmus.checkpoint.rows import row_counts
 
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed * len(self) + list(self).index(name))
         for rows in row_counts(self.shapes[name]):
             yield 0.02 * torch.randn(rows, *self.shapes[name][1:])
 

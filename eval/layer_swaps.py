@@ -11,8 +11,6 @@ from torch import Tensor
 from .explanation import PARTS, Cell
 from .loss import Losses, LossMeter
 
-SURE = 2.0  # standard errors
-
 
 @dataclass(frozen=True)
 class Swap:
@@ -55,7 +53,7 @@ def measured_swaps(
     """L(swap) − L(merge) of every swap on the meter's blocks, with paired standard errors; JSON-ready.
 
     The swap with the lowest difference, if that is negative, is measured again on the blocks `report`, which did not
-    choose it: ``best`` has both differences, and whether the gain is more than `SURE` standard errors there.
+    choose it: ``best`` has both differences, and whether the gain is more than the noise there.
     """
     own = meter(merge)
     on_swap()
@@ -70,8 +68,8 @@ def measured_swaps(
         swap = wanted[lowest]
         other = swapped(merge, parents[swap.parent], swap.names)
         again = meter(other, report) - meter(merge, report)
-        gains = again.mean < -SURE * again.stderr
-        best = {**rows[lowest], "report_difference": again.mean, "report_stderr": again.stderr, "gains": gains}
+        there = {"report_difference": again.mean, "report_stderr": again.stderr}
+        best = {**rows[lowest], **there, "gains": (-again).is_surely_positive}
     return {"loss": own.mean, "stderr": own.stderr, "rows": rows, "best": best}
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = 2**24
 STATES = 4  # that are measured until what they freed is given back: glibc would keep more than all of them hold
+SURE = 2.0  # standard errors
+ROUNDING = 1e-5  # nats by which the losses of one function may differ, computed in another order
 ABSENT = -1.0  # among losses, which are 0 or more: a block has fewer targets than others
 
 
@@ -60,6 +62,14 @@ class Losses:
         """Standard error of `mean` over blocks; 0 for labels of a single block, whose spread is unknown."""
         variances = [v.var().item() / v.numel() for v in self.per_block.values() if v.numel() > 1]
         return math.sqrt(sum(variances)) / len(self.per_block)
+
+    @property
+    def is_surely_positive(self) -> bool:
+        """Whether the mean, of a difference, is above 0 by more than `SURE` standard errors, and rounding."""
+        return self.mean > max(SURE * self.stderr, ROUNDING)
+
+    def __neg__(self) -> Losses:
+        return Losses({label: -values for label, values in self.per_block.items()})
 
     def __sub__(self, other: Losses) -> Losses:
         return self._paired(other, lambda mine, theirs: mine - theirs)

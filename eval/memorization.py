@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .loss import Losses, LossMeter
+from .loss import SURE, Losses, LossMeter
 from .samples import written_blocks
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FAR = 0.5  # nats per token
 ALIKE = 0.5  # share of tokens
-SURE = 2.0
 BLOCKS = 32
 LENGTH = 128  # tokens of a block, at most
 

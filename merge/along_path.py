@@ -17,6 +17,7 @@ from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.optimizer_evidence import Evidence
+from ..eval.loss import SURE
 from ..eval.progress import Progress
 from ..eval.tasks.task_set import TaskSet
 from ..eval.text_hashes import TextHashes
@@ -25,7 +26,7 @@ from .path import WeightPath
 from .plans import CurvePlan, LearnPlan, MergePlan
 from .probe import Probe, probed
 from .saved_path import SavedPath, read_path
-from .search import SURE, Search, grid, inside
+from .search import Search, grid, inside
 from .spectra import restored_spectrum
 from .task_scores import module_of
 from .training.fitting import learning_record, movable, training_record

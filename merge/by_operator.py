@@ -25,7 +25,6 @@ from .path import blend
 from .plans import CurvePlan, SearchPlan
 from .recipes.recipe import Recipe
 from .saved_path import endpoint_digests
-from .search import SURE
 from .simplex import Star
 from .task_scores import module_of
 from .training.fitting import learning_record, movable, started, training_record
@@ -89,8 +88,8 @@ class OperatorChooser(Chooser):
         chosen = climb(
             methods,
             self._average,
-            is_flat=lambda best: not _is_surely_positive(best.losses - mean),
-            is_lower=lambda other, best: _is_surely_positive(best.losses - other.losses),
+            is_flat=lambda best: not (best.losses - mean).is_surely_positive,
+            is_lower=lambda other, best: (best.losses - other.losses).is_surely_positive,
         )
         learns = self.plan.alignment == "learned" and self.plan.path == "linear"  # else with the centre of a star
         return self._learned(chosen) if learns else chosen.aligned
@@ -101,7 +100,7 @@ class OperatorChooser(Chooser):
         labels, fitter = self.training(start.aligned, plan, plan.training)
         trained = fitter.learn_all(start.aligned, self.states, plan)
         learned = self._measured(self.moved(trained.alignments))
-        lower = _is_surely_positive(start.losses - learned.losses)
+        lower = (start.losses - learned.losses).is_surely_positive
         record = {**learning_record(plan, trained, start.aligned.alignment.method), "fit_on": labels}
         self.fitted = Fitted(record, seen=TextHashes.of(fitter.fit[label] for label in labels), run=fitter.run)
         return (learned if lower else start).aligned
@@ -267,7 +266,3 @@ class OperatorChooser(Chooser):
     def _lazy(self, recipe: Recipe, aligned: Universe, statistics: Known) -> Combined:
         values = recipe.values(list(aligned.states[0]))
         return Combined(recipe.operator, aligned.states, values, seed=self.plan.seed, known=statistics)
-
-
-def _is_surely_positive(difference: Losses) -> bool:
-    return difference.mean > SURE * difference.stderr

@@ -23,7 +23,6 @@ from ..eval.samples import Writer
 from ..eval.targets import text_of
 from ..eval.text import Text
 from .path import WeightPath
-from .search import SURE
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -96,7 +95,7 @@ class Probed:
     def is_worse(self) -> bool:
         """Whether fitting has raised the barrier on a text by more than the noise."""
         gains = [highest(self.closed, label) - highest(self.path, label) for label in self.path.start.per_block]
-        return any(gain.mean < -SURE * gain.stderr for gain in gains)
+        return any((-gain).is_surely_positive for gain in gains)
 
     def _row(self, label: str, share: float) -> dict[str, Any]:
         path, closed = highest(self.path, label), highest(self.closed, label)

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor
 
 from ..eval.barrier import Profile
-from ..eval.loss import Losses, LossMeter
+from ..eval.loss import ROUNDING, SURE, Losses, LossMeter
 from .plans import Objective
 
 QUARTERS = 4
 FEWEST_BLOCKS = 4
 COARSE = (0, 1, 3, 5, 7, 9, 10)
-SURE = 2.0
 
 
 class Search:
@@ -60,15 +59,14 @@ class Search:
             for search, t in zip((self, other), highest, strict=True):
                 search._measure((0.0, t, 1.0), depth)
             difference = other.profile.excess(highest[1]) - self.profile.excess(highest[0])
-            if abs(difference.mean) > SURE * difference.stderr:
+            if difference.is_surely_positive or (-difference).is_surely_positive:
                 break
-        return difference.mean > SURE * difference.stderr
+        return difference.is_surely_positive
 
     @property
     def is_flat(self) -> bool:
         """Whether the barrier so far is within the noise of 0."""
-        highest = self.profile.excess(self._highest())
-        return highest.mean <= SURE * highest.stderr
+        return not self.profile.excess(self._highest()).is_surely_positive
 
     def no_higher_than(self, other: Search) -> bool:
         """Whether this path's barrier is at most the other's, both on all blocks."""
@@ -164,7 +162,7 @@ def gap(measured: Profile, t: float, other: float, objective: Objective) -> tupl
 
 def _sure(difference: tuple[float, float]) -> bool:
     """Whether a difference (mean, standard error) is above 0 by more than the noise."""
-    return difference[0] > SURE * difference[1]
+    return difference[0] > max(SURE * difference[1], ROUNDING)
 
 
 def _share(blocks: int, quarters: int) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...eval.loss import Losses
+from ...eval.loss import SURE, Losses
 from ..measured import losses_json
-from ..search import SURE
 from ..task_scores import scores_json
 from .comparison_state import MethodResult, Result
 from .methods import AVERAGE
@@ -60,8 +59,7 @@ def _judged_by(result: Result, part: str, objective: str) -> Losses:
 
 
 def _surely_better(one: Result, other: Result, part: str, objective: str) -> bool:
-    gain = _judged_by(other, part, objective) - _judged_by(one, part, objective)
-    return gain.mean > SURE * gain.stderr
+    return (_judged_by(other, part, objective) - _judged_by(one, part, objective)).is_surely_positive
 
 
 def _row(one: MethodResult, average: Result) -> dict[str, Any]:

@@ -37,7 +37,7 @@ EXPLORED = 2.5  # times the select text that a path is measured on until its low
 COMPARED = 10.0  # times, where a learned alignment is held against what it began with, all points on all of it
 SETTLED = 2.0  # times, until the lowest point is told from the others
 GRADIENTS = 1.5  # times what is kept for a backward pass is there in the middle of it: measured 1.45 to 1.7
-SAMPLES, SAMPLE_TOKENS = 2, 64  # of every label, and how long
+SAMPLE_TOKENS = 64  # of every sample
 FIGURES, PAGES = 1.5, 0.3  # seconds that the report and the card take, with figures and without
 
 
@@ -238,9 +238,7 @@ class Outline(Amounts):
             work = points * alignments.spectrum(self.table)
             yield Stage("measuring the spectrum", work, self.universe + 1.5 * self.aligned)
         if self.report and self.writes and self.job.inputs.tokenizer_owner.has_tokenizer and self.text:
-            tokens = float((min(3, self.ends) + 1) * SAMPLE_TOKENS)
-            work = Work(moments=tokens, written=tokens * SAMPLES * len(self.text.report))
-            yield Stage("writing samples", work, held)
+            yield Stage("writing samples", Work(moments=float((min(3, self.ends) + 1) * SAMPLE_TOKENS)), held)
         drawn = (is_path and self.is_curve) or (not is_path and self.ends == 3)
         if self.report and drawn:
             blocks = sum(min(len(rows), PLANE_BLOCKS) for rows in self.text.report.values()) or PLANE_BLOCKS

@@ -14,7 +14,6 @@ from ...eval.loss import Losses
 from ...eval.progress import Progress
 from ..plans import MergePlan, SearchPlan
 from ..recipes.recipe import Recipe
-from ..search import SURE
 from .coordinate import EVALUATIONS, WeightSearch
 from .evolution import evolve
 from .gradient import learn_weights
@@ -114,7 +113,7 @@ class WeightChooser:
     def _surely_better(self, space: WeightSpace, evaluations: Evaluations) -> Table:
         """The best table, where it is better than equal weights by more than the noise; else these."""
         gain = evaluations(space.equal()) - evaluations(evaluations.best)
-        return evaluations.best if gain.mean > SURE * gain.stderr else space.equal()
+        return evaluations.best if gain.is_surely_positive else space.equal()
 
     def _chosen(
         self, space: WeightSpace, evaluations: Evaluations, table: Table, further: Mapping[str, Any]

@@ -63,6 +63,16 @@ def test_differences_are_paired() -> None:
     assert a.mixed(b, 0.25).mean == pytest.approx(0.75 * a.mean + 0.25 * b.mean)
 
 
+def test_what_rounding_does_is_not_sure() -> None:
+    """Of one function computed twice all blocks can be equally far apart, which is no standard error at all."""
+    for apart, sure in ((2e-16, False), (2e-6, False), (1e-3, True)):
+        difference = Losses({"x": torch.full((8,), apart, dtype=torch.float64)})
+        assert difference.is_surely_positive is sure
+        assert not (-difference).is_surely_positive
+    noisy = Losses({"x": torch.tensor([0.1, -0.1, 0.2, -0.15], dtype=torch.float64)})
+    assert not noisy.is_surely_positive
+
+
 def test_the_ensemble_averages_probabilities() -> None:
     meter = LossMeter(tiny_config(), {"text": IDS})
     members = [tiny_model(0), tiny_model(1)]

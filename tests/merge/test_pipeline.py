@@ -166,6 +166,8 @@ def test_one_model_with_itself_is_itself() -> None:
     assert found.report["barrier"] == pytest.approx(0.0, abs=1e-6)
     assert found.report["merge_point"]["t"] == 0.5
     assert found.report["spectrum"]["distance"] == pytest.approx(0.0, abs=1e-9)
+    assert found.report["alignment"]["learning"] is None, "there is nothing to learn"
+    assert found.report["alignment"]["method"] == "none"
 
 
 def highest_excess(report: dict) -> float:
