@@ -1,6 +1,5 @@
 """Two random checkpoints of the shape of Llama-2-7B, in bfloat16: checked, and averaged from disk to disk; the baseline
-is copying one of them with cp. And two with two of its layers, aligned layer by layer. Whole processes, with peaks of
-memory: an alignment holds no more of 32 layers than of two, but takes as much longer.
+is copying one of them with cp. Whole processes, with peaks of memory.
 
 Inputs are out of the page cache when a run begins, and outputs on the disk when it ends, as in `bench_large.py`.
 """
@@ -20,7 +19,7 @@ SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads":
 LAYERS = 32
 
 
-def make(directory: Path, seed: int, layers: int) -> None:
+def make(directory: Path, seed: int) -> None:
     """One checkpoint."""
     import torch
     from transformers import LlamaConfig
@@ -28,20 +27,12 @@ def make(directory: Path, seed: int, layers: int) -> None:
     from isthmus.align.families import family
     from isthmus.checkpoint.serialization import save_small_files, save_weights
 
-    config = LlamaConfig(**SHAPE, num_hidden_layers=layers, num_key_value_heads=32, tie_word_embeddings=False)
+    config = LlamaConfig(**SHAPE, num_hidden_layers=LAYERS, num_key_value_heads=32, tie_word_embeddings=False)
     directory.mkdir()
     shapes = family(config).schema().shapes
     save_weights(directory, shapes, Random(shapes, seed), torch.bfloat16)
     facts = {**config.to_diff_dict(), "architectures": ["LlamaForCausalLM"]}
     save_small_files(directory, facts, {}, torch.bfloat16)
-
-
-def pair(work: Path, layers: int) -> tuple[Path, Path]:
-    """Two of them, each made by a process of its own."""
-    ends = work / "a", work / "b"
-    for seed, directory in enumerate(ends):
-        subprocess.run([sys.executable, __file__, directory, str(seed), str(layers)], check=True)
-    return ends
 
 
 def run(*arguments: object, cold: tuple[Path, ...]) -> Cost:
@@ -53,14 +44,14 @@ def run(*arguments: object, cold: tuple[Path, ...]) -> Cost:
 def main() -> None:
     with tempfile.TemporaryDirectory(dir=os.environ.get("ISTHMUS_BENCH_DIR")) as folder:
         work = Path(folder)
-        ends, out = pair(work, LAYERS), work / "merged"
+        ends, out = (work / "a", work / "b"), work / "merged"
+        for seed, directory in enumerate(ends):  # each by a process of its own
+            subprocess.run([sys.executable, __file__, directory, str(seed)], check=True)
         copied = copy(ends[0], out)
         subprocess.run(["rm", "-r", out], check=True)
         costs = {"check": run("check", *ends, cold=ends)}
         costs["average"] = run("merge", *ends, "-o", out, "--method", "linear", cold=ends)
         whole = size(ends[0])
-        subprocess.run(["rm", "-r", out, *ends], check=True)
-        costs["align two layers"] = run("align", *pair(work, 2), "-o", out, "--stream", cold=ends)
     numbers = {
         name: {"seconds": round(cost.seconds, 1), "peak_GB": round(cost.peak / 1e9, 3)} for name, cost in costs.items()
     }
@@ -70,7 +61,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        make(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    if len(sys.argv) == 3:
+        make(Path(sys.argv[1]), int(sys.argv[2]))
     else:
         main()

@@ -1,72 +1,76 @@
 """A bend between two GPT-2s, trained by one process, and by two and four that share every weight (FSDP2, gloo).
 
-Every process records its own peak of memory, of the whole job: opening, writing text, training, measuring and saving.
-The models are random, 12 layers of width 1,024 (152M parameters, 0.6 GB in float32), aligned in no way; there are four
-steps of eight blocks of 16 tokens, and little is measured, which takes most of the time, and little memory.
+The models are random, 12 layers of width 1,024 (152M parameters, 0.6 GB in float32), and stay on the disk until they
+are read; there are four steps of AdamW with eight blocks of 16 tokens, and the losses of five points of the path before
+and after. Every process records its peak of memory. What a merge does besides, as writing text and a report, is left
+out: it takes most of the time, and less memory.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
-import shutil
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from measurement import record
 
-EMBEDDED = Path(__file__).parents[1] / "lab" / "checkpoints" / "adamw-1"
-OPTIONS = ["--data", "stdlib:docs:heldout", "--align", "none", "--tokens", "64", "--context", "16"]
-OPTIONS += ["--steps", "4", "--batch", "8", "--bend-lr", "1e-4", "--path", "polychain"]
-OPTIONS += ["--bend-start", "midpoint", "--no-spectrum", "--quiet"]
 PROCESSES = (1, 2, 4)
+BLOCKS, CONTEXT, STEPS, BATCH = 64, 16, 4, 8
+POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def make(directory: Path, seed: int) -> None:
-    """One random model with the embedded tokenizer."""
+    """One random model."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
-    vocabulary = json.loads((EMBEDDED / "config.json").read_text())["vocab_size"]
-    config = GPT2Config(vocab_size=vocabulary, n_positions=128, n_embd=1024, n_layer=12, n_head=16)
+    config = GPT2Config(vocab_size=1024, n_positions=128, n_embd=1024, n_layer=12, n_head=16)
     config.bos_token_id = config.eos_token_id = 0
     GPT2LMHeadModel(config).save_pretrained(directory)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(EMBEDDED / name, directory)
 
 
-def run(arguments: list[str]) -> None:
-    """The command line, in this process, whose peak of memory is written down as it ends."""
+def train(work: Path, out: Path) -> None:
+    """What every process does; each writes down its peak of memory, and all the losses, which are the same."""
+    import torch
 
-    end = os._exit
+    from isthmus.checkpoint.loading import load
+    from isthmus.eval.loss import LossMeter
+    from isthmus.eval.processes import processes_of_job, several, sharding
+    from isthmus.eval.sharded import sharded_model
+    from isthmus.merge.path import WeightPath
+    from isthmus.merge.plans import PathTraining
+    from isthmus.merge.training.path_training import train_path
 
-    def write(code: int) -> NoReturn:
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        peaks = Path(os.environ["ISTHMUS_BENCH_PEAKS"], os.environ.get("RANK", "0"))
-        peaks.write_text(str(int(line.split()[1]) * 1024))
-        end(code)
+    if several():
+        processes_of_job()
+    a, b = (load(work / name) for name in "ab")
+    blocks = torch.randint(1024, (BLOCKS, CONTEXT), generator=torch.Generator().manual_seed(0))
+    middle = WeightPath("linear", a.state, b.state)(0.5)
+    bend = sharded_model(a.config).shared_in_turn(middle) if sharding() else dict(middle)
+    path = WeightPath("polychain", a.state, b.state, (bend,))
+    meter = LossMeter(a.config, {"x": blocks[:BATCH]})
 
-    from isthmus.eval import memorization
-    from isthmus.merge import plane, probe
+    def losses(path: WeightPath) -> list[float]:
+        return [meter(path(t)).mean for t in POINTS]
 
-    # Memory does not depend on how much is measured.
-    memorization.BLOCKS, probe.TOKENS = 2, 32
-    plane._measured.__kwdefaults__["resolution"] = 2
-    os._exit = write  # the command line ends so, without finalizers
-    sys.argv = ["isthmus", *arguments]
-    runpy.run_module("isthmus", run_name="__main__")
+    training = PathTraining(steps=STEPS, batch=BATCH, optimizer="adamw", lr=1e-4)
+    trained = train_path(path, a.config, {"x": blocks}, lambda path: sum(losses(path)), training)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert trained.best > 0, "the bend that is measured is one that was trained"
+    result = {"peak": peak, "losses": losses(path) + losses(trained.path)}
+    (out / os.environ.get("RANK", "0")).write_text(json.dumps(result))
 
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds, the peak of every process in bytes, and the losses on the path."""
+    """Seconds, the peak of every process in bytes, and the losses of points before and after."""
 
     seconds: float
     peaks: list[int]
@@ -84,17 +88,16 @@ class Run:
 
 def measured(work: Path, processes: int) -> Run:
     """The whole job by so many processes."""
-    peaks, output = work / f"peaks-{processes}", work / f"path-{processes}"
-    peaks.mkdir()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)] * (processes > 1)
-    command = [*(launch or [sys.executable]), __file__, "run", "merge", str(work / "a"), str(work / "b")]
-    settings = {"ISTHMUS_BENCH_PEAKS": str(peaks), "ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
+    out = work / str(processes)
+    out.mkdir()
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] * (processes > 1)
+    settings = {"ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
-    subprocess.run([*command, "-o", str(output), *OPTIONS], check=True, env={**os.environ, **settings})
+    command = [sys.executable, *launch, __file__, str(work), str(out)]
+    subprocess.run(command, check=True, env={**os.environ, **settings})
     seconds = time.perf_counter() - began
-    report = json.loads((output / "isthmus.json").read_text())
-    each = [int(file.read_text()) for file in sorted(peaks.iterdir())]
-    return Run(seconds, each, [point["loss"] for point in report["profile"]])
+    each = [json.loads(file.read_text()) for file in sorted(out.iterdir())]
+    return Run(seconds, [one["peak"] for one in each], each[0]["losses"])
 
 
 def main() -> None:
@@ -103,11 +106,18 @@ def main() -> None:
         for seed, name in enumerate("ab"):
             make(work / name, seed)
         runs = {count: measured(work, count) for count in PROCESSES}
-    record("sharded", {"processes": {str(count): run.beside(runs[1]) for count, run in runs.items()}})
+    record(
+        "sharded",
+        {
+            "what": "a bend between two GPT-2s of 152M parameters, by processes that share every weight, whole process",
+            "baseline": "one process, which has all weights",
+            "processes": {str(count): run.beside(runs[1]) for count, run in runs.items()},
+        },
+    )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["run"]:
-        run(sys.argv[2:])
+    if len(sys.argv) == 3:
+        train(Path(sys.argv[1]), Path(sys.argv[2]))
     else:
         main()

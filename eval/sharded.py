@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..align.memory import release_large_when_freed
 from ..checkpoint.model import arguments, empty_model
 from ..checkpoint.rows import ComputedState, rows_of
 from .processes import processes_of_job
@@ -52,6 +53,7 @@ class ShardedModel:
     def __init__(self, config: PretrainedConfig, device: str = "cpu"):
         from torch.distributed.fsdp import fully_shard
 
+        release_large_when_freed()  # layers are put together and dropped all the time
         self.device = torch.device(device)
         self._mesh = _mesh(self.device.type)
         self._process, self._processes = self._mesh.get_local_rank(), self._mesh.size()
