@@ -82,6 +82,16 @@ def training() -> Iterator[Row]:
     yield "a step of Muon, 4 layers of width 128", ours, peer, ratio, "", _script("muon")
 
 
+def larger() -> Iterator[Row]:
+    """Weights that processes share, beside one process that has them all."""
+    alone, *others = _result("sharded")["processes"].items()
+    for count, one in others:
+        ours = f"{one['seconds']:g} s, {max(one['peak_GB']):g} GB in each"
+        peer = f"one process, {alone[1]['seconds']:g} s, {alone[1]['peak_GB'][0]:g} GB"
+        ratios = _ratio(one["seconds"], alone[1]["seconds"]), f"{one['memory_ratio']:.2f}"
+        yield f"a bend of 152M parameters, shared by {count} processes", ours, peer, *ratios, _script("sharded")
+
+
 def planning() -> Iterator[Row]:
     """What `--plan` foresees, beside what then happens."""
     for name, one in _result("plan")["commands"].items():
@@ -93,6 +103,7 @@ SECTIONS = {
     "Before a merge": opening,
     "Alignment": alignment,
     "Training": training,
+    "Larger models": larger,
     "What `--plan` foresees": planning,
 }
 
