@@ -83,7 +83,13 @@ def training() -> Iterator[Row]:
 
 
 def larger() -> Iterator[Row]:
-    """Weights that processes share, beside one process that has them all."""
+    """Models of seven billion parameters, and weights that processes share, beside one process that has them all."""
+    billions = _result("seven_billion")
+    check, average, size = billions["check"], billions["average"], f"{billions['whole_GB']:g} GB"
+    for what, one in ((f"check two checkpoints of {size}", check), (f"average two checkpoints of {size}", average)):
+        ours = f"{one['seconds']:g} s, {one['peak_GB']:g} GB"
+        peer = f"copying one of them, {billions['copy']:g} s"
+        yield what, ours, peer, _ratio(one["seconds"], billions["copy"]), "", _script("seven_billion")
     alone, *others = _result("sharded")["processes"].items()
     for count, one in others:
         ours = f"{one['seconds']:g} s, {max(one['peak_GB']):g} GB in each"
