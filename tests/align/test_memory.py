@@ -1,0 +1,36 @@
+"""What is freed goes back to the system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Tensors of 4 MiB, with small ones between them that stay: the heap would keep what lies between.
+JOB = """
+import sys, torch
+from isthmus.align.memory import release_large_when_freed
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) * 1024
+
+if sys.argv[1] == "released":
+    release_large_when_freed()
+torch.ones(2**20)
+before, kept, large = resident(), [], []
+for _ in range(50):
+    large.append(torch.ones(2**20))
+    kept.append([torch.ones(2**10) for _ in range(8)])
+large.clear()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps it")
+def test_large_tensors_go_back_as_they_are_freed() -> None:
+    kept, released = (
+        int(subprocess.run([sys.executable, "-c", JOB, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("kept", "released")
+    )
+    assert released < 20e6 < 100e6 < kept
