@@ -113,9 +113,9 @@ class TrainingState:
         """Put the run back; returns the steps done, the history, and the best states so far with their alignments."""
         try:
             latest = self._latest()
-            kept, done = latest.get("weights", "whole"), latest["step"]
-            if kept != placed.kept:
-                raise _of_others(kept)
+            weights, done = latest.get("weights", "whole"), latest["step"]
+            if weights != placed.kept:
+                raise _of_others(weights)
             target = self.folder / f"step-{done}"
             if type(done) is not int or not target.is_dir():
                 raise ValueError("no step of this run")
@@ -172,10 +172,8 @@ class TrainingState:
             self.folder.rmdir()
 
 
-def _of_others(kept: str) -> BadInput:
-    shared = "by processes that share all weights (FSDP): go on with two or more that do"
-    whole = "with all weights in each process: go on without FSDP"
-    return BadInput(
-        f"the unfinished run that is kept for this output was trained {shared if kept == 'shared' else whole}, or add "
-        "--restart to drop it"
-    )
+def _of_others(weights: str) -> BadInput:
+    how = "with all weights in each process: go on without FSDP"
+    if weights == "shared":
+        how = "by processes that share all weights (FSDP): go on with two or more that do"
+    return BadInput(f"the unfinished run that is kept for this output was trained {how}, or add --restart to drop it")
