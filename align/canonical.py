@@ -28,7 +28,7 @@ from .memory import release_freed
 from .scales import Scales
 from .symmetry import Family, State
 
-ROWS = 4096
+ROWS = 256  # in float64 at a time: what fits into a cache
 
 
 def canonical(state: Mapping[str, Tensor], table: Family) -> State:

@@ -47,7 +47,7 @@ def align_states(
     ids: Tensor | None = None,
     stream: bool = False,
     seed: int = 0,
-    on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
+    on_pass: Callable[[str, int, float], None] = lambda start, number, score: None,
 ) -> Aligned:
     """Align state B to state A, both of configuration `config`, and verify that B's function did not change.
 
@@ -69,7 +69,7 @@ def align_states(
     if method in LOOKING and ids is None:
         raise BadInput(f"'{method}' matches what the models compute on text: give token ids")
     if stream:
-        return _streamed(a, b, config, table, Alignment(method), seed, on_sweep)
+        return _streamed(a, b, config, table, Alignment(method), seed, on_pass)
     untied, alignment, seen = table.untied(), Alignment(method), None
     pieces_a = untied.split(canonical(a, table))
     release_freed()
@@ -78,7 +78,7 @@ def align_states(
     if ids is not None and method in LOOKING:
         seen = cross_correlations(untied.join(pieces_a), untied.join(pieces_b), alignment.config(config), untied, ids)
     weigh, acting = method != "activations", alignment.acting(untied)
-    matching = match(pieces_a, pieces_b, acting, activations=seen, weigh=weigh, on_sweep=on_sweep)
+    matching = match(pieces_a, pieces_b, acting, activations=seen, weigh=weigh, on_pass=on_pass)
     alignment = Alignment(method, matching.elements, matching.score)
     if alignment.folds:
         moved, reference = alignment.apply_to_pieces(pieces_b, untied), untied.join(pieces_a)
@@ -86,7 +86,7 @@ def align_states(
         moved, reference = alignment.apply(b, table), dict(a)
     del pieces_a, pieces_b
     release_freed()
-    error = alignment.verify(b, moved, config, seed=seed)
+    error = alignment.verify(b, moved, config, seed=seed, measure=streamed_log_probs)  # B may still be on disk
     return Aligned(reference, moved, alignment.config(config), alignment, error)
 
 
@@ -97,7 +97,7 @@ def _streamed(
     table: Family,
     alignment: Alignment,
     seed: int,
-    on_sweep: Callable[[str, int, float], None],
+    on_pass: Callable[[str, int, float], None],
 ) -> Aligned:
     """The same, layer by layer from where the states are."""
     if alignment.method not in ("permutation", "orthogonal"):
@@ -105,7 +105,7 @@ def _streamed(
             f"'{alignment.method}' looks at whole models: models that stay on disk take permutation or orthogonal"
         )
     pieces_a, pieces_b = (streamed_canonical(state, table) for state in (a, b))
-    matching = match(pieces_a, pieces_b, alignment.acting(table.untied()), on_sweep=on_sweep)
+    matching = match(pieces_a, pieces_b, alignment.acting(table.untied()), on_pass=on_pass)
     alignment = Alignment(alignment.method, matching.elements, matching.score)
     reference: Mapping[str, Tensor] = a
     moved = joined_state(stored_pieces(b, table), table.permuting(), matching.elements)
@@ -123,11 +123,11 @@ def align_models(
     *,
     ids: Tensor | None = None,
     seed: int = 0,
-    on_sweep: Callable[[str, int, float], None] = lambda start, sweep, score: None,
+    on_pass: Callable[[str, int, float], None] = lambda start, number, score: None,
 ) -> Aligned:
     """Align checkpoint B to checkpoint A (`align_states`), after checking that they fit.
 
     Raises IncompatibleModels, before any weight is read, when they do not; and what `align_states` raises.
     """
     first, second = open_inputs((a, b), families=FAMILIES, narrow=True).members
-    return align_states(first.state, second.state, first.config, method, ids=ids, seed=seed, on_sweep=on_sweep)
+    return align_states(first.state, second.state, first.config, method, ids=ids, seed=seed, on_pass=on_pass)

@@ -23,9 +23,10 @@ from .activations import cross_correlations
 from .alignment import TOLERANCE, Alignment, random_ids
 from .canonical import canonical
 from .families import family
-from .matching import length, match
+from .matching import match
 from .memory import release_freed
 from .methods import LOOKING, Method
+from .objective import length
 from .pipeline import Aligned, align_states
 from .streamed import joined_state, stored_pieces, streamed_canonical
 from .symmetry import Elements, Family
@@ -158,7 +159,7 @@ def align_all(
         return Universe(tuple(states), config, (Alignment("none"),) * (len(states) - 1), 0.0, (0.0,))
     if len(states) == 2:
         a, b = states
-        pair = align_states(a, b, config, method, ids=ids, stream=stream, seed=seed, on_sweep=lambda *_: on_match())
+        pair = align_states(a, b, config, method, ids=ids, stream=stream, seed=seed, on_pass=lambda *_: on_match())
         return Universe.of_pair(pair)
     if method == "learned":
         raise BadInput("more than two models are aligned by a closed form: take permutation, orthogonal or combined")

@@ -11,7 +11,8 @@ from group import moved, random_elements
 
 from isthmus.align.canonical import canonical
 from isthmus.align.families import family
-from isthmus.align.matching import INSIDE_HEADS, _Problem, length, match
+from isthmus.align.matching import match
+from isthmus.align.objective import INSIDE_HEADS, Objective, length
 
 UNTIED = family(tiny_config(tie_word_embeddings=False))
 
@@ -20,7 +21,7 @@ def random(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def attained(problem: _Problem, elements: dict[str, torch.Tensor]) -> float:
+def attained(problem: Objective, elements: dict[str, torch.Tensor]) -> float:
     """The objective, piece by piece."""
     moved = {name: UNTIED.act(name, problem.b[name], elements) for name in problem.names}
     return sum(problem.weights[name] * float((problem.a[name] * there).sum()) for name, there in moved.items())
@@ -29,7 +30,7 @@ def attained(problem: _Problem, elements: dict[str, torch.Tensor]) -> float:
 def test_heads_and_their_rotations_are_jointly_best() -> None:
     """Against every permutation of the heads, each with its best rotations from scipy."""
     a, b = (UNTIED.split(canonical(state_of(tiny_model(seed)), family(tiny_config()))) for seed in (1, 2))
-    problem = _Problem(a, b, UNTIED)
+    problem = Objective(a, b, UNTIED)
     stream = {"residual": random_elements(UNTIED, "orthogonal")["residual"]}
     solved, _ = problem.solve_blocks("h.0.heads", stream)
     found = attained(problem, stream | solved)
@@ -64,7 +65,7 @@ def test_a_moved_copy_is_matched_exactly(rotate: bool, seed: int) -> None:
 def test_no_sweep_loses() -> None:
     a, b = (UNTIED.split(canonical(state_of(tiny_model(seed)), family(tiny_config()))) for seed in (1, 2))
     scores: list[float] = []
-    found = match(a, b, UNTIED, tolerance=1e-6, on_sweep=lambda start, sweep, score: scores.append(score))
+    found = match(a, b, UNTIED, tolerance=1e-6, on_pass=lambda start, number, score: scores.append(score))
     assert len(scores) > 2
     assert all(later >= earlier - 1e-9 for earlier, later in pairwise(scores))
     assert found.score == scores[-1]
