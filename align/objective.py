@@ -85,7 +85,7 @@ class Objective:
         self.table = table
         threads = torch.get_num_threads()
         workers = min(threads, WORKERS)
-        # One pool for all sweeps: every new thread keeps memory of its own.
+        # One pool for all passes: every new thread keeps memory of its own.
         self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
         # What no activation shows is compared by weights all the same.
         self.names = table.compared if weigh else _unseen(table, activations or {})

@@ -62,7 +62,7 @@ def test_a_moved_copy_is_matched_exactly(rotate: bool, seed: int) -> None:
     assert max((back[name] - form[name]).abs().max().item() for name in form) < 2e-5
 
 
-def test_no_sweep_loses() -> None:
+def test_no_pass_loses() -> None:
     a, b = (UNTIED.split(canonical(state_of(tiny_model(seed)), family(tiny_config()))) for seed in (1, 2))
     scores: list[float] = []
     found = match(a, b, UNTIED, tolerance=1e-6, on_pass=lambda start, number, score: scores.append(score))
