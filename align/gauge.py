@@ -56,16 +56,18 @@ def regauge(pieces: Mapping[str, Tensor], table: Family, gauge: Mapping[str, Ten
     return moved
 
 
-def free_gauge(table: Family, pieces: Mapping[str, Tensor]) -> State:
+def free_gauge(table: Family) -> State:
     """The gauge that changes nothing, all that `regauge` takes: ones for scales, zeros for shifts and value biases."""
+
+    def vector(name: str, value: float) -> Tensor:
+        return torch.full(table.shape_of(table.pieces[name]), value)
+
     gauge = {}
     for norm in (norm for norm in table.norms if norm.folds):
-        gauge[norm.weight] = torch.ones_like(pieces[norm.weight])
+        gauge[norm.weight] = vector(norm.weight, 1.0)
         if norm.bias is not None and norm.shifts:
-            gauge[norm.bias] = torch.zeros_like(pieces[norm.bias])
-    for attention in table.attentions:
-        gauge[attention.value_bias] = torch.zeros_like(pieces[attention.value_bias])
-    return gauge
+            gauge[norm.bias] = vector(norm.bias, 0.0)
+    return gauge | {one.value_bias: vector(one.value_bias, 0.0) for one in table.attentions}
 
 
 def neutral(state: Mapping[str, Tensor], table: Family) -> State:

@@ -36,37 +36,35 @@ ROTATION_LR, GAUGE_LR, HEADS_LR = 6e-3, 4e-2, 5e-2
 
 
 class LearnedAlignment(nn.Module):
-    """States in motion: called without arguments, it gives the pieces of all where they now are, the first one's first,
-    differentiable in its parameters.
+    """States in motion: called with the pieces of all where they began, the first one's first, it gives them where they
+    now are, differentiable in its parameters.
 
-    `states` are canonical and untied, where their alignments in closed form, `starts`, have brought them, which may
-    share a basis (`Alignment.in_basis`); `table` is the untied symmetry table. With a `widening`, of two states, it
-    gives the wider ones.
+    They begin canonical and untied, where their alignments in closed form, `starts`, have brought them, which may share
+    a basis (`Alignment.in_basis`); `table` is the untied symmetry table. With a `widening`, of two states, it gives
+    wider ones, of these `narrow` states, whatever it is called with.
     """
 
     def __init__(
         self,
         starts: Sequence[Alignment],
-        states: Sequence[Mapping[str, Tensor]],
         table: Family,
         widening: Widening | None = None,
+        narrow: Sequence[Mapping[str, Tensor]] = (),
     ):
         super().__init__()
         self._widening = widening
-        first, *others = states
+        self._narrow = nn.ModuleList(_Pieces(table.split(state)) for state in narrow)
         self._starts, self._table = tuple(starts), table
-        self._first = _Pieces(table.split(first))
-        self.others = nn.ModuleList(MovingState(table.split(state), table) for state in others)
+        self.others = nn.ModuleList(MovingState(table) for _ in starts)
         self.turn = table.spaces[table.stream].group.motion() if has_basis(table) else None
 
-    def forward(self) -> list[State]:
+    def forward(self, begun: Sequence[Mapping[str, Tensor]]) -> list[State]:
         """The pieces of every state, moved; in float32 whatever the precision of the training."""
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
             turn = self._turn()
-            first = self._first()
-            if turn:
-                first = {name: self._table.act(name, piece, turn) for name, piece in first.items()}
-            moved = [first, *(other(turn) for other in self.others)]
+            first, *others = begun if self._widening is None else [narrow() for narrow in self._narrow]
+            moved = [{name: self._table.act(name, piece, turn) for name, piece in first.items()}]
+            moved += [motion(pieces, turn) for motion, pieces in zip(self.others, others, strict=True)]
             if self._widening is None:
                 return moved
             a, b = moved
@@ -79,9 +77,10 @@ class LearnedAlignment(nn.Module):
     @torch.no_grad()
     def alignments(self) -> tuple[Alignment, ...]:
         """Where all but the first now are, as alignments of what they were; in float64."""
-        exact, table = deepcopy(self).double().to("cpu"), self._table
-        turn, alignments = exact._turn(), []
-        for start, other in zip(self._starts, exact.others, strict=True):
+        common, table, alignments = deepcopy(self.turn), self._table, []
+        turn = {} if common is None else {table.stream: common.double().to("cpu")()}
+        for start, moving in zip(self._starts, self.others, strict=True):
+            other = deepcopy(moving).double().to("cpu")
             assert isinstance(other, MovingState)
             elements = table.compose(start.elements, table.identity() | other.elements(turn))
             gauge = {name: value.float() for name, value in other.gauge().items()}
@@ -117,22 +116,22 @@ class _Pieces(nn.Module):
 
 
 class MovingState(nn.Module):
-    """One state in motion, from where its alignment in closed form has brought it; called with the common turn."""
+    """The motion of one state from where its alignment in closed form has brought it."""
 
-    def __init__(self, pieces: Mapping[str, Tensor], table: Family):
+    def __init__(self, table: Family):
         super().__init__()
         self._table = table
-        self._start = _Pieces(pieces)
         motions = {name: motion for name, space in table.spaces.items() if (motion := space.group.motion())}
         self._moving = tuple(motions)
         self.motions = nn.ModuleList(motions.values())
-        self._free = tuple(free_gauge(table, pieces))
-        self.values = nn.ParameterList(nn.Parameter(torch.zeros_like(pieces[name])) for name in self._free)
+        gauge = free_gauge(table)
+        self._free = tuple(gauge)
+        self.values = nn.ParameterList(nn.Parameter(torch.zeros_like(value)) for value in gauge.values())
 
-    def forward(self, turn: Elements) -> State:
-        """The pieces where they now are."""
+    def forward(self, begun: Mapping[str, Tensor], turn: Elements) -> State:
+        """The pieces of the state where they now are, of those where they began; `turn` is common to all states."""
         elements = self.elements(turn)
-        moved = {name: self._table.act(name, piece, elements) for name, piece in self._start().items()}
+        moved = {name: self._table.act(name, piece, elements) for name, piece in begun.items()}
         return regauge(moved, self._table, self.gauge())
 
     def elements(self, turn: Elements) -> Elements:

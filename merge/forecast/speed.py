@@ -194,7 +194,7 @@ class _Step:
         if trainee.moving:
             table = family(model.config).untied()
             starts = [Alignment("orthogonal", table.identity())] * (trainee.models - 1)
-            moving = LearnedAlignment(starts, ends, table)
+            moving = LearnedAlignment(starts, table)
         self.device = model.device
         self.module = PathModule(path, model.config, moving).to(self.device)
         settings = PathTraining(optimizer=trainee.optimizer)

@@ -69,7 +69,7 @@ def movable(
         basis = common_basis(sum(crosses[1:], crosses[0]), untied)
         begun = tuple(turned(state, untied, basis) for state in begun)
         starts = tuple(start.in_basis(basis, untied) for start in starts)
-    moving = LearnedAlignment(starts, begun, untied, widening)
+    moving = LearnedAlignment(starts, untied, widening, begun if widening is not None else ())
     if widening is not None:
         a, b = map(untied.split, begun)
         begun = tuple(map(family(config).join, widening.pieces(a, b, untied)))

@@ -126,7 +126,8 @@ class PathModule(PathLoss):
     @override
     def logits(self, place: Any, ids: Tensor) -> Tensor:
         weights = self._coefficients(place)
-        first, *others = self.moving() if self.moving else map(self._end, range(self._ends))
+        begun = [self._end(number) for number in range(self._ends)]
+        first, *others = self.moving(begun) if self.moving else begun
         points = [first, *self.leaves(), *others]
         return self._run({name: mix([point[name] for point in points], weights) for name in self.names}, ids)
 
@@ -155,7 +156,8 @@ class PathModule(PathLoss):
         if self.moving is None:
             return path.moved(path.ends, bends)
         with torch.no_grad():
-            return path.moved([self._on_cpu(end) for end in self.moving()], bends)
+            ends = self.moving([self._end(number) for number in range(self._ends)])
+            return path.moved([self._on_cpu(end) for end in ends], bends)
 
     def _on_cpu(self, pieces: State) -> State:
         return self._table.join({name: piece.detach().to("cpu", copy=True) for name, piece in pieces.items()})
