@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..checkpoint.model import arguments, empty_model, unpadded, with_tied
+from ..checkpoint.model import arguments, empty_model, streamed_model, unpadded, with_tied
 from .symmetry import Family
 from .table_entries import Activation, LinearMap
 
@@ -33,16 +33,19 @@ def cross_correlations(
     config: PretrainedConfig,
     table: Family,
     ids: Tensor,
+    *,
+    stream: bool = False,
 ) -> dict[str, Tensor]:
     """C of every space, divided by the root of the product of both models' total variances: a share of at most 1.
 
     `a` and `b` are states of configuration `config`, in canonical form where the stream is to be rotated; `ids` token
     ids (blocks, context). For a space that is seen in several places, C and its bound are sums over them. Returns
-    space → (n, n), float64; zeros for a space without variance.
+    space → (n, n), float64; zeros for a space without variance. With `stream`, weights are looked up when their module
+    runs, and dropped.
     """
     sums: dict[Activation, tuple[int | Tensor, ...]] = {}
-    models = [empty_model(config) for _ in (a, b)]
-    full = [with_tied(state, model) for state, model in zip((a, b), models, strict=True)]
+    models = [streamed_model(state, config) if stream else empty_model(config) for state in (a, b)]
+    full = [{} if stream else with_tied(state, model) for state, model in zip((a, b), models, strict=True)]
     rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
     places = table.activations
     with captured(models[0], places) as seen_a, captured(models[1], places) as seen_b, torch.no_grad():

@@ -16,12 +16,14 @@ from torch import Tensor
 from ..checkpoint.config import DEFAULT_CONTEXT, context_length, untied_facts
 from ..checkpoint.errors import AlignmentError, BadInput
 from ..checkpoint.model import log_probs, streamed_log_probs
+from ..checkpoint.rows import ComputedState
 from ..checkpoint.size_limits import require_regular_file
 from ..checkpoint.strict_json import parse_object
 from .canonical import canonical
 from .families import family
 from .gauge import neutral, regauge
 from .methods import KEEP_FORM, Method
+from .streamed import joined_state, streamed_canonical, streamed_neutral, streamed_regauged
 from .symmetry import Elements, Family, State
 
 if TYPE_CHECKING:
@@ -90,6 +92,17 @@ class Alignment:
         moved = {name: table.act(name, pieces.pop(name), self.elements) for name in table.pieces}
         return table.join(regauge(moved, table, self.gauge) if self.gauge else moved)
 
+    def streamed(self, state: Mapping[str, Tensor], table: Family) -> ComputedState:
+        """As `apply`, for one that `folds`, layer by layer from where the state is."""
+        pieces, untied = streamed_canonical(state, table), table.untied()
+        if not self.gauge:
+            return joined_state(pieces, untied, self.elements)
+        return joined_state(streamed_regauged(pieces, untied, self.elements, self.gauge), untied)
+
+    def streamed_reference(self, state: Mapping[str, Tensor], table: Family) -> ComputedState:
+        """As `reference`, for one that `folds`, layer by layer."""
+        return joined_state(streamed_canonical(state, table), table.untied(), self.basis)
+
     def in_basis(self, basis: Elements, table: Family) -> Alignment:
         """The same alignment of states that are then turned to a `basis` of the stream; without one so far."""
         assert not self.basis
@@ -109,6 +122,11 @@ class Alignment:
         """
         untied = table.untied()
         return turned(neutral(state, untied), untied, untied.inverse(self.basis))
+
+    def streamed_neutral(self, state: Mapping[str, Tensor], table: Family) -> ComputedState:
+        """As `neutral`, layer by layer."""
+        untied = table.untied()
+        return streamed_neutral(state, untied, untied.inverse(self.basis))
 
     def inverse(self, table: Family) -> Alignment:
         """The alignment that takes A to B; in canonical form, so without a gauge."""

@@ -155,8 +155,10 @@ def balanced_sides(pieces: Mapping[str, Tensor], table: Family, space: str) -> S
     return moved
 
 
-def linked(table: Family) -> dict[str, frozenset[str]]:
-    """For every piece of an untied table, the pieces that its canonical form depends on, itself among them."""
+def linked(table: Family, kind: type[Matrices] = Scales) -> dict[str, frozenset[str]]:
+    """For every piece of an untied table, the pieces that its canonical form depends on, itself among them; and all on
+    which a space of some `kind` acts together.
+    """
     groups: dict[str, set[str]] = {name: {name} for name in table.pieces}
     for norm in table.norms:
         readers = [name for reader in norm.readers for name in (reader.weight, reader.bias)]
@@ -168,7 +170,7 @@ def linked(table: Family) -> dict[str, frozenset[str]]:
         if copy in groups:
             _join(groups, [copy, source])
     for space in table.spaces:
-        if isinstance(table.spaces[space].group, Scales):
+        if isinstance(table.spaces[space].group, kind):
             _join(groups, [name for name, _ in table.occurrences(space)])
     return {name: frozenset(group) for name, group in groups.items()}
 

@@ -40,7 +40,7 @@ def regauge(pieces: Mapping[str, Tensor], table: Family, gauge: Mapping[str, Ten
                 moved[norm.bias] = moved[norm.bias] * scale
             if shift is not None:
                 moved[norm.bias] = moved[norm.bias] + shift
-        for reader in norm.readers:
+        for reader in norm.readers if scale is not None or shift is not None else ():
             weight = moved[reader.weight].movedim(reader.axis, -1)  # (outputs, residual)
             if scale is not None:
                 weight = weight / scale

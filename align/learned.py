@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,14 @@ from .symmetry import Elements, Family, State
 from .width import Widening
 
 ROTATION_LR, GAUGE_LR, HEADS_LR = 6e-3, 4e-2, 5e-2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a state is, relative to where it began: elements by space, and the gauge by piece."""
+
+    elements: Elements
+    gauge: State
 
 
 class LearnedAlignment(nn.Module):
@@ -61,14 +70,24 @@ class LearnedAlignment(nn.Module):
     def forward(self, begun: Sequence[Mapping[str, Tensor]]) -> list[State]:
         """The pieces of every state, moved; in float32 whatever the precision of the training."""
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            turn = self._turn()
-            first, *others = begun if self._widening is None else [narrow() for narrow in self._narrow]
-            moved = [{name: self._table.act(name, piece, turn) for name, piece in first.items()}]
-            moved += [motion(pieces, turn) for motion, pieces in zip(self.others, others, strict=True)]
+            states = begun if self._widening is None else [narrow() for narrow in self._narrow]
+            moved = [self.moved(state, place) for state, place in zip(states, self.places(), strict=True)]
             if self._widening is None:
                 return moved
             a, b = moved
             return list(self._widening.pieces(a, b, self._table))
+
+    def places(self) -> list[Place]:
+        """Where every state now is, the first one's first."""
+        turn = self._turn()
+        return [Place(turn, {}), *(other(turn) for other in self.others)]
+
+    def moved(self, begun: Mapping[str, Tensor], place: Place) -> State:
+        """Pieces at a place, of those where they began: of a whole state, or of some pieces that are `linked`
+        (`isthmus.align.canonical`).
+        """
+        moved = {name: self._table.act(name, piece, place.elements) for name, piece in begun.items()}
+        return regauge(moved, self._table, {name: value for name, value in place.gauge.items() if name in begun})
 
     def _turn(self) -> Elements:
         """The element of the residual stream that all states have in common, by its space; {} for none."""
@@ -128,11 +147,9 @@ class MovingState(nn.Module):
         self._free = tuple(gauge)
         self.values = nn.ParameterList(nn.Parameter(torch.zeros_like(value)) for value in gauge.values())
 
-    def forward(self, begun: Mapping[str, Tensor], turn: Elements) -> State:
-        """The pieces of the state where they now are, of those where they began; `turn` is common to all states."""
-        elements = self.elements(turn)
-        moved = {name: self._table.act(name, piece, elements) for name, piece in begun.items()}
-        return regauge(moved, self._table, self.gauge())
+    def forward(self, turn: Elements) -> Place:
+        """Where the state now is; `turn` is common to all states."""
+        return Place(self.elements(turn), self.gauge())
 
     def elements(self, turn: Elements) -> Elements:
         """The elements that move, relative to the start, followed by the common turn."""

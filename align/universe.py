@@ -44,7 +44,8 @@ class Universe:
     """The states in comparable form and next to each other; the alignment of all but the first; how well they agree.
 
     `scores` are the objectives after the start and after every round, as mean cosines. Where some neurons of two states
-    stay twice, `widening` says which, and `narrow` are the states before.
+    stay twice, `widening` says which, and `narrow` are the states before. What is made of states `on_disk` is made
+    layer by layer.
     """
 
     states: tuple[Mapping[str, Tensor], ...]
@@ -54,6 +55,7 @@ class Universe:
     scores: tuple[float, ...]
     widening: Widening | None = None
     narrow: Universe | None = None
+    on_disk: bool = False
 
     @classmethod
     def of_pair(cls, pair: Aligned) -> Universe:
@@ -68,15 +70,26 @@ class Universe:
         config: PretrainedConfig,
         alignments: Sequence[Alignment],
         *,
+        stream: bool = False,
         seed: int = 0,
     ) -> Universe:
-        """States under `alignments` of all but the first that were learned together; verified, the first one, too."""
-        table, first = family(config), alignments[0]
-        reference = first.reference(states[0], table)
-        moved = [own.apply(state, table) for own, state in zip(alignments, states[1:], strict=True)]
-        turning = Alignment("learned", first.basis)
+        """States under `alignments` of all but the first that were learned together; verified, the first one, too.
+
+        With `stream`, only some layers of any are in memory at any time.
+        """
+        table, (first, *_) = family(config), alignments
+        moving = list(zip(alignments, states[1:], strict=True))
+        reference: Mapping[str, Tensor]
+        moved: Sequence[Mapping[str, Tensor]]
+        if stream:
+            reference = first.streamed_reference(states[0], table)
+            moved = [own.streamed(state, table) for own, state in moving]
+        else:
+            reference = first.reference(states[0], table)
+            moved = [own.apply(state, table) for own, state in moving]
+        turning, measure = Alignment("learned", first.basis), streamed_log_probs if stream else log_probs
         errors = [
-            own.verify(state, there, config, seed=seed)
+            own.verify(state, there, config, seed=seed, measure=measure)
             for own, state, there in zip((turning, *alignments), states, (reference, *moved), strict=True)
         ]
         return cls((reference, *moved), first.config(config), tuple(alignments), max(errors), (first.score,))
@@ -85,7 +98,8 @@ class Universe:
         """A state between these, computing the same, without what was learned of the gauge: comparable by weights."""
         if self.alignment.method != "learned":
             return state
-        return self.alignment.neutral(state, family(self.config))
+        table = family(self.config)
+        return self.alignment.streamed_neutral(state, table) if self.on_disk else self.alignment.neutral(state, table)
 
     def room_for(self, budget: float) -> Widening:
         """Which neurons of the two states stay twice with a `budget` (`isthmus.align.width`).

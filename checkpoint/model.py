@@ -108,13 +108,12 @@ def outputs(logits: Tensor, config: PretrainedConfig) -> Tensor:
     return logits if task_of(config) in CLASSIFIERS else torch.log_softmax(logits, -1)
 
 
-@torch.no_grad()
-def streamed_log_probs(
-    state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """As `log_probs`, of a state that is not in memory: every weight is looked up when its module runs, and dropped.
+def streamed_model(
+    state: Mapping[str, Tensor], config: PretrainedConfig, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """A model of a state that is not in memory: every weight is looked up when its module runs, and dropped.
 
-    Computed in `dtype`.
+    It computes in `dtype`.
     """
     from accelerate.hooks import attach_align_device_hook
 
@@ -122,6 +121,15 @@ def streamed_log_probs(
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     both_names = ComputedState([*state, *tied], lambda name: state[name if name in state else tied[name]])
     attach_align_device_hook(model, torch.device("cpu"), offload=True, weights_map=both_names)
+    return model
+
+
+@torch.no_grad()
+def streamed_log_probs(
+    state: Mapping[str, Tensor], config: PretrainedConfig, ids: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """As `log_probs`, of a state that is not in memory (`streamed_model`), computed in `dtype`."""
+    model = streamed_model(state, config, dtype)
     return outputs(model(**arguments(model, ids)).logits.to(dtype), config)
 
 

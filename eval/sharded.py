@@ -56,7 +56,7 @@ class ShardedModel:
         release_large_when_freed()  # layers are put together and dropped all the time
         self.device = torch.device(device)
         self._mesh = _mesh(self.device.type)
-        self._process, self._processes = self._mesh.get_local_rank(), self._mesh.size()
+        self._process, self.processes = self._mesh.get_local_rank(), self._mesh.size()
         model: Any = empty_model(config).float()  # whatever the files have
         model.tie_weights()
         for layer in _layers(model):
@@ -91,16 +91,25 @@ class ShardedModel:
 
     def shared_in_turn(self, state: Mapping[str, Tensor]) -> SharedState:
         """As `shared`, of a state whose tensors take long to compute: each is computed by one process, in turn."""
+        owners = {name: number % self.processes for number, name in enumerate(state)}
+        own = {name: state[name] for name, owner in owners.items() if self.is_process(owner)}
+        return SharedState({name: self.distributed(name, own.pop(name, None), owner) for name, owner in owners.items()})
+
+    def distributed(self, name: str, whole: Tensor | None, owner: int) -> Tensor:
+        """A tensor that one process has whole, of which every process gets its rows; the others give None."""
         from torch.distributed.tensor import Shard, distribute_tensor
 
-        owners = {name: number % self._processes for number, name in enumerate(state)}
-        own = {name: state[name] for name, owner in owners.items() if owner == self._process}
-        shared = SharedState()
-        for name, owner in owners.items():
-            whole = own.pop(name) if owner == self._process else torch.empty(self._like(name).shape)
-            whole = whole.to(self.device, torch.float32)
-            shared[name] = distribute_tensor(whole, self._mesh, [Shard(0)], src_data_rank=owner)
-        return shared
+        content = torch.empty(self._like(name).shape) if whole is None else whole
+        content = content.to(self.device, torch.float32).contiguous()
+        return distribute_tensor(content, self._mesh, [Shard(0)], src_data_rank=owner)
+
+    def is_process(self, number: int) -> bool:
+        """Whether this is the process of a number."""
+        return self._process == number
+
+    def sum(self, tensor: Tensor) -> None:
+        """Sum a tensor that every process has, in place."""
+        torch.distributed.all_reduce(tensor, group=self._mesh.get_group())
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -129,7 +138,7 @@ class ShardedModel:
 
     def _span(self, rows: int) -> tuple[int, int]:
         """Which rows of so many are this process's: as many as everyone's, the last ones fewer, as `torch.chunk`."""
-        share = -(-rows // self._processes)
+        share = -(-rows // self.processes)
         return min(self._process * share, rows), min((self._process + 1) * share, rows)
 
 

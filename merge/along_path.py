@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..align.alignment import Alignment
 from ..align.families import family
-from ..align.methods import Method
+from ..align.methods import LOOKING, Method
 from ..align.universe import Universe
 from ..checkpoint.errors import BadInput, TooLittleText
 from ..checkpoint.inputs import Inputs
+from ..checkpoint.model import log_probs, streamed_log_probs
 from ..checkpoint.optimizer_evidence import Evidence
 from ..eval.loss import SURE
 from ..eval.progress import Progress
@@ -97,8 +98,9 @@ class PathChooser(Chooser):
         plan = self.plan
         if self.saved is not None:
             return self._on_saved_path(self.saved)
+        methods = closed_forms(plan.alignment, in_table=in_table)
         chosen = climb(
-            closed_forms(plan.alignment, in_table=in_table),
+            [method for method in methods if self.folder is None or method not in LOOKING],
             self._closed_form,
             is_flat=lambda best: best.is_flat,
             is_lower=Candidate.is_lower_than,
@@ -178,7 +180,8 @@ class PathChooser(Chooser):
         state = chosen.comparable(point)
         if chosen.aligned.alignment.method == "learned":
             what = f"taking the learned gauge out of {maker}"
-            require_same_function(point, state, chosen.aligned.config, what, seed=self.plan.seed)
+            measure = streamed_log_probs if chosen.aligned.on_disk else log_probs
+            require_same_function(point, state, chosen.aligned.config, what, seed=self.plan.seed, measure=measure)
         restored = None
         if self.plan.spectrum.restore:
             state, restored = self._restored(chosen, t)
@@ -217,7 +220,7 @@ class PathChooser(Chooser):
         labels, fitter = self.training(chosen.aligned, (curve, with_alignment), curve.training)
         line, moving, config = chosen.line, None, chosen.aligned.config
         if with_alignment:
-            ends, moving = movable(chosen.aligned, self.states, fitter.fit)
+            ends, moving = movable(chosen.aligned, self.states, fitter.fit, self.folder)
             line = WeightPath.line(ends)
             config = Alignment("learned", {}, 0.0).config(config)
         trained, curve = fitter.curve(line, config, curve, moving)

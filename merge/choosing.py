@@ -166,20 +166,33 @@ class Chooser:
 
     def _aligned_by_main(self, method: Method, folder: SharedFolder) -> Universe:
         """The same of two models that are shared: the main process aligns them layer by layer, and all read that."""
+        seed, advance = self.plan.seed, self.progress.advance
 
+        def align() -> Universe:
+            with finite_algebra(f"{method} alignment"):
+                return align_all(self.states, self.config, method, stream=True, seed=seed, on_match=advance)
+
+        return self._made_by_main(method, align, folder)
+
+    def _moved_by_main(self, alignments: Sequence[Alignment], folder: SharedFolder) -> Universe:
+        def move() -> Universe:
+            return Universe.learned(self.states, self.config, alignments, stream=True, seed=self.plan.seed)
+
+        return self._made_by_main("learned", move, folder)
+
+    def _made_by_main(self, name: str, make: Callable[[], Universe], folder: SharedFolder) -> Universe:
+        """Two aligned models that the main process makes, layer by layer, and all read from a folder."""
         own: list[Universe] = []
 
-        def align() -> tuple[Alignment, float]:
-            seed, advance = self.plan.seed, self.progress.advance
-            with finite_algebra(f"{method} alignment"):
-                own.append(align_all(self.states, self.config, method, stream=True, seed=seed, on_match=advance))
+        def made() -> tuple[Alignment, float]:
+            own.append(make())
             return own[0].alignment, own[0].max_log_prob_error
 
-        alignment, error = from_main(align)
+        alignment, error = from_main(made)
         config, states = alignment.config(self.config), own[0].states if own else (None, None)
         shapes = family(config).schema().shapes
-        a, b = (folder.put(f"{method}-{end}", shapes, state) for end, state in zip("ab", states, strict=True))
-        return Universe((a, b), config, (alignment,), error, (alignment.score,))
+        a, b = (folder.put(f"{name}-{end}", shapes, state) for end, state in zip("ab", states, strict=True))
+        return Universe((a, b), config, (alignment,), error, (alignment.score,), on_disk=True)
 
     @cached_property
     def folder(self) -> SharedFolder | None:
@@ -198,6 +211,8 @@ class Chooser:
 
     def moved(self, alignments: Sequence[Alignment]) -> Universe:
         """The models under alignments that were learned, verified."""
+        if self.folder is not None:
+            return self._moved_by_main(alignments, self.folder)
         return self.completed(Universe.learned(self.states, self.config, alignments, seed=self.plan.seed))
 
     def completed(self, aligned: Universe) -> Universe:

@@ -7,7 +7,7 @@ from ..checkpoint.inputs import Inputs
 from .plans import MergePlan
 from .recipes.recipe import Recipe
 
-ALIGNMENTS = ("auto", "none", "permutation", "orthogonal")
+ALIGNMENTS = ("auto", "none", "permutation", "orthogonal", "learned")
 
 
 def require_shareable(plan: MergePlan, joined: Recipe | None, inputs: Inputs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,15 +29,21 @@ TOLERANCE = 1e-3  # nats per token
 
 
 def require_same_function(
-    state: Mapping[str, Tensor], other: Mapping[str, Tensor], config: PretrainedConfig, what: str, *, seed: int = 0
+    state: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    config: PretrainedConfig,
+    what: str,
+    *,
+    seed: int = 0,
+    measure: Callable[..., Tensor] = log_probs,
 ) -> None:
     """Raise AlignmentError where log-probabilities of two states on random token ids differ by more than `LOG_PROBS`.
 
-    `what` was done to the first to make the other.
+    `what` was done to the first to make the other; `measure` computes them (`isthmus.checkpoint.model`).
     """
     ids = random_ids(config, seed)
-    expected = log_probs(state, config, ids)
-    error = (log_probs(other, config, ids) - expected).abs().max().item()
+    expected = measure(state, config, ids)
+    error = (measure(other, config, ids) - expected).abs().max().item()
     if not error <= LOG_PROBS and not error <= rounding(state, config, ids, expected):
         raise AlignmentError(
             f"{what} changes the model: log-probabilities differ by {error:.2g} (allowed {LOG_PROBS:.0e}), so nothing "

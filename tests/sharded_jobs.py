@@ -133,8 +133,63 @@ def computes_what_one_process_computes(_: Path) -> None:
             assert _norm(apart) < (0.05 if optimizer == "lion" else 1e-4) * change, optimizer
 
 
+def moves_what_one_process_moves(_: Path) -> None:
+    """Losses, gradients and steps of alignments that are learned, alone and with a bend, are those of one process."""
+    from isthmus.align.alignment import Alignment
+    from isthmus.align.canonical import canonical
+    from isthmus.align.families import family
+    from isthmus.align.learned import LearnedAlignment
+    from isthmus.eval.processes import averaged
+    from isthmus.eval.targets import predicted
+    from isthmus.merge.path import WeightPath
+    from isthmus.merge.plans import PathTraining
+    from isthmus.merge.training.path_loss import PathModule, teachers
+    from isthmus.merge.training.path_training import accelerator_of
+    from isthmus.merge.training.placement import Sharded, path_optimizers
+
+    process, processes = _place()
+    for make, bends, t in ((gpt2, 0, 0.35), (llama, 0, 0.5), (gpt2, 1, 0.35), (gpt2, 1, 0.5)):
+        first = make(0)
+        table, config = family(first.config).untied(), Alignment("learned").config(first.config)
+        a, b, middle = (dict(canonical(state_of(make(seed)), family(first.config))) for seed in range(3))
+        start = Alignment("orthogonal", table.identity(), 0.5)
+        ours, theirs = (LearnedAlignment((start,), table) for _ in range(2))
+        for moving in (ours, theirs):
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for parameter in moving.parameters():
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        path = WeightPath("polychain" if bends else "linear", a, b, (middle,) * bends)
+        ids = torch.randint(61, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+        rows = {"ids": ids, "given": torch.arange(ROWS) % 3 == 0, "teacher": teachers((1 - t, t), ROWS)}
+        share = {name: part[process::processes] for name, part in rows.items()}
+        training = PathTraining(optimizer="adamw", lr=1e-2)
+        alone = PathModule(path, config, theirs)
+        of_one = path_optimizers(alone, training, config)
+        placed = Sharded(accelerator_of(training, "cpu", bends=bends), path, config, training, ours)
+        targets = predicted(ids).numel() / processes
+        for _ in range(2):
+            loss = alone(rows["ids"], rows["given"], t, rows["teacher"])
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(alone.parameters(), 1.0)
+            assert abs(averaged(placed.lower(share, t, targets)) - loss.item()) < 1e-5
+            assert abs(placed.clip() - norm) < 1e-4 * norm
+            for (name, one), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+                assert (_gradient(one) - _gradient(other)).abs().max() < 1e-5, name
+            for optimizer in (*of_one, *placed.optimizers):
+                optimizer.step()
+                optimizer.zero_grad()
+        for one, other in zip(placed.now(path).ends, alone.now(path).ends, strict=True):
+            whole = gathered(one)
+            assert max((whole[name] - other[name]).abs().max() for name in whole) < 1e-3
+
+
 def trains(folder: Path) -> None:
     """Twelve steps, or as many as are left of them; they are interrupted after the number of the environment's STOP."""
+    from isthmus.align.alignment import Alignment
+    from isthmus.align.canonical import canonical
+    from isthmus.align.families import family
+    from isthmus.align.learned import LearnedAlignment
     from isthmus.eval.loss import LossMeter
     from isthmus.eval.progress import Progress
     from isthmus.merge.path import WeightPath
@@ -161,16 +216,29 @@ def trains(folder: Path) -> None:
     if os.environ.get("BENDS") == "2":  # of which the second is never reached
         training = replace(training, optimizer="adamw", span=(0.1, 0.3))
         start = replace(start, bends=(middle, state_of(gpt2(3))))
+    moving, config = None, model.config
+    if os.environ.get("MOVING"):  # the alignment of a straight line
+        table, config = family(config).untied(), Alignment("learned").config(config)
+        moving = LearnedAlignment((Alignment("orthogonal", table.identity(), 0.5),), table)
+        a, b = (canonical(state, family(model.config)) for state in (a, b))
+        start, meter = WeightPath("linear", a, b), LossMeter(config, {"x": text[:4]})
     fit = {"x": text}
     try:
         trained = path_training.train_path(
-            start, model.config, fit, lambda path: meter(path(0.5)).mean, training, run=run, progress=Stopping()
+            start,
+            config,
+            fit,
+            lambda path: meter(path(0.5)).mean,
+            training,
+            moving=moving,
+            run=run,
+            progress=Stopping(),
         )
     except KeyboardInterrupt:
         return
-    whole = gathered(trained.path.bends[0])
+    whole = gathered(trained.path.ends[1] if moving else trained.path.bends[0])
     if _place()[0] == 0:
-        save_file(whole, folder / "bend.safetensors")
+        save_file(whole, folder / "trained.safetensors")
         (folder / "history").write_text(repr(trained.history))
 
 
@@ -234,9 +302,9 @@ def runs_what_has_buffers_and_ties(_: Path) -> None:
                 assert (own - log_probs(state, config, ids)).abs().max() < 1e-5
 
 
-def trained_bend(folder: Path) -> dict[str, Tensor]:
+def trained(folder: Path) -> dict[str, Tensor]:
     """What `trains` has left."""
-    return load_file(folder / "bend.safetensors")
+    return load_file(folder / "trained.safetensors")
 
 
 def _require_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
@@ -254,6 +322,10 @@ def local(tensor: Any) -> Tensor:
 def gathered(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The whole tensors of a state that is shared; of one that is not, as they are."""
     return {name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for name, tensor in state.items()}
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def gradients(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,10 +18,11 @@ from ...align.alignment import Alignment, turned
 from ...align.families import family
 from ...align.learned import LearnedAlignment, common_basis, has_basis
 from ...align.methods import KEEP_FORM
+from ...align.streamed import joined_state, stored_pieces
 from ...align.universe import Universe
 from ...eval.barrier import profile
 from ...eval.loss import Losses, LossMeter, weighed
-from ...eval.processes import sharding
+from ...eval.processes import from_main, sharding
 from ...eval.progress import Progress
 from ...eval.sharded import sharded_model
 from ...eval.targets import shown
@@ -38,7 +39,7 @@ from .text import a_little
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from ...align.symmetry import Family
+    from ...align.symmetry import Elements, Family
     from .training_state import TrainingState
 
 CALM = 0.4  # the share of the first and the last segment, next to the endpoints, where bends are not trained
@@ -46,34 +47,60 @@ BETWEEN = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def movable(
-    aligned: Universe, states: Sequence[Mapping[str, Tensor]], fit: Mapping[str, Tensor]
+    aligned: Universe,
+    states: Sequence[Mapping[str, Tensor]],
+    fit: Mapping[str, Tensor],
+    folder: SharedFolder | None = None,
 ) -> tuple[tuple[Mapping[str, Tensor], ...], LearnedAlignment]:
     """The aligned states in canonical form, wider where they are, and the alignment that moves them on.
 
     `states` are these as they were; `aligned` may have kept their form. Their common basis is looked for on `fit` text.
+    With a `folder`, no process has them whole: they are made layer by layer, and lie there.
     """
     widening, config = aligned.widening, Alignment("learned").config(aligned.config)
     aligned = aligned.narrow or aligned
-    starts, table = aligned.alignments, family(aligned.config)
+    starts, table, stream = aligned.alignments, family(aligned.config), folder is not None
     begun = aligned.states
     if aligned.alignment.method in KEEP_FORM:
         identity, score = table.identity(), aligned.alignment.score
         starts = tuple(Alignment("orthogonal", identity | table.lifted(own.elements), score) for own in starts)
-        moved = [start.apply(state, table) for start, state in zip(starts, states[1:], strict=True)]
-        begun = (starts[0].reference(states[0], table), *moved)
-    untied, narrow = table.untied(), Alignment("learned").config(aligned.config)
+        moving = list(zip(starts, states[1:], strict=True))
+        if stream:
+            moved = [start.streamed(state, table) for start, state in moving]
+            begun = (starts[0].streamed_reference(states[0], table), *moved)
+        else:
+            begun = (starts[0].reference(states[0], table), *(start.apply(state, table) for start, state in moving))
+    untied = table.untied()
     if has_basis(untied):
-        ids, (first, *others) = shown(blocks_to_look_at(fit)), begun
-        stream = replace(untied, activations=tuple(one for one in untied.activations if one.space == table.stream))
-        crosses = [cross_correlations(first, other, narrow, stream, ids)[table.stream] for other in others]
-        basis = common_basis(sum(crosses[1:], crosses[0]), untied)
-        begun = tuple(turned(state, untied, basis) for state in begun)
+        basis = from_main(lambda: _common_basis(begun, config, untied, fit, stream=stream))
+        if stream:
+            begun = tuple(joined_state(stored_pieces(state, untied), untied, basis) for state in begun)
+        else:
+            begun = tuple(turned(state, untied, basis) for state in begun)
         starts = tuple(start.in_basis(basis, untied) for start in starts)
-    moving = LearnedAlignment(starts, untied, widening, begun if widening is not None else ())
+    motion = LearnedAlignment(starts, untied, widening, begun if widening is not None else ())
     if widening is not None:
         a, b = map(untied.split, begun)
         begun = tuple(map(family(config).join, widening.pieces(a, b, untied)))
-    return begun, moving
+    if folder is not None:
+        shapes = untied.schema().shapes
+        begun = tuple(folder.put(f"begun-{number}", shapes, state) for number, state in enumerate(begun))
+    return begun, motion
+
+
+def _common_basis(
+    begun: Sequence[Mapping[str, Tensor]],
+    config: PretrainedConfig,
+    untied: Family,
+    fit: Mapping[str, Tensor],
+    *,
+    stream: bool = False,
+) -> Elements:
+    """The basis of the stream that states begin with, from what they compute on some of the text."""
+    ids, (first, *others) = shown(blocks_to_look_at(fit)), begun
+    table = replace(untied, activations=tuple(one for one in untied.activations if one.space == untied.stream))
+    crosses = [cross_correlations(first, other, config, table, ids, stream=stream)[table.stream] for other in others]
+    return common_basis(sum(crosses[1:], crosses[0]), untied)
 
 
 @dataclass(frozen=True)
@@ -96,7 +123,7 @@ class Fitter:
 
         `states` are these as they were, `start` as their alignment in closed form made them.
         """
-        ends, moving = movable(start, states, self.fit)
+        ends, moving = movable(start, states, self.fit, self.folder)
         line, config = WeightPath.line(ends), Alignment("learned").config(start.config)
         height = self._height_of(line, config, BETWEEN)
         self.progress.stage("learning the alignment", plan.steps)

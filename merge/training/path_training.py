@@ -158,14 +158,16 @@ def train_path(
         accelerator = accelerator_of(training, device, bends=len(path.bends))
         batches = Batches(fit, training, path)
         placed: Placement[P] = (
-            Sharded(accelerator, path, config, training)
+            Sharded(accelerator, path, config, training, moving)
             if sharding()
             else Replicated(accelerator, path, config, training, moving)
         )
         if run is not None and run.exists():
             first, history, best, alignments = _resumed(run, placed, path, moving)
         else:
-            first, history, best = 0, [(0, None, height(path))], path
+            # Ends that move are shared from now on, as those of later paths are.
+            best = placed.now(path) if moving and sharding() else path
+            first, history = 0, [(0, None, height(path))]
             alignments = moving.alignments() if moving else ()
         progress.advance(first)
         every, diverged = max(training.steps // EVALUATIONS, -(-SPACING // training.batch)), None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
@@ -116,9 +116,16 @@ class Sharded(Placement[P]):
 
     kept = "shared"
 
-    def __init__(self, accelerator: Accelerator, path: P, config: PretrainedConfig, training: PathTraining):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        path: P,
+        config: PretrainedConfig,
+        training: PathTraining,
+        moving: LearnedAlignment | None = None,
+    ):
         self._accelerator, self._micro = accelerator, training.accumulate
-        self.module = ShardedPath(path, config, str(accelerator.device))
+        self.module = ShardedPath(path, config, str(accelerator.device), moving)
         adamw_lr = BESIDE_MUON * training.peak
         self.optimizers = sharded_optimizers(self.module, training, family(config), adamw_lr)
         self.schedule = Schedule(self.optimizers, training.steps, floor=0.05)
@@ -140,9 +147,22 @@ class Sharded(Placement[P]):
 
     @override
     def clip(self) -> Tensor:
-        norm: Any = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        whole: Tensor = norm.full_tensor()
-        return whole
+        self.module.sum_gradients()
+        norms = []
+        for part in self._parts():
+            norm: Any = nn.utils.get_total_norm([leaf.grad for leaf in part if leaf.grad is not None])
+            norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        total = torch.stack(norms).square().sum().sqrt()
+        for part in self._parts():
+            nn.utils.clip_grads_with_norm_(part, 1.0, total)
+        return total
+
+    def _parts(self) -> Iterator[list[Tensor]]:
+        """What is trained: what processes share, and what each of them has."""
+        yield from (part for part in (list(self.module.trained), self._motions()) if part)
+
+    def _motions(self) -> list[Tensor]:
+        return list(self.module.moving.parameters()) if self.module.moving else []
 
     @override
     def now(self, path: P) -> P:
@@ -168,7 +188,8 @@ class Sharded(Placement[P]):
         from torch.distributed.checkpoint.filesystem import FileSystemReader
         from torch.distributed.checkpoint.state_dict_loader import load
 
-        best, leaves = self.module.copies(), self._leaves()
+        ends = self.module.ends_now() if self.module.moving else ()
+        best, leaves = (*self.module.copies(), *ends), self._leaves()
         metadata = FileSystemReader(folder).read_metadata()
         kept: dict[str, dict[str, dict[str, Any]]] = {str(number): {} for number in range(len(self.optimizers))}
         for key, (kind, *where) in (metadata.planner_data or {}).items():
@@ -186,10 +207,10 @@ class Sharded(Placement[P]):
         return best
 
     def _leaves(self) -> list[Tensor]:
-        return list(self.module.trained)
+        return [*self.module.trained, *self._motions()]
 
     def _content(self, best: Sequence[State]) -> dict[str, Any]:
-        """The bends as they are, and as they were best; what is loaded is written into these tensors."""
+        """What is trained as it is, and the states as they were best; what is loaded is written into these tensors."""
         bends = {str(number): leaf.detach() for number, leaf in enumerate(self._leaves())}
         return {"bends": bends, "best": {str(number): dict(state) for number, state in enumerate(best)}}
 

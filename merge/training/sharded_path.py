@@ -1,7 +1,8 @@
 """Bends of which every process holds a share, trained with a sharded model (`isthmus.eval.sharded`).
 
 θ(t) is made of the control points row by row, put into the model, and run; the gradient that arrives is scattered over
-the processes as the weights are, and that of a bend is the gradient times its coefficient c_i(t).
+the processes as the weights are, and that of a bend is the gradient times its coefficient c_i(t). Ends that move are
+`isthmus.merge.training.sharded_alignment`'s.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from ...align.families import family
 from ...align.muon import Muon
 from ...eval.sharded import SharedState, sharded_model
 from ...eval.targets import shown
 from ..path import Averages, blend
 from .optimizers import make_optimizers
 from .path_loss import P, PathLoss
+from .sharded_alignment import SharedMotion
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PretrainedConfig
 
+    from ...align.learned import LearnedAlignment
     from ...align.symmetry import Family
     from ..plans import PathTraining
 
@@ -33,7 +37,7 @@ class ShardedPath(PathLoss):
 
     together = True
 
-    def __init__(self, path: Averages, config: PretrainedConfig, device: str):
+    def __init__(self, path: Averages, config: PretrainedConfig, device: str, moving: LearnedAlignment | None = None):
         super().__init__(path)
         self._model = (sharded_model(config, device),)  # in a tuple: its weights are not ours
         model = self._model[0]
@@ -44,12 +48,34 @@ class ShardedPath(PathLoss):
             for bend in path.bends
         ]
         self.trained = nn.ParameterList(leaf for bend in self._bends for leaf in bend.values())
+        self.moving = moving
+        self._motion = (SharedMotion(moving, self._ends, model, family(config)),) if moving else ()
 
     @override
     def logits(self, place: Any, ids: Tensor) -> Tensor:
-        first, *others = self._ends
-        self._model[0].load(blend([first, *self._bends, *others], self._coefficients(place)))
+        self._model[0].load(self._point(place))
         return self._model[0].logits(shown(ids))
+
+    @torch.no_grad()
+    def _point(self, place: Any) -> Mapping[str, Tensor]:
+        """θ at a place."""
+        first, *others = self._ends
+        weights = self._coefficients(place)
+        if not self._motion:
+            return blend([first, *self._bends, *others], weights)
+        ends = self._end_weights(weights)
+        if not sum(ends):
+            return blend(self._bends, weights[1 : 1 + len(self._bends)])
+        (motion,) = self._motion
+        point = motion.averaged(ends)
+        for weight, bend in zip(weights[1:], self._bends, strict=False):
+            if weight:
+                point = SharedState({name: tensor + weight * bend[name] for name, tensor in point.items()})
+        return point
+
+    def _end_weights(self, weights: Sequence[float]) -> list[float]:
+        """Those of the control points' weights that are the ends'."""
+        return [weights[0], *weights[1 + len(self._bends) :]]
 
     @override
     def end_logits(self, number: int, ids: Tensor) -> Tensor:
@@ -58,8 +84,12 @@ class ShardedPath(PathLoss):
 
     @torch.no_grad()
     def collect(self, place: Any) -> None:
-        """Give the bends their share of the gradient that has arrived at the model, on top of what they have."""
-        shares = self._coefficients(place)[1 : 1 + len(self._bends)]
+        """Give what is trained its share of the gradient that has arrived at the model, on top of what it has."""
+        weights = self._coefficients(place)
+        shares, ends = weights[1 : 1 + len(self._bends)], self._end_weights(weights)
+        for motion in self._motion if sum(ends) else ():
+            with torch.enable_grad():
+                motion.lower(ends, {name: self._model[0].parameters[name].grad for name in self.names})
         for name in self.names:
             parameter = self._model[0].parameters[name]
             gradient, parameter.grad = parameter.grad, None
@@ -73,9 +103,20 @@ class ShardedPath(PathLoss):
         """The parameters of every bend."""
         return self._bends
 
+    def sum_gradients(self) -> None:
+        """Give all processes the whole gradient of what every one of them has."""
+        for motion in self._motion:
+            motion.sum_gradients()
+
     @override
     def now(self, path: P) -> P:
-        return path.moved(self._ends, self.copies())
+        return path.moved(self.ends_now(), self.copies())
+
+    def ends_now(self) -> Sequence[SharedState]:
+        """The ends as they now are: copies, where they move."""
+        for motion in self._motion:
+            return motion.now()
+        return self._ends
 
     def copies(self) -> tuple[SharedState, ...]:
         """The bends as they now are."""
@@ -119,12 +160,16 @@ class ShardedMuon(Muon):
 
 
 def sharded_optimizers(module: ShardedPath, training: PathTraining, table: Family, adamw_lr: float) -> list[Optimizer]:
-    """The optimizers of shared bends: of whole parameters, where there is else one of every piece.
+    """The optimizers of the alignment, where that moves, and of shared bends.
 
-    To single entries they do the same; Muon takes the parameters apart.
+    These are whole parameters, where there is else a leaf of every piece. To single entries that is the same; Muon
+    takes the parameters apart.
     """
     matrices = set(table.matrices)
-    return make_optimizers(
+    made = module.moving.optimizers() if module.moving else []
+    if not module.leaves():
+        return made
+    return made + make_optimizers(
         training.optimizer,
         module.leaves(),
         [name for name, pieces in table.parts().items() if matrices.issuperset(pieces)],

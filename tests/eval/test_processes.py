@@ -12,6 +12,7 @@ from conftest import EMBEDDED, tiny_model
 from safetensors.torch import load_file
 from sharded_jobs import launched
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from isthmus.eval.processes import in_turn, is_main, several, shared
 
@@ -70,3 +71,21 @@ def test_processes_train_and_measure_what_one_does(
     apart = max(float((bend[name] - bend_of_one[name]).abs().max()) for name in bend)
     assert apart < 1e-4
     assert report["spectrum"]["excess"] == pytest.approx(expected["spectrum"]["excess"], abs=1e-5)
+
+
+def test_processes_that_share_models_learn_their_alignment(models: list[Path], tmp_path: Path) -> None:
+    """From models to a merge that is saved; that its losses are those that are shown is verified before that."""
+    out = tmp_path / "merged"
+    options = ["--data", "stdlib:docs:heldout", "--tokens", 352, "--align-steps", 8, "--align-batch", 4]
+    done = launched(2, "-m", "isthmus", "merge", *models, "-o", out, "--align", "learned", *options)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "isthmus.json").read_text())
+    assert report["alignment"]["method"] == "learned"
+    assert report["alignment"]["max_log_prob_error"] < 1e-4
+    learning = report["alignment"]["learning"]
+    assert learning["best_step"] > 0
+    heights = [entry["select_excess"] for entry in learning["history"]]
+    assert min(heights) < heights[0]
+    assert [entry.name for entry in out.parent.iterdir() if entry.name.startswith(f".{out.name}")] == []
+    loaded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    assert all(bool(parameter.isfinite().all()) for parameter in loaded.parameters())

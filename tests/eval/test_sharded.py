@@ -4,13 +4,19 @@ import ast
 from pathlib import Path
 
 import pytest
-from sharded_jobs import launched, trained_bend
+from sharded_jobs import launched, trained
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_that_share_all_weights_compute_what_one_does(processes: int, tmp_path: Path) -> None:
     """Logits of three architectures, gradients of bends, and two steps of every optimizer; gloo on the CPU."""
     done = launched(processes, "computes_what_one_process_computes", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_alignments_of_shared_models_are_learned_as_one_process_learns_them(tmp_path: Path) -> None:
+    """Losses, gradients and steps, alone and with a bend."""
+    done = launched(4, "moves_what_one_process_moves", tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -33,19 +39,25 @@ def test_a_bend_that_no_step_has_reached_yet_does_not_end_a_run(
             alone = launched(1, "trains", tmp_path)
             assert alone.returncode != 0
             assert "was trained by processes that share all weights (FSDP): go on with two or more" in alone.stderr
-    assert (tmp_path / "bend.safetensors").exists()
+    assert (tmp_path / "trained.safetensors").exists()
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted among two after five steps of twelve, and ended by four, as if it had been two all along."""
+@pytest.mark.parametrize("moving", ["", "1"])
+def test_a_run_goes_on_with_another_number_of_processes(
+    moving: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted among two after five steps of twelve, and ended by four, as if it had been two all along: the bend
+    of a path, and the alignment of a line.
+    """
+    monkeypatch.setenv("MOVING", moving)
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     for processes, stop, folder in ((2, "99", "whole"), (2, "5", "parts"), (4, "99", "parts")):
         monkeypatch.setenv("STOP", stop)
         done = launched(processes, "trains", tmp_path / folder)
         assert done.returncode == 0, done.stderr
-        assert (tmp_path / folder / "bend.safetensors").exists() == (stop == "99")
-    whole, parts = (trained_bend(tmp_path / folder) for folder in ("whole", "parts"))
+        assert (tmp_path / folder / "trained.safetensors").exists() == (stop == "99")
+    whole, parts = (trained(tmp_path / folder) for folder in ("whole", "parts"))
     assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-4
     histories = [ast.literal_eval((tmp_path / folder / "history").read_text()) for folder in ("whole", "parts")]
     for one, other in zip(*histories, strict=True):

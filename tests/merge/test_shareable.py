@@ -23,7 +23,6 @@ A, B, C = (str(EMBEDDED / name) for name in ("adamw-1", "muon-1", "adamw-2"))
     [
         ((A, B, C), {"align": "orthogonal"}, "an operator"),
         ((A, B), {"align": "combined"}, "--align combined"),
-        ((A, B), {"align": "learned"}, "--align learned"),
         ((A, B), {"budget": 1.5}, "--budget"),
         ((A, B), {"refit": True}, "--refit"),
         ((A, B), {"restore": True}, "--restore-spectrum"),

@@ -331,6 +331,24 @@ def test_wherever_a_learned_alignment_is_the_function_is_the_same(case: Case) ->
 
 
 @every_table
+def test_layer_by_layer_a_learned_alignment_gives_the_same(case: Case) -> None:
+    _, state, table = case.make()
+    moving = LearnedAlignment((Alignment("orthogonal", random_elements(table, "orthogonal", 3), 0.5),), table.untied())
+    with torch.no_grad():
+        for parameter in moving.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    (alignment,) = moving.alignments()
+    whole = alignment.reference(state, table), alignment.apply(state, table)
+    parts = alignment.streamed_reference(state, table), alignment.streamed(state, table)
+    untied = table.untied()
+    parts += tuple(alignment.streamed_neutral(own, untied) for own in whole)
+    whole += tuple(alignment.neutral(own, untied) for own in whole)
+    for own, expected in zip(parts, whole, strict=True):
+        assert own.keys() == expected.keys()
+        assert max((own[name] - expected[name]).abs().max().item() for name in expected) < 1e-4
+
+
+@every_table
 def test_wider_mlps_compute_the_same_and_are_a_model_of_transformers(case: Case) -> None:
     """For every family whose MLPs all have one hidden size."""
     config, state, table = case.make()
