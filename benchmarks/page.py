@@ -90,12 +90,13 @@ def larger() -> Iterator[Row]:
         ours = f"{one['seconds']:g} s, {one['peak_GB']:g} GB"
         peer = f"copying one of them, {billions['copy']:g} s"
         yield what, ours, peer, _ratio(one["seconds"], billions["copy"]), "", _script("seven_billion")
-    alone, *others = _result("sharded")["processes"].items()
-    for count, one in others:
-        ours = f"{one['seconds']:g} s, {max(one['peak_GB']):g} GB in each"
-        peer = f"one process, {alone[1]['seconds']:g} s, {alone[1]['peak_GB'][0]:g} GB"
-        ratios = _ratio(one["seconds"], alone[1]["seconds"]), f"{one['memory_ratio']:.2f}"
-        yield f"a bend of 152M parameters, shared by {count} processes", ours, peer, *ratios, _script("sharded")
+    for what, label in (("bend", "a bend of 153M parameters"), ("alignment", "a learned alignment of them")):
+        alone, *others = _result("sharded")[what].items()
+        for count, one in others:
+            ours = f"{one['seconds']:g} s, {max(one['peak_GB']):g} GB in each"
+            peer = f"one process, {alone[1]['seconds']:g} s, {alone[1]['peak_GB'][0]:g} GB"
+            ratios = _ratio(one["seconds"], alone[1]["seconds"]), f"{one['memory_ratio']:.2f}"
+            yield f"{label}, shared by {count} processes", ours, peer, *ratios, _script("sharded")
 
 
 def planning() -> Iterator[Row]:
