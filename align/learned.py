@@ -97,9 +97,9 @@ class LearnedAlignment(nn.Module):
     def alignments(self) -> tuple[Alignment, ...]:
         """Where all but the first now are, as alignments of what they were; in float64."""
         common, table, alignments = deepcopy(self.turn), self._table, []
-        turn = {} if common is None else {table.stream: common.double().to("cpu")()}
+        turn = {} if common is None else {table.stream: common.to("cpu").double()()}
         for start, moving in zip(self._starts, self.others, strict=True):
-            other = deepcopy(moving).double().to("cpu")
+            other = deepcopy(moving).to("cpu").double()
             assert isinstance(other, MovingState)
             elements = table.compose(start.elements, table.identity() | other.elements(turn))
             gauge = {name: value.float() for name, value in other.gauge().items()}

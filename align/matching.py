@@ -3,8 +3,8 @@
 Heads and neurons are independent of each other given the residual stream, and the stream has a closed form given them.
 Of a layer's work heads are a fifth, for neurons are many; but it is heads, as much as neurons, that say where the
 stream goes. So heads and the stream are solved in turn until that changes little, then the neurons, and so on. Of two
-random GPT-2 small this reaches in three fifths of the time what passes over all spaces do, and of six pairs of small
-trained models as much or more.
+random GPT-2 small this reached an objective of 0.1775 in half of the time in which passes over all spaces reached
+0.1764; of six pairs of small trained models one as high or higher.
 
 Every step but that of experts increases the objective, so it converges; to which optimum depends on the start. `match`
 compares several.

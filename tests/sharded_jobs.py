@@ -185,6 +185,13 @@ def moves_what_one_process_moves(_: Path) -> None:
 
 
 def trains(folder: Path) -> None:
+    """What the environment's WHAT names, one after the other: a bend, two bends, or an alignment."""
+    for what in os.environ["WHAT"].split():
+        (folder / what).mkdir(exist_ok=True)
+        _trains(what, folder / what)
+
+
+def _trains(what: str, folder: Path) -> None:
     """Twelve steps, or as many as are left of them; they are interrupted after the number of the environment's STOP."""
     from isthmus.align.alignment import Alignment
     from isthmus.align.canonical import canonical
@@ -201,7 +208,6 @@ def trains(folder: Path) -> None:
     stop, model = int(os.environ.get("STOP", "99")), gpt2(0)
     a, b, middle = map(state_of, (model, gpt2(1), gpt2(2)))
     text = torch.randint(61, (64, LENGTH), generator=torch.Generator().manual_seed(0))
-    meter = LossMeter(model.config, {"x": text[:4]})
 
     class Stopping(Progress):
         done = 0
@@ -212,27 +218,19 @@ def trains(folder: Path) -> None:
                 raise KeyboardInterrupt
 
     training = PathTraining(steps=12, batch=8, optimizer="muon", lr=1e-2)
-    run, start = TrainingState(folder / "run", {}), WeightPath("polychain", a, b, (middle,))
-    if os.environ.get("BENDS") == "2":  # of which the second is never reached
+    start, config, moving = WeightPath("polychain", a, b, (middle,)), model.config, None
+    if what == "bends":  # of which the second is never reached
         training = replace(training, optimizer="adamw", span=(0.1, 0.3))
         start = replace(start, bends=(middle, state_of(gpt2(3))))
-    moving, config = None, model.config
-    if os.environ.get("MOVING"):  # the alignment of a straight line
+    elif what == "alignment":
         table, config = family(config).untied(), Alignment("learned").config(config)
         moving = LearnedAlignment((Alignment("orthogonal", table.identity(), 0.5),), table)
-        a, b = (canonical(state, family(model.config)) for state in (a, b))
-        start, meter = WeightPath("linear", a, b), LossMeter(config, {"x": text[:4]})
-    fit = {"x": text}
+        start = WeightPath.line([canonical(state, family(model.config)) for state in (a, b)])
+    meter = LossMeter(config, {"x": text[:4]})
+    settings: dict[str, Any] = {"moving": moving, "run": TrainingState(folder / "run", {}), "progress": Stopping()}
     try:
         trained = path_training.train_path(
-            start,
-            config,
-            fit,
-            lambda path: meter(path(0.5)).mean,
-            training,
-            moving=moving,
-            run=run,
-            progress=Stopping(),
+            start, config, {"x": text}, lambda path: meter(path(0.5)).mean, training, **settings
         )
     except KeyboardInterrupt:
         return

@@ -33,7 +33,7 @@ class SharedMotion:
     @torch.no_grad()
     def averaged(self, weights: Sequence[float]) -> SharedState:
         """Σ w_i θ_i of the states where they now are."""
-        places, state = self.moving.places(), SharedState()
+        places, state = self._places(), SharedState()
         for owner, parameters in self._owned():
             whole = self._gathered(parameters, weights, owner)
             made = {} if whole is None else self._made(whole, places, weights)
@@ -43,7 +43,7 @@ class SharedMotion:
 
     def lower(self, weights: Sequence[float], gradients: Mapping[str, Tensor | None]) -> None:
         """Add the gradient of the motion's parameters, given that of such an average; its parts are in processes."""
-        places = self.moving.places()
+        places = self._places()
         leaves = [
             Place(*({key: _leaf(value) for key, value in part.items()} for part in _parts(place))) for place in places
         ]
@@ -82,6 +82,10 @@ class SharedMotion:
         """Copies of all states where they now are."""
         count = len(self._begun)
         return [self.averaged([float(number == own) for number in range(count)]) for own in range(count)]
+
+    def _places(self) -> list[Place]:
+        with torch.autocast(self._model.device.type, enabled=False):
+            return self.moving.places()
 
     def _owned(self) -> Iterator[tuple[int, list[str]]]:
         for number, parameters in enumerate(self._groups):

@@ -30,7 +30,7 @@ def test_a_bend_that_no_step_has_reached_yet_does_not_end_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No optimizer has a state for it, nor has what is kept of the run; what shares nothing says who can go on."""
-    monkeypatch.setenv("BENDS", "2")
+    monkeypatch.setenv("WHAT", "bends")
     for stop in ("2", "99"):
         monkeypatch.setenv("STOP", stop)
         done = launched(2, "trains", tmp_path)
@@ -39,27 +39,25 @@ def test_a_bend_that_no_step_has_reached_yet_does_not_end_a_run(
             alone = launched(1, "trains", tmp_path)
             assert alone.returncode != 0
             assert "was trained by processes that share all weights (FSDP): go on with two or more" in alone.stderr
-    assert (tmp_path / "trained.safetensors").exists()
+    assert (tmp_path / "bends" / "trained.safetensors").exists()
 
 
-@pytest.mark.parametrize("moving", ["", "1"])
-def test_a_run_goes_on_with_another_number_of_processes(
-    moving: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted among two after five steps of twelve, and ended by four, as if it had been two all along: the bend
     of a path, and the alignment of a line.
     """
-    monkeypatch.setenv("MOVING", moving)
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    for processes, stop, folder in ((2, "99", "whole"), (2, "5", "parts"), (4, "99", "parts")):
+    kinds = ("bend", "alignment")
+    monkeypatch.setenv("WHAT", " ".join(kinds))
+    for processes, stop, part in ((2, "99", "whole"), (2, "5", "parts"), (4, "99", "parts")):
         monkeypatch.setenv("STOP", stop)
-        done = launched(processes, "trains", tmp_path / folder)
+        (tmp_path / part).mkdir(exist_ok=True)
+        done = launched(processes, "trains", tmp_path / part)
         assert done.returncode == 0, done.stderr
-        assert (tmp_path / folder / "trained.safetensors").exists() == (stop == "99")
-    whole, parts = (trained(tmp_path / folder) for folder in ("whole", "parts"))
-    assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-4
-    histories = [ast.literal_eval((tmp_path / folder / "history").read_text()) for folder in ("whole", "parts")]
-    for one, other in zip(*histories, strict=True):
-        assert other == pytest.approx(one, abs=1e-5)
-    assert histories[0][-1][2] < histories[0][0][2]
+        assert all((tmp_path / part / kind / "trained.safetensors").exists() == (stop == "99") for kind in kinds)
+    for kind in kinds:
+        whole, parts = (trained(tmp_path / part / kind) for part in ("whole", "parts"))
+        assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-4
+        histories = [ast.literal_eval((tmp_path / part / kind / "history").read_text()) for part in ("whole", "parts")]
+        for one, other in zip(*histories, strict=True):
+            assert other == pytest.approx(one, abs=1e-5)
+        assert histories[0][-1][2] < histories[0][0][2]
