@@ -70,9 +70,9 @@ def movable(
             begun = (starts[0].streamed_reference(states[0], table), *moved)
         else:
             begun = (starts[0].reference(states[0], table), *(start.apply(state, table) for start, state in moving))
-    untied = table.untied()
+    untied, narrow = table.untied(), Alignment("learned").config(aligned.config)
     if has_basis(untied):
-        basis = from_main(lambda: _common_basis(begun, config, untied, fit, stream=stream))
+        basis = from_main(lambda: _common_basis(begun, narrow, untied, fit, stream=stream))
         if stream:
             begun = tuple(joined_state(stored_pieces(state, untied), untied, basis) for state in begun)
         else:
