@@ -157,11 +157,8 @@ def train_path(
     with run.claimed() if run is not None and is_main() else nullcontext():
         accelerator = accelerator_of(training, device, bends=len(path.bends))
         batches = Batches(fit, training, path)
-        placed: Placement[P] = (
-            Sharded(accelerator, path, config, training, moving)
-            if sharding()
-            else Replicated(accelerator, path, config, training, moving)
-        )
+        placement: type[Placement[P]] = Sharded if sharding() else Replicated
+        placed = placement(accelerator, path, config, training, moving)
         if run is not None and run.exists():
             first, history, best, alignments = _resumed(run, placed, path, moving)
         else:

@@ -39,6 +39,17 @@ class Placement(ABC, Generic[P]):
     schedule: Schedule
 
     @abstractmethod
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        path: P,
+        config: PretrainedConfig,
+        training: PathTraining,
+        moving: LearnedAlignment | None = None,
+    ):
+        """Place a path, whose ends may be `moving`."""
+
+    @abstractmethod
     def lower(self, rows: Mapping[str, Tensor], place: Any, targets: float) -> float:
         """Add the gradient of a micro-batch, its rows by name, at a place; returns its loss, the mean over so many
         targets.
@@ -72,7 +83,7 @@ class Replicated(Placement[P]):
         path: P,
         config: PretrainedConfig,
         training: PathTraining,
-        moving: LearnedAlignment | None,
+        moving: LearnedAlignment | None = None,
     ):
         self._accelerator = accelerator
         self._module = PathModule(path, config, moving)

@@ -63,15 +63,11 @@ class ShardedPath(PathLoss):
         weights = self._coefficients(place)
         if not self._motion:
             return blend([first, *self._bends, *others], weights)
-        ends = self._end_weights(weights)
-        if not sum(ends):
-            return blend(self._bends, weights[1 : 1 + len(self._bends)])
-        (motion,) = self._motion
-        point = motion.averaged(ends)
-        for weight, bend in zip(weights[1:], self._bends, strict=False):
-            if weight:
-                point = SharedState({name: tensor + weight * bend[name] for name, tensor in point.items()})
-        return point
+        ends, bends = self._end_weights(weights), weights[1 : 1 + len(self._bends)]
+        share = sum(ends)
+        for motion in self._motion if share else ():
+            first = motion.averaged([weight / share for weight in ends])
+        return blend([first, *self._bends], [share, *bends])
 
     def _end_weights(self, weights: Sequence[float]) -> list[float]:
         """Those of the control points' weights that are the ends'."""
